@@ -1,0 +1,31 @@
+"""TransMix: attention-guided label mixing for any Vision Transformer.
+
+tm = transmix.TransMix(model, smoothing=0.1)
+for images, labels in loader:
+    mixed = tm.mix(images, labels)
+    loss = tm.loss(model(mixed.images), mixed)
+"""
+
+from transmix.attention import AttentionError, AttentionReader
+from transmix.losses import MixedBCE, MixedCrossEntropy, mixed_accuracy
+from transmix.mixing import Draw, Mixed, Mixer, attention_labels, cutmix, mixup
+from transmix.transmix import TransMix
+from transmix.warnings import TransMixWarning
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionError",
+    "AttentionReader",
+    "Draw",
+    "Mixed",
+    "MixedBCE",
+    "MixedCrossEntropy",
+    "Mixer",
+    "TransMix",
+    "TransMixWarning",
+    "attention_labels",
+    "cutmix",
+    "mixed_accuracy",
+    "mixup",
+]

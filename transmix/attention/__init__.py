@@ -1,0 +1,6 @@
+"""Reading what the class token sees, without touching model code and with fused attention left on."""
+
+from transmix.attention.error import AttentionError
+from transmix.attention.reader import AttentionReader
+
+__all__ = ["AttentionError", "AttentionReader"]

@@ -1,0 +1,5 @@
+"""The one error of reading attention: what was looked for, what was found, what to do."""
+
+
+class AttentionError(RuntimeError):
+    """The class token's attention cannot be read, or was not there when it was asked for."""

@@ -1,0 +1,108 @@
+"""The class token's row of an attention that is never formed: softmax(q_cls k^T), for one query alone.
+
+Each function computes it from the very arguments that a fused attention function was called with, so that
+q/k norms, rotary embeddings, masks, biases and scales are what the model used. Cost: B * G * N * D multiplications.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from transmix.attention.error import AttentionError
+
+
+def row_of_sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Return the first query's softmax row, mean over heads, before dropout: (B, S) float32, detached.
+
+    Arguments are those of `torch.nn.functional.scaled_dot_product_attention`: query (B, G, L, D), key (B, G, S, D).
+
+    Raises:
+        AttentionError: a query that is not (B, G, L, D), or a causal mask (the first token sees itself alone).
+    """
+    if query.ndim != 4:
+        raise AttentionError(f"expected a query of shape (batch, heads, tokens, width), got {tuple(query.shape)}")
+    if is_causal and query.shape[-2] > 1:
+        raise AttentionError("attention is causal: the first token sees nothing but itself")
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        first, keys = query[:, :, :1].detach().float(), key.detach().float()
+        if enable_gqa:
+            keys = keys.repeat_interleave(first.shape[1] // keys.shape[1], dim=1)
+        scores = first @ keys.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        if attn_mask is not None:
+            first_mask = attn_mask[..., :1, :].detach()
+            if first_mask.dtype == torch.bool:
+                scores = scores.masked_fill(~first_mask, -math.inf)
+            else:
+                scores = scores + first_mask.float()
+        return scores.softmax(-1)[:, :, 0].mean(1)
+
+
+def row_of_multi_head_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> Tensor:
+    """Return the first query's softmax row, as `row_of_sdpa`, for `nn.MultiheadAttention`.
+
+    Arguments are those of `torch.nn.functional.multi_head_attention_forward`: query (L, B, E), key (S, B, E). The
+    keys are projected once more, because the function keeps its own to itself.
+
+    Raises:
+        AttentionError: a variant that no vision model is known to use (bias_k, add_zero_attn, static keys, padding).
+    """
+    if any(extra is not None for extra in (bias_k, static_k, key_padding_mask)) or add_zero_attn or query.ndim != 3:
+        raise AttentionError(
+            "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or unbatched input "
+            "cannot be read"
+        )
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        width = query.shape[-1]
+        separate = (q_proj_weight, k_proj_weight)
+        weights = separate if in_proj_weight is None else in_proj_weight.split(width)[:2]
+        biases = (None, None) if in_proj_bias is None else in_proj_bias.split(width)[:2]
+        projected = [
+            F.linear(tokens.float(), weight.float(), None if bias is None else bias.float())  # type: ignore
+            .unflatten(-1, (num_heads, -1))
+            .permute(1, 2, 0, 3)
+            for tokens, weight, bias in zip((query[:1], key), weights, biases, strict=True)
+        ]
+        if attn_mask is not None:
+            attn_mask = attn_mask[..., :1, :]
+            if attn_mask.ndim == 3:
+                attn_mask = attn_mask.unflatten(0, (-1, num_heads))
+            if attn_mask.dtype == torch.bool:
+                attn_mask = ~attn_mask  # True means "may not look" there, "may look" in sdpa
+        return row_of_sdpa(*projected, projected[1], attn_mask=attn_mask)

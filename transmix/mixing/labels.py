@@ -1,0 +1,98 @@
+"""Label rules: (Mixed, ...) -> Mixed with another weight of the labels. TransMix is one; area is another.
+
+A rule computes from `lam_area` and the mask, never from `lam`, so applying it twice changes nothing.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from transmix.mixing.mixed import Mixed
+
+DOWNSAMPLE = ("nearest", "fraction")
+
+
+def attention_labels(
+    mixed: Mixed,
+    attention: Tensor,
+    *,
+    grid: tuple[int, int] | None = None,
+    weight: float = 0.5,
+    downsample: str = "nearest",
+) -> Mixed:
+    """Weigh labels by where the model looks: TransMix's rule.
+
+        lam_attn = sum(A * (1 - M)) / sum(A)
+        lam      = weight * lam_attn + (1 - weight) * lam_area
+
+    A is the class token's attention over the P patches, M the mask brought to the patches. Rows without a box
+    (Mixup, unmixed) keep their label. No gradient flows into the label. Sums are taken in float32.
+
+    Args:
+        mixed: the batch that the model saw.
+        attention: (B, P) of any positive scale, patches in row-major order.
+        grid: (h, w) with h * w = P; None: h / w = H / W in whole numbers.
+        weight: share of attention against area; 0.5 is the paper's, 0 is plain CutMix.
+        downsample: "nearest": a patch is pasted if its top left pixel is (the paper); "fraction": by the
+            fraction of its pixels that are.
+
+    Raises:
+        ValueError: attention of another shape, a grid that does not fit, a parameter out of its range.
+
+    Source: Chen et al., TransMix (CVPR 2022), sections 3.2 and 4.1.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight is the share of attention in [0, 1], not {weight}")
+    if downsample not in DOWNSAMPLE:
+        raise ValueError(f"downsample must be one of {', '.join(DOWNSAMPLE)}, not {downsample!r}")
+    if attention.ndim != 2 or len(attention) != len(mixed.images):
+        raise ValueError(f"attention must be ({len(mixed.images)}, P), not {tuple(attention.shape)}")
+    height, width = mixed.images.shape[-2:]
+    h, w = find_grid(attention.shape[1], height, width) if grid is None else grid
+    if h * w != attention.shape[1]:
+        raise ValueError(f"a grid of {h} x {w} has {h * w} patches, but attention has {attention.shape[1]}")
+    if mixed.mask is None:
+        return replace(mixed, lam=mixed.lam_area, rule="attention")
+    with torch.no_grad(), torch.autocast(attention.device.type, enabled=False):
+        attention = attention.detach().float()
+        pasted = mask_on_patches(mixed.mask, (h, w), downsample).flatten(1)
+        lam_attention = (attention * (1 - pasted)).sum(1) / attention.sum(1)
+        lam = weight * lam_attention + (1 - weight) * mixed.lam_area
+        has_box = mixed.mask.flatten(1).any(1)
+        return replace(mixed, lam=torch.where(has_box, lam, mixed.lam_area), rule="attention")
+
+
+def mask_on_patches(mask: Tensor, grid: tuple[int, int], downsample: str) -> Tensor:
+    """Bring a mask (B, H, W) bool from pixels to patches: (B, h, w) float32 in [0, 1]."""
+    if downsample == "nearest":
+        return F.interpolate(mask[:, None].float(), size=grid, mode="nearest")[:, 0]
+    down, across = (_overlap(cells, pixels, mask.device) for cells, pixels in zip(grid, mask.shape[-2:], strict=True))
+    return down @ mask.float() @ across.T
+
+
+def find_grid(patches: int, height: int, width: int) -> tuple[int, int]:
+    """Return the grid (h, w) of `patches` square patches over an image of `height` x `width` pixels.
+
+    Raises:
+        ValueError: no whole numbers h, w have h * w = patches and h / w = height / width.
+    """
+    h = math.isqrt(patches * height // width)
+    w = patches // h if h else 0
+    if h * w != patches or h * width != w * height:
+        raise ValueError(
+            f"{patches} patches do not make a grid with the aspect ratio of a {height} x {width} image; "
+            f"pass grid=(h, w)"
+        )
+    return h, w
+
+
+def _overlap(cells: int, pixels: int, device: torch.device) -> Tensor:
+    """Return (cells, pixels): the fraction of each of `cells` equal cells that each pixel covers."""
+    size = pixels / cells
+    start = torch.arange(cells, device=device)[:, None] * size
+    pixel = torch.arange(pixels, device=device)[None]
+    covered = torch.minimum(start + size, pixel + 1) - torch.maximum(start, pixel)
+    return covered.clamp(min=0) / size

@@ -1,0 +1,197 @@
+"""What mixing makes: the record `Mixed`, and the two ways to make it, `cutmix` and `mixup`.
+
+Everything here is pure: inputs are not modified, nothing is random, device and dtype follow the input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from transmix.mixing.box import Box, box_area, check_box
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """A mixed batch, and all that a label rule, a loss or a figure needs to know about it.
+
+    `lam` has one orientation everywhere: the weight of the row's OWN label, as in the mixup paper.
+
+        label of row i = lam[i] * label(i) + (1 - lam[i]) * label(partner[i])
+
+    Attributes:
+        images: (B, C, H, W) the mixed images, in the type that came in.
+        labels: (B,) int64 classes, or (B, K) float, of the rows' own images.
+        partner: (B,) int64, the row whose image came in.
+        lam: (B,) float32 in [0, 1], the weight of the row's own label.
+        lam_area: (B,) float32, the same before any label rule changed it.
+        mask: (B or 1, H, W) bool, True where the partner's pixels are; rows without a box are all False.
+            None if no row has a box.
+        rule: the label rule that gave `lam`: "area", or "attention".
+    """
+
+    images: Tensor
+    labels: Tensor
+    partner: Tensor
+    lam: Tensor
+    lam_area: Tensor
+    mask: Tensor | None = None
+    rule: str = "area"
+
+    def targets(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
+        """Return the label of every row as a dense distribution.
+
+        y = own * lam + partner's * (1 - lam), each smoothed first: y * (1 - s) + s / K.
+
+        Args:
+            num_classes: K.
+            smoothing: s in [0, 1).
+
+        Returns:
+            (B, K) float32.
+        """
+        own = dense_labels(self.labels, num_classes) * (1 - smoothing) + smoothing / num_classes
+        lam = self.lam[:, None]
+        return lam * own + (1 - lam) * own[self.partner]
+
+
+def dense_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """Return labels (B,) int64 or (B, K) float as (B, K) float32.
+
+    Raises:
+        ValueError: float labels whose width is not `num_classes`.
+    """
+    if labels.is_floating_point():
+        if labels.shape[-1] != num_classes:
+            raise ValueError(f"labels have {labels.shape[-1]} columns, but there are {num_classes} classes")
+        return labels.float()
+    return torch.nn.functional.one_hot(labels, num_classes).float()
+
+
+def cutmix(images: Tensor, labels: Tensor, box: Box | Sequence[Box] | Tensor, partner: Tensor | None = None) -> Mixed:
+    """Paste a box of each row's partner into it; the label's weight is what the box leaves of the area.
+
+        lam = 1 - box area / image area
+
+    Args:
+        images: (B, C, H, W), float or uint8.
+        labels: (B,) integer classes or (B, K) float.
+        box: (top, left, bottom, right) in pixels, half-open, for the whole batch; or one per row, (B, 4).
+            An empty box leaves the row as it was.
+        partner: (B,) int64, the row to paste from; None pairs row i with row B - 1 - i (flipped batch).
+
+    Raises:
+        ValueError: shapes that do not fit, or a box that leaves the image.
+
+    Example:
+        >>> mixed = cutmix(torch.zeros(2, 3, 8, 16), torch.tensor([0, 1]), box=(0, 0, 4, 8))
+        >>> mixed.lam
+        tensor([0.7500, 0.7500])
+
+    Source: Yun et al., CutMix (ICCV 2019), equation 1.
+    """
+    labels = check_batch(images, labels)
+    partner = check_partner(images, partner)
+    height, width = images.shape[-2:]
+    boxes = _as_boxes(box, len(images), height, width)
+    mask = box_mask(boxes, height, width, images.device)
+    lam = per_row([1 - box_area(b) / (height * width) for b in boxes], images)
+    return Mixed(paste(images, images, boxes, mask, partner), labels, partner, lam, lam, mask)
+
+
+def mixup(images: Tensor, labels: Tensor, lam: float | Tensor, partner: Tensor | None = None) -> Mixed:
+    """Blend each row with its partner: lam * own + (1 - lam) * partner's, images and labels alike.
+
+    Args:
+        images: (B, C, H, W), float or uint8 (rounded).
+        labels: (B,) integer classes or (B, K) float.
+        lam: weight of the row's own image in [0, 1], for the whole batch or (B,).
+        partner: (B,) int64; None pairs row i with row B - 1 - i (flipped batch).
+
+    Raises:
+        ValueError: shapes that do not fit, or lam out of [0, 1].
+
+    Source: Zhang et al., mixup (ICLR 2018), equation 1.
+    """
+    labels = check_batch(images, labels)
+    partner = check_partner(images, partner)
+    weights = torch.as_tensor(lam, dtype=torch.float32, device="cpu")
+    if weights.ndim and weights.shape != (len(images),):
+        raise ValueError(f"lam is one number or one per row ({len(images)},), not {tuple(weights.shape)}")
+    if not bool(((weights >= 0) & (weights <= 1)).all()):
+        raise ValueError(f"lam must lie in [0, 1], not {lam}")
+    weights = weights.to(images.device).expand(len(images)).contiguous()
+    blended = blend(images, float(lam) if isinstance(lam, int | float) else weights, partner)
+    return Mixed(blended, labels, partner, weights, weights)
+
+
+def paste(onto: Tensor, images: Tensor, boxes: Sequence[Box], mask: Tensor, partner: Tensor) -> Tensor:
+    """Return `onto` with each row's box filled from its partner in `images`; all (B, C, H, W)."""
+    if len(boxes) > 1:
+        return torch.where(mask[:, None], images[partner], onto)
+    top, left, bottom, right = boxes[0]
+    pasted = onto.clone()  # keeps channels_last
+    pasted[..., top:bottom, left:right] = images[..., top:bottom, left:right][partner]
+    return pasted
+
+
+def blend(images: Tensor, lam: float | Tensor, partner: Tensor) -> Tensor:
+    """Return lam * images + (1 - lam) * partners, in the images' type; lam a number or (B,)."""
+    if isinstance(lam, Tensor):
+        lam = lam.view(-1, 1, 1, 1)
+    exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
+    blended = exact * lam + exact[partner] * (1 - lam)
+    return blended.round_().to(images.dtype) if not images.is_floating_point() else blended.to(images.dtype)
+
+
+def box_mask(boxes: Sequence[Box], height: int, width: int, device: torch.device) -> Tensor:
+    """Return (len(boxes), H, W) bool, True inside each box."""
+    sides = torch.tensor(boxes).to(device, non_blocking=True)[:, :, None]
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    in_rows = (rows >= sides[:, 0]) & (rows < sides[:, 2])
+    in_columns = (columns >= sides[:, 1]) & (columns < sides[:, 3])
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def per_row(values: Sequence[float], images: Tensor) -> Tensor:
+    """Return one value, or one per row, as (B,) float32 on the images' device, without waiting for it."""
+    rows = torch.tensor(values, dtype=torch.float32).to(images.device, non_blocking=True)
+    return rows.expand(len(images)).contiguous()
+
+
+def check_batch(images: Tensor, labels: Tensor) -> Tensor:
+    """Return labels as int64 or float, having checked that they fit the images.
+
+    Raises:
+        ValueError: images that are not (B, C, H, W), labels of another batch size, shape or type.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must be (B, C, H, W), not {tuple(images.shape)}")
+    if len(labels) != len(images):
+        raise ValueError(f"{len(images)} images came with {len(labels)} labels")
+    if labels.ndim == 2 and labels.is_floating_point():
+        return labels
+    if labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool:
+        return labels.long()
+    raise ValueError(
+        f"labels must be classes (B,) of an integer type or weights (B, K) of a float type, "
+        f"not {tuple(labels.shape)} {labels.dtype}"
+    )
+
+
+def check_partner(images: Tensor, partner: Tensor | None) -> Tensor:
+    """Return the partner of each row, (B,) int64 on the images' device; None means the flipped batch."""
+    if partner is None:
+        return torch.arange(len(images) - 1, -1, -1, device=images.device)
+    if partner.shape != (len(images),) or partner.is_floating_point():
+        raise ValueError(f"partner must be ({len(images)},) row numbers, not {tuple(partner.shape)} {partner.dtype}")
+    return partner.long().to(images.device)
+
+
+def _as_boxes(box: Box | Sequence[Box] | Tensor, batch: int, height: int, width: int) -> list[Box]:
+    rows = box.tolist() if isinstance(box, Tensor) else box
+    rows = [rows] if isinstance(rows[0], int | float) else list(rows)  # type: ignore[index]
+    if len(rows) not in (1, batch):
+        raise ValueError(f"one box for the batch or one per row ({batch}), not {len(rows)}")
+    return [check_box(tuple(row), height, width) for row in rows]  # type: ignore[arg-type]
