@@ -190,8 +190,7 @@ _INNER = "_transmix_inner_forward"
 
 def _read_class_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     reading = module.__dict__[_SLOT]
-    on = reading is not None and (reading.training if module.training else reading.eval)
-    if not on or _in_backward():
+    if reading is None or not (reading.training if module.training else reading.eval) or _in_backward():
         return _inner_forward(module, *args, **kwargs)
     watch = _Watch()
     with watch:

@@ -105,4 +105,5 @@ def row_of_multi_head_attention(
                 attn_mask = attn_mask.unflatten(0, (-1, num_heads))
             if attn_mask.dtype == torch.bool:
                 attn_mask = ~attn_mask  # True means "may not look" there, "may look" in sdpa
-        return row_of_sdpa(*projected, projected[1], attn_mask=attn_mask)
+        query_heads, key_heads = projected
+        return row_of_sdpa(query_heads, key_heads, key_heads, attn_mask=attn_mask)

@@ -60,7 +60,7 @@ def attention_labels(
         attention = attention.detach().float()
         pasted = mask_on_patches(mixed.mask, (h, w), downsample).flatten(1)
         lam_attention = (attention * (1 - pasted)).sum(1) / attention.sum(1)
-        lam = weight * lam_attention + (1 - weight) * mixed.lam_area
+        lam = (weight * lam_attention + (1 - weight) * mixed.lam_area).clamp(0, 1)  # rounding may step outside
         has_box = mixed.mask.flatten(1).any(1)
         return replace(mixed, lam=torch.where(has_box, lam, mixed.lam_area), rule="attention")
 
@@ -81,7 +81,7 @@ def find_grid(patches: int, height: int, width: int) -> tuple[int, int]:
     """
     h = math.isqrt(patches * height // width)
     w = patches // h if h else 0
-    if h * w != patches or h * width != w * height:
+    if h < 1 or h * w != patches or h * width != w * height:
         raise ValueError(
             f"{patches} patches do not make a grid with the aspect ratio of a {height} x {width} image; "
             f"pass grid=(h, w)"

@@ -1,0 +1,173 @@
+"""Class folders are read by name, in a reproducible order, and every gap in them is an error."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from transmix.data.dataset import DataError, keep_decoded
+from transmix.data.folder import read_folder
+
+
+def put(path, value=0, size=(4, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), value, dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Two classes whose order in `val` on disk does not matter, image values that tell them apart."""
+    put(tmp_path / "train" / "dog" / "b.png", 11)
+    put(tmp_path / "train" / "dog" / "a.png", 10)
+    put(tmp_path / "train" / "cat" / "a.png", 20)
+    put(tmp_path / "val" / "dog" / "a.png", 12)
+    put(tmp_path / "val" / "cat" / "a.png", 21)
+    return tmp_path
+
+
+def values(split):
+    return [int(split.images[index][0, 0, 0]) for index in range(len(split))]
+
+
+def refuses(root, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_folder(root)
+
+
+def test_classes_are_the_sorted_folder_names_and_files_are_sorted(pets):
+    data = read_folder(pets)
+    assert data.name == pets.name
+    assert data.classes == ("cat", "dog")
+    assert values(data.train) == [20, 10, 11]
+    assert data.train.labels.tolist() == [0, 1, 1]
+    assert data.train.labels.dtype == np.int64
+    assert values(data.val) == [21, 12]
+    assert data.val.labels.tolist() == [0, 1]
+    assert data.train.masks is None
+
+
+def test_images_that_are_not_square_keep_height_before_width(pets):
+    put(pets / "train" / "cat" / "a.png", size=(3, 8))
+    data = read_folder(pets)
+    assert data.train.images[0].shape == (3, 8, 3)
+    assert data.train.images.size(0) == (3, 8)
+
+
+def test_images_deeper_inside_a_class_folder_count(pets):
+    put(pets / "train" / "cat" / "kittens" / "small" / "a.png", 25)
+    data = read_folder(pets)
+    assert values(data.train) == [20, 25, 10, 11]
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.JPEG", "x.webp", "x.bmp", "x.tiff", "x.gif", "x.ppm"])
+def test_images_of_every_common_kind_count(pets, name):
+    put(pets / "train" / "cat" / name, 0)
+    assert len(read_folder(pets).train) == 4
+
+
+def test_hidden_entries_and_other_files_are_ignored(pets):
+    put(pets / "train" / ".ipynb_checkpoints" / "a.png")
+    put(pets / "train" / "cat" / ".a.png")
+    put(pets / "train" / "cat" / ".trash" / "a.png")
+    put(pets / "val" / ".cache" / "a.png")
+    (pets / "train" / "cat" / "Thumbs.db").write_text("no image")
+    (pets / "train" / "README.txt").write_text("no class")
+    data = read_folder(pets)
+    assert data.classes == ("cat", "dog")
+    assert values(data.train) == [20, 10, 11]
+
+
+def test_links_to_images_are_followed(pets):
+    put(pets / "store" / "a.png", 30)
+    (pets / "train" / "cat" / "link.png").symlink_to(pets / "store" / "a.png")
+    assert values(read_folder(pets).train) == [20, 30, 10, 11]
+
+
+def test_a_file_name_with_odd_characters_is_read(pets):
+    put(pets / "train" / "cat" / "ärger mit é.png", 31)
+    assert values(read_folder(pets).train) == [20, 31, 10, 11]
+
+
+def test_images_are_decoded_when_indexed_and_a_broken_one_is_named(pets):
+    broken = pets / "train" / "cat" / "a.png"
+    broken.write_bytes(b"nothing")
+    images = read_folder(pets).train.images
+    assert images[1][0, 0, 0] == 10
+    for read in (images.__getitem__, images.size):
+        with pytest.raises(DataError, match=rf"^{re.escape(str(broken))}: cannot read the image"):
+            read(0)
+
+
+def test_indexing_past_the_end_is_an_index_error(pets):
+    with pytest.raises(IndexError):
+        read_folder(pets).train.images[3]
+
+
+def test_what_fits_is_decoded_once(pets):
+    kept = keep_decoded(read_folder(pets).train, limit_bytes=3 * 4 * 6 * 3)
+    assert isinstance(kept.images, np.ndarray)
+    assert kept.images[:, 0, 0, 0].tolist() == [20, 10, 11]
+
+
+def test_forked_workers_read_the_same_images(pets):
+    images = read_folder(pets).train.images
+    loader = DataLoader(images, batch_size=None, num_workers=1, multiprocessing_context="fork")
+    assert [int(image[0, 0, 0]) for image in loader] == [20, 10, 11]
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_the_other_split_may_have_another_name(pets, name):
+    (pets / "val").rename(pets / name)
+    assert values(read_folder(pets).val) == [21, 12]
+
+
+def test_val_is_preferred_to_validation_and_that_to_test(pets):
+    for number, name in enumerate(["validation", "test"]):
+        put(pets / name / "cat" / "a.png", 101 + 10 * number)
+        put(pets / name / "dog" / "a.png", 102 + 10 * number)
+    assert values(read_folder(pets).val) == [21, 12]
+    (pets / "val").rename(pets / "unused")
+    assert values(read_folder(pets).val) == [101, 102]
+
+
+def test_a_missing_folder_or_split_is_an_error(tmp_path):
+    refuses(tmp_path / "gone", "gone: no such folder")
+    refuses(tmp_path, "no folder 'train'; put the training images in train/<class>/")
+    put(tmp_path / "train" / "cat" / "a.png")
+    refuses(tmp_path, "no folder 'val' or 'validation' or 'test'; put the images to validate on in val/<class>/")
+
+
+def test_images_without_class_folders_are_an_error(pets):
+    (pets / "val" / "dog" / "a.png").rename(pets / "val" / "a.png")
+    (pets / "val" / "dog").rmdir()
+    (pets / "val" / "cat" / "a.png").unlink()
+    (pets / "val" / "cat").rmdir()
+    refuses(pets, "val: no class folders; put the images in val/<class>/")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_class_folder_is_an_error_that_names_it(pets, split):
+    for name in ("ant", "bee"):
+        for part in ("train", "val"):
+            put(pets / part / name / "a.png")
+        (pets / split / name / "a.png").unlink()
+        (pets / split / name / "notes.txt").write_text("no image")
+    refuses(pets, f"{split}: no images in class folder ant, bee; add some or remove the folder")
+
+
+def test_a_class_that_val_lacks_is_an_error_that_names_it(pets):
+    put(pets / "train" / "ant" / "a.png")
+    refuses(pets, "val: classes differ from those of train (missing: ant)")
+
+
+def test_a_class_that_only_val_has_is_an_error_that_names_it(pets):
+    put(pets / "val" / "ant" / "a.png")
+    refuses(pets, "val: classes differ from those of train (unexpected: ant)")
+
+
+def test_as_many_classes_of_other_names_are_an_error(pets):
+    (pets / "val" / "cat").rename(pets / "val" / "elk")
+    refuses(pets, "val: classes differ from those of train (missing: cat; unexpected: elk)")

@@ -1,0 +1,340 @@
+"""Parquet files in the hub's layout are read with their names, and every unusable row is named."""
+
+import io
+import json
+import pickle
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from transmix.data.dataset import DataError, keep_decoded
+from transmix.data.parquet import holds_parquet, read_parquet
+
+NAMES = ["cat", "dog"]
+
+
+def picture(value, size=(4, 6)):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((*size, 3), value, dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def features(**names):
+    columns = {column: {"_type": "ClassLabel", "names": listed} for column, listed in names.items()}
+    return {b"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}, **columns}}}).encode()}
+
+
+def write(path, labels, values=None, metadata=None, image="image", label="label", plain=False, **more):
+    """Write a file whose image i has the value values[i]; None stands for a null of either column."""
+    values = list(range(len(labels))) if values is None else values
+    encoded = [None if value is None else picture(value) for value in values]
+    if not plain:
+        encoded = [{"bytes": content, "path": None} for content in encoded]
+    kind = pa.binary() if plain else pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    columns = {image: pa.array(encoded, kind), label: pa.array(labels, pa.int64()), **more}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(columns).replace_schema_metadata(features(label=NAMES) if metadata is None else metadata)
+    pq.write_table(table, path)
+
+
+def write_val(root, **options):
+    write(root / "validation-00000-of-00001.parquet", [1, 0], values=[50, 51], **options)
+
+
+def shades(split):
+    return [int(split.images[index][0, 0, 0]) for index in range(len(split))]
+
+
+def refuses(root, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_parquet(root)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Training images in two shards, to be read in the order of their names."""
+    write(tmp_path / "train-00001-of-00002.parquet", [1, 1], values=[30, 31])
+    write(tmp_path / "train-00000-of-00002.parquet", [0, 1, 0], values=[20, 21, 22])
+    write_val(tmp_path)
+    return tmp_path
+
+
+def test_shards_are_read_in_order_with_the_names_of_the_schema(pets):
+    data = read_parquet(pets)
+    assert data.name == pets.name
+    assert data.classes == ("cat", "dog")
+    assert shades(data.train) == [20, 21, 22, 30, 31]
+    assert data.train.labels.tolist() == [0, 1, 0, 1, 1]
+    assert data.train.labels.dtype == np.int64
+    assert shades(data.val) == [50, 51]
+    assert data.val.labels.tolist() == [1, 0]
+    assert data.val.masks is None
+
+
+def test_files_may_lie_in_a_folder_called_data(pets):
+    (pets / "data").mkdir()
+    for path in pets.glob("*.parquet"):
+        path.rename(pets / "data" / path.name)
+    assert holds_parquet(pets)
+    assert shades(read_parquet(pets).train) == [20, 21, 22, 30, 31]
+
+
+@pytest.mark.parametrize("options", [{"image": "img"}, {"plain": True}, {"image": "img", "plain": True}])
+def test_the_image_column_may_be_called_img_and_be_plain_binary(tmp_path, options):
+    write(tmp_path / "train.parquet", [0, 1], values=[20, 21], **options)
+    write_val(tmp_path, **options)
+    assert shades(read_parquet(tmp_path).train) == [20, 21]
+
+
+def test_images_that_are_not_square_keep_height_before_width(pets):
+    images = read_parquet(pets).train.images
+    assert images[0].shape == (4, 6, 3)
+    assert images.size(0) == (4, 6)
+
+
+def test_val_is_preferred_to_validation_and_that_to_test(pets):
+    write(pets / "test-00000-of-00001.parquet", [1, 0], values=[60, 61])
+    assert shades(read_parquet(pets).val) == [50, 51]
+    write(pets / "val-00000-of-00001.parquet", [1, 0], values=[70, 71])
+    assert shades(read_parquet(pets).val) == [70, 71]
+
+
+def test_the_test_split_serves_where_there_is_no_other(pets):
+    (pets / "validation-00000-of-00001.parquet").rename(pets / "test-00000-of-00001.parquet")
+    assert shades(read_parquet(pets).val) == [50, 51]
+
+
+def test_what_fits_is_decoded_once(pets):
+    kept = keep_decoded(read_parquet(pets).train, limit_bytes=5 * 4 * 6 * 3)
+    assert isinstance(kept.images, np.ndarray)
+    assert kept.images[:, 0, 0, 0].tolist() == [20, 21, 22, 30, 31]
+
+
+def test_pickled_images_are_the_same(pets):
+    images = pickle.loads(pickle.dumps(read_parquet(pets).train.images))
+    assert [int(images[index][0, 0, 0]) for index in range(5)] == [20, 21, 22, 30, 31]
+    assert images.where(3) == str(pets / "train-00001-of-00002.parquet") + " row 0"
+
+
+def test_forked_workers_read_the_same_images(pets):
+    images = read_parquet(pets).train.images
+    loader = DataLoader(images, batch_size=None, num_workers=1, multiprocessing_context="fork")
+    assert [int(image[0, 0, 0]) for image in loader] == [20, 21, 22, 30, 31]
+
+
+def test_indexing_past_the_end_is_an_index_error(pets):
+    with pytest.raises(IndexError):
+        read_parquet(pets).train.images[5]
+
+
+def test_a_broken_image_is_named_by_file_and_row_within_it(pets):
+    path = pets / "train-00001-of-00002.parquet"
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    content = [{"bytes": picture(30), "path": None}, {"bytes": b"junk", "path": None}]
+    table = pa.table({"image": pa.array(content, kind), "label": [1, 1]})
+    pq.write_table(table.replace_schema_metadata(features(label=NAMES)), path)
+    images = read_parquet(pets).train.images
+    for read in (images.__getitem__, images.size):
+        assert read(3) is not None
+        with pytest.raises(DataError, match=rf"^{re.escape(str(path))} row 1: cannot read the image"):
+            read(4)
+
+
+def test_the_only_named_label_column_is_taken_whatever_it_is_called(tmp_path):
+    for name in ("train", "validation"):
+        write(
+            tmp_path / f"{name}.parquet",
+            [0, 1],
+            label="breed",
+            metadata=features(breed=NAMES),
+            label_id=[7, 7],
+        )
+    data = read_parquet(tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("preferred", ["label", "fine_label"])
+def test_of_several_named_label_columns_the_usual_one_is_taken(tmp_path, preferred):
+    metadata = features(coarse_label=["animal"], **{preferred: NAMES})
+    for name in ("train", "validation"):
+        write(tmp_path / f"{name}.parquet", [0, 1], label=preferred, metadata=metadata, coarse_label=[0, 0])
+    assert read_parquet(tmp_path).classes == ("cat", "dog")
+
+
+def test_label_is_preferred_to_fine_label(tmp_path):
+    metadata = features(fine_label=["a", "b"], label=NAMES)
+    for name in ("train", "validation"):
+        write(tmp_path / f"{name}.parquet", [0, 1], metadata=metadata, fine_label=[1, 0])
+    data = read_parquet(tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [0, 1]
+
+
+def test_several_unusual_label_columns_are_an_error_that_lists_them(tmp_path):
+    metadata = features(breed=NAMES, colour=["red"])
+    for name in ("train", "validation"):
+        write(tmp_path / f"{name}.parquet", [0, 1], label="breed", metadata=metadata, colour=[0, 0])
+    refuses(tmp_path, "which of breed, colour are the labels? Call that column label or fine_label")
+
+
+@pytest.mark.parametrize("label", ["label", "fine_label"])
+def test_without_metadata_the_classes_are_numbers(tmp_path, label):
+    write(tmp_path / "train.parquet", [0, 2, 1, 1], label=label, metadata={})
+    write(tmp_path / "test.parquet", [2, 1, 0], label=label, metadata={})
+    data = read_parquet(tmp_path)
+    assert data.classes == ("0", "1", "2")
+    assert data.train.labels.tolist() == [0, 2, 1, 1]
+
+
+def test_without_metadata_a_gap_between_labels_is_an_error(tmp_path):
+    write(tmp_path / "train.parquet", [0, 2, 2], metadata={})
+    write(tmp_path / "test.parquet", [0, 2], metadata={})
+    refuses(tmp_path, "train.parquet: no image of class 1")
+
+
+def test_without_metadata_an_absurd_label_is_an_error_and_no_list_of_names(tmp_path):
+    write(tmp_path / "train.parquet", [0, 10**12], metadata={})
+    write(tmp_path / "test.parquet", [0, 1], metadata={})
+    refuses(tmp_path, "train.parquet row 1: label 1000000000000 is not among the 2 classes")
+
+
+def test_without_metadata_there_must_be_a_label_column(tmp_path):
+    write(tmp_path / "train.parquet", [0, 1], label="breed", metadata={})
+    write_val(tmp_path)
+    refuses(tmp_path, "which of image, breed are the labels?")
+
+
+def test_labels_must_be_integers(tmp_path):
+    write(tmp_path / "train.parquet", [0, 1], label="breed", metadata={})
+    table = pq.read_table(tmp_path / "train.parquet").append_column("label", pa.array(["cat", "dog"]))
+    pq.write_table(table, tmp_path / "train.parquet")
+    write_val(tmp_path)
+    refuses(tmp_path, "train.parquet: labels are expected in a column label of integers")
+
+
+def test_a_named_label_column_that_is_not_there_is_an_error(tmp_path):
+    write(tmp_path / "train.parquet", [0, 1], metadata=features(breed=NAMES))
+    write_val(tmp_path)
+    refuses(tmp_path, "train.parquet: labels are expected in a column breed of integers")
+
+
+def test_other_names_in_the_other_split_are_an_error_that_says_which(pets):
+    write_val(pets, metadata=features(label=["cat", "elk"]))
+    refuses(
+        pets,
+        "validation-00000-of-00001.parquet: class names differ from those of train-00000-of-00002.parquet "
+        "(missing: dog; unexpected: elk)",
+    )
+
+
+def test_the_same_names_in_another_order_are_an_error(pets):
+    write_val(pets, metadata=features(label=["dog", "cat"]))
+    refuses(pets, "class names differ from those of train-00000-of-00002.parquet (the order is another)")
+
+
+def test_names_in_one_shard_alone_are_an_error(pets):
+    write(pets / "train-00001-of-00002.parquet", [1, 1], metadata={})
+    refuses(pets, "train-00001-of-00002.parquet: class names differ")
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_without_a_name_is_an_error_that_names_file_and_row(pets, label):
+    write(pets / "train-00001-of-00002.parquet", [1, label, 1])
+    refuses(pets, f"train-00001-of-00002.parquet row 1: label {label} is not among the 2 classes")
+
+
+def test_a_null_label_is_an_error_that_names_file_and_row(pets):
+    write(pets / "train-00001-of-00002.parquet", [1, 0, None])
+    refuses(pets, "train-00001-of-00002.parquet row 2: the label is null")
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_null_image_bytes_are_an_error_that_names_file_and_row(pets, plain):
+    write(pets / "train-00001-of-00002.parquet", [1, 0], values=[30, None], plain=plain)
+    refuses(pets, "train-00001-of-00002.parquet row 1: the image is null")
+
+
+def test_a_null_image_is_an_error_that_names_file_and_row(pets):
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    table = pa.table({"image": pa.array([{"bytes": picture(1), "path": "a"}, None], kind), "label": [0, 1]})
+    path = pets / "train-00001-of-00002.parquet"
+    pq.write_table(table.replace_schema_metadata(features(label=NAMES)), path)
+    refuses(pets, "train-00001-of-00002.parquet row 1: the image is null")
+
+
+@pytest.mark.parametrize("file", ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"])
+def test_a_class_without_images_is_an_error_that_names_it(tmp_path, file):
+    metadata = features(label=[*NAMES, "elk", "fox"])
+    for name in ("train", "validation"):
+        write(tmp_path / f"{name}-00000-of-00001.parquet", [0, 1, 2, 3], metadata=metadata)
+    write(tmp_path / file, [1, 1, 0], metadata=metadata)
+    refuses(tmp_path, f"{file}: no image of class elk, fox")
+
+
+def test_missing_splits_are_an_error(tmp_path):
+    assert not holds_parquet(tmp_path)
+    refuses(tmp_path, f"{tmp_path}: no files train-*.parquet here or in {tmp_path / 'data'}")
+    write(tmp_path / "train-00000-of-00001.parquet", [0, 1])
+    refuses(tmp_path, "no files val-*.parquet or validation-*.parquet or test-*.parquet")
+
+
+def test_a_missing_shard_is_an_error(pets):
+    (pets / "train-00001-of-00002.parquet").unlink()
+    refuses(pets, "1 files of train, but their names say there are 2; complete the download")
+
+
+def test_a_missing_image_column_is_an_error(pets):
+    write(pets / "train-00001-of-00002.parquet", [1, 1], image="photo")
+    refuses(pets, "train-00001-of-00002.parquet: no column image or img among photo, label")
+
+
+def test_an_image_column_of_another_type_is_an_error(pets):
+    table = pa.table({"image": ["a.png", "b.png"], "label": [0, 1]})
+    pq.write_table(table, pets / "train-00001-of-00002.parquet")
+    refuses(pets, "column image is string; it must be binary or a struct with a field bytes")
+
+
+def test_a_file_that_is_not_parquet_is_an_error_that_names_it(pets):
+    (pets / "train-00001-of-00002.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    refuses(pets, "train-00001-of-00002.parquet: not a readable Parquet file")
+
+
+def test_metadata_that_is_not_json_is_an_error_that_names_the_file(pets):
+    write(pets / "train-00001-of-00002.parquet", [1, 1], metadata={b"huggingface": b"{"})
+    refuses(pets, "train-00001-of-00002.parquet: not a readable Parquet file")
+
+
+def test_a_file_without_rows_is_an_error(pets):
+    write(pets / "train-00001-of-00002.parquet", [])
+    refuses(pets, "train-00001-of-00002.parquet: no rows")
+
+
+def test_the_real_cifar100_is_read(real_images):
+    data = read_parquet(real_images / "cifar100")
+    assert (len(data.train), len(data.val), len(data.classes)) == (50_000, 10_000, 100)
+    assert data.classes[:3] == ("apple", "aquarium_fish", "baby")
+    assert data.classes[-1] == "worm"
+    assert np.bincount(data.train.labels).tolist() == [500] * 100
+    assert np.bincount(data.val.labels).tolist() == [100] * 100
+    shard = pq.read_table(real_images / "cifar100" / "train-00001-of-00002.parquet")
+    image = data.train.images[25_000 + 17]
+    expected = Image.open(io.BytesIO(shard["img"][17].as_py()["bytes"]))
+    assert image.shape == (32, 32, 3)
+    np.testing.assert_array_equal(image, np.asarray(expected))
+    assert data.train.labels[25_000 + 17] == shard["fine_label"][17].as_py()
+
+
+def test_the_real_pets_are_read(real_images):
+    data = read_parquet(real_images / "pets3")
+    assert (len(data.train), len(data.val)) == (449, 150)
+    assert data.classes == ("Abyssinian", "Bengal", "american_bulldog")
+    assert data.train.images[3].shape[:2] == data.train.images.size(3)
+    kept = keep_decoded(data.val, limit_bytes=2**30)
+    assert isinstance(kept.images, list)
+    np.testing.assert_array_equal(kept.images[149], data.val.images[149])

@@ -1,0 +1,125 @@
+"""A name or a folder is enough to open a data set, and a run keeps its classes by name."""
+
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from transmix.data.dataset import DataError, ImageData, Split
+from transmix.data.source import check_same_classes, open_data, relabel_to
+
+
+def make_class_folders(root):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (6, 4)).save(root / split / name / "a.png")
+
+
+def make_cifar(root):
+    root.mkdir(exist_ok=True)
+    for file in ("train.bin", "test.bin"):
+        (root / file).write_bytes(b"".join(bytes([0, label]) + bytes(3072) for label in (0, 1, 2)))
+    (root / "fine_label_names.txt").write_text("apple\nbaby\nbear\n")
+
+
+def make_parquet(root):
+    root.mkdir(exist_ok=True)
+    for file in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
+        pq.write_table(pa.table({"image": [b"", b"", b"", b""], "label": [0, 1, 2, 3]}), root / file)
+
+
+def tiny(classes, labels=(0,), masks=None):
+    split = Split(np.zeros((len(labels), 4, 6, 3), np.uint8), np.array(labels, dtype=np.int64), masks)
+    return ImageData("pets", tuple(classes), split, split)
+
+
+@pytest.mark.parametrize(
+    ("make", "classes"),
+    [
+        (make_class_folders, ("cat", "dog")),
+        (make_cifar, ("apple", "baby", "bear")),
+        (make_parquet, ("0", "1", "2", "3")),
+    ],
+)
+def test_a_folder_is_recognised_by_what_is_in_it(tmp_path, make, classes):
+    make(tmp_path / "set")
+    assert open_data(tmp_path / "set").classes == classes
+    assert open_data(str(tmp_path / "set")).classes == classes
+
+
+def test_published_folders_are_recognised_from_their_parent(tmp_path):
+    make_cifar(tmp_path / "cifar-100-binary")
+    assert open_data(tmp_path).name == "cifar100"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_class_folders(tmp_path / "pets")
+    assert open_data("~/pets").classes == ("cat", "dog")
+
+
+def test_digits_is_the_built_in_set_made_with_the_seed(monkeypatch):
+    asked = []
+    stand_in = SimpleNamespace(digits_on_textures=lambda seed=0: asked.append(seed) or "the digits")
+    monkeypatch.setitem(sys.modules, "transmix.data.digits", stand_in)
+    assert open_data("digits") == "the digits"
+    assert open_data("digits", seed=3) == "the digits"
+    assert asked == [0, 3]
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"gone: no such folder; give the folder of a data set, or 'digits'$"):
+        open_data(tmp_path / "gone")
+
+
+def test_a_folder_of_something_else_is_an_error_that_says_what_was_looked_for_and_found(tmp_path):
+    message = (
+        "no data set; looked for Parquet files (train-*.parquet), "
+        "CIFAR's binary files (data_batch_1.bin or train.bin), class folders (train/<class>/); found "
+    )
+    with pytest.raises(DataError, match=re.escape(message + "nothing")):
+        open_data(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DataError, match=re.escape(message + "notes.txt, photos")):
+        open_data(tmp_path)
+
+
+def test_two_data_sets_in_one_folder_are_an_error(tmp_path):
+    make_class_folders(tmp_path)
+    make_parquet(tmp_path)
+    with pytest.raises(DataError, match=r"more than one data set: Parquet files .* and class folders .*; move one"):
+        open_data(tmp_path)
+
+
+def test_the_same_classes_in_any_order_are_accepted():
+    check_same_classes(("cat", "dog"), tiny(["dog", "cat"]))
+
+
+def test_missing_and_extra_classes_are_named():
+    message = "pets: classes differ from those of the run (missing: cat; unexpected: elk)"
+    with pytest.raises(DataError, match=re.escape(message)):
+        check_same_classes(("cat", "dog"), tiny(["dog", "elk"]))
+
+
+def test_labels_are_translated_by_name_and_not_by_position():
+    masks = np.ones((4, 4, 6), dtype=bool)
+    split = tiny(["dog", "elk", "cat"], labels=[0, 2, 1, 0], masks=masks).train
+    moved = relabel_to(("cat", "dog", "elk"), split, ("dog", "elk", "cat"))
+    assert moved.labels.tolist() == [1, 0, 2, 1]
+    assert moved.labels.dtype == np.int64
+    assert moved.images is split.images
+    assert moved.masks is masks
+    assert split.labels.tolist() == [0, 2, 1, 0]
+
+
+def test_a_class_that_the_run_does_not_know_is_an_error():
+    split = tiny(["cat", "fox"], labels=[0, 1]).train
+    with pytest.raises(DataError, match=r"^the run has no class fox; remove these from the data$"):
+        relabel_to(("cat", "dog"), split, ("cat", "fox"))

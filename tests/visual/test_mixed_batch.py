@@ -1,0 +1,328 @@
+import random
+from dataclasses import dataclass, replace
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+
+from transmix.visual import mixed_batch
+from transmix.visual.mixed_batch import (
+    OWN,
+    PARTNER,
+    attention_map,
+    attention_overlay,
+    box_of,
+    choose_rows,
+    draw_mixed_batch,
+    label_shares,
+    mask_edges,
+    mixed_batch_figure,
+    shorten,
+)
+
+NAMES = ["cat", "dog", "bird", "a name that nobody would ever give to any class of animals", "$5_bill^", "six"]
+HEIGHT, WIDTH, GRID = 24, 40, (4, 5)
+
+
+@dataclass
+class Mixed:
+    images: torch.Tensor
+    labels: torch.Tensor
+    partner: torch.Tensor
+    lam: torch.Tensor
+    lam_area: torch.Tensor
+    mask: torch.Tensor | None
+
+
+def cutmix_batch(batch=5, height=HEIGHT, width=WIDTH, grid=GRID):
+    """Make a mixed batch with boxes, its attention, and the images before."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+    mask = torch.zeros(batch, height, width, dtype=torch.bool)
+    for row in range(batch):
+        mask[row, 3 : 8 + row, 5 + row : 20] = True
+    partner = torch.arange(batch).flip(0)
+    images = torch.where(mask[:, None], base[partner], base)
+    lam_area = 1 - mask.float().mean((1, 2))
+    lam = (lam_area + torch.tensor([0.05, -0.3, 0.01, 0.2, 0.0, 0.1])[:batch]).clamp(0, 1)
+    attention = torch.rand(batch, grid[0] * grid[1], generator=generator)
+    return Mixed(images, torch.arange(batch) % len(NAMES), partner, lam, lam_area, mask), attention, base
+
+
+def panels(figure):
+    """Give the axes with an image, and those with bars, each row by row."""
+    return [a for a in figure.axes if a.images], [a for a in figure.axes if not a.images]
+
+
+def bar_shares(axes):
+    """Read the shares back from the drawn bars: [(own, partner), ...] from top to bottom."""
+    bars = [p for p in axes.patches if isinstance(p, Rectangle) and p.get_height() > 0.12]
+    own = [p for p in bars if to_hex(p.get_facecolor()).upper() == OWN]
+    partner = [p for p in bars if to_hex(p.get_facecolor()).upper() == PARTNER]
+    lengths = [(a.get_width(), b.get_width()) for a, b in zip(own, partner, strict=True)]
+    for a, b in zip(own, partner, strict=True):
+        assert a.get_x() + a.get_width() == pytest.approx(b.get_x())
+    return [(a / (a + b), b / (a + b)) for a, b in lengths]
+
+
+def test_rows_whose_label_attention_changed_most_come_first():
+    mixed, _, _ = cutmix_batch()
+    assert choose_rows(mixed, 3) == [1, 3, 0]
+    assert choose_rows(mixed, 99) == [1, 3, 0, 2, 4]
+    assert choose_rows(replace(mixed, lam=mixed.lam_area), 2) == [0, 1]
+
+
+def test_shares_are_the_labels_by_area_and_by_attention():
+    mixed, _, _ = cutmix_batch()
+    area, attention = label_shares(mixed, 1)
+    assert (area.rule, attention.rule) == ("area", "attention")
+    assert (area.own, area.partner) == pytest.approx((mixed.lam_area[1].item(), 1 - mixed.lam_area[1].item()))
+    assert (attention.own, attention.partner) == pytest.approx((mixed.lam[1].item(), 1 - mixed.lam[1].item()))
+    assert area.own != pytest.approx(attention.own)
+
+
+def test_a_sample_without_a_box_has_one_share():
+    mixed, _, _ = cutmix_batch()
+    assert [share.rule for share in label_shares(replace(mixed, mask=None), 1)] == ["mixed"]
+    empty = mixed.mask.clone()
+    empty[1] = False
+    shares = [len(label_shares(replace(mixed, mask=empty), row)) for row in range(3)]
+    assert shares == [2, 1, 2]
+
+
+def test_drawn_bars_and_percentages_are_the_shares():
+    mixed, attention, base = cutmix_batch()
+    _, bars = panels(mixed_batch_figure(mixed, attention, GRID, NAMES, base_images=base))
+    for axes, row in zip(bars, choose_rows(mixed, 6), strict=True):
+        shares = label_shares(mixed, row)
+        drawn = bar_shares(axes)
+        assert np.array(drawn) == pytest.approx(np.array([(s.own, s.partner) for s in shares]), abs=1e-6)
+        texts = [text.get_text() for text in axes.texts]
+        own = [round(100 * s.own) for s in shares]
+        assert [t for t in texts if t.endswith("%")] == [f"{n}%" for o in own for n in (o, 100 - o)]
+
+
+def test_bars_stand_beside_both_class_names():
+    mixed, attention, _ = cutmix_batch()
+    _, bars = panels(mixed_batch_figure(mixed, attention, GRID, NAMES))
+    for axes, row in zip(bars, choose_rows(mixed, 6), strict=True):
+        own, partner = (text.get_text() for text in axes.texts[:2])
+        for text, letter, label in ((own, "A", row), (partner, "B", mixed.partner[row])):
+            name = NAMES[mixed.labels[label]]
+            assert text == f"{letter}: {name}" or (text.endswith("…") and name.startswith(text[3:-1]))
+
+
+def test_columns_show_own_partner_mixed_and_attention():
+    mixed, attention, base = cutmix_batch()
+    images, _ = panels(mixed_batch_figure(mixed, attention, GRID, NAMES, base_images=base, rows=2))
+    assert len(images) == 8
+    for line, row in enumerate(choose_rows(mixed, 2)):
+        own, partner, mix, overlay = [a.images[0].get_array() for a in images[4 * line : 4 * line + 4]]
+        as_picture = [
+            t.permute(1, 2, 0).numpy() / 255 for t in (base[row], base[mixed.partner[row]], mixed.images[row])
+        ]
+        for drawn, expected in zip((own, partner, mix), as_picture, strict=True):
+            assert np.asarray(drawn) == pytest.approx(expected)
+        assert np.asarray(overlay) == pytest.approx(attention_overlay(as_picture[2], attention[row].numpy(), GRID))
+
+
+def test_the_attention_map_is_each_patch_repeated_over_its_pixels():
+    values = np.random.default_rng(0).random(20)
+    expected = np.kron(values.reshape(GRID) / values.max(), np.ones((6, 8)))
+    ours = attention_map(values, GRID, (HEIGHT, WIDTH))
+    assert ours == pytest.approx(expected)
+    swapped = np.kron(values.reshape(5, 4) / values.max(), np.ones((8, 6))).reshape(HEIGHT, WIDTH)
+    assert np.abs(ours - swapped).max() > 0.1
+
+
+@settings(deadline=None, max_examples=40)
+@given(grid=st.tuples(st.integers(1, 6), st.integers(1, 6)), size=st.tuples(st.integers(1, 20), st.integers(1, 20)))
+def test_the_attention_map_is_that_of_nearest_interpolation_for_any_size(grid, size):
+    values = torch.rand(grid, generator=torch.Generator().manual_seed(1)) + 0.1
+    expected = torch.empty(size)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            expected[y, x] = values[y * grid[0] // size[0], x * grid[1] // size[1]]
+    ours = attention_map(values.numpy().ravel(), grid, size)
+    assert ours == pytest.approx((expected / expected.max()).numpy())
+
+
+def test_the_overlay_does_not_depend_on_the_scale_of_the_attention():
+    image, values = np.full((HEIGHT, WIDTH, 3), 0.5), np.random.default_rng(0).random(20)
+    ours = attention_overlay(image, values, GRID)
+    assert attention_overlay(image, values * 1e-3, GRID) == pytest.approx(ours)
+    assert ours.min() >= 0
+    assert ours.max() <= 1
+
+
+def test_attention_of_zero_everywhere_is_drawn_as_none():
+    assert not attention_map(np.zeros(20), GRID, (HEIGHT, WIDTH)).any()
+
+
+def test_the_box_is_outlined_where_the_mask_is():
+    mixed, attention, _ = cutmix_batch()
+    images, _ = panels(mixed_batch_figure(mixed, attention, GRID, NAMES, rows=1))
+    assert choose_rows(mixed, 1) == [1]
+    for axes in images:
+        (outline,) = axes.patches
+        assert outline.get_bbox().bounds == (6 - 0.5, 3 - 0.5, 14, 6)
+
+
+def test_a_mask_that_is_no_box_is_outlined_along_its_pixels():
+    mask = np.zeros((5, 7), dtype=bool)
+    mask[1, 2] = mask[2, 2] = mask[2, 3] = True
+    assert box_of(mask) == (2, 1, 2, 2)
+    edges = {tuple(map(tuple, line)) for line in mask_edges(mask)}
+    assert len(edges) == len(mask_edges(mask)) == 8
+    assert ((1.5, 0.5), (2.5, 0.5)) in edges  # above the upper pixel
+    assert ((2.5, 1.5), (3.5, 1.5)) in edges  # above the right pixel
+    assert ((2.5, 0.5), (2.5, 1.5)) in edges  # right of the upper pixel
+
+    mixed, attention, _ = cutmix_batch()
+    mixed.mask[:, 3, :7] = True
+    images, _ = panels(mixed_batch_figure(mixed, attention, GRID, NAMES, rows=1))
+    assert all(any(isinstance(c, LineCollection) for c in axes.collections) for axes in images)
+
+
+def test_an_empty_mask_has_no_box_and_a_full_one_that_of_the_image():
+    assert box_of(np.zeros((5, 7), dtype=bool)) is None
+    assert box_of(np.ones((5, 7), dtype=bool)) == (0, 0, 7, 5)
+
+
+def test_one_mask_serves_the_whole_batch():
+    mixed, attention, _ = cutmix_batch()
+    shared = replace(mixed, mask=mixed.mask[:1].float())
+    images, _ = panels(mixed_batch_figure(shared, attention, GRID, NAMES, rows=2))
+    assert {axes.patches[0].get_bbox().bounds for axes in images} == {(4.5, 2.5, 15, 5)}
+
+
+def test_mixup_without_mask_and_attention_has_bars_of_lam_only():
+    mixed, _, base = cutmix_batch()
+    figure = mixed_batch_figure(replace(mixed, mask=None), None, GRID, NAMES, base_images=base, rows=2)
+    images, bars = panels(figure)
+    assert len(images) == 6
+    lam = [mixed.lam[row].item() for row in choose_rows(mixed, 2)]
+    assert [bar_shares(axes)[0][0] for axes in bars] == pytest.approx(lam)
+    assert all(len(bar_shares(axes)) == 1 for axes in bars)
+
+
+@pytest.mark.parametrize("size", [(24, 40), (60, 20), (16, 200), (32, 32)])
+@pytest.mark.parametrize("with_base", [True, False])
+def test_no_text_is_cut_off_or_runs_into_another(size, with_base):
+    mixed, attention, base = cutmix_batch(3, *size)
+    mixed.labels[:] = torch.tensor([3, 3, 4])
+    mixed.lam[:] = torch.tensor([1.0, 0.0, 0.5])
+    base = base if with_base else None
+    figure = mixed_batch_figure(mixed, attention, GRID, [name * 2 for name in NAMES], base_images=base)
+    FigureCanvasAgg(figure).draw()
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    boxes = [text.get_window_extent() for text in texts]
+    page = figure.bbox
+    for box, text in zip(boxes, texts, strict=True):
+        inside = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+        assert inside, text.get_text()
+    images = [axes.get_window_extent() for axes in panels(figure)[0]]
+    for i, box in enumerate(boxes):
+        for other in [*boxes[i + 1 :], *images]:
+            apart = box.x1 <= other.x0 or other.x1 <= box.x0 or box.y1 <= other.y0 or other.y1 <= box.y0
+            assert apart, texts[i].get_text()
+
+
+def test_long_names_are_shortened_and_short_ones_kept():
+    assert shorten("cat", 2.0, 7.5) == "cat"
+    assert shorten("two\nlines", 2.0, 7.5) == "two lines"
+    short = shorten(NAMES[3], 1.0, 7.5)
+    assert short.endswith("…")
+    assert NAMES[3].startswith(short[:-1])
+    assert mixed_batch._text_width(short, 7.5) <= 1.0
+    assert len(shorten("W" * 60, 1.0, 7.5)) < len(shorten("i" * 60, 1.0, 7.5))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(32, "nearest"), (224, "hanning")])
+def test_small_images_are_shown_crisply_and_large_ones_smoothly(size, expected):
+    mixed, attention, _ = cutmix_batch(2, size, size)
+    images, _ = panels(mixed_batch_figure(mixed, attention, GRID, NAMES))
+    assert {axes.images[0].get_interpolation() for axes in images} == {expected}
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_float_images_are_drawn_as_their_bytes_would_be(kind):
+    mixed, attention, _ = cutmix_batch()
+    images, _ = panels(mixed_batch_figure(mixed, attention, GRID, NAMES, rows=1))
+    as_float = replace(mixed, images=(mixed.images / 255).to(kind))
+    others, _ = panels(mixed_batch_figure(as_float, attention.to(kind), GRID, NAMES, rows=1))
+    assert np.asarray(others[0].images[0].get_array()) == pytest.approx(
+        np.asarray(images[0].images[0].get_array()), abs=1e-6 if kind == torch.float32 else 4e-3
+    )
+
+
+def test_files_are_written_at_paper_width(tmp_path):
+    mixed, attention, base = cutmix_batch()
+    draw_mixed_batch(tmp_path / "batch.png", mixed, attention, GRID, NAMES, base_images=base)
+    draw_mixed_batch(str(tmp_path / "batch.svg"), mixed, attention, GRID, NAMES)
+    assert imread(tmp_path / "batch.png").shape[1] == 7 * 220
+    assert "<svg" in (tmp_path / "batch.svg").read_text()
+
+
+def test_matplotlib_and_random_states_are_untouched(tmp_path):
+    settings_before = matplotlib.rcParams.copy()
+    states_before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    mixed, attention, base = cutmix_batch()
+    images = mixed.images.clone()
+    draw_mixed_batch(tmp_path / "batch.png", mixed, attention, GRID, NAMES, base_images=base, rows=1)
+    assert matplotlib.rcParams.copy() == settings_before
+    assert torch.equal(states_before[0], torch.get_rng_state())
+    assert np.array_equal(states_before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert states_before[2] == random.getstate()
+    assert torch.equal(images, mixed.images)
+    assert "pyplot" not in vars(mixed_batch)
+
+
+def test_a_dark_style_of_the_user_does_not_make_the_text_unreadable():
+    mixed, attention, _ = cutmix_batch()
+    with matplotlib.rc_context({"figure.facecolor": "black", "text.color": "white"}):
+        figure = mixed_batch_figure(mixed, attention, GRID, NAMES)
+    assert to_hex(figure.get_facecolor()) == "#ffffff"
+    colours = {to_hex(text.get_color()) for axes in figure.axes for text in axes.texts}
+    assert colours == {mixed_batch.INK}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.zeros(4, dtype=torch.int64)}, r"expected labels \(5,\), got \(4,\)"),
+        ({"labels": torch.full((5,), 6)}, "do not fit 6 class names"),
+        ({"lam": torch.zeros(5, 1)}, "expected lam"),
+        ({"mask": torch.zeros(5, WIDTH, HEIGHT)}, "expected mask"),
+        ({"images": torch.zeros(5, 1, HEIGHT, WIDTH)}, r"expected images \(B, 3, H, W\)"),
+        ({"images": torch.full((5, 3, HEIGHT, WIDTH), -2.1)}, "undo their normalisation"),
+    ],
+)
+def test_a_batch_that_does_not_fit_together_is_refused(change, message):
+    mixed, attention, _ = cutmix_batch()
+    with pytest.raises(ValueError, match=message):
+        mixed_batch_figure(replace(mixed, **change), attention, GRID, NAMES)
+
+
+def test_attention_base_images_rows_and_paths_that_do_not_fit_are_refused(tmp_path):
+    mixed, attention, base = cutmix_batch()
+    with pytest.raises(ValueError, match=r"expected attention \(5, 16\)"):
+        mixed_batch_figure(mixed, attention, (4, 4), NAMES)
+    with pytest.raises(ValueError, match="finite and not negative"):
+        mixed_batch_figure(mixed, attention - 1, GRID, NAMES)
+    with pytest.raises(ValueError, match="finite and not negative"):
+        mixed_batch_figure(mixed, attention * float("nan"), GRID, NAMES)
+    with pytest.raises(ValueError, match="base_images are"):
+        mixed_batch_figure(mixed, attention, GRID, NAMES, base_images=base[:4])
+    with pytest.raises(ValueError, match="nothing to draw"):
+        mixed_batch_figure(mixed, attention, GRID, NAMES, rows=0)
+    with pytest.raises(ValueError, match=r"\.png or \.svg"):
+        draw_mixed_batch(tmp_path / "batch.jpg", mixed, attention, GRID, NAMES)

@@ -1,0 +1,73 @@
+"""The command line: one verb a file, imported when called."""
+
+import importlib
+import sys
+
+VERBS = {
+    "train": "train a Vision Transformer as a recipe says",
+    "evaluate": "measure a run, a timm model or a weights file",
+    "recipes": "list, show or copy the recipes that come with the package",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb == "--version":
+        from transmix import __version__
+
+        print(f"transmix {__version__}")
+        return 0
+    if verb not in VERBS:
+        import difflib
+
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        return complain(
+            f"no command {verb!r}" + (f"; did you mean {close[0]}?" if close else f"; use {', '.join(VERBS)}")
+        )
+    try:
+        module = importlib.import_module(f"transmix.cli.{verb}")
+    except ModuleNotFoundError as error:
+        return complain(f"{error.name} is not installed; install what this needs: pip install 'transmix[train]'")
+    from transmix.attention import AttentionError
+    from transmix.data.dataset import DataError
+    from transmix.recipes import RecipeError
+    from transmix.training.checkpoint import CheckpointError
+    from transmix.training.loop import NotFiniteError
+    from transmix.training.run_folder import RunError
+
+    try:
+        module.main(rest)
+    except (AttentionError, CheckpointError, DataError, RecipeError, RunError) as error:
+        return complain(str(error))
+    except NotFiniteError as error:
+        return complain(str(error), code=1)
+    except KeyboardInterrupt:
+        return complain("interrupted; a run goes on with --resume", code=130)
+    return 0
+
+
+def complain(message: str, code: int = 2) -> int:
+    """Say what was wrong in one line and return the exit code."""
+    print(f"transmix: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: transmix COMMAND ...",
+            "",
+            "Attention-guided label mixing for Vision Transformers.",
+            "",
+            *lines,
+            "",
+            "transmix COMMAND --help explains a command.",
+        ]
+    )

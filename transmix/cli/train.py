@@ -1,0 +1,48 @@
+"""transmix train: a recipe, with settings from the command line over it, to a run folder."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from transmix.recipes import Recipe, load_recipe
+from transmix.training.loop import train
+
+DEFAULT_RECIPE = "digits"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a Vision Transformer as a recipe says; options given here win over the recipe's."""
+
+    out: Path
+    """The run folder, made anew."""
+    recipe: str = DEFAULT_RECIPE
+    """A recipe that comes with the package (transmix recipes ls), or a YAML file."""
+    resume: bool = False
+    """Start the run in --out if it is not there, go on with it if it stopped, leave it if it is finished."""
+    settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line and train."""
+    recipe = load_recipe(_recipe_name(arguments))
+    parsed = tyro.cli(
+        Train,
+        prog="transmix train",
+        args=arguments,
+        default=Train(out=tyro.MISSING, settings=recipe),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+    train(parsed.settings, parsed.out, parsed.resume)
+
+
+def _recipe_name(arguments: list[str]) -> str:
+    """Return what --recipe says: its values are the defaults of all other options, so it is needed before them."""
+    for position, argument in enumerate(arguments):
+        if argument == "--recipe" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith("--recipe="):
+            return argument.partition("=")[2]
+    return DEFAULT_RECIPE

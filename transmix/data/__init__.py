@@ -1,0 +1,1 @@
+"""Data sets, keyed augmentation, and loaders that can resume anywhere."""

@@ -1,0 +1,146 @@
+"""What happens to one image before it joins a batch: (H, W, 3) uint8 in, (3, S, S) uint8 out."""
+
+import math
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from transmix.data.keyed import global_generators
+from transmix.recipes.settings import Augmentation
+
+
+class TrainingAugmentation:
+    """Crop, flip, colour and erasing of one training image, all of it decided by the sample's key.
+
+    Args:
+        settings: what to do.
+        size: S, side of the images that come out.
+
+    Raises:
+        ValueError: a policy that timm does not know.
+    """
+
+    def __init__(self, settings: Augmentation, size: int):
+        self.settings = settings
+        self.size = size
+        self.pixel_level = _library_transforms(settings, size)
+        self.erase = _erasing(settings) if settings.random_erasing > 0 else None
+
+    def __call__(self, image: np.ndarray, key: int) -> Tensor:
+        """Augment an (H, W, 3) uint8 array; the same image and key give the same (3, S, S) uint8 tensor."""
+        rng = random.Random(key)
+        if self.settings.crop == "pad":
+            image = shift(fit(image, self.size), self.settings.pad, rng)
+        elif self.settings.crop == "none":
+            image = fit(image, self.size)
+        if self.pixel_level is not None:
+            with global_generators(rng.getrandbits(62)):
+                image = np.asarray(self.pixel_level(Image.fromarray(image)))
+        if rng.random() < self.settings.flip:
+            image = image[:, ::-1]
+        if self.erase is not None and rng.random() < self.settings.random_erasing:
+            with global_generators(rng.getrandbits(62)):
+                image = self.erase(image)
+        return to_tensor(image)
+
+
+class EvaluationCrop:
+    """The centre of the image: its shorter side resized to size / crop, bicubic; the deterministic counterpart.
+
+    Args:
+        size: S.
+        crop: fraction of the resized image's side that is kept (DeiT: 0.875).
+    """
+
+    def __init__(self, size: int, crop: float):
+        self.size = size
+        self.resized = math.floor(size / crop)
+
+    def __call__(self, image: np.ndarray) -> Tensor:
+        """Crop an (H, W, 3) uint8 array to a (3, S, S) uint8 tensor."""
+        return to_tensor(centre(resize_shorter_side(image, self.resized), self.size))
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """Return an image of size x size: itself, or its resized centre."""
+    return image if image.shape[:2] == (size, size) else centre(resize_shorter_side(image, size), size)
+
+
+def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize (H, W, 3) so that its shorter side has `side` pixels, bicubic."""
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    if shorter == side:
+        return image
+    size = (round(width * side / shorter), round(height * side / shorter))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def centre(image: np.ndarray, size: int) -> np.ndarray:
+    """Return the size x size pixels in the middle of (H, W, 3)."""
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def shift(image: np.ndarray, pad: int, rng: random.Random) -> np.ndarray:
+    """Move the image by up to `pad` pixels each way; what comes in at the border is mirrored."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    top, left = rng.randint(0, 2 * pad), rng.randint(0, 2 * pad)
+    return padded[top : top + height, left : left + width]
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """Return (H, W, 3) uint8 as a (3, H, W) tensor with memory of its own."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _library_transforms(settings: Augmentation, size: int) -> Callable | None:
+    """Compose what timm and torchvision do to a PIL image; None if nothing is asked of them."""
+    steps: list[Callable] = []
+    if settings.crop == "random-resized":
+        from torchvision.transforms import InterpolationMode, RandomResizedCrop
+
+        steps.append(
+            RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio, interpolation=InterpolationMode.BICUBIC)
+        )
+    if settings.rand_augment is not None:
+        from timm.data.auto_augment import rand_augment_transform
+
+        hparams = {
+            "translate_const": int(size * 0.45),
+            "img_mean": tuple(round(255 * mean) for mean in settings.mean),
+            "interpolation": Image.Resampling.BICUBIC,
+        }
+        try:
+            steps.append(rand_augment_transform(settings.rand_augment, hparams))
+        except (AssertionError, ValueError) as error:
+            raise ValueError(f"timm does not know the policy rand_augment {settings.rand_augment!r}") from error
+    elif settings.color_jitter > 0:
+        from torchvision.transforms import ColorJitter
+
+        steps.append(ColorJitter(*[settings.color_jitter] * 3))
+    if not steps:
+        return None
+    from torchvision.transforms import Compose
+
+    return Compose(steps)
+
+
+def _erasing(settings: Augmentation) -> Callable[[np.ndarray], np.ndarray]:
+    """Return timm's random erasing, always on, for uint8: its noise is N(0, 1) of normalised pixels."""
+    from timm.data.random_erasing import RandomErasing
+
+    erasing = RandomErasing(probability=1.0, mode="pixel", device="cpu")
+    mean, std = (torch.tensor(values)[:, None, None] for values in (settings.mean, settings.std))
+
+    def erase(image: np.ndarray) -> np.ndarray:
+        normalised = (to_tensor(image).float() / 255 - mean) / std
+        pixels = (erasing(normalised) * std + mean) * 255
+        return pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+    return erase

@@ -1,0 +1,171 @@
+"""The embedded data set: real handwritten digits on real textures, so that a box can be empty background.
+
+Nothing is downloaded or cached: scikit-learn's wheel carries the digits (1,797 of 8 x 8 pixels) and two
+photographs (an old Chinese building and a flower, 427 x 640 pixels); images are rendered in memory from the
+seed. Every random choice is drawn first, as a `Sketch` per image; rendering a sketch is then a pure function.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from transmix.data.dataset import ImageData, Split
+
+# Columns of each photograph that a split may take textures from, as shares of its width.
+TEXTURE_COLUMNS = {"train": (0.0, 0.6), "val": (0.6, 1.0)}
+TEXTURE_SIDE = (32, 161)  # pixels of the photograph across one texture, before it is resized; end excluded
+CONTRAST = (
+    80.0,
+    127.0,
+)  # brightness between stroke and background, of 255; at most 127, so that one side always fits
+STROKE_FROM = 0.35  # ink (0 to 1) from which a pixel belongs to the stroke
+
+
+class Sources(NamedTuple):
+    """What scikit-learn ships."""
+
+    ink: np.ndarray  # (1797, 8, 8) float32, 0 to 1
+    labels: np.ndarray  # (1797,) int64
+    photos: list[np.ndarray]  # two of (427, 640, 3) uint8
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """All random choices behind one image: which digit goes where, on which piece of which photograph."""
+
+    original: int  # row of `Sources.ink`
+    photo: int  # index in `Sources.photos`
+    texture: tuple[int, int, int]  # left, top, side of the piece, in pixels of the photograph
+    channels: tuple[int, ...]  # order in which the texture's colour channels are used
+    digit: tuple[int, int, int]  # left, top, side of the digit's square, in pixels of the image
+    contrast: float  # signed brightness of the stroke against what it covers; the sign turns if out of range
+    tint: tuple[float, ...]  # added to the stroke's three channels
+
+
+def digits_on_textures(
+    seed: int = 0,
+    *,
+    image_size: int = 32,
+    train_copies: int = 4,
+    val_copies: int = 3,
+    val_share: float = 0.2,
+    scale: tuple[float, float] = (0.6, 0.9),
+) -> ImageData:
+    """Draw handwritten digits on pieces of photographs, each with the mask of its stroke.
+
+    The split is by original: every digit of scikit-learn is drawn in one split only, and each split has its
+    own part of the photographs. Validation does not depend on `train_copies`. Global random state is neither
+    read nor changed.
+
+    Args:
+        seed: fixes the split and every drawing.
+        image_size: height and width of the images, in pixels.
+        train_copies: drawings of each training original.
+        val_copies: drawings of each validation original.
+        val_share: share of each class's originals that goes to validation.
+        scale: smallest and largest side of the digit's square, as shares of the image's side.
+
+    Returns:
+        Classes '0' to '9'; in each split images (N, image_size, image_size, 3) uint8, labels (N,) int64 and
+        masks (N, image_size, image_size) bool, true where the stroke is.
+
+    Raises:
+        ValueError: if `scale` is not a range within 0 to 1, or a digit could have fewer than 8 pixels a side.
+
+    Example:
+        >>> digits_on_textures(image_size=32).train.images.shape
+        (5752, 32, 32, 3)
+    """
+    if not 0 < scale[0] <= scale[1] <= 1 or round(image_size * scale[0]) < 8:
+        raise ValueError(f"no room to draw digits of 8 x 8 pixels: image_size {image_size}, scale {scale}")
+    sources = load_sources()
+    originals = split_originals(sources.labels, val_share, np.random.default_rng([seed, 0]))
+    copies = {"train": train_copies, "val": val_copies}
+    splits = {}
+    for number, part in enumerate(("train", "val"), start=1):
+        rng = np.random.default_rng([seed, number])  # one stream a split: val stays if train grows
+        rows = np.tile(originals[part], copies[part])
+        sketches = [sketch(int(row), part, sources, image_size, scale, rng) for row in rows]
+        drawn = [render(drawing, sources, image_size) for drawing in sketches]
+        splits[part] = Split(
+            images=np.stack([image for image, _ in drawn]),
+            labels=sources.labels[rows],
+            masks=np.stack([mask for _, mask in drawn]),
+        )
+    return ImageData(name="digits_on_textures", classes=tuple("0123456789"), **splits)
+
+
+def load_sources() -> Sources:
+    """Read digits and photographs from the installed scikit-learn."""
+    from sklearn.datasets import load_digits, load_sample_images  # here, because it takes seconds to import
+
+    pixels, labels = load_digits(return_X_y=True)
+    ink = (np.asarray(pixels).reshape(-1, 8, 8) / 16).astype(np.float32)
+    return Sources(ink, np.asarray(labels, dtype=np.int64), list(load_sample_images().images))
+
+
+def split_originals(labels: np.ndarray, val_share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Deal the rows of each class out to "train" and "val", `val_share` of each class to val; rows ascend."""
+    val = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        val[rows[: round(val_share * len(rows))]] = True
+    return {"train": np.flatnonzero(~val), "val": np.flatnonzero(val)}
+
+
+def sketch(
+    original: int,
+    part: str,
+    sources: Sources,
+    size: int,
+    scale: tuple[float, float],
+    rng: np.random.Generator,
+) -> Sketch:
+    """Choose place, scale, texture and colour for one drawing of a digit; `part` is "train" or "val"."""
+    photo = int(rng.integers(len(sources.photos)))
+    height, width = sources.photos[photo].shape[:2]
+    first, last = (round(share * width) for share in TEXTURE_COLUMNS[part])
+    piece = int(rng.integers(*TEXTURE_SIDE))
+    side = round(size * rng.uniform(*scale))
+    return Sketch(
+        original=original,
+        photo=photo,
+        texture=(int(rng.integers(first, last - piece + 1)), int(rng.integers(height - piece + 1)), piece),
+        channels=tuple(rng.permutation(3).tolist()),
+        digit=(int(rng.integers(size - side + 1)), int(rng.integers(size - side + 1)), side),
+        contrast=float(rng.uniform(*CONTRAST) * rng.choice([-1.0, 1.0])),
+        tint=tuple(rng.normal(0.0, 25.0, size=3).tolist()),
+    )
+
+
+def render(drawing: Sketch, sources: Sources, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one sketch: image (size, size, 3) uint8 and mask (size, size) bool, true where the stroke is."""
+    background = render_background(drawing, sources, size).astype(np.float32)
+    ink = render_ink(drawing, sources, size)
+    mask = ink >= STROKE_FROM
+    under = background[mask].mean(axis=0)
+    fits = 0 <= under.mean() + drawing.contrast <= 255
+    colour = np.clip(under + (drawing.contrast if fits else -drawing.contrast) + drawing.tint, 0, 255)
+    cover = np.where(mask, np.minimum(1.5 * ink, 1.0), 0.0)[..., None]
+    return (background + cover * (colour - background)).round().astype(np.uint8), mask
+
+
+def render_background(drawing: Sketch, sources: Sources, size: int) -> np.ndarray:
+    """Cut the sketch's texture out of its photograph: (size, size, 3) uint8."""
+    from PIL import Image
+
+    left, top, side = drawing.texture
+    piece = sources.photos[drawing.photo][top : top + side, left : left + side, list(drawing.channels)]
+    return np.asarray(Image.fromarray(piece).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def render_ink(drawing: Sketch, sources: Sources, size: int) -> np.ndarray:
+    """Put the sketch's digit in its place on an empty sheet: (size, size) float32, 0 to 1."""
+    from PIL import Image
+
+    left, top, side = drawing.digit
+    sheet = np.zeros((size, size), dtype=np.float32)
+    digit = Image.fromarray(sources.ink[drawing.original]).resize((side, side), Image.Resampling.BILINEAR)
+    sheet[top : top + side, left : left + side] = np.asarray(digit)
+    return sheet

@@ -1,0 +1,62 @@
+"""The order of training samples: a pure function of (seed, epoch), cut into batches and shared out over processes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from transmix.data.keyed import key
+
+SampleKey = tuple[int, int, int]
+"""(epoch, index, repeat): which sample, and which of its augmentations."""
+
+
+class EpochOrder:
+    """Batches of sample keys of one process, epoch after epoch; a batch sampler for torch's DataLoader.
+
+    Each epoch is a new permutation. With repeats r (repeated augmentation: Hoffer et al. 2020, DeiT), an epoch takes
+    the first samples / r of the permutation, each r times in a row; dealt out card by card, the repeats land in
+    different processes. What does not fill a step is left out.
+
+    Args:
+        samples: N, number of training images.
+        seed: of the run.
+        batch: images per micro-batch and process.
+        step_batch: images per optimizer step over all processes and micro-batches.
+        repeats: r.
+        rank: of this process.
+        world: number of processes.
+
+    Raises:
+        ValueError: fewer samples than one step needs.
+    """
+
+    def __init__(
+        self, samples: int, seed: int, batch: int, step_batch: int, repeats: int = 1, rank: int = 0, world: int = 1
+    ):
+        self.samples, self.seed, self.batch, self.step_batch = samples, seed, batch, step_batch
+        self.repeats, self.rank, self.world = repeats, rank, world
+        self.steps_per_epoch = samples // step_batch
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"{samples} training images do not fill one batch of {step_batch}")
+        self.epoch = 0
+        self.first_step = 0
+
+    def start_at(self, epoch: int, first_step: int = 0) -> None:
+        """Set the epoch of the next iteration, and how many of its steps to leave out."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self) -> int:
+        return (self.steps_per_epoch - self.first_step) * self.step_batch // (self.batch * self.world)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        generator = np.random.Generator(np.random.Philox(key(self.seed, "order", self.epoch)))
+        indices = generator.permutation(self.samples)
+        keys = [
+            (int(index), repeat)
+            for index in indices[: -(-self.samples // self.repeats)]
+            for repeat in range(self.repeats)
+        ]
+        first, last = self.first_step * self.step_batch, self.steps_per_epoch * self.step_batch
+        mine = keys[first:last][self.rank :: self.world]
+        for start in range(0, len(mine), self.batch):
+            yield [(self.epoch, index, repeat) for index, repeat in mine[start : start + self.batch]]

@@ -1,0 +1,100 @@
+"""All scores of a model on a data set, in one pass."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from transmix.evaluation.accumulate import sum_over_ranks
+from transmix.evaluation.accuracy import Accuracy
+from transmix.evaluation.calibration import CalibrationError
+from transmix.evaluation.confusion import Confusion
+from transmix.evaluation.loss import CrossEntropy
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
+    num_classes: int,
+    device: torch.device | str,
+    *,
+    normalise: Callable[[Tensor], Tensor],
+    amp_dtype: torch.dtype | None = None,
+) -> dict[str, Any]:
+    """Measure a model on batches of labelled images.
+
+    If a process group is initialised, every rank calls this with its own share of the data, however large or
+    small (none at all too), and every rank gets the result for the whole.
+
+    Args:
+        model: Gives logits (B, K) for images. Every module is in evaluation mode meanwhile, and back in its
+            own mode after, also if something raises.
+        batches: Gives (images, labels, valid): images (B, 3, H, W), uint8 or float; labels (B,) int64; valid
+            (B,) bool, False for rows that only fill up the batch, or None if all count. Padding rows pass the
+            model, so that shapes stay the same, but no metric. Keep `valid` on the CPU: on a GPU it costs a
+            host read a batch.
+        num_classes: K.
+        device: Where the model is; batches are moved there.
+        normalise: Makes the model's float input of the images as they came, on the device.
+        amp_dtype: Type for autocast, e.g. torch.bfloat16; None for none.
+
+    Returns:
+        'images', their number; 'loss' in nats; 'nonfinite_logits', a number of images; 'top1', 'top5',
+        'calibration_error' in 0..1; 'per_class_accuracy', K numbers in 0..1, nan for a class without
+        images; 'confusion', (K, K) counts.
+
+    Raises:
+        ValueError: If no rank has an image that counts, or shapes do not fit.
+        TypeError: If `normalise` does not give floating point, or labels are not int64.
+    """
+    device = torch.device(device)
+    if isinstance(model, DistributedDataParallel):
+        # its forward broadcasts buffers, and waits for ever where ranks differ in their number of batches
+        model = model.module
+    accuracy = Accuracy(num_classes, device)
+    accumulators = (
+        CrossEntropy(num_classes, device),
+        accuracy,
+        CalibrationError(num_classes, device),
+        Confusion(num_classes, device),
+    )
+    with _evaluation_mode(model), torch.inference_mode():
+        for images, labels, valid in batches:
+            pixels = normalise(images.to(device, non_blocking=True))
+            if not pixels.is_floating_point():
+                raise TypeError(f"normalise must give floating point images, got {pixels.dtype}")
+            with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
+                logits = model(pixels)
+            labels = labels.to(device, non_blocking=True)
+            if valid is not None:
+                if valid.shape != labels.shape or valid.dtype != torch.bool:
+                    raise ValueError(
+                        f"expected valid {tuple(labels.shape)} bool, got {tuple(valid.shape)} {valid.dtype}"
+                    )
+                rows = valid.nonzero().squeeze(1).to(device, non_blocking=True)
+                logits, labels = logits[rows], labels[rows]
+            for accumulator in accumulators:
+                accumulator.update(logits, labels)
+
+    images_seen = int(sum_over_ranks(accuracy).count)
+    if images_seen == 0:
+        raise ValueError("nothing to evaluate: the evaluation set gave no image that counts, on any rank")
+    scores: dict[str, Any] = {"images": images_seen}
+    for accumulator in accumulators:
+        scores.update(sum_over_ranks(accumulator).compute())
+    return scores
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and each back in its own after: what was frozen stays frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

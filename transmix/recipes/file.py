@@ -1,0 +1,136 @@
+"""Recipes as YAML files: read strictly (an unknown key is an error), written back in full."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from transmix.recipes.settings import Recipe, RecipeError
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("transmix.recipes")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """Return the text of a recipe that comes with the package, comments included.
+
+    Raises:
+        RecipeError: no recipe of this name; the message gives the nearest.
+    """
+    if name not in recipe_names():
+        raise RecipeError(f"no recipe is called {name!r}{_nearest(name, recipe_names())}")
+    return (resources.files("transmix.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Load a recipe by name, or from a YAML file if the text ends in .yaml or .yml.
+
+    Raises:
+        RecipeError: no such recipe, text that is not YAML, an unknown key or a value of the wrong type.
+    """
+    import yaml
+
+    if name_or_path.endswith((".yaml", ".yml")):
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read the recipe {name_or_path}: {error}") from error
+    else:
+        text = recipe_text(name_or_path)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())}") from error
+    return typing.cast(Recipe, _build(Recipe, values or {}, name_or_path, ""))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return a recipe as YAML with every setting, section by section."""
+    import yaml
+
+    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
+
+
+def changed_settings(before: Recipe, after: Recipe) -> list[str]:
+    """Return "name: old -> new" of every setting in which two recipes differ."""
+    old, new = dataclasses.asdict(before), dataclasses.asdict(after)
+    return [
+        f"{name}: {value} -> {new[section][name]}"
+        for section, settings in old.items()
+        for name, value in settings.items()
+        if value != new[section][name]
+    ]
+
+
+def _build(kind: type, values: Any, where: str, section: str) -> Any:
+    if not isinstance(values, dict):
+        raise RecipeError(f"{where}: {section or 'a recipe'} must be settings (name: value), not {values!r}")
+    hints = typing.get_type_hints(kind)
+    settings = {}
+    for key, value in values.items():
+        name = f"{section}.{key}" if section else str(key)
+        if key not in hints:
+            raise RecipeError(f"{where}: unknown setting {name}{_nearest(str(key), list(hints))}")
+        if dataclasses.is_dataclass(hints[key]):
+            settings[key] = _build(typing.cast(type, hints[key]), value or {}, where, name)
+        else:
+            settings[key] = _convert(value, hints[key], f"{where}: {name}")
+    return kind(**settings)
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """Return a YAML value as the type of its field."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise RecipeError(f"{name} must be one of {', '.join(map(str, arguments))}, not {value!r}")
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        plain = [argument for argument in arguments if argument is not type(None)]
+        if len(plain) > 1:
+            if type(value) in plain:
+                return value
+            raise RecipeError(f"{name} must be a number, a text, true or false, not {value!r}")
+        return _convert(value, plain[0], name)
+    if origin is tuple:
+        if isinstance(value, list | tuple) and len(value) == len(arguments):
+            return tuple(_convert(part, argument, name) for part, argument in zip(value, arguments, strict=True))
+        raise RecipeError(f"{name} must be a list of {len(arguments)} numbers, not {value!r}")
+    if origin is dict:
+        if isinstance(value, dict):
+            return {str(key): _convert(part, arguments[1], f"{name}.{key}") for key, part in value.items()}
+        raise RecipeError(f"{name} must be settings (name: value), not {value!r}")
+    return _convert_scalar(value, hint, name)
+
+
+def _convert_scalar(value: Any, kind: type, name: str) -> Any:
+    if kind is float and isinstance(value, str):  # YAML reads 1e-3, without a dot, as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind:
+        return value
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    raise RecipeError(f"{name} must be {words[kind]}, not {value!r}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value

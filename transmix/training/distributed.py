@@ -1,0 +1,101 @@
+"""Processes: who this one is, where it computes, and the little they say to each other."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from transmix.recipes import RecipeError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all that train together (one, unless started by torchrun).
+
+    Attributes:
+        rank: number of this process, 0 writes the run folder.
+        size: number of processes.
+        local: number of processes on this machine.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    local: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+
+def start(device: str = "auto") -> World:
+    """Find out about this process, and join the others if torchrun started it.
+
+    Raises:
+        RecipeError: a device that this machine does not have.
+    """
+    rank, size, local_rank, local = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+    )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    return World(rank, size, local, place)
+
+
+def wrap(model: nn.Module, world: World) -> nn.Module:
+    """Let a model's gradients be averaged over all processes."""
+    if world.size == 1:
+        return model
+    on_gpu = [world.device.index] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=on_gpu, broadcast_buffers=any(True for _ in model.buffers()), gradient_as_bucket_view=True
+    )
+
+
+def wait_for_all(world: World) -> None:
+    """Return once every process has come here."""
+    if world.size > 1:
+        dist.barrier()
+
+
+def average(values: Tensor, world: World) -> Tensor:
+    """Return the mean of a tensor over all processes."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values / world.size
+
+
+def share_buffers(model: nn.Module, world: World) -> None:
+    """Give every process the first one's buffers (running means of batch norm), so that all evaluate one model."""
+    if world.size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def gather(tensors: dict[str, Tensor], world: World) -> list[dict[str, Tensor]]:
+    """Return every process's small tensors, in the order of ranks, to the first process; others get their own."""
+    if world.size == 1:
+        return [tensors]
+    gathered: list = [None] * world.size
+    dist.all_gather_object(gathered, tensors)
+    return gathered
+
+
+def stop() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

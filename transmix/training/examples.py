@@ -1,0 +1,72 @@
+"""What a run keeps for people to look at: the first boxes, and a few validation images after every epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from transmix.attention import AttentionReader
+from transmix.mixing.labels import find_grid
+from transmix.training import run_folder
+
+if TYPE_CHECKING:
+    from transmix.training.loop import TrainingRun
+
+COUNT = 8
+"""How many fixed validation images are looked at."""
+
+
+def keep_examples(run: TrainingRun, epoch: int) -> None:
+    """Write attention and logits of the same validation images, evenly spaced over the split, after an epoch."""
+    if not run.world.leads:
+        return
+    val = run.data.val
+    chosen = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist()
+    images = torch.stack([run.crop(val.images[i]) for i in chosen])
+    logits, attention = look(run.bare, run.reader, run.normalise(images))
+    tensors = {"images": images, "labels": torch.tensor([int(val.labels[i]) for i in chosen]), "logits": logits}
+    if attention is not None and run.reader is not None:
+        tensors |= {"attention": attention, "grid": torch.tensor(run.reader.grid or (0, 0))}
+    run_folder.write_examples(run.folder, epoch, tensors)
+
+
+def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return logits (B, K) and attention (B, P), or None without a reader, of a model in eval mode."""
+    was_training = model.training
+    model.eval()
+    if reader is not None:
+        reader.eval = True
+    try:
+        with torch.no_grad():
+            logits = model(images)
+        return logits, reader.take() if reader is not None else None
+    finally:
+        model.train(was_training)
+        if reader is not None:
+            reader.eval = False
+
+
+def draw_boxes(run: TrainingRun, name: str) -> None:
+    """Draw the batch with boxes that the step kept, if it did, with its labels by area and by attention."""
+    seen, path = run.step.boxes, run.folder / name
+    if seen is None:
+        return
+    run.step.keep_boxes, run.step.boxes = False, None
+    if not run.world.leads or path.exists():
+        return
+    from transmix.visual.mixed_batch import draw_mixed_batch
+
+    mean, std = (torch.tensor(v)[:, None, None] for v in (run.recipe.augmentation.mean, run.recipe.augmentation.std))
+    mixed_images, images = (
+        (pixels.float().cpu() * std + mean).clamp(0, 1) for pixels in (seen.mixed.images, seen.images)
+    )
+    on_cpu = {name: getattr(seen.mixed, name).cpu() for name in ("labels", "partner", "lam", "lam_area", "mask")}
+    mixed = dataclasses.replace(seen.mixed, images=mixed_images, **on_cpu)
+    attention, grid = seen.attention, seen.grid
+    if attention is not None:
+        attention = attention.cpu()
+        grid = grid or find_grid(attention.shape[1], *images.shape[-2:])
+    draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images)

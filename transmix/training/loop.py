@@ -1,0 +1,303 @@
+"""The training run: epochs of steps, evaluation, checkpoints, and going on where a run stopped."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transmix.attention import AttentionError, AttentionReader
+from transmix.data.augment import EvaluationCrop, TrainingAugmentation
+from transmix.data.keyed import key
+from transmix.data.loader import TrainingSamples, choose_threads, choose_workers, evaluation_batches, training_loader
+from transmix.data.order import EpochOrder
+from transmix.data.source import load_data
+from transmix.evaluation.evaluate import evaluate
+from transmix.recipes import Recipe, RecipeError, check_recipe
+from transmix.training import distributed, run_folder
+from transmix.training.checkpoint import load_checkpoint, set_random_state
+from transmix.training.distributed import World
+from transmix.training.ema import WeightAverage
+from transmix.training.examples import draw_boxes, keep_examples
+from transmix.training.log import RunLog
+from transmix.training.model import build_model, normaliser
+from transmix.training.optimizer import build_optimizer, lr_at
+from transmix.training.progress import Progress
+from transmix.training.snapshot import restore, save
+from transmix.training.step import AMP, TrainingStep
+
+
+class NotFiniteError(Exception):
+    """Loss or gradients became infinite or not a number, and training was stopped."""
+
+
+def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> dict[str, Any]:
+    """Train as a recipe says, and leave everything in the folder `out`.
+
+    Args:
+        recipe: every setting.
+        out: the run folder. It must not exist, unless `resume` is given: then an absent one is started, a partial one
+            gone on with, and a finished one left as it is.
+        resume: see `out`.
+
+    Returns:
+        The run's summary: the last epoch's scores and the best.
+
+    Raises:
+        RecipeError, DataError, RunError, AttentionError: what was asked for cannot be done; nothing was overwritten.
+        NotFiniteError: training diverged.
+    """
+    check_recipe(recipe)
+    folder = Path(out)
+    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    checkpoint, problems = run_folder.open_run(folder, recipe, resume)
+    if run_folder.is_finished(folder, recipe.run.max_steps):
+        print(f"{folder} is finished already")
+        return json.loads((folder / "summary.json").read_text())
+    world = distributed.start(recipe.run.device)
+    try:
+        for problem in problems if world.leads else ():
+            print(f"left out a checkpoint: {problem}")
+        run = TrainingRun(recipe, folder, world, checkpoint)
+        return run.finish()
+    finally:
+        distributed.stop()
+
+
+class TrainingRun:
+    """A run from its first step, or from a checkpoint, to its summary.
+
+    Args:
+        recipe: every setting, checked.
+        folder: of the run; written once data and model are known to be good.
+        world: this process among all.
+        checkpoint: folder of the checkpoint to go on from.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, world: World, checkpoint: Path | None):
+        self.recipe, self.folder, self.world = recipe, folder, world
+        torch.manual_seed(recipe.run.seed)
+        if recipe.run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        self.data = load_data(recipe.data, recipe.run.seed)
+        if checkpoint is not None and run_folder.read_classes(folder) != self.data.classes:
+            raise run_folder.RunError(
+                f"{self.data.name} has other classes than the run in {folder}; resume on its data"
+            )
+        self._prepare_loading()
+        self._prepare_model()
+        torch.manual_seed(key(recipe.run.seed, "model", world.rank))  # dropout differs between processes
+        self.step_number = 0
+        self.best: dict[str, Any] | None = None
+        self.reads: list[dict[str, Any]] = []
+        self.scores: dict[str, Any] | None = None
+        self.pending_random_state: dict[str, Tensor] | None = None
+        if checkpoint is not None:
+            restore(self, load_checkpoint(checkpoint))
+        if world.leads:
+            run_folder.write_start(folder, recipe, self.data.classes, world)
+            self.log = RunLog(folder, self.step_number, recipe.run.tensorboard)
+        distributed.wait_for_all(world)
+
+    def _prepare_loading(self) -> None:
+        recipe, world = self.recipe, self.world
+        per_step = recipe.optimization.batch_size
+        self.accumulate = recipe.optimization.accumulate
+        if per_step % (world.size * self.accumulate):
+            raise RecipeError(
+                f"batch_size {per_step} is not a multiple of {world.size} processes x {self.accumulate} micro-batches"
+            )
+        size, settings = recipe.data.image_size, recipe.augmentation
+        small = self.data.in_memory and size <= 64 and settings.rand_augment is None
+        self.workers = choose_workers(recipe.data.workers, small, world.local)
+        if world.device.type == "cpu":
+            torch.set_num_threads(choose_threads(recipe.run.threads, self.workers, world.local))
+        try:
+            augment = TrainingAugmentation(settings, size)
+            batch = per_step // (world.size * self.accumulate)
+            self.order = EpochOrder(
+                len(self.data.train), recipe.run.seed, batch, per_step, settings.repeats, world.rank, world.size
+            )
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        self.pin = world.device.type == "cuda"
+        self.crop = EvaluationCrop(size, settings.eval_crop)
+        samples = TrainingSamples(self.data.train, augment, recipe.run.seed)
+        self.loader = training_loader(samples, self.order, self.workers, self.pin)
+        epochs = recipe.optimization.epochs + recipe.optimization.cooldown_epochs
+        self.total_steps = epochs * self.order.steps_per_epoch
+
+    def _prepare_model(self) -> None:
+        recipe, world = self.recipe, self.world
+        bare = build_model(recipe.model, len(self.data.classes), recipe.data.image_size)
+        memory = torch.channels_last if recipe.model.channels_last else torch.preserve_format
+        self.bare = bare = bare.to(device=world.device, memory_format=memory)  # type: ignore[call-overload]
+        by_attention = recipe.mixing.mix == "transmix"
+        try:
+            self.reader = AttentionReader(bare, training=by_attention)
+        except AttentionError:
+            if by_attention:
+                raise
+            self.reader = None  # figures go without attention
+        optimizer = build_optimizer(bare, recipe.optimization)
+        decay = recipe.optimization.ema_decay
+        self.average = WeightAverage(bare, decay) if decay is not None else None
+        model = torch.compile(bare) if recipe.model.compile else bare
+        mean, std = recipe.augmentation.mean, recipe.augmentation.std
+        self.normalise = normaliser(mean, std, world.device, recipe.model.channels_last)
+        self.step = TrainingStep(
+            distributed.wrap(model, world),  # type: ignore[arg-type]
+            self.reader if by_attention else None,
+            optimizer,
+            self.average,
+            self.normalise,
+            recipe,
+            world.device,
+            world.rank,
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Train to the end and return the summary."""
+        optimization, run = self.recipe.optimization, self.recipe.run
+        epochs = optimization.epochs + optimization.cooldown_epochs
+        last_step = min(self.total_steps, run.max_steps or self.total_steps)
+        self.progress = Progress(last_step, self.step_number, epochs, optimization.batch_size, not self.world.leads)
+        self.progress.say(self._introduction())
+        while self.step_number < last_step:
+            epoch = self.step_number // self.order.steps_per_epoch
+            rate = self._train_epoch(epoch, last_step)
+            self._end_epoch(epoch, rate, last=self.step_number == last_step)
+        self.progress.close()
+        return self._close()
+
+    def _train_epoch(self, epoch: int, last_step: int) -> float:
+        """Train to the end of the epoch, or to the last step; return images per second."""
+        recipe, per_epoch = self.recipe, self.order.steps_per_epoch
+        mix = recipe.mixing.mix_epochs is None or epoch < recipe.mixing.mix_epochs
+        first_step = self.step_number
+        in_last_epoch = last_step <= (epoch + 1) * per_epoch
+        picture = "last_boxes.png" if in_last_epoch and epoch else "first_boxes.png"
+        self.step.keep_boxes = first_step == 0 or picture == "last_boxes.png"
+        self.order.start_at(epoch, first_step % per_epoch)
+        micro_batches = iter(self.loader)
+        self._set_random_state()
+        started = time.perf_counter()
+        while step_batches := list(islice(micro_batches, recipe.optimization.accumulate)):
+            lr = lr_at(self.step_number, per_epoch, recipe.optimization)
+            self.step(self.step_number, step_batches, lr, mix)
+            self.step_number += 1
+            self.progress.advance(epoch)
+            draw_boxes(self, picture)
+            at_end = self.step_number in (last_step, (epoch + 1) * per_epoch)
+            save_now = recipe.run.checkpoint_every and self.step_number % recipe.run.checkpoint_every == 0
+            if at_end or save_now or self.step_number % recipe.run.log_every == 0:
+                self._read_meter(epoch, lr)
+            if at_end:
+                break
+            if save_now:
+                save(self)
+        return (self.step_number - first_step) * recipe.optimization.batch_size / (time.perf_counter() - started)
+
+    def _set_random_state(self) -> None:
+        # Only now that the loader's iterator exists, so that nothing draws between here and the first step.
+        if self.pending_random_state is not None:
+            set_random_state(self.pending_random_state, self.world.device)
+            self.pending_random_state = None
+
+    def _read_meter(self, epoch: int, lr: float) -> None:
+        """Read the meter, log it, and stop if a step since the last read was not finite."""
+        before = self.reads[-1]["step"] if self.reads else epoch * self.order.steps_per_epoch
+        values = self.step.meter.read(self.world)
+        if values.pop("nonfinite"):
+            raise NotFiniteError(
+                f"loss or gradient was not finite in steps {before + 1} to {self.step_number} (epoch {epoch + 1}); "
+                f"such steps were held back. Lower the learning rate, clip gradients, or use bf16 instead of fp16; "
+                f"--resume goes on from the last checkpoint"
+            )
+        self.reads.append({"step": self.step_number, "steps": self.step_number - before, **values})
+        self.progress.show(values)
+        if self.world.leads:
+            self.log.write("train", self.step_number, {"epoch": epoch + 1, "lr": lr, **values})
+
+    def _end_epoch(self, epoch: int, images_per_second: float, last: bool) -> None:
+        """Evaluate, log and save."""
+        row = {"epoch": epoch + 1, **self._epoch_means(), "images_per_second": round(images_per_second, 1)}
+        if last or (epoch + 1) % self.recipe.run.eval_every == 0:
+            row |= self._evaluate()
+            score = row.get("ema_top1", row["top1"])
+            if self.best is None or score > self.best["score"]:
+                self.best = {"score": score, "step": self.step_number, "epoch": epoch + 1}
+            keep_examples(self, epoch)
+        if self.world.leads:
+            self.log.write("epoch", self.step_number, row)
+            self.progress.say_epoch(epoch, row)
+        self.reads = []
+        save(self)
+
+    def _epoch_means(self) -> dict[str, float]:
+        """Return the means of the epoch's reads, each weighed by its steps."""
+        means = {}
+        for name in ("loss", "mixed_accuracy", "label_shift", "empty_boxes"):
+            known = [read for read in self.reads if name in read]
+            if known:
+                means[name] = sum(read["steps"] * read[name] for read in known) / sum(read["steps"] for read in known)
+        return means
+
+    def _evaluate(self) -> dict[str, float]:
+        """Return the scores of the model, and of the average as ema_..., on the validation split."""
+        scores: dict[str, float] = {}
+        models = {"": self.bare} if self.average is None else {"": self.bare, "ema_": self.average.model}
+        for prefix, model in models.items():
+            distributed.share_buffers(model, self.world)
+            self.scores = evaluate(
+                model,
+                self._validation_batches(),
+                len(self.data.classes),
+                self.world.device,
+                normalise=self.normalise,
+                amp_dtype=AMP[self.recipe.model.amp],
+            )
+            scores |= {
+                prefix + ("val_loss" if name == "loss" else name): self.scores[name]
+                for name in ("loss", "top1", "top5", "calibration_error")
+            }
+        return scores
+
+    def _validation_batches(self) -> Iterator:
+        batch = self.order.batch
+        return evaluation_batches(
+            self.data.val, self.crop, batch, self.workers, self.pin, self.world.rank, self.world.size
+        )
+
+    def _introduction(self) -> str:
+        weights = sum(weight.numel() for weight in self.bare.parameters())
+        going_on = f"; going on from step {self.step_number}" if self.step_number else ""
+        return (
+            f"{self.recipe.model.model} ({weights / 1e6:.2f} M weights) on {self.data.name}: {len(self.data.train)} "
+            f"training and {len(self.data.val)} validation images, {len(self.data.classes)} classes; "
+            f"mix {self.recipe.mixing.mix}; {self.order.steps_per_epoch} steps an epoch; {self.world.device.type}"
+            f"{f' x {self.world.size}' if self.world.size > 1 else ''}; run folder {self.folder}{going_on}"
+        )
+
+    def _close(self) -> dict[str, Any]:
+        """Write what a finished run has, and return its summary."""
+        if self.scores is None:  # stopped after the last checkpoint and before this
+            self._evaluate()
+        summary: dict[str, Any] = {
+            "step": self.step_number,
+            "finished": self.step_number == self.total_steps,
+            "best": self.best,
+        }
+        if self.world.leads:
+            assert self.scores is not None
+            summary["last"] = self.log.epochs[-1]
+            self.log.close()
+            run_folder.write_end(self.folder, summary, self.scores["confusion"], self.data.classes)
+        distributed.wait_for_all(self.world)
+        return summary

@@ -1,0 +1,51 @@
+"""What training reports between two reads: sums on the device, read back all at once."""
+
+import torch
+from torch import Tensor
+
+from transmix.mixing import Mixed
+from transmix.training.distributed import World, average
+from transmix.transmix import label_shift
+
+NAMES = ("loss", "mixed_accuracy", "label_shift", "empty_boxes", "boxes", "batches", "boxed_batches", "nonfinite")
+
+
+class Meter:
+    """Running sums over the micro-batches since the last read.
+
+    Args:
+        device: where the sums live.
+        attention_weight: share of attention in the labels.
+    """
+
+    def __init__(self, device: torch.device, attention_weight: float):
+        self.sums = torch.zeros(len(NAMES), device=device, dtype=torch.float64)
+        self.attention_weight = attention_weight
+
+    def add(self, loss: Tensor, accuracy: Tensor, mixed: Mixed) -> None:
+        """Add one micro-batch; nothing is read back."""
+        one, nothing = loss.new_ones(()), loss.new_zeros(())
+        shift = empty = boxes = boxed = nothing
+        if mixed.mask is not None and mixed.rule == "attention":
+            measured = label_shift(mixed, self.attention_weight)
+            shift, empty, boxes, boxed = measured["label_shift"], measured["empty_boxes"], measured["boxes"], one
+        self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one, boxed, nothing])
+
+    def count_nonfinite(self, nonfinite: Tensor) -> None:
+        """Count a step that was held back, if it was."""
+        self.sums[-1] += nonfinite
+
+    def read(self, world: World) -> dict[str, float]:
+        """Return means since the last read, over all processes, and start anew.
+
+        Returns:
+            loss, mixed_accuracy; with attention labels also label_shift (mean |lam_area - lam| of rows with a box) and
+            empty_boxes (share of boxes with attention under a tenth of their area); nonfinite, a number of steps.
+        """
+        sums = dict(zip(NAMES, average(self.sums, world).tolist(), strict=True))
+        self.sums = torch.zeros_like(self.sums)
+        means = {name: sums[name] / max(sums["batches"], 1) for name in ("loss", "mixed_accuracy")}
+        if sums["boxes"] > 0:
+            means["label_shift"] = sums["label_shift"] / sums["boxed_batches"]
+            means["empty_boxes"] = sums["empty_boxes"] / sums["boxes"]
+        return {**means, "nonfinite": sums["nonfinite"]}

@@ -1,0 +1,108 @@
+"""The model: made by timm as the recipe says, with the weights that it is to start from."""
+
+import difflib
+import inspect
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from transmix.recipes import RecipeError
+from transmix.recipes.settings import Model
+
+
+def build_model(settings: Model, num_classes: int, image_size: int) -> nn.Module:
+    """Create a model with a head of `num_classes` for square images of `image_size` pixels.
+
+    Raises:
+        RecipeError: a model or option that timm does not know, an image size that the patch does not divide, or
+            weights that cannot be had or do not fit.
+    """
+    if settings.pretrained and settings.init:
+        raise RecipeError("pretrained and init both say where weights come from; give one")
+    options = {"num_classes": num_classes, "drop_path_rate": settings.drop_path, **settings.model_options}
+    if _takes_image_size(settings.model):
+        options["img_size"] = image_size
+    if settings.init:
+        options.update(pretrained=True, **_weights(settings.init))
+    elif settings.pretrained:
+        options.update(pretrained=True)
+    try:
+        model = timm.create_model(settings.model, **options)
+    except Exception as error:  # timm raises what the model's code happens to raise
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}") from error
+    check_patches(model, image_size)
+    if settings.grad_checkpointing:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    return model
+
+
+def check_patches(model: nn.Module, image_size: int) -> None:
+    """Check that whole patches cover the image.
+
+    Raises:
+        RecipeError: the patch size does not divide the image size.
+    """
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch is None:
+        return
+    for side in (patch,) if isinstance(patch, int) else patch:
+        if image_size % side:
+            raise RecipeError(
+                f"image_size {image_size} is not a multiple of the model's patch of {side} pixels; "
+                f"use {image_size // side * side or side} or {(image_size // side + 1) * side}, or another patch_size"
+            )
+
+
+def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
+    """Return a function from uint8 images (B, 3, H, W) to the model's float32 input on the device."""
+    shift, scale = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+
+    def normalise(images: Tensor) -> Tensor:
+        memory = torch.channels_last if channels_last else torch.contiguous_format
+        pixels = images.to(device, non_blocking=True).to(torch.float32, memory_format=memory)
+        return pixels.div_(255).sub_(shift).div_(scale)
+
+    return normalise
+
+
+def options_text(options: dict) -> str:
+    """Return options as one readable line."""
+    return ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "pretrained_cfg_overlay")
+
+
+def _takes_image_size(name: str) -> bool:
+    """Whether a timm model is built for one image size (ViTs are, most convolutional nets are not)."""
+    if not timm.is_model(name.split(".")[0]):
+        close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.4)
+        raise RecipeError(f"timm has no model {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
+    module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
+    return "img_size" in inspect.getsource(module)  # type: ignore[arg-type]
+
+
+def _weights(init: str) -> dict:
+    """Return timm's arguments for starting from a safetensors file or from another model's published weights."""
+    if init.endswith(".safetensors"):
+        return {"pretrained_cfg_overlay": _file_weights(Path(init))}
+    if not timm.is_model(init.split(".")[0]):
+        close = difflib.get_close_matches(init, timm.list_pretrained(), n=1, cutoff=0.4)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise RecipeError(f"init must be a timm model or a .safetensors file, not {init!r}{hint}")
+    return {"pretrained_cfg": init}
+
+
+def _file_weights(path: Path) -> dict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RecipeError(f"cannot read weights from {path}: {error}") from error
+    heads = [name for name in ("head.bias", "head.fc.bias", "fc.bias", "classifier.bias") if name in weights]
+    overlay: dict = {"state_dict": weights}
+    if heads:
+        overlay["num_classes"] = len(weights[heads[0]])
+    return overlay

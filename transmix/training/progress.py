@@ -1,0 +1,81 @@
+"""What the user sees while training: a live bar in a terminal, plain lines in a log."""
+
+import sys
+import time
+from typing import Any
+
+
+class Progress:
+    """Shows epoch, step, images per second, loss and time left.
+
+    Args:
+        steps: optimizer steps of the whole run.
+        first_step: steps done before.
+        epochs: of the run.
+        images_per_step: over all processes.
+        quiet: show nothing (all processes but the first).
+    """
+
+    def __init__(self, steps: int, first_step: int, epochs: int, images_per_step: int, quiet: bool):
+        self.steps, self.epochs, self.images_per_step, self.quiet = steps, epochs, images_per_step, quiet
+        self.done = self.first_step = first_step
+        self.started = time.perf_counter()
+        self.bar = None
+        if not quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=steps * images_per_step,
+                initial=first_step * images_per_step,
+                unit="img",
+                unit_scale=True,
+                dynamic_ncols=True,
+                bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt} {postfix} {remaining} left",
+            )
+
+    def advance(self, epoch: int) -> None:
+        """One more step is done."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.set_description_str(
+                f"epoch {epoch + 1}/{self.epochs} step {self.done}/{self.steps}", refresh=False
+            )
+            self.bar.update(self.images_per_step)
+
+    def show(self, values: dict[str, Any]) -> None:
+        """Show the latest loss."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self.quiet:
+            return
+        if self.bar is not None:
+            self.bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def say_epoch(self, epoch: int, row: dict[str, Any]) -> None:
+        """Print the result of an epoch as one line."""
+        parts = [f"epoch {epoch + 1}/{self.epochs}", f"loss {row['loss']:.4f}"]
+        if "top1" in row:
+            parts.append(f"top1 {100 * row['top1']:.2f} %")
+        if "ema_top1" in row:
+            parts.append(f"EMA {100 * row['ema_top1']:.2f} %")
+        if "label_shift" in row:
+            parts.append(f"label shift {row['label_shift']:.3f}")
+        left = (time.perf_counter() - self.started) / max(self.done - self.first_step, 1) * (self.steps - self.done)
+        parts += [f"{row['images_per_second']:.0f} images/s", f"{_duration(left)} left"]
+        self.say("  ".join(parts))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

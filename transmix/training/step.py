@@ -1,0 +1,143 @@
+"""One optimizer step: mix, run the model, weigh the labels by its attention, follow the gradient."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from transmix.attention import AttentionReader
+from transmix.data.keyed import key
+from transmix.losses import MixedBCE, MixedCrossEntropy, mixed_accuracy
+from transmix.mixing import Mixed, Mixer, attention_labels
+from transmix.recipes import Recipe
+from transmix.recipes.settings import Mixing
+from transmix.training.ema import WeightAverage
+from transmix.training.meter import Meter
+from transmix.training.optimizer import set_lr
+
+AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A mixed batch as the model saw it, for pictures: the batch before, the labels after, the attention if read."""
+
+    images: Tensor
+    mixed: Mixed
+    attention: Tensor | None
+    grid: tuple[int, int] | None
+
+
+class TrainingStep:
+    """Everything that a step changes or needs, and the step itself.
+
+    Args:
+        model: wrapped for all processes, compiled or not.
+        reader: of the bare model; None unless the recipe mixes by attention.
+        optimizer: of the bare model's parameters.
+        average: of the weights, or None.
+        normalise: uint8 images -> the model's input on the device.
+        recipe: the run's.
+        device: where the model is.
+        rank: of this process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reader: AttentionReader | None,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        normalise: Callable[[Tensor], Tensor],
+        recipe: Recipe,
+        device: torch.device,
+        rank: int,
+    ):
+        self.model, self.reader, self.optimizer, self.average = model, reader, optimizer, average
+        self.normalise, self.device, self.rank = normalise, device, rank
+        self.mixing, self.seed = recipe.mixing, recipe.run.seed
+        self.mixer = build_mixer(recipe.mixing)
+        self.criterion = build_criterion(recipe.mixing)
+        self.amp = AMP[recipe.model.amp]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.model.amp == "fp16")
+        self.clip = recipe.optimization.clip_grad or float("inf")
+        self.parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self.meter = Meter(device, recipe.mixing.attention_weight)
+        self.keep_boxes = True  # the next batch with boxes, for a picture
+        self.boxes: Seen | None = None
+
+    def __call__(self, step: int, micro_batches: list[tuple[Tensor, Tensor]], lr: float, mix: bool = True) -> None:
+        """Take one optimizer step; nothing is read back from the device.
+
+        Args:
+            step: number of the step, counted over the whole run.
+            micro_batches: uint8 images (b, 3, S, S) and labels (b,) int64 whose gradients are added up.
+            lr: learning rate.
+            mix: whether to mix at this step.
+        """
+        self.model.train()
+        self.mixer.enabled = mix and self.mixing.mix != "none"
+        losses = []
+        for micro, (images, labels) in enumerate(micro_batches):
+            self.mixer.generator.manual_seed(key(self.seed, "mix", step, micro, self.rank))
+            last = micro == len(micro_batches) - 1
+            with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():  # type: ignore[operator]
+                loss = self._forward(self.normalise(images), labels.to(self.device, non_blocking=True))
+                self.scaler.scale(loss / len(micro_batches)).backward()
+            losses.append(loss.detach())
+        set_lr(self.optimizer, lr)
+        self._descend(torch.stack(losses))
+
+    def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        mixed = self.mixer(images, labels)
+        with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
+            logits = self.model(mixed.images)
+        attention = grid = None
+        if self.reader is not None:
+            attention, grid = self.reader.take(), self.reader.grid
+            mixed = attention_labels(
+                mixed, attention, grid=grid, weight=self.mixing.attention_weight, downsample=self.mixing.downsample
+            )
+        loss = self.criterion(logits, mixed)
+        self.meter.add(loss.detach(), mixed_accuracy(logits.detach(), mixed), mixed)
+        if self.keep_boxes and mixed.mask is not None:
+            self.boxes = Seen(images, mixed, attention, grid)
+        return loss
+
+    def _descend(self, losses: Tensor) -> None:
+        """Step the optimizer, unless the gradient is not finite: then the device itself holds the step back."""
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        finite = norm.isfinite()  # the same on every process: gradients were averaged
+        if self.scaler.is_enabled():
+            # An overflow of half precision is no failure: the scaler skips the step and lowers its scale.
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.meter.count_nonfinite(~losses.isfinite().all())
+        else:
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+            self.meter.count_nonfinite(~finite)
+        if self.average is not None:
+            self.average.update(finite.float())
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def build_mixer(settings: Mixing) -> Mixer:
+    """Return the mixer of a recipe; for 'none' one that is never enabled."""
+    return Mixer(
+        mixup_alpha=0.0 if settings.mix == "cutmix" else settings.mixup_alpha,
+        cutmix_alpha=0.0 if settings.mix == "mixup" else settings.cutmix_alpha,
+        prob=settings.mix_prob,
+        switch_prob=settings.switch_prob,
+        mode=settings.mix_mode,
+    )
+
+
+def build_criterion(settings: Mixing) -> MixedCrossEntropy | MixedBCE:
+    """Return the loss of a recipe."""
+    if settings.loss == "bce":
+        return MixedBCE(settings.smoothing, settings.bce_threshold)
+    return MixedCrossEntropy(settings.smoothing)

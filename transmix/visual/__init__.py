@@ -1,0 +1,1 @@
+"""Pictures: what mixing and attention do, for people to look at."""
