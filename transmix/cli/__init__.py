@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     from transmix.attention import AttentionError
     from transmix.data.dataset import DataError
     from transmix.recipes import RecipeError
-    from transmix.training.checkpoint import CheckpointError
+    from transmix.runs.checkpoint import CheckpointError
+    from transmix.runs.folder import RunError
     from transmix.training.loop import NotFiniteError
-    from transmix.training.run_folder import RunError
 
     try:
         module.main(rest)

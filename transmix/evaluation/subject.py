@@ -6,19 +6,151 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
+import numpy as np
 import torch
 from torch import nn
 
+from transmix import distributed
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import ImageData
 from transmix.data.loader import choose_threads, choose_workers, evaluation_batches
 from transmix.data.source import check_same_classes, open_data, relabel_to
 from transmix.evaluation.evaluate import evaluate
+from transmix.models.build import AMP, build_model, head_size, normaliser, published_classes
 from transmix.recipes import RecipeError, load_recipe
 from transmix.recipes.settings import Model
-from transmix.training import distributed
-from transmix.training.checkpoint import newest_checkpoint, read_tensors
-from transmix.training.model import build_model, normaliser
-from transmix.training.run_folder import RunError, read_classes
-from transmix.training.step import AMP
+from transmix.runs.checkpoint import newest_checkpoint, read_tensors
+from transmix.runs.folder import RunError, read_best_step
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to evaluate, and what to evaluate it on.
+
+    Attributes:
+        models: name -> model; a run has "model" and, if it kept an average of the weights, "ema".
+        classes: what the logits' columns mean.
+        data: labels are positions in `classes`.
+        crop: (H, W, 3) uint8 array -> (3, S, S) uint8 tensor.
+        normalise: mean and std of the model's input.
+    """
+
+    models: dict[str, nn.Module]
+    classes: tuple[str, ...]
+    data: ImageData
+    crop: Callable
+    normalise: tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def open_subject(
+    target: str, *, checkpoint: str = "last", model: str | None = None, data: str | None = None
+) -> Subject:
+    """Open what is to be evaluated.
+
+    Args:
+        target: a run folder, a .safetensors file, or the name of a timm model.
+        checkpoint: "last" or "best", of a run.
+        model: timm name of the model in a .safetensors file that does not say so itself.
+        data: data set; None: a run's own.
+
+    Raises:
+        RunError, RecipeError, DataError, CheckpointError: what is missing or does not fit.
+    """
+    if Path(target).is_dir():
+        return _run(Path(target), checkpoint, data)
+    if target.endswith(".safetensors"):
+        return _weights_file(Path(target), model, _needed(data, target))
+    if "/" in target or "\\" in target:
+        raise RunError(f"{target}: no such run folder")
+    return _published(target, _needed(data, target))
+
+
+def evaluate_subject(
+    subject: Subject, *, batch_size: int = 128, device: str = "auto", workers: int | None = None, amp: str = "none"
+) -> dict[str, dict[str, Any]]:
+    """Return the scores of each of a subject's models, as `evaluate` gives them but for the confusion counts."""
+    world = distributed.start(device)
+    in_memory = isinstance(subject.data.val.images, np.ndarray | list)
+    workers = choose_workers(workers, in_memory, world.local)
+    if world.device.type == "cpu":
+        torch.set_num_threads(choose_threads(None, workers, world.local))
+    scores = {}
+    for name, model in subject.models.items():
+        found = evaluate(
+            model.to(world.device),
+            evaluation_batches(
+                subject.data.val, subject.crop, batch_size, workers, world.device.type == "cuda", world.rank, world.size
+            ),
+            len(subject.classes),
+            world.device,
+            normalise=normaliser(*subject.normalise, world.device, channels_last=False),
+            amp_dtype=AMP[amp],
+        )
+        scores[name] = {metric: value for metric, value in found.items() if metric != "confusion"}
+    return scores
+
+
+def _run(folder: Path, which: str, data: str | None) -> Subject:
+    if which == "best":
+        step = read_best_step(folder)
+        newest = folder / "checkpoints" / f"step-{step:08d}"
+    else:
+        newest, problems = newest_checkpoint(folder / "checkpoints")
+        if newest is None:
+            raise RunError(f"{folder} holds no checkpoint to evaluate. {' '.join(problems)}")
+    recipe = load_recipe(str(folder / "recipe.yaml"))
+    files = {name: newest / f"{name}.safetensors" for name in ("model", "ema")}
+    subjects = [
+        _from_file(path, None, data or recipe.data.data or "", recipe.run.seed, name)
+        for name, path in files.items()
+        if path.exists()
+    ]
+    return replace(subjects[0], models={name: model for one in subjects for name, model in one.models.items()})
+
+
+def _weights_file(path: Path, model: str | None, data: str) -> Subject:
+    return _from_file(path, model, data, 0, "model")
+
+
+def _from_file(path: Path, model_name: str | None, data_name: str, seed: int, name: str) -> Subject:
+    """Build the model that a weights file holds; files of our own say which, for others `model_name` must."""
+    tensors, metadata = read_tensors(path)
+    about = json.loads(metadata.get("transmix", "{}"))
+    data = open_data(data_name, seed=seed)
+    if not about:
+        if model_name is None:
+            raise RecipeError(f"{path} does not say which model it holds; name it: --model vit_small_patch16_224")
+        subject = _published(model_name, data_name, path)
+        return replace(subject, models={name: subject.models["model"]})
+    classes = tuple(about["classes"])
+    check_same_classes(classes, data)
+    model = build_model(Model(about["model"], about["model_options"]), len(classes), about["image_size"])
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise RecipeError(f"{path} does not fit {about['model']}: {' '.join(str(error).split())[:300]}") from error
+    data = replace(data, classes=classes, val=relabel_to(classes, data.val, data.classes))
+    crop = EvaluationCrop(about["image_size"], about["eval_crop"])
+    return Subject({name: model}, classes, data, crop, (tuple(about["mean"]), tuple(about["std"])))
+
+
+def _published(name: str, data_name: str, weights: Path | None = None) -> Subject:
+    """Build a timm model with published weights (or a file's); its outputs are the data's classes in their order."""
+    data = open_data(data_name)
+    settings = Model(name, pretrained=weights is None, init=str(weights) if weights else None)
+    outputs = head_size(read_tensors(weights)[0]) if weights else published_classes(name)
+    if outputs is None or outputs != len(data.classes):
+        raise RecipeError(
+            f"{weights or name} tells {outputs} classes apart, but {data.name} has {len(data.classes)}; evaluate it on "
+            f"data with its classes, or fine-tune it first: transmix train --init {weights or name}"
+        )
+    model = build_model(settings, outputs, None)
+    config: Any = model.pretrained_cfg
+    crop = EvaluationCrop(config["input_size"][-1], config["crop_pct"])
+    return Subject({"model": model}, data.classes, data, crop, (tuple(config["mean"]), tuple(config["std"])))
+
+
+def _needed(data: str | None, target: str) -> str:
+    if data is None:
+        raise RecipeError(f"{target} comes without data; say what to evaluate it on with --data")
+    return data

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from transmix.attention import AttentionReader
 from transmix.mixing.labels import find_grid
-from transmix.training import run_folder
+from transmix.runs import folder as run_folder
 
 if TYPE_CHECKING:
     from transmix.training.loop import TrainingRun

@@ -11,25 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.keyed import key
 from transmix.data.loader import TrainingSamples, choose_threads, choose_workers, evaluation_batches, training_loader
 from transmix.data.order import EpochOrder
 from transmix.data.source import load_data
+from transmix.distributed import World
 from transmix.evaluation.evaluate import evaluate
+from transmix.models.build import AMP, build_model, normaliser
 from transmix.recipes import Recipe, RecipeError, check_recipe
-from transmix.training import distributed, run_folder
-from transmix.training.checkpoint import load_checkpoint, set_random_state
-from transmix.training.distributed import World
+from transmix.runs import folder as run_folder
+from transmix.runs.checkpoint import load_checkpoint, set_random_state
+from transmix.runs.log import RunLog
 from transmix.training.ema import WeightAverage
 from transmix.training.examples import draw_boxes, keep_examples
-from transmix.training.log import RunLog
-from transmix.training.model import build_model, normaliser
 from transmix.training.optimizer import build_optimizer, lr_at
 from transmix.training.progress import Progress
 from transmix.training.snapshot import restore, save
-from transmix.training.step import AMP, TrainingStep
+from transmix.training.step import TrainingStep
 
 
 class NotFiniteError(Exception):

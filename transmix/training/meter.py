@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from transmix.distributed import World, average
 from transmix.mixing import Mixed
-from transmix.training.distributed import World, average
 from transmix.transmix import label_shift
 
 NAMES = ("loss", "mixed_accuracy", "label_shift", "empty_boxes", "boxes", "batches", "boxed_batches", "nonfinite")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from transmix.training import distributed
-from transmix.training.checkpoint import (
+from transmix import distributed
+from transmix.runs.checkpoint import (
     Checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,

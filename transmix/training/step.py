@@ -11,13 +11,12 @@ from transmix.attention import AttentionReader
 from transmix.data.keyed import key
 from transmix.losses import MixedBCE, MixedCrossEntropy, mixed_accuracy
 from transmix.mixing import Mixed, Mixer, attention_labels
+from transmix.models.build import AMP
 from transmix.recipes import Recipe
 from transmix.recipes.settings import Mixing
 from transmix.training.ema import WeightAverage
 from transmix.training.meter import Meter
 from transmix.training.optimizer import set_lr
-
-AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

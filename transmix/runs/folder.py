@@ -1,13 +1,15 @@
 """The run folder: what a run leaves behind for people, figures and later runs.
 
-recipe.yaml          every setting, resolved
-classes.json         the class list; every other data set is matched to it by name
-environment.json     versions, machine, command
-metrics.jsonl, .csv  the log
-first_boxes.png      the first batch with boxes: labels by area, by attention, and the attention
-examples/            per epoch, attention and logits of eight fixed validation images
-checkpoints/         to resume from
-model.safetensors, ema.safetensors, confusion.csv, summary.json   when the run is finished
+    recipe.yaml            every setting, resolved
+    classes.json           the class list; every other data set is matched to it by name
+    environment.json       versions, machine, command
+    metrics.jsonl, .csv    the log
+    first_boxes.png        the first batch with boxes: labels by area, by attention, and the attention
+    last_boxes.png         the same in the last epoch
+    examples/              per epoch, attention and logits of eight fixed validation images
+    checkpoints/           to resume from
+
+and when the run is finished model.safetensors, ema.safetensors, confusion.csv, summary.json.
 """
 
 import csv
@@ -25,9 +27,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe
-from transmix.training.checkpoint import newest_checkpoint
-from transmix.training.distributed import World
-from transmix.training.log import replace_text
+from transmix.runs.checkpoint import newest_checkpoint
+from transmix.distributed import World
+from transmix.runs.log import replace_text
 
 MAY_CHANGE = {
     "workers",
@@ -116,6 +118,19 @@ def environment(world: World) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": world.size,
     }
+
+
+def read_best_step(folder: Path) -> int:
+    """Return the step of the best checkpoint, by the last checkpoint's account.
+
+    Raises:
+        RunError: no checkpoint, or none evaluated yet.
+    """
+    newest, problems = newest_checkpoint(folder / "checkpoints")
+    best = json.loads((newest / "state.json").read_text())["best"] if newest is not None else None
+    if best is None:
+        raise RunError(f"{folder} has no evaluated checkpoint. {' '.join(problems)}")
+    return best["step"]
 
 
 def write_examples(folder: Path, epoch: int, tensors: dict[str, Tensor]) -> None:

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from transmix.recipes import RecipeError
 from transmix.recipes.settings import Model
 
+AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Autocast types by the recipe's names."""
 
-def build_model(settings: Model, num_classes: int, image_size: int) -> nn.Module:
-    """Create a model with a head of `num_classes` for square images of `image_size` pixels.
+
+def build_model(settings: Model, num_classes: int, image_size: int | None) -> nn.Module:
+    """Create a model with a head of `num_classes` for square images of `image_size` pixels (None: its own size).
 
     Raises:
         RecipeError: a model or option that timm does not know, an image size that the patch does not divide, or
@@ -22,7 +25,7 @@ def build_model(settings: Model, num_classes: int, image_size: int) -> nn.Module
     if settings.pretrained and settings.init:
         raise RecipeError("pretrained and init both say where weights come from; give one")
     options = {"num_classes": num_classes, "drop_path_rate": settings.drop_path, **settings.model_options}
-    if _takes_image_size(settings.model):
+    if _takes_image_size(settings.model) and image_size is not None:
         options["img_size"] = image_size
     if settings.init:
         options.update(pretrained=True, **_weights(settings.init))
@@ -33,7 +36,8 @@ def build_model(settings: Model, num_classes: int, image_size: int) -> nn.Module
     except Exception as error:  # timm raises what the model's code happens to raise
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}") from error
-    check_patches(model, image_size)
+    if image_size is not None:
+        check_patches(model, image_size)
     if settings.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     return model
@@ -66,6 +70,30 @@ def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.de
         return pixels.div_(255).sub_(shift).div_(scale)
 
     return normalise
+
+
+def head_size(weights: dict[str, Tensor]) -> int | None:
+    """Return how many classes the head among a model's weights tells apart; None if there is no head."""
+    for name in ("head", "head.fc", "fc", "classifier"):
+        if f"{name}.weight" in weights:
+            return len(weights[f"{name}.weight"])
+    return None
+
+
+def published_classes(name: str) -> int:
+    """Return how many classes a timm model's published weights tell apart.
+
+    Raises:
+        RecipeError: timm has no such model, or no weights for it.
+    """
+    _takes_image_size(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # an unknown tag after the dot
+        raise RecipeError(f"timm has no published weights {name!r}: {error}") from error
+    if config is None or not config.has_weights:
+        raise RecipeError(f"timm has no published weights for {name!r}")
+    return config.num_classes
 
 
 def options_text(options: dict) -> str:
@@ -101,8 +129,5 @@ def _file_weights(path: Path) -> dict:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RecipeError(f"cannot read weights from {path}: {error}") from error
-    heads = [name for name in ("head.bias", "head.fc.bias", "fc.bias", "classifier.bias") if name in weights]
-    overlay: dict = {"state_dict": weights}
-    if heads:
-        overlay["num_classes"] = len(weights[heads[0]])
-    return overlay
+    classes = head_size(weights)
+    return {"state_dict": weights} | ({} if classes is None else {"num_classes": classes})

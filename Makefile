@@ -1,0 +1,35 @@
+# Everything runs in .venv, which `make setup` creates from the lock file. Needs Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup train test check bench lock clean
+
+setup: .venv/.done
+
+.venv/.done: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("transmix needs Python 3.11 or newer; say make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+train: setup  ## a Vision Transformer on the embedded digits, about two minutes
+	$(BIN)/transmix train --recipe digits --out runs/digits-$$(date +%Y%m%d-%H%M%S)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: setup  ## step time of TransMix over CutMix
+	$(BIN)/python benchmarks/step_overhead.py
+
+lock: setup  ## resolve again; names, versions and markers alone
+	$(BIN)/python scripts/lock.py
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Models: made by timm as a recipe says."""
