@@ -1,8 +1,14 @@
-"""What all tests share: real images where they are present."""
+"""What all tests share: real images where they are present, and small data and recipes for everything that trains."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from transmix.recipes import Recipe
+from transmix.recipes.settings import Augmentation, Data, Mixing, Model, Optimization, Run
 
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -13,3 +19,48 @@ def real_images():
     if not REAL_IMAGES.is_dir():
         pytest.skip(f"real images are not present at {REAL_IMAGES}")
     return REAL_IMAGES
+
+
+def write_class_folders(root: Path, train: int = 20, val: int = 4, size: tuple[int, int] = (20, 16)) -> Path:
+    """Write two classes of noise, one dark and one light, of (height, width) pixels."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for brightness, name in ((60, "dark"), (180, "light")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.normal(brightness, 40, (*size, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index:03d}.png")
+    return root
+
+
+def _small_recipe(data: Path | str, **changes: object) -> Recipe:
+    recipe = Recipe(
+        Data(data=str(data), image_size=16, workers=0),
+        Augmentation(crop="pad", pad=2, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25, eval_crop=1.0),
+        Model(
+            "vit_tiny_patch16_224",
+            {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "drop_rate": 0.1},
+            drop_path=0.2,
+        ),
+        Mixing(),
+        Optimization(epochs=2, batch_size=8, warmup_epochs=0.5, ema_decay=0.9, clip_grad=1.0),
+        Run(threads=1, log_every=2),
+    )
+    for section in ("data", "augmentation", "model", "mixing", "optimization", "run"):
+        settings = getattr(recipe, section)
+        mine = {name: value for name, value in changes.items() if hasattr(settings, name)}
+        recipe = replace(recipe, **{section: replace(settings, **mine)})
+    return recipe
+
+
+@pytest.fixture(scope="session")
+def small_recipe():
+    """Make a recipe whose run takes seconds and draws on every kind of randomness; changes by setting name."""
+    return _small_recipe
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """A folder of 40 training and 8 validation images in two classes."""
+    return write_class_folders(tmp_path_factory.mktemp("images"))

@@ -69,4 +69,7 @@ def draw_boxes(run: TrainingRun, name: str) -> None:
     if attention is not None:
         attention = attention.cpu()
         grid = grid or find_grid(attention.shape[1], *images.shape[-2:])
-    draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images)
+    try:
+        draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images)
+    except Exception as error:  # a picture is no reason to lose a run
+        run.progress.say(f"warning: {name} could not be drawn: {error}")
