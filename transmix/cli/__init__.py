@@ -1,6 +1,7 @@
 """The command line: one verb a file, imported when called."""
 
 import importlib
+import os
 import sys
 
 VERBS = {
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(str(error))
     except NotFiniteError as error:
         return complain(str(error), code=1)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return complain("interrupted; a run goes on with --resume", code=130)
     return 0

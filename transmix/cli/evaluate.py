@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from transmix.cli.options import parse
 from transmix.evaluation.subject import evaluate_subject, open_subject
 
 
@@ -36,7 +37,7 @@ class Evaluate:
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, measure, print a table and write JSON."""
-    asked = tyro.cli(Evaluate, prog="transmix evaluate", args=arguments)
+    asked = parse(Evaluate, "evaluate", arguments)
     subject = open_subject(asked.target, checkpoint=asked.checkpoint, model=asked.model, data=asked.data)
     scores = evaluate_subject(
         subject, batch_size=asked.batch_size, device=asked.device, workers=asked.workers, amp=asked.amp

@@ -1,11 +1,12 @@
 """transmix train: a recipe, with settings from the command line over it, to a run folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from transmix.cli.options import parse
 from transmix.recipes import Recipe, load_recipe
 from transmix.training.loop import train
 
@@ -28,14 +29,11 @@ class Train:
 def main(arguments: list[str]) -> None:
     """Parse the command line and train."""
     recipe = load_recipe(_recipe_name(arguments))
-    parsed = tyro.cli(
-        Train,
-        prog="transmix train",
-        args=arguments,
-        default=Train(out=tyro.MISSING, settings=recipe),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-    )
-    train(parsed.settings, parsed.out, parsed.resume)
+    parsed = parse(Train, "train", arguments, Train(out=tyro.MISSING, settings=recipe))
+    model = parsed.settings.model
+    options = recipe.model.model_options | model.model_options  # options given are added to the recipe's
+    settings = replace(parsed.settings, model=replace(model, model_options=options))
+    train(settings, parsed.out, parsed.resume)
 
 
 def _recipe_name(arguments: list[str]) -> str:

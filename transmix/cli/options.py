@@ -1,0 +1,73 @@
+"""Options to dataclass with tyro, and its complaints as one line."""
+
+import contextlib
+import io
+import re
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from transmix.recipes import RecipeError
+from transmix.recipes.settings import Scalar
+
+Options = TypeVar("Options")
+
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+def parse(kind: type[Options], verb: str, arguments: list[str], default: Options | None = None) -> Options:
+    """Fill a dataclass from command line arguments; --help prints and exits.
+
+    Raises:
+        RecipeError: an unknown option (with the nearest), a missing one, a value of the wrong type.
+    """
+    complaint = io.StringIO()
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind,
+                prog=f"transmix {verb}",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes,),
+                registry=_REGISTRY,
+                **given,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise RecipeError(f"{_one_line(complaint.getvalue())}; see transmix {verb} --help") from None
+
+
+def _one_line(box: str) -> str:
+    """Return the gist of what tyro wrote into a box: the problem, and options it thinks are meant."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rules = [number for number, line in enumerate(lines) if set(line) == {"─"}]
+    end = rules[0] if rules else len(lines)
+    problem, rest = " ".join(lines[:end]), lines[end:]
+    if "nrecognized" in problem:
+        near = list(dict.fromkeys(re.findall(r"^--[\w-]+", "\n".join(rest), flags=re.MULTILINE)))
+        problem += f"; did you mean {' or '.join(near[:2])}?" if near else ""
+    return problem or "the command line was not understood"
+
+
+@_REGISTRY.primitive_rule
+def _name_value_pairs(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Take a dict as NAME=VALUE words."""
+    if info.type != dict[str, Scalar]:
+        return None
+
+    def read(words: list[str]) -> dict[str, Scalar]:
+        pairs = [word.partition("=") for word in words]
+        if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
+            raise ValueError(f"expected NAME=VALUE, not {wrong[0]!r}")
+        return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE ...",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{name}={part}" for name, part in value.items()],
+    )
