@@ -24,8 +24,10 @@ def sharpen(model, seed=0):
         for name, weight in model.named_parameters():
             scale = 1.2 / weight[0].numel() ** 0.5 if weight.ndim > 1 else 0.02
             weight.copy_(torch.randn(weight.shape, generator=rng) * scale)
-            if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "fc_norm.weight", "ln.weight")):
+            if name.endswith("weight") and weight.ndim == 1:  # of a norm
                 weight.add_(1)
+            if any(part in name for part in ("attn", "attention")):
+                weight.mul_(1.5)
             if "gamma" in name:
                 weight.fill_(0.5)
             if "cls_token" in name or "class_token" in name:
@@ -126,6 +128,12 @@ def family(request):
 def vit():
     """The plain ViT."""
     return FAMILIES["vit"]
+
+
+@pytest.fixture
+def shallow_vit():
+    """The plain ViT of one block, for what is slow to compile."""
+    return Family(from_timm("deit_tiny_patch16_224", depth=1), "blocks.0.attn", blocks=1)
 
 
 @pytest.fixture

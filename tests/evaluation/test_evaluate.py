@@ -64,6 +64,7 @@ def test_scores_are_those_of_the_model_in_evaluation_mode():
         "top5",
         "calibration_error",
         "per_class_accuracy",
+        "confusion",
     }
 
 
@@ -208,7 +209,7 @@ RANK = """
     except ValueError as error:
         result["empty"] = str(error)
     with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump(result, file)
+        json.dump(result, file, default=lambda counts: counts.tolist())
     dist.destroy_process_group()
 """
 
@@ -225,6 +226,7 @@ def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(r
         for rank in ranks:
             rank.kill()
     alone = score(small_model(), in_batches(*data(), [23]))
+    alone["confusion"] = alone["confusion"].tolist()
     for rank in range(2):
         result = json.loads((tmp_path / f"{rank}.json").read_text())
         assert_same(result["uneven"], alone)

@@ -58,7 +58,11 @@ class AttentionReader:
         self._reading = _Reading(self._found, training, eval)
         _attach(self._found.module, _read_class_attention, self._reading)
         if self._found.patch_embed is not None:
-            _attach(self._found.patch_embed, _note_image_size, self._reading)
+            try:
+                _attach(self._found.patch_embed, _note_image_size, self._reading)
+            except AttentionError:
+                self.detach()
+                raise
         _allow_checkpointing_under_compile(bare)
 
     @property

@@ -38,9 +38,10 @@ def main(arguments: list[str]) -> None:
 
 def _recipe_name(arguments: list[str]) -> str:
     """Return what --recipe says: its values are the defaults of all other options, so it is needed before them."""
-    for position, argument in enumerate(arguments):
-        if argument == "--recipe" and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith("--recipe="):
-            return argument.partition("=")[2]
-    return DEFAULT_RECIPE
+    name = DEFAULT_RECIPE
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--recipe":
+            name = following
+        elif argument.startswith("--recipe="):
+            name = argument.partition("=")[2]
+    return name

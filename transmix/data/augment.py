@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from transmix.data.keyed import global_generators
@@ -76,13 +76,13 @@ def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
     shorter = min(height, width)
     if shorter == side:
         return image
-    size = (round(width * side / shorter), round(height * side / shorter))
+    size = (width * side // shorter, height * side // shorter)  # rounded down, as in torchvision
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def centre(image: np.ndarray, size: int) -> np.ndarray:
     """Return the size x size pixels in the middle of (H, W, 3)."""
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    top, left = (round((length - size) / 2) for length in image.shape[:2])  # a half to even, as in torchvision
     return image[top : top + size, left : left + size]
 
 
@@ -117,9 +117,13 @@ def _library_transforms(settings: Augmentation, size: int) -> Callable | None:
             "interpolation": Image.Resampling.BICUBIC,
         }
         try:
-            steps.append(rand_augment_transform(settings.rand_augment, hparams))
+            policy = rand_augment_transform(settings.rand_augment, hparams)
         except (AssertionError, ValueError) as error:
             raise ValueError(f"timm does not know the policy rand_augment {settings.rand_augment!r}") from error
+        for operation in policy.ops:
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+        steps.append(policy)
     elif settings.color_jitter > 0:
         from torchvision.transforms import ColorJitter
 
@@ -129,6 +133,11 @@ def _library_transforms(settings: Augmentation, size: int) -> Callable | None:
     from torchvision.transforms import Compose
 
     return Compose(steps)
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keep the upper bits of each pixel, none of them at timm's full strength: Pillow once gave black, 13 raises."""
+    return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
 
 
 def _erasing(settings: Augmentation) -> Callable[[np.ndarray], np.ndarray]:

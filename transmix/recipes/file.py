@@ -45,9 +45,9 @@ def load_recipe(name_or_path: str) -> Recipe:
         text = recipe_text(name_or_path)
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
         raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())}") from error
-    return typing.cast(Recipe, _build(Recipe, values or {}, name_or_path, ""))
+    return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, ""))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -78,7 +78,7 @@ def _build(kind: type, values: Any, where: str, section: str) -> Any:
         if key not in hints:
             raise RecipeError(f"{where}: unknown setting {name}{_nearest(str(key), list(hints))}")
         if dataclasses.is_dataclass(hints[key]):
-            settings[key] = _build(typing.cast(type, hints[key]), value or {}, where, name)
+            settings[key] = _build(typing.cast(type, hints[key]), {} if value is None else value, where, name)
         else:
             settings[key] = _convert(value, hints[key], f"{where}: {name}")
     return kind(**settings)

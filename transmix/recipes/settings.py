@@ -211,9 +211,33 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(f"warmup_epochs {optimization.warmup_epochs} exceeds epochs {optimization.epochs}")
     if not 0 <= mixing.smoothing < 1:
         raise RecipeError(f"smoothing must lie in [0, 1), not {mixing.smoothing}")
-    for name, value in {"mix_prob": mixing.mix_prob, "switch_prob": mixing.switch_prob}.items():
+    for name, value in {
+        "mix_prob": mixing.mix_prob,
+        "switch_prob": mixing.switch_prob,
+        "flip": augmentation.flip,
+        "random_erasing": augmentation.random_erasing,
+    }.items():
         if not 0 <= value <= 1:
             raise RecipeError(f"{name} is a probability, not {value}")
+    for name, value in {
+        "lr": optimization.lr,
+        "min_lr": optimization.min_lr,
+        "warmup_lr": optimization.warmup_lr,
+        "weight_decay": optimization.weight_decay,
+        "mixup_alpha": mixing.mixup_alpha,
+        "cutmix_alpha": mixing.cutmix_alpha,
+    }.items():
+        if not 0 <= value < float("inf"):
+            raise RecipeError(f"{name} must be a number of at least 0, not {value}")
+    if optimization.ema_decay is not None and not 0 <= optimization.ema_decay < 1:
+        raise RecipeError(f"ema_decay must lie in [0, 1), not {optimization.ema_decay}")
+    if not 0 <= mixing.attention_weight <= 1:
+        raise RecipeError(f"attention_weight is a share in [0, 1], not {mixing.attention_weight}")
+    alphas = {"mixup": mixing.mixup_alpha, "cutmix": mixing.cutmix_alpha}
+    if mixing.mix in alphas and alphas[mixing.mix] == 0:
+        raise RecipeError(f"{mixing.mix}_alpha 0 turns off what --mix {mixing.mix} asks for")
+    if mixing.mix == "mixup+cutmix" and not any(alphas.values()):
+        raise RecipeError("mixup_alpha and cutmix_alpha are both 0: nothing to mix with; use --mix none")
     if not 0 < augmentation.eval_crop <= 1:
         raise RecipeError(f"eval_crop is a fraction in (0, 1], not {augmentation.eval_crop}")
     if mixing.bce_threshold is not None and mixing.loss != "bce":

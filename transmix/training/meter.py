@@ -7,7 +7,7 @@ from transmix.distributed import World, average
 from transmix.mixing import Mixed
 from transmix.transmix import label_shift
 
-NAMES = ("loss", "mixed_accuracy", "label_shift", "empty_boxes", "boxes", "batches", "boxed_batches", "nonfinite")
+NAMES = ("loss", "mixed_accuracy", "label_shift", "empty_boxes", "boxes", "batches", "nonfinite")
 
 
 class Meter:
@@ -25,11 +25,12 @@ class Meter:
     def add(self, loss: Tensor, accuracy: Tensor, mixed: Mixed) -> None:
         """Add one micro-batch; nothing is read back."""
         one, nothing = loss.new_ones(()), loss.new_zeros(())
-        shift = empty = boxes = boxed = nothing
+        shift = empty = boxes = nothing
         if mixed.mask is not None and mixed.rule == "attention":
             measured = label_shift(mixed, self.attention_weight)
-            shift, empty, boxes, boxed = measured["label_shift"], measured["empty_boxes"], measured["boxes"], one
-        self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one, boxed, nothing])
+            empty, boxes = measured["empty_boxes"], measured["boxes"]
+            shift = measured["label_shift"] * boxes
+        self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one, nothing])
 
     def count_nonfinite(self, nonfinite: Tensor) -> None:
         """Count a step that was held back, if it was."""
@@ -46,6 +47,6 @@ class Meter:
         self.sums = torch.zeros_like(self.sums)
         means = {name: sums[name] / max(sums["batches"], 1) for name in ("loss", "mixed_accuracy")}
         if sums["boxes"] > 0:
-            means["label_shift"] = sums["label_shift"] / sums["boxed_batches"]
+            means["label_shift"] = sums["label_shift"] / sums["boxes"]
             means["empty_boxes"] = sums["empty_boxes"] / sums["boxes"]
         return {**means, "nonfinite": sums["nonfinite"]}

@@ -126,6 +126,8 @@ class TrainingStep:
 
 def build_mixer(settings: Mixing) -> Mixer:
     """Return the mixer of a recipe; for 'none' one that is never enabled."""
+    if settings.mix == "none":
+        return Mixer(prob=0.0)
     return Mixer(
         mixup_alpha=0.0 if settings.mix == "cutmix" else settings.mixup_alpha,
         cutmix_alpha=0.0 if settings.mix == "mixup" else settings.cutmix_alpha,

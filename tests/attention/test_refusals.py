@@ -1,0 +1,191 @@
+"""What cannot be read is refused, with the module that was found and the remedy."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from transmix import AttentionError, AttentionReader
+
+
+def refusal(model, module=None):
+    with pytest.raises(AttentionError) as error:
+        AttentionReader(model, module)
+    return str(error.value)
+
+
+UNKNOWN = (
+    "is not a model whose class attention is known: looked for 'attn_pool' and for the 'attn' of the last "
+    "of 'cls_attn_blocks', 'blocks_token_only' or 'blocks'."
+)
+POINT = "Point at the module that attends for the class token, module=...; its last attention-like modules:"
+
+
+def test_a_net_without_attention_is_refused():
+    import timm
+
+    assert refusal(timm.create_model("resnet18")) == f"ResNet {UNKNOWN} It holds no module that looks like attention."
+
+
+def test_swin_is_refused(make_timm):
+    swin = make_timm(
+        "swin_tiny_patch4_window7_224", (28, 56), patch_size=None, embed_dim=12, depth=None, depths=(1, 1),
+        num_heads=(1, 2), window_size=7,
+    )  # fmt: skip
+    assert refusal(swin) == (f"SwinTransformer {UNKNOWN} {POINT} layers.0.blocks.0.attn, layers.1.blocks.0.attn")
+
+
+AVERAGED = (
+    "averages its class token away or leaves it unused (global_pool='avg'): its attention does not "
+    "say where the prediction looks. Create the model with global_pool='token'"
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "text"),
+    [
+        ("deit_tiny_patch16_224", {"global_pool": "avg"}, f"VisionTransformer {AVERAGED}"),
+        ("eva02_tiny_patch14_224", {}, f"Eva {AVERAGED}"),
+        ("vit_small_patch16_dinov3", {}, f"Eva {AVERAGED}"),
+        (
+            "vit_base_patch16_siglip_gap_224",
+            {},
+            "VisionTransformer has no class token (global_pool='avg'): nothing attends for its class prediction. "
+            "Use a model with a class token and global_pool='token'",
+        ),
+        ("cait_xxs24_224", {"global_pool": "avg"}, f"Cait {AVERAGED}"),
+    ],
+)
+def test_an_averaged_class_token_is_refused(make_timm, architecture, changes, text):
+    model = make_timm(architecture, **changes)
+    before = {name: sorted(module.__dict__) for name, module in model.named_modules()}
+    assert refusal(model) == text
+    assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == before
+
+
+def test_the_remedy_that_is_named_works(make_timm):
+    model = make_timm("eva02_tiny_patch14_224", global_pool="token").train()
+    reader = AttentionReader(model)
+    model(torch.rand(2, 3, 32, 48))
+    assert reader.take().shape == (2, 24)
+
+
+def test_an_unknown_module_is_refused(vit, families):
+    known = f"{POINT} blocks.0.attn, blocks.1.attn"
+    assert refusal(vit.model(), "blocks.7.attn") == f"VisionTransformer has no module 'blocks.7.attn'. {known}"
+    assert refusal(vit.model(), nn.Linear(2, 2)) == f"VisionTransformer has no the Linear given. {known}"
+    assert refusal(families["own"].model()) == f"OwnModel {UNKNOWN} {POINT} looking"
+
+
+class Calls(nn.Module):
+    """A module that calls fused attention as often as it is told, over tokens of its own choice."""
+
+    def __init__(self, times=1, keep=None, **settings):
+        super().__init__()
+        self.times, self.keep, self.settings = times, keep, settings
+
+    def forward(self, tokens):
+        query = tokens[:, None]
+        for _ in range(self.times):
+            query = F.scaled_dot_product_attention(
+                query, query[:, :, : self.keep], query[:, :, : self.keep], **self.settings
+            )
+        return query[:, 0]
+
+
+def failure(model, *inputs):
+    with pytest.raises(AttentionError) as error:
+        model(*inputs)
+    return str(error.value)
+
+
+def test_two_calls_in_one_module_are_refused():
+    model = nn.Sequential(Calls(2))
+    AttentionReader(model, "0")
+    assert failure(model, torch.rand(2, 5, 4)) == (
+        "expected '0' (Calls) to call fused attention (scaled_dot_product_attention) once, but it did 2 times. "
+        "Point at the one module that attends for the class token"
+    )
+
+
+UNFUSED = (
+    "(scaled_dot_product_attention) once, but it did 0 times. "
+    "Is fused attention off (timm: TIMM_FUSED_ATTN, set_fused_attn)? Turn it on, or point at another module"
+)
+
+
+def test_attention_that_is_not_fused_is_refused(vit):
+    model = vit.model()
+    reader = AttentionReader(model)
+    model.blocks[-1].attn.fused_attn = False
+    assert failure(model, vit.images()) == f"expected 'blocks.1.attn' (Attention) to call fused attention {UNFUSED}"
+    with pytest.raises(AttentionError, match="no attention was recorded"):
+        reader.take()
+
+
+def test_fused_attention_turned_off_in_timm_is_refused(vit):
+    from timm.layers import config
+
+    before = config._USE_FUSED_ATTN
+    try:
+        config.set_fused_attn(False)
+        model = vit.model()
+    finally:
+        config._USE_FUSED_ATTN = before
+    AttentionReader(model)
+    assert failure(model, vit.images()) == f"expected 'blocks.1.attn' (Attention) to call fused attention {UNFUSED}"
+
+
+def test_a_module_without_attention_is_refused_at_its_forward(vit):
+    model = vit.model()
+    AttentionReader(model, "blocks.1.mlp")
+    assert failure(model, vit.images()) == f"expected 'blocks.1.mlp' (Mlp) to call fused attention {UNFUSED}"
+
+
+def test_a_failed_forward_in_eval_mode_is_none(vit):
+    model = vit.model()
+    AttentionReader(model)
+    model.blocks[-1].attn.fused_attn = False
+    model.eval()(vit.images())
+
+
+def test_patch_dropout_is_refused(make_timm):
+    model = make_timm("deit_tiny_patch16_224", patch_drop_rate=0.5).train()
+    AttentionReader(model)
+    assert failure(model, torch.rand(2, 3, 32, 48)) == (
+        "'blocks.1.attn' (Attention) attends over 13 tokens, which cannot be 24 patches after a class token "
+        "(grid (4, 6)): patch dropout, or not the class token's attention"
+    )
+
+
+def test_attention_over_nothing_but_the_class_token_is_refused():
+    model = nn.Sequential(Calls(keep=1))
+    AttentionReader(model, "0")
+    assert failure(model, torch.rand(2, 5, 4)) == (
+        "'0' (Calls) attends over 1 tokens, which cannot be 0 patches after a class token "
+        "(grid None): patch dropout, or not the class token's attention"
+    )
+
+
+def test_attention_between_patches_alone_is_refused(make_timm):
+    model = make_timm("deit_tiny_patch16_224", class_token=False, global_pool="avg").train()
+    AttentionReader(model, "blocks.1.attn")
+    assert failure(model, torch.rand(2, 3, 32, 48)) == (
+        "'blocks.1.attn' (Attention) attends over 24 tokens, which cannot be 24 patches after a class token "
+        "(grid (4, 6)): patch dropout, or not the class token's attention"
+    )
+
+
+def test_causal_attention_is_refused():
+    model = nn.Sequential(Calls(is_causal=True))
+    AttentionReader(model, "0")
+    assert failure(model, torch.rand(2, 5, 4)) == ("attention is causal: the first token sees nothing but itself")
+
+
+def test_an_attention_pool_is_read(make_timm):
+    model = make_timm("vit_base_patch16_siglip_224").train()
+    reader = AttentionReader(model)
+    model(torch.rand(2, 3, 32, 48))
+    row = reader.take()
+    assert row.shape == (2, 24)
+    assert torch.allclose(row.sum(1), torch.ones(2), atol=1e-5)  # no class token that takes a part

@@ -1,0 +1,289 @@
+"""Augmentation follows from the sample's key alone; evaluation crops as torchvision does."""
+
+import itertools
+import math
+import random
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from transmix.data import augment
+from transmix.data.augment import EvaluationCrop, TrainingAugmentation, fit, shift
+from transmix.recipes.settings import Augmentation
+
+SIZE = 16
+OFF = {"rand_augment": None, "color_jitter": 0.0, "random_erasing": 0.0}
+WITH = {
+    "rand_augment": OFF | {"rand_augment": "rand-m9-mstd0.5-inc1"},
+    "color_jitter": OFF | {"color_jitter": 0.4},
+    "erasing": OFF | {"random_erasing": 0.8},
+}
+EVERYTHING = [
+    pytest.param(crop, kind, id=f"{crop}-{kind}") for crop in ("none", "pad", "random-resized") for kind in WITH
+]
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def smooth(height, width):
+    rows, columns = np.mgrid[:height, :width]
+    waves = [np.sin(rows / 4), np.cos(columns / 3), np.sin((rows + 2 * columns) / 9)]
+    return (128 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def augmentation(size=SIZE, **settings):
+    return TrainingAugmentation(Augmentation(**{"crop": "none", "flip": 0.0, **OFF, **settings}), size)
+
+
+def channels_last(image):
+    return image.permute(1, 2, 0).numpy()
+
+
+def global_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def follows_from_the_key(change):
+    image = noise(20, 28)
+    first = [change(image, key) for key in range(6)]
+    second = [change(image, key) for key in reversed(range(6))][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def leaves_global_generators_alone(change):
+    before = global_states()
+    for key in range(6):
+        change(noise(20, 28), key)
+    assert global_states() == before
+
+
+@pytest.mark.parametrize(("crop", "kind"), EVERYTHING)
+def test_the_same_key_gives_the_same_pixels_and_global_generators_are_untouched(crop, kind):
+    change = augmentation(crop=crop, flip=0.5, **WITH[kind])
+    follows_from_the_key(change)
+    leaves_global_generators_alone(change)
+
+
+@pytest.mark.parametrize(("crop", "kind"), EVERYTHING)
+def test_other_keys_give_other_pixels(crop, kind):
+    change = augmentation(crop=crop, flip=0.5, **WITH[kind])
+    outcomes = {change(noise(20, 28), key).numpy().tobytes() for key in range(12)}
+    assert len(outcomes) >= 6
+
+
+@pytest.mark.parametrize(("crop", "kind"), EVERYTHING)
+def test_a_square_uint8_image_comes_out_and_the_one_that_went_in_is_not_changed(crop, kind):
+    change = augmentation(crop=crop, flip=0.5, **WITH[kind])
+    for height, width in ((20, 28), (31, 17), (SIZE, SIZE), (9, 12)):
+        image = noise(height, width)
+        for key in range(3):
+            out = change(image, key)
+            assert out.shape == (3, SIZE, SIZE)
+            assert out.dtype == torch.uint8
+            out.fill_(0)
+        assert np.array_equal(image, noise(height, width))
+
+
+@pytest.mark.parametrize("kind", WITH)
+def test_libraries_left_to_the_global_generators_would_break_both_promises(kind, monkeypatch):
+    monkeypatch.setattr(augment, "global_generators", lambda seed: nullcontext())
+    change = augmentation(crop="random-resized", **WITH[kind])
+    with pytest.raises(AssertionError):
+        follows_from_the_key(change)
+    with pytest.raises(AssertionError):
+        leaves_global_generators_alone(change)
+
+
+# Shift.
+
+
+def mirrored(position, length):
+    return -position if position < 0 else 2 * (length - 1) - position if position >= length else position
+
+
+def clamped(position, length):
+    return min(max(position, 0), length - 1)
+
+
+def moved(image, down, right, border=mirrored):
+    height, width = image.shape[:2]
+    out = np.empty_like(image)
+    for row in range(height):
+        for column in range(width):
+            out[row, column] = image[border(row + down, height), border(column + right, width)]
+    return out
+
+
+def which_shift(image, out, pad, border=mirrored):
+    steps = range(-pad, pad + 1)
+    return [move for move in itertools.product(steps, steps) if np.array_equal(out, moved(image, *move, border))]
+
+
+def test_a_shift_moves_the_image_and_mirrors_what_comes_in():
+    image, pad = noise(5, 8), 2
+    outs = [shift(image, pad, random.Random(key)) for key in range(150)]
+    moves = [which_shift(image, out, pad) for out in outs]
+    assert all(len(move) == 1 for move in moves)
+    assert {move[0] for move in moves} == set(itertools.product(range(-2, 3), range(-2, 3)))  # each way, and not at all
+    assert not all(which_shift(image, out, pad, clamped) for out in outs)
+
+
+def test_crop_pad_is_a_shift_of_the_fitted_image():
+    change = augmentation(crop="pad", pad=3)
+    image = noise(24, 33)
+    for key in range(5):
+        assert len(which_shift(fit(image, SIZE), channels_last(change(image, key)), 3)) == 1
+
+
+# Random resized crop.
+
+
+def test_crop_scale_and_ratio_mean_area_and_width_by_height():
+    image = smooth(20, 30)
+    whole = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    change = augmentation(crop="random-resized", crop_scale=(1.0, 1.0), crop_ratio=(1.5, 1.5))
+    assert np.array_equal(channels_last(change(image, 0)), whole)
+    swapped = augmentation(crop="random-resized", crop_scale=(1.0, 1.0), crop_ratio=(1 / 1.5, 1 / 1.5))
+    assert not np.array_equal(channels_last(swapped(image, 0)), whole)
+    smaller = augmentation(crop="random-resized", crop_scale=(0.3, 0.3), crop_ratio=(1.5, 1.5))
+    assert not np.array_equal(channels_last(smaller(image, 0)), whole)
+
+
+# Flip.
+
+
+@pytest.mark.parametrize("key", range(8))
+def test_flip_1_always_mirrors_left_and_right_and_flip_0_never(key):
+    image = noise(SIZE, SIZE)
+    assert np.array_equal(channels_last(augmentation(flip=1.0)(image, key)), image[:, ::-1])
+    assert np.array_equal(channels_last(augmentation(flip=0.0)(image, key)), image)
+
+
+def test_the_chance_of_a_flip_is_what_the_setting_says():
+    image = noise(SIZE, SIZE)
+    change = augmentation(flip=0.3)
+    flipped = sum(not np.array_equal(channels_last(change(image, key)), image) for key in range(600))
+    assert 0.22 < flipped / 600 < 0.38
+
+
+# Erasing.
+
+
+def one_rectangle(changed):
+    """Whether the changed pixels fill their bounding box, but for noise that met the pixel's own value."""
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    box = changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return box.mean() > 0.97
+
+
+def test_two_rectangles_are_told_from_one():
+    changed = np.zeros((12, 15), dtype=bool)
+    changed[2:5, 3:9] = True
+    assert one_rectangle(changed)
+    changed[8:10, 12:14] = True
+    assert not one_rectangle(changed)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5])
+def test_erasing_changes_one_rectangle_and_leaves_all_other_pixels_bit_equal(flip):
+    image = noise(40, 40)
+    plain, erased = augmentation(40, flip=flip), augmentation(40, flip=flip, random_erasing=1.0)
+    for key in range(20):
+        changed = (plain(image, key) != erased(image, key)).any(0).numpy()
+        assert one_rectangle(changed)
+        assert 0.015 < changed.mean() < 0.35
+
+
+def test_erased_pixels_are_noise_with_the_mean_and_deviation_of_the_settings():
+    mean, std = (0.2, 0.5, 0.8), (0.02, 0.05, 0.04)
+    change = augmentation(64, random_erasing=1.0, mean=mean, std=std)
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels = np.concatenate([out[out.any(-1)] for out in (channels_last(change(image, key)) for key in range(10))])
+    assert np.allclose(pixels.mean(0) / 255, mean, atol=0.01)
+    assert np.allclose(pixels.std(0) / 255, std, atol=0.006)
+
+
+def test_the_chance_of_erasing_is_what_the_setting_says():
+    image = noise(SIZE, SIZE)
+    change = augmentation(random_erasing=0.25)
+    erased = sum(not np.array_equal(channels_last(change(image, key)), image) for key in range(600))
+    assert 0.17 < erased / 600 < 0.33
+
+
+# Settings.
+
+
+@pytest.mark.parametrize("policy", ["", "autumn", "rand-q9", "augmix-m3", "original"])
+def test_a_policy_that_timm_does_not_know_is_an_error(policy):
+    with pytest.raises(ValueError, match=f"^timm does not know the policy rand_augment '{policy}'$"):
+        augmentation(rand_augment=policy)
+
+
+def test_posterizing_to_no_bits_makes_the_image_black_and_raises_nothing():
+    change = augmentation(rand_augment="rand-m10-inc1")  # full strength; newer Pillow refuses it
+    image = noise(SIZE, SIZE)
+    black = sum(not change(image, key).any() for key in range(300))
+    assert 5 < black < 60  # two of 15 operations, each with a chance of one half: one image in 15
+
+
+def test_posterizing_to_some_bits_keeps_the_upper_ones():
+    image = noise(9, 14)
+    for bits in (1, 3, 8):
+        kept = np.asarray(augment._posterize(Image.fromarray(image), bits, fillcolor=0))
+        assert np.array_equal(kept, image // 2 ** (8 - bits) * 2 ** (8 - bits))
+
+
+def test_colour_jitter_is_used_only_where_there_is_no_rand_augment():
+    both = augmentation(color_jitter=0.4, rand_augment="rand-m9-inc1")
+    alone = augmentation(rand_augment="rand-m9-inc1")
+    jitter = augmentation(color_jitter=0.4)
+    image = smooth(SIZE, SIZE)
+    assert all(torch.equal(both(image, key), alone(image, key)) for key in range(4))
+    assert not all(torch.equal(jitter(image, key), alone(image, key)) for key in range(4))
+
+
+# Evaluation.
+
+
+def torchvision_crop(image, size, crop):
+    steps = Compose([Resize(math.floor(size / crop), InterpolationMode.BICUBIC), CenterCrop(size)])
+    return np.asarray(steps(Image.fromarray(image)))
+
+
+def difference(image, size, crop, reference):
+    return np.abs(channels_last(EvaluationCrop(size, crop)(image)).astype(int) - reference.astype(int)).max()
+
+
+@pytest.mark.parametrize("pixels", [noise, smooth, lambda height, width: noise(height, width, seed=1) // 2])
+@pytest.mark.parametrize("crop", [0.8, 0.875, 1.0])
+@pytest.mark.parametrize(
+    ("height", "width"), [(40, 60), (60, 40), (33, 97), (97, 33), (37, 53), (20, 21), (50, 50), (24, 31), (12, 17)]
+)
+def test_the_evaluation_crop_is_torchvisions_resize_and_centre_crop(height, width, crop, pixels):
+    image = pixels(height, width)
+    for size in (17, 24):
+        assert difference(image, size, crop, torchvision_crop(image, size, crop)) <= 1
+
+
+def test_another_crop_is_told_from_torchvisions():
+    image = noise(40, 60)
+    assert difference(image, 24, 0.8, torchvision_crop(image, 24, 1.0)) > 50
+    assert difference(image, 24, 0.8, np.roll(torchvision_crop(image, 24, 0.8), 1, axis=1)) > 50
+
+
+def test_an_image_of_the_right_size_is_evaluated_as_it_is():
+    image = noise(SIZE, SIZE)
+    assert np.array_equal(channels_last(EvaluationCrop(SIZE, 1.0)(image)), image)
+    assert not np.array_equal(channels_last(EvaluationCrop(SIZE, 0.875)(image)), image)
+
+
+def test_the_evaluation_crop_has_memory_of_its_own():
+    image = noise(SIZE, SIZE)
+    EvaluationCrop(SIZE, 1.0)(image).fill_(0)
+    assert np.array_equal(image, noise(SIZE, SIZE))

@@ -1,0 +1,372 @@
+"""Recipes are read strictly, written back in full, and refused where their settings contradict each other."""
+
+import re
+from collections import Counter
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import transmix.recipes
+from transmix.recipes import (
+    Recipe,
+    RecipeError,
+    changed_settings,
+    check_recipe,
+    dump_recipe,
+    load_recipe,
+    recipe_names,
+    recipe_text,
+)
+
+SECTIONS = ("data", "augmentation", "model", "mixing", "optimization", "run")
+
+
+def changed(recipe=None, **changes):
+    """A recipe with settings changed by name, whatever their section; with data unless told otherwise."""
+    recipe = recipe or Recipe()
+    changes = {"data": "digits", **changes}
+    for section in SECTIONS:
+        names = [field.name for field in fields(getattr(recipe, section))]
+        mine = {name: changes.pop(name) for name in names if name in changes}
+        recipe = replace(recipe, **{section: replace(getattr(recipe, section), **mine)})
+    assert not changes
+    return recipe
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a recipe from text."""
+
+    def load_text(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_recipe(str(path))
+
+    return load_text
+
+
+def refuses(load, text, message):
+    with pytest.raises(RecipeError) as raised:
+        load(text)
+    where, _, said = str(raised.value).partition(": ")
+    assert where.endswith("recipe.yaml")
+    assert said == message
+
+
+# Round trip.
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_survives_being_written_and_read(load, name):
+    recipe = load_recipe(name)
+    assert load(dump_recipe(recipe)) == recipe
+    assert recipe != Recipe()
+    check_recipe(changed(recipe))
+
+
+def test_every_recipe_file_in_the_package_is_listed():
+    folder = Path(transmix.recipes.__file__).parent
+    assert recipe_names() == sorted(path.stem for path in folder.glob("*.yaml"))
+    assert "digits" in recipe_names()
+    assert recipe_text("digits") == (folder / "digits.yaml").read_text(encoding="utf-8")
+
+
+def test_what_is_written_has_every_setting():
+    assert yaml.safe_load(dump_recipe(Recipe())) == yaml.safe_load(yaml.safe_dump(_lists(asdict(Recipe()))))
+
+
+def _lists(values):
+    if isinstance(values, dict):
+        return {key: _lists(value) for key, value in values.items()}
+    return list(values) if isinstance(values, tuple) else values
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]))
+options = st.dictionaries(words, st.booleans() | st.integers() | numbers | words, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(numbers, words, options, st.tuples(numbers, numbers), st.none() | st.integers())
+def test_any_settings_survive_being_written_and_read(tmp_path_factory, lr, data, model_options, betas, workers):
+    recipe = changed(lr=lr, data=data, model_options=model_options, betas=betas, workers=workers)
+    path = tmp_path_factory.getbasetemp() / "any.yml"
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    read = load_recipe(str(path))
+    assert read == recipe
+    assert {key: type(value) for key, value in read.model.model_options.items()} == {
+        key: type(value) for key, value in model_options.items()
+    }
+
+
+@pytest.mark.parametrize("text", ["", "# nothing", "mixing:", "mixing: {}", "~"])
+def test_what_a_file_leaves_out_keeps_its_default(load, text):
+    assert load(text) == Recipe()
+
+
+def test_what_a_file_states_is_taken_and_nothing_else_changes(load):
+    assert load("mixing: {switch_prob: 0.8}\nrun: {seed: 3}") == changed(data=None, switch_prob=0.8, seed=3)
+
+
+# Unknown names.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mixing: {switch-prob: 0.8}", "unknown setting mixing.switch-prob; did you mean switch_prob?"),
+        ("optimization: {warmup: 5}", "unknown setting optimization.warmup; did you mean warmup_lr?"),
+        ("mixng: {switch_prob: 0.8}", "unknown setting mixng; did you mean mixing?"),
+        ("switch_prob: 0.8", f"unknown setting switch_prob; known: {', '.join(SECTIONS)}"),
+        ("1: 2", f"unknown setting 1; known: {', '.join(SECTIONS)}"),
+        (
+            "data: {zzz: 1}",
+            "unknown setting data.zzz; known: data, image_size, workers, cache_gb",
+        ),
+    ],
+)
+def test_an_unknown_name_is_an_error_that_gives_the_nearest(load, text, message):
+    refuses(load, text, message)
+
+
+def test_a_setting_in_another_section_is_unknown_there(load):
+    with pytest.raises(RecipeError, match=r": unknown setting run\.lr"):
+        load("run: {lr: 1.0}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digit", "no recipe is called 'digit'; did you mean digits?"),
+        ("imagenet-deit-small", "no recipe is called 'imagenet-deit-small'; did you mean imagenet_deit_small?"),
+        ("../digits", "no recipe is called '../digits'; did you mean digits?"),
+    ],
+)
+def test_an_unknown_recipe_gives_the_nearest_name(name, message):
+    for read in (load_recipe, recipe_text):
+        with pytest.raises(RecipeError, match=f"^{re.escape(message)}$"):
+            read(name)
+
+
+def test_a_name_like_no_recipe_gives_all_names():
+    with pytest.raises(RecipeError, match=f"^no recipe is called 'qqq'; known: {', '.join(recipe_names())}$"):
+        load_recipe("qqq")
+
+
+# Wrong types.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimization: {lr: fast}", "optimization.lr must be a number, not 'fast'"),
+        ("optimization: {lr: true}", "optimization.lr must be a number, not True"),
+        ("optimization: {lr: }", "optimization.lr must be a number, not None"),
+        ("optimization: {lr: [1.0]}", "optimization.lr must be a number, not [1.0]"),
+        ("optimization: {epochs: 1.0}", "optimization.epochs must be a whole number, not 1.0"),
+        ("optimization: {epochs: 1e2}", "optimization.epochs must be a whole number, not '1e2'"),
+        ("optimization: {epochs: true}", "optimization.epochs must be a whole number, not True"),
+        ("data: {workers: two}", "data.workers must be a whole number, not 'two'"),
+        ("run: {deterministic: 1}", "run.deterministic must be true or false, not 1"),
+        ("run: {deterministic: 'true'}", "run.deterministic must be true or false, not 'true'"),
+        ("run: {device: 0}", "run.device must be a text, not 0"),
+        ("data: {data: 7}", "data.data must be a text, not 7"),
+        ("optimization: {clip_grad: none}", "optimization.clip_grad must be a number, not 'none'"),
+        ("optimization: {betas: [0.9]}", "optimization.betas must be a list of 2 numbers, not [0.9]"),
+        ("augmentation: {mean: [1, 2]}", "augmentation.mean must be a list of 3 numbers, not [1, 2]"),
+        ("augmentation: {mean: 0.5}", "augmentation.mean must be a list of 3 numbers, not 0.5"),
+        ("augmentation: {mean: abc}", "augmentation.mean must be a list of 3 numbers, not 'abc'"),
+        ("optimization: {betas: [0.9, x]}", "optimization.betas must be a number, not 'x'"),
+        (
+            "mixing: {mix: cutmixup}",
+            "mixing.mix must be one of none, mixup, cutmix, mixup+cutmix, transmix, not 'cutmixup'",
+        ),
+        ("mixing: {loss: }", "mixing.loss must be one of cross-entropy, bce, not None"),
+        ("model: {amp: [bf16]}", "model.amp must be one of none, bf16, fp16, not ['bf16']"),
+        ("model: {model_options: tiny}", "model.model_options must be settings (name: value), not 'tiny'"),
+        (
+            "model: {model_options: {depth: [1]}}",
+            "model.model_options.depth must be a number, a text, true or false, not [1]",
+        ),
+        ("mixing: [cutmix]", "mixing must be settings (name: value), not ['cutmix']"),
+        ("mixing: 0", "mixing must be settings (name: value), not 0"),
+        ("mixing: false", "mixing must be settings (name: value), not False"),
+        ("mixing: []", "mixing must be settings (name: value), not []"),
+        ("cutmix", "a recipe must be settings (name: value), not 'cutmix'"),
+        ("[mixing]", "a recipe must be settings (name: value), not ['mixing']"),
+        ("[]", "a recipe must be settings (name: value), not []"),
+        ("false", "a recipe must be settings (name: value), not False"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_an_error_that_says_what_it_must_be(load, text, message):
+    refuses(load, text, message)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "'0.001'"])
+def test_a_number_may_be_written_with_an_exponent_and_no_dot(load, text):
+    recipe = load(f"optimization: {{lr: {text}, clip_grad: 2e0, betas: [9e-1, 1]}}")
+    assert recipe.optimization.lr == 0.001
+    assert recipe.optimization.clip_grad == 2.0
+    assert recipe.optimization.betas == (0.9, 1.0)
+    assert [type(beta) for beta in recipe.optimization.betas] == [float, float]
+
+
+def test_a_whole_number_is_a_number_and_becomes_a_float(load):
+    warmup = load("optimization: {warmup_epochs: 2}").optimization.warmup_epochs
+    assert warmup == 2.0
+    assert type(warmup) is float
+
+
+def test_settings_that_may_be_none_take_null(load):
+    recipe = load("augmentation: {rand_augment: null}\noptimization: {clip_grad: 1.0, ema_decay: ~}")
+    assert recipe.augmentation.rand_augment is None
+    assert recipe.optimization.clip_grad == 1.0
+    assert recipe.optimization.ema_decay is None
+
+
+@pytest.mark.parametrize("mix", ["none", "mixup", "cutmix", "mixup+cutmix", "transmix"])
+def test_every_named_choice_is_taken(load, mix):
+    assert load(f"mixing: {{mix: {mix}}}").mixing.mix == mix
+
+
+def test_model_options_keep_the_types_of_their_values(load):
+    options = load("model: {model_options: {a: 1, b: 1.5, c: true, d: x}}").model.model_options
+    assert options == {"a": 1, "b": 1.5, "c": True, "d": "x"}
+    assert [type(value) for value in options.values()] == [int, float, bool, str]
+
+
+# Text that is no recipe.
+
+
+@pytest.mark.parametrize("text", ["mixing: [", "a: b: c", "? [1]\n: 2", "run: \x00", "run: 2020-13-45", "run: !!int x"])
+def test_text_that_is_not_yaml_is_an_error_on_one_line(load, text):
+    with pytest.raises(RecipeError, match=r"^[^\n]*recipe\.yaml is not YAML: [^\n]+$"):
+        load(text)
+
+
+def test_python_tags_are_refused_and_run_nothing(load, tmp_path):
+    made = tmp_path / "made"
+    text = f"run: !!python/object/apply:os.mkdir ['{made.as_posix()}']"
+    with pytest.raises(RecipeError, match=r"is not YAML: could not determine a constructor for the tag"):
+        load(text)
+    assert not made.exists()
+    yaml.unsafe_load(text)
+    assert made.exists()  # the text does run where it is not refused
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_a_missing_file_is_an_error(tmp_path, suffix):
+    path = tmp_path / f"absent.{suffix}"
+    with pytest.raises(RecipeError, match=f"^cannot read the recipe {re.escape(str(path))}: .*No such file"):
+        load_recipe(str(path))
+
+
+def test_a_file_that_is_not_text_is_an_error(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=f"^cannot read the recipe {re.escape(str(path))}: 'utf-8' codec"):
+        load_recipe(str(path))
+
+
+# Settings.
+
+
+def test_names_are_unique_over_all_sections():
+    names = Counter(field.name for section in SECTIONS for field in fields(getattr(Recipe(), section)))
+    assert [field.name for field in fields(Recipe)] == list(SECTIONS)
+    assert names.most_common(1)[0][1] == 1
+
+
+def refused(message, **changes):
+    with pytest.raises(RecipeError) as raised:
+        check_recipe(changed(**changes))
+    assert str(raised.value) == message
+
+
+def test_the_defaults_need_nothing_but_data():
+    check_recipe(changed())
+    refused("no data: give --data digits, or a folder of images, CIFAR files or Parquet shards", data=None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["image_size", "epochs", "batch_size", "accumulate", "repeats", "log_every", "eval_every", "keep_checkpoints"],
+)
+def test_counts_must_be_at_least_one(name):
+    rest = {"warmup_epochs": 0.0}
+    refused(f"{name} must be at least 1, not 0", **{name: 0}, **rest)
+    refused(f"{name} must be at least 1, not -2", **{name: -2}, **rest)
+    check_recipe(changed(**{name: 1}, **rest))
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong", "right"),
+    [
+        (
+            "warmup_epochs 5.5 exceeds epochs 5",
+            {"epochs": 5, "warmup_epochs": 5.5},
+            {"epochs": 5, "warmup_epochs": 5.0},
+        ),
+        ("smoothing must lie in [0, 1), not 1.0", {"smoothing": 1.0}, {"smoothing": 0.0}),
+        ("smoothing must lie in [0, 1), not -0.1", {"smoothing": -0.1}, {"smoothing": 0.9}),
+        ("mix_prob is a probability, not 1.5", {"mix_prob": 1.5}, {"mix_prob": 1.0}),
+        ("switch_prob is a probability, not -0.5", {"switch_prob": -0.5}, {"switch_prob": 1.0}),
+        ("switch_prob is a probability, not nan", {"switch_prob": float("nan")}, {"switch_prob": 0.1}),
+        ("eval_crop is a fraction in (0, 1], not 0.0", {"eval_crop": 0.0}, {"eval_crop": 1.0}),
+        ("eval_crop is a fraction in (0, 1], not 1.1", {"eval_crop": 1.1}, {"eval_crop": 0.1}),
+        (
+            "bce_threshold needs --loss bce, but the loss is cross-entropy",
+            {"bce_threshold": 0.0, "mix": "cutmix"},
+            {"bce_threshold": 0.0, "mix": "cutmix", "loss": "bce"},
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(message, wrong, right):
+    refused(message, **wrong)
+    check_recipe(changed(**right))
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("cutmix_alpha 0 draws no box", {"cutmix_alpha": 0.0}),
+        ("switch_prob 0 makes every mixed batch Mixup, which has no box", {"switch_prob": 0.0}),
+        ("mix_prob 0 mixes no batch", {"mix_prob": 0.0}),
+        ("mix_epochs 0 mixes no batch", {"mix_epochs": 0}),
+        ("attention_weight 0 leaves the label to the area", {"attention_weight": 0.0}),
+        (
+            "bce_threshold makes targets 0 or 1, so how much of a label each image gets is lost",
+            {"bce_threshold": 0.0, "loss": "bce"},
+        ),
+    ],
+)
+def test_settings_under_which_transmix_would_change_nothing_are_refused(reason, changes):
+    remedy = "Change that, or train with another --mix"
+    refused(f"TransMix would change nothing here: {reason}. {remedy}", mix="transmix", **changes)
+    check_recipe(changed(mix="mixup+cutmix", **changes))
+
+
+def test_cutmix_alone_needs_no_switch():
+    check_recipe(changed(mix="transmix", switch_prob=0.0, mixup_alpha=0.0))
+
+
+# Differences.
+
+
+def test_changed_settings_are_listed_old_and_new():
+    before = changed(lr=1e-3, mix="cutmix")
+    after = changed(lr=2e-3, mix="transmix", betas=(0.9, 0.95), model_options={"depth": 3})
+    assert changed_settings(before, after) == [
+        "model_options: {} -> {'depth': 3}",
+        "mix: cutmix -> transmix",
+        "lr: 0.001 -> 0.002",
+        "betas: (0.9, 0.999) -> (0.9, 0.95)",
+    ]
+
+
+def test_equal_recipes_differ_in_nothing():
+    assert changed_settings(changed(), changed()) == []
