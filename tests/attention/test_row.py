@@ -214,6 +214,27 @@ def test_the_row_is_the_first_of_multihead_attentions_own_weights(settings, mask
     assert not torch.allclose(row, weights[:, 1], atol=1e-2)
 
 
+def test_a_bool_mask_given_to_the_function_itself_says_who_may_not_look():
+    module, tokens = a_module(), torch.randn(7, 2, 12, generator=torch.Generator().manual_seed(0))
+    args, kwargs, _ = recorded(module, tokens, tokens, tokens)
+    kwargs["attn_mask"] = ~a_bool_mask(7, 7)  # nn.MultiheadAttention itself would make it a float mask
+    _, weights = F.multi_head_attention_forward(*args, **{**kwargs, "need_weights": True})
+    row = row_of_multi_head_attention(*args, **kwargs)
+    assert torch.allclose(row, weights[:, 0], atol=1e-6)
+    assert torch.equal(row[0] == 0, kwargs["attn_mask"][0])
+
+
+def test_the_row_of_multihead_attention_is_computed_in_float32_under_autocast():
+    module, tokens = a_module(), torch.randn(7, 2, 12, generator=torch.Generator().manual_seed(0))
+    args, kwargs, (_, weights) = recorded(module, tokens, tokens, tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        row = row_of_multi_head_attention(*args, **kwargs)
+        _, low = module(tokens, tokens, tokens)
+    assert row.dtype == torch.float32
+    assert torch.allclose(row, weights[:, 0], atol=1e-6)
+    assert not torch.allclose(low[:, 0].float(), weights[:, 0], atol=1e-6)  # the tolerance tells
+
+
 VARIANTS = {
     "bias_k": ({"add_bias_kv": True}, {}),
     "add_zero_attn": ({"add_zero_attn": True}, {}),
