@@ -3,8 +3,8 @@
     python benchmarks/step_overhead.py                          CPU: DeiT-Tiny, 224 pixels, batch 16
     python benchmarks/step_overhead.py --device cuda            GPU: DeiT-Small, bf16, compiled, batch 256
 
-All variants train copies of one model on the same images with the same boxes, in turn within one run (A B C D A ...); the
-table gives each variant's median step time as a ratio to CutMix, round by round, and the spread of those ratios.
+All variants train copies of one model on the same images with the same boxes, in turn within one run (A B C D A ...);
+the table gives each variant's median step time as a ratio to CutMix, round by round, and the spread of those ratios.
 
     cutmix        fused attention, labels by area
     transmix      this library: fused attention left on, one row read

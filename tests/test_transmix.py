@@ -99,6 +99,21 @@ def test_it_works_on_a_timm_model():
     assert "forward" not in model.blocks[-1].attn.__dict__
 
 
+def test_the_grid_is_the_models_where_patches_are_not_square():
+    timm = pytest.importorskip("timm")
+    tiny = {"patch_size": (4, 16), "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": CLASSES}
+    model = timm.create_model("deit_tiny_patch16_224", img_size=(32, 48), **tiny).train()
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.mul_(20)
+    tm = TransMix(model, mixup_alpha=0, weight=1.0, generator=torch.Generator().manual_seed(0))
+    mixed = tm.mix(torch.rand(3, 3, 32, 48), torch.tensor([0, 1, 2]))
+    model(mixed.images)
+    row = tm.reader.attention
+    lam = tm.relabel(mixed).lam
+    assert torch.equal(lam, attention_labels(mixed, row, grid=(8, 3), weight=1.0).lam)
+    assert not torch.allclose(lam, attention_labels(mixed, row, grid=(4, 6), weight=1.0).lam, atol=1e-4)
+
+
 def assert_loss_is_by_attention(model, tm, batch, weight=0.5, downsample="nearest"):
     """Rows are weighed by the attention of this very forward, seen by an observer of its own."""
     mixed = tm.mix(*batch)

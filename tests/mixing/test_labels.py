@@ -448,6 +448,22 @@ def test_a_grid_that_does_not_fit_is_refused(patches, height, width):
     )
 
 
+def test_rounding_does_not_carry_a_weight_out_of_its_range():
+    """Three patches over five pixels: their fractions add up to a little more than one."""
+    full = cutmix(torch.zeros(1, 3, 5, 1), torch.tensor([0]), (0, 0, 5, 1))
+    attention = torch.tensor([[12.5399, 0.2529, 1.3782]])
+    lam = attention_labels(full, attention, grid=(3, 1), weight=1.0, downsample="fraction").lam
+    assert (1 - patches_by_fraction(full.mask[0].numpy(), 3, 1) == 0).all()
+    assert 0 <= lam.item() < 1e-6
+
+
+def test_a_mixup_batch_counts_as_relabelled_and_starts_from_the_area():
+    blended = mixup(torch.zeros(3, 3, 4, 6), torch.tensor([0, 1, 2]), 0.3)
+    relabelled = attention_labels(replace(blended, lam=torch.rand(3)), torch.rand(3, 6))
+    assert relabelled.rule == "attention"
+    assert torch.equal(relabelled.lam, blended.lam_area)
+
+
 def test_the_grid_of_a_non_square_image_is_found_by_the_rule():
     mixed = cutmix(torch.zeros(3, 3, 16, 24), torch.tensor([0, 1, 2]), (0, 0, 8, 8))
     attention = torch.zeros(3, 6)

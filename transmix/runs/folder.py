@@ -5,7 +5,7 @@
     environment.json       versions, machine, command
     metrics.jsonl, .csv    the log
     first_boxes.png        the first batch with boxes: labels by area, by attention, and the attention
-    last_boxes.png         the same in the last epoch
+    last_boxes.png         the same in the last epoch that mixes
     examples/              per epoch, attention and logits of eight fixed validation images
     checkpoints/           to resume from
 

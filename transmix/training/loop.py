@@ -182,8 +182,8 @@ class TrainingRun:
         recipe, per_epoch = self.recipe, self.order.steps_per_epoch
         mix = recipe.mixing.mix_epochs is None or epoch < recipe.mixing.mix_epochs
         first_step = self.step_number
-        in_last_epoch = last_step <= (epoch + 1) * per_epoch
-        picture = "last_boxes.png" if in_last_epoch and epoch else "first_boxes.png"
+        last_mixed = min((last_step - 1) // per_epoch, (recipe.mixing.mix_epochs or last_step) - 1)
+        picture = "last_boxes.png" if epoch and epoch == last_mixed else "first_boxes.png"
         self.step.keep_boxes = first_step == 0 or picture == "last_boxes.png"
         self.order.start_at(epoch, first_step % per_epoch)
         micro_batches = iter(self.loader)
