@@ -19,7 +19,8 @@ def test_the_three_lines_run_as_they_stand():
 
 
 def commands():
-    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    blocks = [text for language, text in fenced if not language]
     return [line for block in blocks for line in block.splitlines() if "transmix train" in line]
 
 
