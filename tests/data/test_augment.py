@@ -46,7 +46,7 @@ def channels_last(image):
 
 
 def global_states():
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    return random.getstate(), np.append(*np.random.get_state()[1:3]).tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
 
 
 def follows_from_the_key(change):

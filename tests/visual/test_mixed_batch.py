@@ -274,13 +274,13 @@ def test_files_are_written_at_paper_width(tmp_path):
 
 def test_matplotlib_and_random_states_are_untouched(tmp_path):
     settings_before = matplotlib.rcParams.copy()
-    states_before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    states_before = torch.get_rng_state(), np.append(*np.random.get_state()[1:3]), random.getstate()  # noqa: NPY002
     mixed, attention, base = cutmix_batch()
     images = mixed.images.clone()
     draw_mixed_batch(tmp_path / "batch.png", mixed, attention, GRID, NAMES, base_images=base, rows=1)
     assert matplotlib.rcParams.copy() == settings_before
     assert torch.equal(states_before[0], torch.get_rng_state())
-    assert np.array_equal(states_before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(states_before[1], np.append(*np.random.get_state()[1:3]))  # noqa: NPY002
     assert states_before[2] == random.getstate()
     assert torch.equal(images, mixed.images)
     assert "pyplot" not in vars(mixed_batch)
