@@ -26,9 +26,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe
 from transmix.runs.checkpoint import newest_checkpoint
-from transmix.distributed import World
 from transmix.runs.log import replace_text
 
 MAY_CHANGE = {
