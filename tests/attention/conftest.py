@@ -45,7 +45,7 @@ class OwnAttention(nn.Module):
 
     def forward(self, tokens):
         q, k, v = (
-            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            layer(tokens).reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
         if self.fused_attn:

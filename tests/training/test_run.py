@@ -204,6 +204,15 @@ def test_a_step_that_is_not_finite_is_held_back_and_stops_the_run(images, small_
     assert all(tensor.equal(average[name]) for name, tensor in run.average.model.state_dict().items())
 
 
+def test_tensorboard_that_is_not_installed_is_said_before_anything_is_written(
+    images, small_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("transmix.training.loop.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"tensorboard is not installed: pip install 'transmix\[tensorboard\]'"):
+        train(small_recipe(images, tensorboard=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_starting_from_a_weights_file_takes_all_but_the_head(finished, images, small_recipe, tmp_path):
     from transmix.models.build import build_model
 

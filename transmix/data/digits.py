@@ -39,7 +39,7 @@ class Sketch:
     texture: tuple[int, int, int]  # left, top, side of the piece, in pixels of the photograph
     channels: tuple[int, ...]  # order in which the texture's colour channels are used
     digit: tuple[int, int, int]  # left, top, side of the digit's square, in pixels of the image
-    contrast: float  # signed brightness of the stroke against what it covers; the sign turns if out of range
+    contrast: float  # how much lighter the stroke is than what it covers; darker instead where that leaves the range
     tint: tuple[float, ...]  # added to the stroke's three channels
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,10 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
         NotFiniteError: training diverged.
     """
     check_recipe(recipe)
+    if recipe.run.tensorboard and find_spec("tensorboard") is None:
+        raise RecipeError(
+            "tensorboard is not installed: pip install 'transmix[tensorboard]', or leave --tensorboard out"
+        )
     folder = Path(out)
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     checkpoint, problems = run_folder.open_run(folder, recipe, resume)
