@@ -227,6 +227,32 @@ def test_starting_from_a_weights_file_takes_all_but_the_head(finished, images, s
     assert other["blocks.0.attn.qkv.weight"].equal(weights["blocks.0.attn.qkv.weight"])
 
 
+@pytest.mark.parametrize("settings", [{"init": "vit_tiny_patch16_224"}, {"pretrained": True}])
+def test_published_weights_are_taken_with_a_new_head_and_a_resized_position_embedding(
+    settings, images, small_recipe, monkeypatch
+):
+    import timm
+
+    from transmix.models.build import build_model
+
+    published = timm.create_model("vit_tiny_patch16_224", depth=1)
+    asked = []
+
+    def from_hub(place, *_, **__):
+        asked.append(place)
+        return {name: tensor.clone() for name, tensor in published.state_dict().items()}
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", from_hub)
+    recipe = small_recipe(images, model="deit_tiny_patch16_224", model_options={"depth": 1}, **settings)
+    model = build_model(recipe.model, 2, 32)
+    source = "vit_tiny" if "init" in settings else "deit_tiny"
+    assert source in str(asked)
+    assert model.blocks[0].attn.qkv.weight.equal(published.blocks[0].attn.qkv.weight)
+    assert model.head.weight.shape == (2, 192)
+    assert model.pos_embed.shape == (1, 5, 192)
+    assert not model.pos_embed.equal(torch.zeros(1, 5, 192))
+
+
 def test_a_missing_or_broken_weights_file_is_named(images, small_recipe, tmp_path):
     (tmp_path / "text.safetensors").write_text("not weights")
     for name in ("absent.safetensors", "text.safetensors"):

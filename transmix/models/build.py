@@ -86,6 +86,11 @@ def published_classes(name: str) -> int:
     Raises:
         RecipeError: timm has no such model, or no weights for it.
     """
+    return published_config(name).num_classes
+
+
+def published_config(name: str) -> timm.models.PretrainedCfg:
+    """Return where a timm model's published weights are and what they expect; errors as `published_classes`."""
     _takes_image_size(name)
     try:
         config = timm.get_pretrained_cfg(name)
@@ -93,7 +98,7 @@ def published_classes(name: str) -> int:
         raise RecipeError(f"timm has no published weights {name!r}: {error}") from error
     if config is None or not config.has_weights:
         raise RecipeError(f"timm has no published weights for {name!r}")
-    return config.num_classes
+    return config
 
 
 def options_text(options: dict) -> str:
@@ -118,7 +123,7 @@ def _weights(init: str) -> dict:
         close = difflib.get_close_matches(init, timm.list_pretrained(), n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise RecipeError(f"init must be a timm model or a .safetensors file, not {init!r}{hint}")
-    return {"pretrained_cfg": init}
+    return {"pretrained_cfg": published_config(init)}
 
 
 def _file_weights(path: Path) -> dict:
