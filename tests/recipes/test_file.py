@@ -368,5 +368,27 @@ def test_changed_settings_are_listed_old_and_new():
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mixing:\n  mix: none\n  mix: cutmix\n", r"mix \(line 3\) is given twice; keep one"),
+        ("data: {}\nmixing: {}\ndata: {}\n", r"data \(line 3\) is given twice; keep one"),
+    ],
+)
+def test_a_setting_that_is_given_twice_is_refused(text, words, tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize("text", ["a: !!timestamp x", "[" * 5000])
+def test_odd_yaml_is_refused_as_such(text, tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match="is not YAML"):
+        load_recipe(str(path))
+
+
 def test_equal_recipes_differ_in_nothing():
     assert changed_settings(changed(), changed()) == []

@@ -45,8 +45,11 @@ def load_recipe(name_or_path: str) -> Recipe:
         text = recipe_text(name_or_path)
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
+        repeated = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # the latter three on odd scalars
         raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())}") from error
+    if repeated is not None:
+        raise RecipeError(f"{name_or_path}: {repeated} is given twice; keep one")
     return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, ""))
 
 
@@ -66,6 +69,22 @@ def changed_settings(before: Recipe, after: Recipe) -> list[str]:
         for name, value in settings.items()
         if value != new[section][name]
     ]
+
+
+def _repeated_key(node: Any) -> str | None:
+    """Return a key that a mapping has twice (YAML itself silently takes the last), with its line."""
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(_repeated_key, node.value)), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for name, _ in node.value:
+        if name.value in seen:
+            return f"{name.value} (line {name.start_mark.line + 1})"
+        seen.add(name.value)
+    return next(filter(None, (_repeated_key(value) for _, value in node.value)), None)
 
 
 def _build(kind: type, values: Any, where: str, section: str) -> Any:
