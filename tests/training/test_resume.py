@@ -1,6 +1,7 @@
 """Killed in the middle of an epoch and resumed, a run ends with the same bits as one that was never disturbed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from transmix.recipes import dump_recipe
+from transmix.runs.folder import RunError
+from transmix.runs.log import read_rows
 from transmix.training import loop
 from transmix.training.loop import train
 
@@ -73,10 +76,9 @@ def test_killed_in_mid_epoch_and_resumed_the_final_weights_are_bit_identical(
     kill_in_mid_epoch(recipe, tmp_path / "run")
     train(recipe, tmp_path / "run", resume=True)
     assert same(final_weights(tmp_path / "run"), undisturbed)
-    steps = [line.split('"step": ')[1].split(",")[0] for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert len(steps) == len(
-        set(zip(steps, (line[:16] for line in (tmp_path / "run" / "metrics.jsonl").open()), strict=True))
-    )
+    rows = [(row["kind"], row["step"]) for row in read_rows(tmp_path / "run" / "metrics.jsonl")]
+    reads = [("train", step) for step in (2, 3, 4, 5, 6, 8, 9, 10)]
+    assert rows == [*reads[:4], ("epoch", 5), *reads[4:], ("epoch", 10)]  # no line twice, none missing
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,12 @@ def test_a_damaged_newest_checkpoint_is_left_out_and_the_older_one_used(images, 
     said = capsys.readouterr().out
     assert "left out a checkpoint" in said
     assert "going on from step 6" in said
+
+
+def test_resuming_on_data_that_has_grown_is_refused(images, small_recipe, tmp_path):
+    grown = tmp_path / "images"
+    shutil.copytree(images, grown)
+    train(small_recipe(grown, max_steps=3), tmp_path / "run")
+    shutil.copy(grown / "train" / "dark" / "000.png", grown / "train" / "dark" / "zzz.png")
+    with pytest.raises(RunError, match=r"had 40 training images when .* was trained, now 41"):
+        train(small_recipe(grown), tmp_path / "run", resume=True)

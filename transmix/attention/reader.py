@@ -138,7 +138,6 @@ class _Reading:
     def __init__(self, found: ClassAttention, training: bool, eval: bool):
         self.name = found.name
         self.prefix_tokens = found.prefix_tokens
-        self.patch_embed = found.patch_embed
         self.training = training
         self.eval = eval
         self.grid: tuple[int, int] | None = None

@@ -19,7 +19,7 @@ from transmix.evaluation.evaluate import evaluate
 from transmix.models.build import AMP, build_model, head_size, normaliser, published_classes
 from transmix.recipes import RecipeError, load_recipe
 from transmix.recipes.settings import Model
-from transmix.runs.checkpoint import newest_checkpoint, read_tensors
+from transmix.runs.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
 from transmix.runs.folder import RunError, read_best_step
 
 
@@ -32,14 +32,14 @@ class Subject:
         classes: what the logits' columns mean.
         data: labels are positions in `classes`.
         crop: (H, W, 3) uint8 array -> (3, S, S) uint8 tensor.
-        normalise: mean and std of the model's input.
+        mean_std: of the model's input, per colour channel.
     """
 
     models: dict[str, nn.Module]
     classes: tuple[str, ...]
     data: ImageData
     crop: Callable
-    normalise: tuple[tuple[float, ...], tuple[float, ...]]
+    mean_std: tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def open_subject(
@@ -58,11 +58,13 @@ def open_subject(
     """
     if Path(target).is_dir():
         return _run(Path(target), checkpoint, data)
+    if data is None:
+        if "/" in target and not target.endswith(".safetensors"):
+            raise RunError(f"{target}: no such run folder")
+        raise RecipeError(f"{target} comes without data; say what to evaluate it on with --data")
     if target.endswith(".safetensors"):
-        return _weights_file(Path(target), model, _needed(data, target))
-    if "/" in target or "\\" in target:
-        raise RunError(f"{target}: no such run folder")
-    return _published(target, _needed(data, target))
+        return _from_file(Path(target), open_data(data), model)
+    return _published(target, open_data(data))
 
 
 def evaluate_subject(
@@ -83,45 +85,37 @@ def evaluate_subject(
             ),
             len(subject.classes),
             world.device,
-            normalise=normaliser(*subject.normalise, world.device, channels_last=False),
+            normalise=normaliser(*subject.mean_std, world.device, channels_last=False),
             amp_dtype=AMP[amp],
         )
         scores[name] = {metric: value for metric, value in found.items() if metric != "confusion"}
     return scores
 
 
-def _run(folder: Path, which: str, data: str | None) -> Subject:
+def _run(folder: Path, which: str, data_name: str | None) -> Subject:
+    checkpoints = folder / "checkpoints"
     if which == "best":
-        step = read_best_step(folder)
-        newest = folder / "checkpoints" / f"step-{step:08d}"
+        chosen = checkpoints / f"step-{read_best_step(folder):08d}"
+        verify_checkpoint(chosen)
     else:
-        newest, problems = newest_checkpoint(folder / "checkpoints")
-        if newest is None:
+        chosen, problems = newest_checkpoint(checkpoints)
+        if chosen is None:
             raise RunError(f"{folder} holds no checkpoint to evaluate. {' '.join(problems)}")
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    files = {name: newest / f"{name}.safetensors" for name in ("model", "ema")}
-    subjects = [
-        _from_file(path, None, data or recipe.data.data or "", recipe.run.seed, name)
-        for name, path in files.items()
-        if path.exists()
-    ]
-    return replace(subjects[0], models={name: model for one in subjects for name, model in one.models.items()})
+    data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed)
+    paths = {name: chosen / f"{name}.safetensors" for name in ("model", "ema")}
+    subjects = {name: _from_file(path, data) for name, path in paths.items() if path.exists()}
+    return replace(subjects["model"], models={name: one.models["model"] for name, one in subjects.items()})
 
 
-def _weights_file(path: Path, model: str | None, data: str) -> Subject:
-    return _from_file(path, model, data, 0, "model")
-
-
-def _from_file(path: Path, model_name: str | None, data_name: str, seed: int, name: str) -> Subject:
+def _from_file(path: Path, data: ImageData, model_name: str | None = None) -> Subject:
     """Build the model that a weights file holds; files of our own say which, for others `model_name` must."""
     tensors, metadata = read_tensors(path)
     about = json.loads(metadata.get("transmix", "{}"))
-    data = open_data(data_name, seed=seed)
     if not about:
         if model_name is None:
             raise RecipeError(f"{path} does not say which model it holds; name it: --model vit_small_patch16_224")
-        subject = _published(model_name, data_name, path)
-        return replace(subject, models={name: subject.models["model"]})
+        return _published(model_name, data, path)
     classes = tuple(about["classes"])
     check_same_classes(classes, data)
     model = build_model(Model(about["model"], about["model_options"]), len(classes), about["image_size"])
@@ -131,12 +125,11 @@ def _from_file(path: Path, model_name: str | None, data_name: str, seed: int, na
         raise RecipeError(f"{path} does not fit {about['model']}: {' '.join(str(error).split())[:300]}") from error
     data = replace(data, classes=classes, val=relabel_to(classes, data.val, data.classes))
     crop = EvaluationCrop(about["image_size"], about["eval_crop"])
-    return Subject({name: model}, classes, data, crop, (tuple(about["mean"]), tuple(about["std"])))
+    return Subject({"model": model}, classes, data, crop, (tuple(about["mean"]), tuple(about["std"])))
 
 
-def _published(name: str, data_name: str, weights: Path | None = None) -> Subject:
+def _published(name: str, data: ImageData, weights: Path | None = None) -> Subject:
     """Build a timm model with published weights (or a file's); its outputs are the data's classes in their order."""
-    data = open_data(data_name)
     settings = Model(name, pretrained=weights is None, init=str(weights) if weights else None)
     outputs = head_size(read_tensors(weights)[0]) if weights else published_classes(name)
     if outputs is None or outputs != len(data.classes):
@@ -148,9 +141,3 @@ def _published(name: str, data_name: str, weights: Path | None = None) -> Subjec
     config: Any = model.pretrained_cfg
     crop = EvaluationCrop(config["input_size"][-1], config["crop_pct"])
     return Subject({"model": model}, data.classes, data, crop, (tuple(config["mean"]), tuple(config["std"])))
-
-
-def _needed(data: str | None, target: str) -> str:
-    if data is None:
-        raise RecipeError(f"{target} comes without data; say what to evaluate it on with --data")
-    return data

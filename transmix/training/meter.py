@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from transmix.distributed import World, average
+from transmix.evaluation.accumulate import sum_dtype
 from transmix.mixing import Mixed
 from transmix.transmix import label_shift
 
@@ -19,7 +20,7 @@ class Meter:
     """
 
     def __init__(self, device: torch.device, attention_weight: float):
-        self.sums = torch.zeros(len(NAMES), device=device, dtype=torch.float64)
+        self.sums = torch.zeros(len(NAMES), device=device, dtype=sum_dtype(device))
         self.attention_weight = attention_weight
 
     def add(self, loss: Tensor, accuracy: Tensor, mixed: Mixed) -> None:

@@ -29,8 +29,8 @@ class Progress:
                 initial=first_step * images_per_step,
                 unit="img",
                 unit_scale=True,
-                dynamic_ncols=True,
-                bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt} {postfix} {remaining} left",
+                leave=False,
+                bar_format="{desc} {bar:20} {percentage:3.0f}% {rate_fmt}{postfix}, {remaining} left",
             )
 
     def advance(self, epoch: int) -> None:

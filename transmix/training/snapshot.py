@@ -14,6 +14,7 @@ from transmix.runs.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
+from transmix.runs.folder import RunError
 
 if TYPE_CHECKING:
     from transmix.training.loop import TrainingRun
@@ -30,6 +31,7 @@ def save(run: TrainingRun) -> None:
     if run.world.leads:
         state = {
             "step": run.step_number,
+            "training_images": len(run.data.train),
             "best": run.best,
             "reads": run.reads,
             "scaler": run.step.scaler.state_dict(),
@@ -42,7 +44,14 @@ def save(run: TrainingRun) -> None:
 
 
 def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
-    """Put a run where `save` was called."""
+    """Put a run where `save` was called.
+
+    Raises:
+        RunError: the training data has grown or shrunk since.
+    """
+    before, now = checkpoint.state["training_images"], len(run.data.train)
+    if before != now:
+        raise RunError(f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}")
     run.bare.load_state_dict(checkpoint.tensors["model"])
     if run.average is not None:
         run.average.model.load_state_dict(checkpoint.tensors["ema"])
