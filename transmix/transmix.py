@@ -17,7 +17,8 @@ class TransMix:
         smoothing: label smoothing, y * (1 - s) + s / K.
         weight: share of attention against area in the label; 0.5 is the paper's.
         downsample: how the box comes down to patches, "nearest" (the paper) or "fraction".
-        module: where the class attention is, for models that `AttentionReader` does not know.
+        module, prefix_tokens: where the class attention is and how many tokens come before the patches, for models
+            that `AttentionReader` does not know.
         mixer: parameters of `Mixer`: mixup_alpha, cutmix_alpha, prob, switch_prob, mode, generator, ...
 
     Raises:
@@ -41,6 +42,7 @@ class TransMix:
         weight: float = 0.5,
         downsample: str = "nearest",
         module: nn.Module | str | None = None,
+        prefix_tokens: int | None = None,
         **mixer: object,
     ):
         self.mixer = Mixer(**mixer)  # type: ignore[arg-type]
@@ -53,7 +55,7 @@ class TransMix:
             raise ValueError(f"TransMix would change nothing: {reason}")
         self.weight = weight
         self.downsample = downsample
-        self.reader = AttentionReader(model, module)
+        self.reader = AttentionReader(model, module, prefix_tokens=prefix_tokens)
 
     def mix(self, images: Tensor, labels: Tensor) -> Mixed:
         """Mix a batch; labels by area until `relabel`. Shapes as in `Draw.apply`."""

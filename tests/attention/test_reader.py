@@ -134,11 +134,26 @@ def test_fused_attention_is_called_as_often_as_without_a_reader(family, fused_ca
             model(images)
         counts.append(len(calls))
     assert counts == [family.blocks] * 2
-    model.get_submodule(family.name).fused_attn = False
     if not isinstance(model.get_submodule(family.name), nn.MultiheadAttention):
-        with fused_calls() as calls, pytest.raises(AttentionError):
+        model.get_submodule(family.name).fused_attn = False
+        with fused_calls() as calls:
             model(images)
         assert len(calls) == family.blocks - 1  # the count tells
+
+
+def test_attention_that_is_not_fused_is_read_from_its_softmax(family):
+    model, images = family.model(), family.images()
+    if isinstance(model.get_submodule(family.name), nn.MultiheadAttention):
+        pytest.skip("nn.MultiheadAttention has no switch")
+    reader = AttentionReader(model, family.module)
+    rows = []
+    for fused in (True, False):
+        model.get_submodule(family.name).fused_attn = fused
+        model(images)
+        rows.append(reader.take())
+    assert torch.allclose(*rows, rtol=0, atol=1e-6)
+    assert rows[1].dtype == torch.float32
+    assert not rows[1].requires_grad
 
 
 # ------------------------------------------------------------------------------------------------ precision
@@ -225,12 +240,13 @@ def test_a_patch_of_the_row_is_where_it_says(make_timm):
     assert abs(changed[1, 5] - others.mean()) > 1e-4
 
 
-def test_a_model_that_does_not_say_has_no_grid(families):
+def test_the_convolution_that_cuts_patches_tells_the_grid(families):
     for name in ("own", "torchvision"):
         model = families[name].model()
         reader = AttentionReader(model, families[name].module)
+        assert reader.grid is None  # before a forward
         model(families[name].images())
-        assert reader.grid is None
+        assert reader.grid == ((4, 4) if families[name].square else (4, 6))
 
 
 # ------------------------------------------------------------------------------------- one row, taken once

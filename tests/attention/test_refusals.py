@@ -14,17 +14,18 @@ def refusal(model, module=None):
     return str(error.value)
 
 
-UNKNOWN = (
-    "is not a model whose class attention is known: looked for 'attn_pool' and for the 'attn' of the last "
-    "of 'cls_attn_blocks', 'blocks_token_only' or 'blocks'."
-)
+UNKNOWN = "is not a model whose class attention is known."
+HEAD = "put a class-attention head in place of its pooling: transmix.attention.with_class_attention(model)"
+AVERAGES = f"If it averages its features instead, {HEAD}"
 POINT = "Point at the module that attends for the class token, module=...; its last attention-like modules:"
 
 
 def test_a_net_without_attention_is_refused():
     import timm
 
-    assert refusal(timm.create_model("resnet18")) == f"ResNet {UNKNOWN} It holds no module that looks like attention."
+    assert refusal(timm.create_model("resnet18")) == (
+        f"ResNet {UNKNOWN} It holds no module that looks like attention. {AVERAGES}"
+    )
 
 
 def test_swin_is_refused(make_timm):
@@ -32,12 +33,14 @@ def test_swin_is_refused(make_timm):
         "swin_tiny_patch4_window7_224", (28, 56), patch_size=None, embed_dim=12, depth=None, depths=(1, 1),
         num_heads=(1, 2), window_size=7,
     )  # fmt: skip
-    assert refusal(swin) == (f"SwinTransformer {UNKNOWN} {POINT} layers.0.blocks.0.attn, layers.1.blocks.0.attn")
+    assert refusal(swin) == (
+        f"SwinTransformer {UNKNOWN} {POINT} layers.0.blocks.0.attn, layers.1.blocks.0.attn. {AVERAGES}"
+    )
 
 
 AVERAGED = (
     "averages its class token away or leaves it unused (global_pool='avg'): its attention does not "
-    "say where the prediction looks. Create the model with global_pool='token'"
+    f"say where the prediction looks. Create the model with global_pool='token', or {HEAD}"
 )
 
 
@@ -51,7 +54,7 @@ AVERAGED = (
             "vit_base_patch16_siglip_gap_224",
             {},
             "VisionTransformer has no class token (global_pool='avg'): nothing attends for its class prediction. "
-            "Use a model with a class token and global_pool='token'",
+            f"Use a model with a class token and global_pool='token', or {HEAD}",
         ),
         ("cait_xxs24_224", {"global_pool": "avg"}, f"Cait {AVERAGED}"),
     ],
@@ -74,7 +77,7 @@ def test_an_unknown_module_is_refused(vit, families):
     known = f"{POINT} blocks.0.attn, blocks.1.attn"
     assert refusal(vit.model(), "blocks.7.attn") == f"VisionTransformer has no module 'blocks.7.attn'. {known}"
     assert refusal(vit.model(), nn.Linear(2, 2)) == f"VisionTransformer has no the Linear given. {known}"
-    assert refusal(families["own"].model()) == f"OwnModel {UNKNOWN} {POINT} looking"
+    assert refusal(families["own"].model()) == f"OwnModel {UNKNOWN} {POINT} looking. {AVERAGES}"
 
 
 class Calls(nn.Module):
@@ -99,53 +102,63 @@ def failure(model, *inputs):
     return str(error.value)
 
 
+ONCE = (
+    "to compute attention once, with torch's scaled_dot_product_attention or a softmax over (batch, heads, queries, "
+    "keys), but it did"
+)
+
+
 def test_two_calls_in_one_module_are_refused():
     model = nn.Sequential(Calls(2))
     AttentionReader(model, "0")
     assert failure(model, torch.rand(2, 5, 4)) == (
-        "expected '0' (Calls) to call fused attention (scaled_dot_product_attention) once, but it did 2 times. "
-        "Point at the one module that attends for the class token"
+        f"expected '0' (Calls) {ONCE} 2 times. Point at the one module that attends for the class token"
     )
 
 
-UNFUSED = (
-    "(scaled_dot_product_attention) once, but it did 0 times. "
-    "Is fused attention off (timm: TIMM_FUSED_ATTN, set_fused_attn)? Turn it on, or point at another module"
-)
+class Gated(nn.Module):
+    """Two softmaxes in one module, as ConViT's gated attention; neither says alone where it looks."""
+
+    def forward(self, tokens):
+        scores = (tokens @ tokens.transpose(1, 2))[:, None]
+        return ((scores.softmax(-1) + (2 * scores).softmax(-1)) / 2 @ tokens[:, None])[:, 0]
 
 
-def test_attention_that_is_not_fused_is_refused(vit):
-    model = vit.model()
-    reader = AttentionReader(model)
-    model.blocks[-1].attn.fused_attn = False
-    assert failure(model, vit.images()) == f"expected 'blocks.1.attn' (Attention) to call fused attention {UNFUSED}"
-    with pytest.raises(AttentionError, match="no attention was recorded"):
-        reader.take()
+def test_two_softmaxes_in_one_module_are_refused():
+    model = nn.Sequential(Gated())
+    AttentionReader(model, "0")
+    assert failure(model, torch.rand(2, 5, 4)) == (
+        f"expected '0' (Gated) {ONCE} 2 times. Point at the one module that attends for the class token"
+    )
 
 
-def test_fused_attention_turned_off_in_timm_is_refused(vit):
-    from timm.layers import config
+class OverQueries(nn.Module):
+    """A softmax over another axis than the keys, as in factorised attention."""
 
-    before = config._USE_FUSED_ATTN
-    try:
-        config.set_fused_attn(False)
-        model = vit.model()
-    finally:
-        config._USE_FUSED_ATTN = before
-    AttentionReader(model)
-    assert failure(model, vit.images()) == f"expected 'blocks.1.attn' (Attention) to call fused attention {UNFUSED}"
+    def forward(self, tokens):
+        return ((tokens @ tokens.transpose(1, 2))[:, None].softmax(2) @ tokens[:, None])[:, 0]
+
+
+NONE = f"{ONCE} 0 times. Attention of another kind, or inside an extension, cannot be read: point at another module"
+
+
+def test_a_softmax_over_another_axis_is_not_taken_for_attention():
+    model = nn.Sequential(OverQueries())
+    AttentionReader(model, "0")
+    assert failure(model, torch.rand(2, 5, 4)) == f"expected '0' (OverQueries) {NONE}"
 
 
 def test_a_module_without_attention_is_refused_at_its_forward(vit):
     model = vit.model()
-    AttentionReader(model, "blocks.1.mlp")
-    assert failure(model, vit.images()) == f"expected 'blocks.1.mlp' (Mlp) to call fused attention {UNFUSED}"
+    reader = AttentionReader(model, "blocks.1.mlp")
+    assert failure(model, vit.images()) == f"expected 'blocks.1.mlp' (Mlp) {NONE}"
+    with pytest.raises(AttentionError, match="no attention was recorded"):
+        reader.take()
 
 
 def test_a_failed_forward_in_eval_mode_is_none(vit):
     model = vit.model()
-    AttentionReader(model)
-    model.blocks[-1].attn.fused_attn = False
+    AttentionReader(model, "blocks.1.mlp")
     model.eval()(vit.images())
 
 

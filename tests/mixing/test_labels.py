@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from transmix import Draw, Mixed, attention_labels, cutmix, mixup
 from transmix.mixing.labels import find_grid, mask_on_patches
@@ -437,14 +438,53 @@ def test_the_grid_of_square_patches_is_found(h, w, patch):
     assert find_grid(h * w, h * patch, w * patch) == (h, w)
 
 
-@pytest.mark.parametrize(
-    ("patches", "height", "width"), [(15, 32, 32), (16, 32, 48), (6, 48, 30), (2, 32, 32), (1, 8, 16), (0, 8, 8)]
+STEMS = {
+    "patches": lambda stride: nn.Conv2d(1, 1, stride, stride),  # rounds down
+    "padded": lambda stride: nn.Conv2d(1, 1, 2 * stride - 1, stride, padding=stride - 1),  # rounds up
+}
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(STEMS)), st.integers(1, 4)), min_size=1, max_size=3),
+    st.integers(16, 90),
+    st.integers(16, 90),
 )
+def test_the_grid_that_strided_layers_leave_is_found_or_refused_but_never_another(layers, height, width):
+    stack = nn.Sequential(*(STEMS[kind](stride) for kind, stride in layers))
+    try:
+        h, w = stack(torch.zeros(1, 1, height, width)).shape[2:]
+    except RuntimeError:  # nothing is left of the image
+        return
+    try:
+        found = find_grid(h * w, height, width)
+    except ValueError:
+        assert height % h or width % w  # only what was rounded may be refused
+    else:
+        assert found == (h, w)
+
+
+@pytest.mark.parametrize(
+    ("grid", "height", "width"), [((7, 7), 224, 224), ((13, 17), 200, 259), ((6, 7), 195, 224), ((7, 8), 223, 230)]
+)
+def test_the_grid_of_sides_that_the_stride_does_not_divide_is_found(grid, height, width):
+    assert find_grid(grid[0] * grid[1], height, width) == grid
+
+
+@pytest.mark.parametrize(("patches", "height", "width"), [(15, 32, 32), (16, 32, 48), (2, 32, 32), (0, 8, 8)])
 def test_a_grid_that_does_not_fit_is_refused(patches, height, width):
-    with pytest.raises(ValueError, match="do not make a grid") as error:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
         find_grid(patches, height, width)
     assert str(error.value) == (
-        f"{patches} patches do not make a grid with the aspect ratio of a {height} x {width} image; pass grid=(h, w)"
+        f"{patches} patches do not make one grid over a {height} x {width} image; pass grid=(h, w)"
+    )
+
+
+def test_a_grid_of_which_there_are_several_is_refused():
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        find_grid(4, 7, 16)
+    assert str(error.value) == (
+        "4 patches do not make one grid over a 7 x 16 image (it could be 1 x 4 or 2 x 2); pass grid=(h, w)"
     )
 
 
@@ -483,7 +523,7 @@ REFUSED = {
     "heads left in": ({"attention": torch.ones(3, 2, 6)}, "attention must be (3, P), not (3, 2, 6)"),
     "a class token left in": (
         {"attention": torch.ones(3, 7)},
-        "7 patches do not make a grid with the aspect ratio of a 16 x 24 image; pass grid=(h, w)",
+        "7 patches do not make one grid over a 16 x 24 image; pass grid=(h, w)",
     ),
 }
 

@@ -1,6 +1,7 @@
 """Reading what the class token sees, without touching model code and with fused attention left on."""
 
 from transmix.attention.error import AttentionError
+from transmix.attention.head import ClassAttentionHead, with_class_attention
 from transmix.attention.reader import AttentionReader
 
-__all__ = ["AttentionError", "AttentionReader"]
+__all__ = ["AttentionError", "AttentionReader", "ClassAttentionHead", "with_class_attention"]

@@ -1,10 +1,29 @@
-"""Which module of a model attends for the class prediction, and which of its columns are patches."""
+"""Which module of a model attends for the class prediction, and what knows the grid of its patches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from transmix.attention.error import AttentionError
+from transmix.attention.head import ClassAttentionHead
+
+TIMM_PATHS = (
+    "cls_attn_blocks.-1.attn",  # XCiT
+    "blocks_token_only.-1.attn",  # CaiT
+    "post_network.-1.attn",  # VOLO
+    "transformers.-1.blocks.-1.attn",  # PiT
+    "stages.-1.blocks.-1.attn",  # MViT
+    "blocks.-1.fusion.-1.-1.attn",  # CrossViT: the class token of the last (large) branch, over the finer patches
+    "blocks.-1.fusion.-1.attn",
+    "blocks.-1.attn_out",  # TNT
+    "blocks.-1.attn",  # ViT, DeiT, BEiT, EVA, DINOv2, DINOv3, ConViT, NaFlexViT and kin
+)
+"""Where timm's models keep the last attention of their class token; -1 is the last of several."""
+
+HUGGING_FACE = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1, "beit": 1}
+"""Model types whose class prediction comes from a class token, and their prefix tokens without registers."""
+
+HEAD = "or put a class-attention head in place of its pooling: transmix.attention.with_class_attention(model)"
 
 
 @dataclass(frozen=True)
@@ -14,13 +33,15 @@ class ClassAttention:
     Attributes:
         name: the module's dotted name in the model.
         module: its query is the class token alone, or has the class token first.
-        patch_embed: the module that cuts images into patches, if the model has one: it knows the grid.
+        grid_from: the module whose input or output tells the grid of these patches, if there is one.
+        size_from: else a module that sees the images, whose size tells it together with the number of patches.
         prefix_tokens: tokens before the patches (class, distillation, registers), if the model says.
     """
 
     name: str
     module: nn.Module
-    patch_embed: nn.Module | None
+    grid_from: nn.Module | None
+    size_from: nn.Module | None
     prefix_tokens: int | None
 
 
@@ -35,63 +56,167 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def find_class_attention(model: nn.Module, module: nn.Module | str | None = None) -> ClassAttention:
+def find_class_attention(
+    model: nn.Module, module: nn.Module | str | None = None, prefix_tokens: int | None = None
+) -> ClassAttention:
     """Find the module whose attention the class prediction comes from.
 
     Args:
         model: unwrapped.
         module: the module itself or its dotted name, where the model is not known or another layer is wanted.
+        prefix_tokens: tokens before the patches among those attended to, where the model does not say.
 
     Raises:
         AttentionError: no such module, a model whose logits do not come from a class token, or an unknown model.
     """
-    name, found = _named(model, module) if module is not None else _last_class_attention(model)
+    found = _known(model) if module is None else _named(model, module)
+    if prefix_tokens is not None:  # then these tell how many patches there are, and no other module
+        found = replace(found, grid_from=None, size_from=_first_convolution(model), prefix_tokens=prefix_tokens)
+    return found
+
+
+def _known(model: nn.Module) -> ClassAttention:
+    found = (
+        _class_attention_head(model)
+        or _attention_pool(model)
+        or _hugging_face(model)
+        or _torchvision(model)
+        or _timm(model)
+    )
+    if found is None:
+        raise AttentionError(
+            f"{type(model).__name__} is not a model whose class attention is known. {_candidates(model)}. "
+            f"If it averages its features instead, {HEAD.removeprefix('or ')}"
+        )
+    return found
+
+
+def _class_attention_head(model: nn.Module) -> ClassAttention | None:
+    for name, module in model.named_modules():
+        if isinstance(module, ClassAttentionHead):
+            return ClassAttention(f"{name}.attn", module.attn, module, _first_convolution(model), 1)
+    return None
+
+
+def _attention_pool(model: nn.Module) -> ClassAttention | None:
+    """One query over the patches: SigLIP's and PE's pool, or the head of CLIP's ResNets (its query: the mean patch)."""
+    head = getattr(model, "head", None)
+    if type(head).__name__ in ("AttentionPool2d", "RotAttentionPool2d"):
+        return ClassAttention("head", head, head, None, 1)  # type: ignore[arg-type]
+    pool = getattr(model, "attn_pool", None)
+    if not isinstance(pool, nn.Module):
+        return None
+    if getattr(pool, "latent_len", 1) != 1 or getattr(pool, "pool", "token") != "token":
+        raise AttentionError(
+            f"{type(model).__name__}'s attention pool averages several queries: no one row says where its prediction "
+            f"looks. Use one query, {HEAD}"
+        )
+    return ClassAttention("attn_pool", pool, *_patches_of(model), None)
+
+
+def _hugging_face(model: nn.Module) -> ClassAttention | None:
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) == "timm_wrapper":
+        inner = _known(model.timm_model)  # type: ignore[arg-type]
+        return replace(inner, name=f"timm_model.{inner.name}")
+    if getattr(config, "model_type", None) not in HUGGING_FACE:
+        return None
+    implementation = config._attn_implementation  # type: ignore[union-attr]
+    if implementation not in ("sdpa", "eager"):
+        raise AttentionError(
+            f"attn_implementation={implementation!r} computes attention outside torch's functions, where it cannot be "
+            f"read; call model.set_attn_implementation('sdpa'), which is fused too"
+        )
+    if getattr(config, "use_mean_pooling", False):
+        raise AttentionError(
+            f"{type(model).__name__} averages its patches (use_mean_pooling=True): its class token says nothing of the "
+            f"prediction. Create the model with use_mean_pooling=False"
+        )
+    prefix = HUGGING_FACE[config.model_type] + getattr(config, "num_register_tokens", 0)  # type: ignore[union-attr]
+    name, attention = [(n, m) for n, m in model.named_modules() if type(m).__name__.endswith("Attention")][-1]
+    return ClassAttention(name, attention, _first_convolution(model), None, prefix)
+
+
+def _torchvision(model: nn.Module) -> ClassAttention | None:
+    if not isinstance(getattr(model, "conv_proj", None), nn.Module):
+        return None
+    found = _resolve(model, "encoder.layers.-1.self_attention")
+    return found and ClassAttention(*found, model.conv_proj, None, 1)  # type: ignore[arg-type]
+
+
+def _timm(model: nn.Module) -> ClassAttention | None:
+    kind = type(model).__name__
+    if kind == "CoaT":
+        raise AttentionError(
+            "CoaT factorises its attention: there is no softmax over the patches that says where its class tokens "
+            "look. Use another model"
+        )
+    found = next((found for path in TIMM_PATHS if (found := _resolve(model, path))), None)
+    if found is None and (block := _resolve(model, "blocks.-1")) and hasattr(block[1], "fused_attn"):
+        found = block  # attention and MLP side by side in one module
+    if found is None or not isinstance(getattr(model, "global_pool", None), str):
+        return None
+    _check_pool(model, kind, model.global_pool)
+    prefix = getattr(model, "num_prefix_tokens", None) or getattr(model, "num_tokens", None) or 1
+    return ClassAttention(*found, *_patches_of(model), prefix)  # type: ignore[arg-type]
+
+
+def _check_pool(model: nn.Module, kind: str, pool: object) -> None:
+    has_token = any(getattr(model, name, None) is not None for name in ("cls_token", "cls_token_0")) or (
+        getattr(model, "num_prefix_tokens", 0) > 0  # NaFlexViT keeps it in its embedding
+    )
+    if pool == "token" and has_token:
+        return
+    if not has_token:
+        raise AttentionError(
+            f"{kind} has no class token (global_pool={pool!r}): nothing attends for its class prediction. Use a model "
+            f"with a class token and global_pool='token', {HEAD}"
+        )
+    raise AttentionError(
+        f"{kind} averages its class token away or leaves it unused (global_pool={pool!r}): its attention does not "
+        f"say where the prediction looks. Create the model with global_pool='token', {HEAD}"
+    )
+
+
+def _patches_of(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
+    """Return what cuts images into the patches that the last attention sees, or else what sees the images."""
+    merged_later = any(hasattr(model, stages) for stages in ("transformers", "network", "stages"))  # PiT, VOLO, MViT
     patch_embed = getattr(model, "patch_embed", None)
-    if not hasattr(patch_embed, "patch_size"):
-        patch_embed = None
-    return ClassAttention(name, found, patch_embed, getattr(model, "num_prefix_tokens", None))
+    if isinstance(patch_embed, nn.ModuleList):  # CrossViT: the last branch's class token looks at the first's patches
+        patch_embed = patch_embed[0]
+    for stem in (patch_embed, getattr(model, "pixel_embed", None), getattr(model, "embeds", None)):
+        if hasattr(stem, "patch_size") and not hasattr(stem, "backbone") and not merged_later:
+            return stem, None
+    convolution = _first_convolution(model)
+    if merged_later or convolution is None or convolution.stride == (1, 1):
+        return None, convolution
+    return (convolution, None) if convolution.stride == convolution.kernel_size else (None, convolution)
 
 
-def _named(model: nn.Module, module: nn.Module | str) -> tuple[str, nn.Module]:
+def _first_convolution(model: nn.Module) -> nn.Conv2d | None:
+    """Return the first convolution of a model: it sees the images."""
+    return next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def _named(model: nn.Module, module: nn.Module | str) -> ClassAttention:
     for name, candidate in model.named_modules():
         if candidate is module or name == module:
-            return name, candidate
+            return ClassAttention(name, candidate, *_patches_of(model), getattr(model, "num_prefix_tokens", None))
     wanted = f"module {module!r}" if isinstance(module, str) else f"the {type(module).__name__} given"
     raise AttentionError(f"{type(model).__name__} has no {wanted}. {_candidates(model)}")
 
 
-def _last_class_attention(model: nn.Module) -> tuple[str, nn.Module]:
-    """Look where timm's models keep it."""
-    kind = type(model).__name__
-    pool = getattr(model, "global_pool", None)
-    if isinstance(attention_pool := getattr(model, "attn_pool", None), nn.Module):
-        return "attn_pool", attention_pool
-    for blocks in ("cls_attn_blocks", "blocks_token_only", "blocks"):  # XCiT, CaiT, ViT and kin
-        stack = getattr(model, blocks, None)
-        if not isinstance(stack, nn.ModuleList | nn.Sequential) or not len(stack):
-            continue
-        attention = getattr(stack[-1], "attn", None)
-        if isinstance(attention, nn.Module):
-            _check_pool(model, kind, pool)
-            return f"{blocks}.{len(stack) - 1}.attn", attention
-    raise AttentionError(
-        f"{kind} is not a model whose class attention is known: looked for 'attn_pool' and for the 'attn' of the last "
-        f"of 'cls_attn_blocks', 'blocks_token_only' or 'blocks'. {_candidates(model)}"
-    )
-
-
-def _check_pool(model: nn.Module, kind: str, pool: object) -> None:
-    if pool == "token" and getattr(model, "num_prefix_tokens", 0) > 0:
-        return
-    if getattr(model, "cls_token", None) is None:
-        raise AttentionError(
-            f"{kind} has no class token (global_pool={pool!r}): nothing attends for its class prediction. Use a model "
-            f"with a class token and global_pool='token'"
-        )
-    raise AttentionError(
-        f"{kind} averages its class token away or leaves it unused (global_pool={pool!r}): its attention does not "
-        f"say where the prediction looks. Create the model with global_pool='token'"
-    )
+def _resolve(model: nn.Module, path: str) -> tuple[str, nn.Module] | None:
+    """Follow a path of names and of -1 for the last child; None where there is no such module."""
+    module, names = model, []
+    for part in path.split("."):
+        children = dict(module.named_children())
+        name = next(reversed(children), "") if part == "-1" else part
+        if name not in children or (part == "-1" and not name.rsplit("_")[-1].isdigit()):
+            return None
+        module = children[name]
+        names.append(name)
+    return ".".join(names), module
 
 
 def _candidates(model: nn.Module) -> str:
@@ -101,6 +226,6 @@ def _candidates(model: nn.Module) -> str:
         if name and any(word in type(module).__name__.lower() for word in ("attention", "attn"))
     ]
     if not names:
-        return "It holds no module that looks like attention."
+        return "It holds no module that looks like attention"
     shown = ", ".join(names[-3:])
     return f"Point at the module that attends for the class token, module=...; its last attention-like modules: {shown}"

@@ -2,7 +2,8 @@
 
 How: the forward of one module (the last attention of the class token) runs under a mode that sees every torch function
 called in it. When that is fused attention, the mode computes the one row that is wanted from the same query and key;
-fused attention itself runs as it would have. The model's code, weights, hooks and outputs stay as they are.
+fused attention itself runs as it would have. Where a module forms its attention itself, the row is taken from its
+softmax. The model's code, weights, hooks and outputs stay as they are.
 """
 
 import importlib
@@ -16,23 +17,29 @@ from torch.overrides import TorchFunctionMode
 
 from transmix.attention.error import AttentionError
 from transmix.attention.find import ClassAttention, find_class_attention, unwrap
-from transmix.attention.row import row_of_multi_head_attention, row_of_sdpa
+from transmix.attention.grid import grid_of
+from transmix.attention.row import row_of_multi_head_attention, row_of_sdpa, row_of_softmax
+from transmix.mixing.labels import find_grid
 
-ROWS = {
+FUSED = {
     F.scaled_dot_product_attention: row_of_sdpa,
     F.multi_head_attention_forward: row_of_multi_head_attention,
 }
+SOFTMAX = {torch.Tensor.softmax, torch.softmax, F.softmax}
 
 
 class AttentionReader:
     """Reads the class token's attention over the patches, with fused attention left on.
 
-    Works in eager mode and under torch.compile(fullgraph=True), autocast, gradient checkpointing and DDP, attached
-    before or after those. Costs nothing in eval mode unless `eval` is set. A deep copy of the model (EMA) is not read.
+    Works in eager mode and under torch.compile(fullgraph=True), autocast, gradient checkpointing, DDP and FSDP2,
+    attached before or after those. Costs nothing in eval mode unless `eval` is set. A deep copy of the model (EMA) is
+    not read.
 
     Args:
-        model: a timm ViT, DeiT, CaiT, XCiT, EVA, DINOv2, DINOv3 or kin; or any model, with `module`.
+        model: a ViT of timm, torchvision or Hugging Face, a model `with_class_attention`; or any model, with `module`.
         module: the module (or its dotted name) that attends for the class token, if not the model's last.
+        prefix_tokens: how many tokens come before the patches among those that `module` attends to, if the model does
+            not say: 1 for a class token alone, 0 for a pool over the patches.
         training: read in training mode.
         eval: read in eval mode, for figures. Both can be changed at any time.
 
@@ -50,19 +57,21 @@ class AttentionReader:
         model: nn.Module,
         module: nn.Module | str | None = None,
         *,
+        prefix_tokens: int | None = None,
         training: bool = True,
         eval: bool = False,
     ):
         bare = unwrap(model)
-        self._found = find_class_attention(bare, module)
+        self._found = find_class_attention(bare, module, prefix_tokens)
         self._reading = _Reading(self._found, training, eval)
         _attach(self._found.module, _read_class_attention, self._reading)
-        if self._found.patch_embed is not None:
-            try:
-                _attach(self._found.patch_embed, _note_image_size, self._reading)
-            except AttentionError:
-                self.detach()
-                raise
+        try:
+            for module, wrapper in ((self._found.grid_from, _note_grid), (self._found.size_from, _note_image_size)):
+                if module is not None and module is not self._found.module:
+                    _attach(module, wrapper, self._reading)
+        except AttentionError:
+            self.detach()
+            raise
         _allow_checkpointing_under_compile(bare)
 
     @property
@@ -82,9 +91,21 @@ class AttentionReader:
         return self._reading.row.clone()
 
     @property
+    def name(self) -> str:
+        """The dotted name of the module that is read."""
+        return self._found.name
+
+    @property
     def grid(self) -> tuple[int, int] | None:
-        """(h, w) of the patches in `attention`; None where the model does not say."""
-        return self._reading.grid
+        """(h, w) of the patches in `attention`; None before a forward, and where the model shows no images.
+
+        Raises:
+            ValueError: the patches do not make a grid over the images that the model saw.
+        """
+        reading = self._reading
+        if reading.grid is None and reading.image_size is not None and reading.patches:
+            return find_grid(reading.patches, *reading.image_size)
+        return reading.grid
 
     @property
     def training(self) -> bool:
@@ -120,7 +141,7 @@ class AttentionReader:
 
     def detach(self) -> None:
         """Leave the model as it was before; further forwards are not read. Calling it twice does no harm."""
-        for module in (self._found.module, self._found.patch_embed):
+        for module in (self._found.module, self._found.grid_from, self._found.size_from):
             if module is not None and module.__dict__.get(_SLOT) is self._reading:
                 _detach(module)
         self.clear()
@@ -138,9 +159,12 @@ class _Reading:
     def __init__(self, found: ClassAttention, training: bool, eval: bool):
         self.name = found.name
         self.prefix_tokens = found.prefix_tokens
+        self.tells_grid = found.grid_from is found.module
         self.training = training
         self.eval = eval
         self.grid: tuple[int, int] | None = None
+        self.image_size: tuple[int, int] | None = None
+        self.patches = 0
         self.row: Tensor | None = None
 
     def __reduce__(self) -> tuple:
@@ -151,17 +175,15 @@ class _Reading:
         tokens = row.shape[1]
         if self.grid is not None:
             patches = self.grid[0] * self.grid[1]
-        elif self.prefix_tokens is not None:
-            patches = tokens - self.prefix_tokens
         else:
-            patches = tokens - 1
+            patches = tokens - (1 if self.prefix_tokens is None else self.prefix_tokens)
         prefix = tokens - patches
         if patches < 1 or prefix < 0 or (queries > 1 and prefix < 1):
             raise AttentionError(
                 f"{self.name!r} ({type(module).__name__}) attends over {tokens} tokens, which cannot be {patches} "
                 f"patches after a class token (grid {self.grid}): patch dropout, or not the class token's attention"
             )
-        self.row = row[:, prefix:]
+        self.row, self.patches = row[:, prefix:], patches
 
 
 def _no_reading() -> None:
@@ -169,22 +191,23 @@ def _no_reading() -> None:
 
 
 class _Watch(TorchFunctionMode):
-    """Sees the torch functions that a module's forward calls, and computes the row when one is attention."""
+    """Sees the torch functions that a module's forward calls, and takes the row of those that are attention."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.row: Tensor | None = None
-        self.queries = 0
-        self.calls = 0
+        self.fused: list[tuple[Tensor, int]] = []
+        self.formed: list[tuple[Tensor, int]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func in ROWS:
-            self.row = ROWS[func](*args, **kwargs)
+        if func in FUSED:
             query = args[0] if args else kwargs["query"]
-            self.queries = query.shape[-2 if func is F.scaled_dot_product_attention else 0]
-            self.calls += 1
-        return func(*args, **kwargs)
+            queries = query.shape[-2 if func is F.scaled_dot_product_attention else 0]
+            self.fused.append((FUSED[func](*args, **kwargs), queries))
+        output = func(*args, **kwargs)
+        if func in SOFTMAX and output.ndim == 4 and (kwargs.get("dim", args[1] if len(args) > 1 else None) in (-1, 3)):
+            self.formed.append((row_of_softmax(output), output.shape[2]))
+        return output
 
 
 _SLOT = "_transmix_reading"
@@ -198,35 +221,41 @@ def _read_class_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     watch = _Watch()
     with watch:
         output = _inner_forward(module, *args, **kwargs)
-    if watch.calls != 1:
+    rows = watch.fused or watch.formed
+    if len(rows) != 1:
         raise AttentionError(
-            f"expected {reading.name!r} ({type(module).__name__}) to call fused attention "
-            f"(scaled_dot_product_attention) once, but it did {watch.calls} times. "
+            f"expected {reading.name!r} ({type(module).__name__}) to compute attention once, with torch's "
+            f"scaled_dot_product_attention or a softmax over (batch, heads, queries, keys), but it did "
+            f"{len(rows)} times. "
             + (
-                "Is fused attention off (timm: TIMM_FUSED_ATTN, set_fused_attn)? Turn it on, or point at another module"
-                if watch.calls == 0
+                "Attention of another kind, or inside an extension, cannot be read: point at another module"
+                if not rows
                 else "Point at the one module that attends for the class token"
             )
         )
-    reading.record(watch.row, watch.queries, module)
+    if reading.tells_grid:
+        reading.grid = grid_of(module, args[0], output)
+    reading.record(*rows[0], module)
     return output
 
 
-def _note_image_size(module: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _note_grid(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    reading = module.__dict__[_SLOT]
+    output = _inner_forward(module, *args, **kwargs)
+    if reading is not None and not _in_backward():
+        reading.grid = grid_of(module, args[0] if args else next(iter(kwargs.values())), output)
+    return output
+
+
+def _note_image_size(module: nn.Module, images: Tensor) -> Any:
     reading = module.__dict__[_SLOT]
     if reading is not None and not _in_backward():
-        (patch_height, patch_width), (height, width) = _pair(module.patch_size), images.shape[-2:]
-        padded = getattr(module, "dynamic_img_pad", False)
-        reading.grid = (
-            (-(-height // patch_height), -(-width // patch_width))
-            if padded
-            else (height // patch_height, width // patch_width)
-        )
-    return _inner_forward(module, images, *args, **kwargs)
+        reading.image_size = (images.shape[-2], images.shape[-1])
+    return _inner_forward(module, images)
 
 
 # Pickle stores a bound method by its name: under this one it finds the module's own forward again.
-_read_class_attention.__name__ = _note_image_size.__name__ = "forward"
+_read_class_attention.__name__ = _note_grid.__name__ = _note_image_size.__name__ = "forward"
 
 
 def _attach(module: nn.Module, wrapper: Any, reading: _Reading) -> None:
@@ -274,7 +303,3 @@ def _allow_checkpointing_under_compile(model: nn.Module) -> None:
     ):
         config = importlib.import_module("torch._dynamo.config")
         config.skip_fwd_side_effects_in_bwd_under_checkpoint = True  # type: ignore[attr-defined]
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)

@@ -48,6 +48,11 @@ def row_of_sdpa(
         return scores.softmax(-1)[:, :, 0].mean(1)
 
 
+def row_of_softmax(weights: Tensor) -> Tensor:
+    """Return the first query's row, mean over heads, of attention (B, G, L, S) that a module formed: (B, S) float32."""
+    return weights[:, :, 0].detach().float().mean(1)
+
+
 def row_of_multi_head_attention(
     query: Tensor,
     key: Tensor,

@@ -3,8 +3,9 @@
 A rule computes from `lam_area` and the mask, never from `lam`, so applying it twice changes nothing.
 """
 
-import math
 from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def attention_labels(
     Args:
         mixed: the batch that the model saw.
         attention: (B, P) of any positive scale, patches in row-major order.
-        grid: (h, w) with h * w = P; None: h / w = H / W in whole numbers.
+        grid: (h, w) with h * w = P; None: the one that strides over H x W make, see `find_grid`.
         weight: share of attention against area; 0.5 is the paper's, 0 is plain CutMix.
         downsample: "nearest": a patch is pasted if its top left pixel is (the paper); "fraction": by the
             fraction of its pixels that are.
@@ -73,20 +74,30 @@ def mask_on_patches(mask: Tensor, grid: tuple[int, int], downsample: str) -> Ten
     return down @ mask.float() @ across.T
 
 
+@lru_cache  # asked for at every step
 def find_grid(patches: int, height: int, width: int) -> tuple[int, int]:
-    """Return the grid (h, w) of `patches` square patches over an image of `height` x `width` pixels.
+    """Return the grid (h, w) of `patches` patches over an image of `height` x `width` pixels.
+
+    Layers whose strides multiply to s leave h = H / s and w = W / s patches, rounded down or up, and a longer side
+    never fewer than a shorter one. A grid with nothing to round comes first, then one with both sides rounded alike.
 
     Raises:
-        ValueError: no whole numbers h, w have h * w = patches and h / w = height / width.
+        ValueError: no stride makes that many patches, or several strides make different grids.
     """
-    h = math.isqrt(patches * height // width)
-    w = patches // h if h else 0
-    if h < 1 or h * w != patches or h * width != w * height:
+    exact, alike, unlike = set(), set(), set()
+    for stride in range(1, max(height, width) + 1):
+        for down, right in product((False, True), repeat=2):
+            h, w = (side // stride + (up and side % stride > 0) for side, up in ((height, down), (width, right)))
+            if h * w == patches and (h == w if height == width else (h - w) * (height - width) >= 0):
+                divides = height % stride == 0 and width % stride == 0
+                (exact if divides else alike if down == right else unlike).add((h, w))
+    grids = exact or (alike | unlike if alike else set())
+    if len(grids) != 1:
+        among = f" (it could be {' or '.join(f'{h} x {w}' for h, w in sorted(grids))})" if grids else ""
         raise ValueError(
-            f"{patches} patches do not make a grid with the aspect ratio of a {height} x {width} image; "
-            f"pass grid=(h, w)"
+            f"{patches} patches do not make one grid over a {height} x {width} image{among}; pass grid=(h, w)"
         )
-    return h, w
+    return grids.pop()
 
 
 def _overlap(cells: int, pixels: int, device: torch.device) -> Tensor:

@@ -1,0 +1,211 @@
+"""A class-attention head in place of the average pooling: for models that have no class token."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transmix.attention.error import AttentionError
+
+HEAD_WIDTH = 64
+"""Channels per attention head, as in ViT, DeiT and CaiT."""
+
+
+class ClassAttentionHead(nn.Module):
+    """One class-attention block: a learned class token looks at the features once and becomes the pooled feature.
+
+        token  = token + Attention(norm([token, features]))      the token alone asks
+        pooled = token + MLP(norm(token))
+
+    Args:
+        width: C, channels of the features.
+        heads: G; None: as many as give heads of 64 channels, or nearly.
+        mlp_ratio: hidden width of the MLP over C; 0 leaves the MLP out.
+        keep_axes: return (B, C, 1, 1), as the average pooling of torchvision's models does, instead of (B, C).
+
+    Raises:
+        ValueError: heads that do not divide the width.
+
+    Source: Touvron et al., CaiT (ICCV 2021), section 3: the class-attention layer.
+    """
+
+    def __init__(self, width: int, heads: int | None = None, mlp_ratio: float = 4.0, keep_axes: bool = False):
+        super().__init__()
+        self.keep_axes = keep_axes
+        if heads is None:
+            heads = next(count for count in range(max(1, width // HEAD_WIDTH), 0, -1) if width % count == 0)
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
+        self.width = width
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.norm = nn.LayerNorm(width)
+        self.attn = _ClassAttention(width, heads)
+        hidden = int(width * mlp_ratio)
+        self.norm_mlp = nn.LayerNorm(width) if hidden else nn.Identity()
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)) if hidden else None
+        for name, weight in self.named_parameters():
+            if name == "cls_token" or (name.endswith("weight") and "norm" not in name):
+                nn.init.trunc_normal_(weight, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool features (B, P, C), (B, C, h, w) or (B, h, w, C) to (B, C)."""
+        patches = as_patches(features, self.width)
+        token = self.cls_token.expand(len(patches), -1, -1)
+        token = token + self.attn(self.norm(torch.cat([token, patches], 1)))
+        if self.mlp is not None:
+            token = token + self.mlp(self.norm_mlp(token))
+        return token.transpose(1, 2)[..., None] if self.keep_axes else token[:, 0]
+
+    def cost(self, patches: int) -> dict[str, int]:
+        """Return what the head adds to a model: "parameters", and "flops" of a forward per image of P patches.
+
+        A multiplication with its addition counts as two; norms, biases and the softmax are left out.
+        """
+        asked = self.attn.query.weight.numel() + self.attn.proj.weight.numel()
+        if self.mlp is not None:
+            asked += sum(layer.weight.numel() for layer in self.mlp if isinstance(layer, nn.Linear))
+        seen = self.attn.key.weight.numel() + self.attn.value.weight.numel() + 2 * self.width
+        return {
+            "parameters": sum(weight.numel() for weight in self.parameters()),
+            "flops": 2 * (asked + seen * (patches + 1)),
+        }
+
+    def extra_repr(self) -> str:
+        """Return width, heads and the parameters it adds."""
+        return f"{self.width}, heads={self.attn.heads}, adds {self.cost(0)['parameters']:,} parameters"
+
+
+class _ClassAttention(nn.Module):
+    """Attention with one query, the first token; (B, 1 + P, C) -> (B, 1, C)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.proj = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = (
+            layer(part).reshape(len(part), -1, self.heads, part.shape[2] // self.heads).transpose(1, 2)
+            for layer, part in ((self.query, tokens[:, :1]), (self.key, tokens), (self.value, tokens))
+        )
+        looked = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(looked.transpose(1, 2).flatten(2))
+
+
+def as_patches(features: Tensor, width: int) -> Tensor:
+    """Return features (B, P, C), (B, C, h, w) or (B, h, w, C) as (B, P, C), patches in row-major order.
+
+    Raises:
+        AttentionError: none of these, or a channel axis that cannot be told.
+    """
+    if features.ndim == 3 and features.shape[2] == width:
+        return features
+    if features.ndim == 4 and (features.shape[1] == width) != (features.shape[3] == width):
+        return features.flatten(2).transpose(1, 2) if features.shape[1] == width else features.flatten(1, 2)
+    raise AttentionError(
+        f"expected features with {width} channels, (batch, patches, channels) or with two spatial axes, "
+        f"got {tuple(features.shape)}"
+    )
+
+
+def with_class_attention(model: nn.Module, *, heads: int | None = None, mlp_ratio: float = 4.0) -> nn.Module:
+    """Put a class-attention head in the place of a model's average pooling, so that TransMix can read it.
+
+    The backbone, its weights and its classifier stay; the head comes before the classifier, with random weights.
+    timm's parameter groups stay too: the head falls into the last group (no layer decay), its token and norms decay
+    as their like do. `model.class_attention.cost(patches)` (torchvision: `model.avgpool.cost`) says what it adds.
+
+    Args:
+        model: a timm model (Swin, PVTv2, Twins, MaxViT, ConvNeXt, an average-pooled ViT, ...) or one of torchvision's
+            that ends in `avgpool` (Swin, ConvNeXt, ResNet); it is changed in place, as torch's own converters do.
+        heads: attention heads; None: of 64 channels each.
+        mlp_ratio: hidden width of the block's MLP over its width; 0 leaves the MLP out.
+
+    Returns:
+        The model.
+
+    Raises:
+        AttentionError: a model that has a head already, no features to look at, or its class token in use.
+
+    Example:
+        >>> model = with_class_attention(timm.create_model("swin_tiny_patch4_window7_224"))
+        >>> tm = transmix.TransMix(model)
+
+    Source: the idea of CA-Swin in Chen et al., TransMix (CVPR 2022), section 4.5. Differs: the paper's code for it was
+    not released; here the block comes on top of a whole backbone, whose weights can be loaded.
+    """
+    if any(isinstance(module, ClassAttentionHead) for module in model.modules()):
+        raise AttentionError(f"{type(model).__name__} has a class-attention head already")
+    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
+        return _in_timm(model, heads, mlp_ratio)
+    pool = getattr(model, "avgpool", None)
+    if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1)):
+        return _in_torchvision(model, heads, mlp_ratio)
+    raise AttentionError(
+        f"{type(model).__name__} has no pooling that a class-attention head could replace: expected a timm model, or "
+        f"torchvision's 'avgpool'"
+    )
+
+
+def _in_timm(model: Any, heads: int | None, mlp_ratio: float) -> nn.Module:
+    kind = type(model)
+    pool = getattr(model, "global_pool", None)
+    if pool in ("token", "map") or getattr(model, "attn_pool", None) is not None or kind.__name__ == "CoaT":
+        raise AttentionError(
+            f"{kind.__name__} predicts from a class token or an attention pool already (global_pool={pool!r}): nothing "
+            f"is averaged that a head could replace"
+        )
+    model.class_attention = ClassAttentionHead(model.num_features, heads, mlp_ratio)
+    _follow(model.class_attention, model)
+    model.__class__ = _with_head(kind)
+    return model
+
+
+@cache
+def _with_head(kind: type) -> type:
+    return type(f"{kind.__name__}WithClassAttention", (_WithClassAttention, kind), {})
+
+
+class _WithClassAttention:
+    """Comes before a timm model's class: pools by class attention, then lets the model's own head do the rest."""
+
+    def forward_head(self: Any, x: Tensor, pre_logits: bool = False) -> Tensor:
+        prefix = getattr(self, "num_prefix_tokens", None) or 0
+        pooled = self.class_attention(x[:, prefix:] if x.ndim == 3 else x)
+        # The model's own pooling of one patch is that patch: what comes after the pooling stays the model's code.
+        if x.ndim == 3:
+            alone = pooled[:, None].expand(-1, prefix + 1, -1)
+        else:
+            alone = pooled[:, :, None, None] if x.shape[1] == pooled.shape[1] else pooled[:, None, None]
+        return super().forward_head(alone, pre_logits=pre_logits)  # type: ignore[misc]
+
+    def no_weight_decay(self: Any) -> set[str]:
+        inherited = getattr(super(), "no_weight_decay", set)
+        return set(inherited()) | {"class_attention.cls_token"}
+
+    def __reduce_ex__(self: Any, protocol: Any) -> tuple:
+        # The class has no name in any module: a copy or a pickle makes it again from the model's own.
+        return _empty_with_head, (type(self).__mro__[2],), self.__dict__
+
+
+def _empty_with_head(kind: type) -> nn.Module:
+    return _with_head(kind).__new__(_with_head(kind))
+
+
+def _in_torchvision(model: Any, heads: int | None, mlp_ratio: float) -> nn.Module:
+    modules = list(model.modules())
+    after = modules[modules.index(model.avgpool) :]
+    classifier = next(module for module in after if isinstance(module, nn.Linear))
+    model.avgpool = ClassAttentionHead(classifier.in_features, heads, mlp_ratio, keep_axes=True)
+    _follow(model.avgpool, model)
+    return model
+
+
+def _follow(head: nn.Module, model: nn.Module) -> None:
+    """Bring the head to the model's device, type and mode."""
+    weight = next(model.parameters())
+    head.to(weight.device, weight.dtype).train(model.training)
