@@ -39,6 +39,19 @@ def test_train_then_evaluate_prints_scores_and_writes_them(recipe_file, tmp_path
     assert {"top1", "top5", "loss", "calibration_error", "per_class_accuracy"} <= set(scores["model"])
 
 
+def test_export_writes_into_the_run_what_evaluate_then_measures(recipe_file, images, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", "--recipe", recipe_file, "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["export", str(run), "--weights", "model"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"weights of step 2: README.md, config.json, model.safetensors in {run / 'export'}"
+    assert complaint(capsys, "export", run).endswith("exists already; give another --out, or remove it first")
+    weights = str(run / "export" / "model.safetensors")
+    assert main(["evaluate", weights, "--data", str(images), "--workers", "0"]) == 0
+    assert "top-1 (%)" in capsys.readouterr().out
+
+
 def test_options_win_over_the_recipe_and_model_options_add_to_it(recipe_file, tmp_path):
     out = tmp_path / "run"
     main(["train", "--recipe", recipe_file, "--out", str(out), "--lr", "5e-4", "--model-options", "depth=1"])

@@ -193,7 +193,8 @@ class _WithClassAttention:
 
 
 def _empty_with_head(kind: type) -> nn.Module:
-    return _with_head(kind).__new__(_with_head(kind))
+    made: Any = _with_head(kind)
+    return made.__new__(made)
 
 
 def _in_torchvision(model: Any, heads: int | None, mlp_ratio: float) -> nn.Module:

@@ -7,6 +7,7 @@ import sys
 VERBS = {
     "train": "train a Vision Transformer as a recipe says",
     "evaluate": "measure a run, a timm model or a weights file",
+    "export": "write a run's model for timm, Hugging Face or ONNX",
     "recipes": "list, show or copy the recipes that come with the package",
 }
 
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(f"{error.name} is not installed; install what this needs: pip install 'transmix[train]'")
     from transmix.attention import AttentionError
     from transmix.data.dataset import DataError
+    from transmix.export.error import ExportError
     from transmix.recipes import RecipeError
     from transmix.runs.checkpoint import CheckpointError
     from transmix.runs.folder import RunError
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         module.main(rest)
-    except (AttentionError, CheckpointError, DataError, RecipeError, RunError) as error:
+    except (AttentionError, CheckpointError, DataError, ExportError, RecipeError, RunError) as error:
         return complain(str(error))
     except NotFiniteError as error:
         return complain(str(error), code=1)

@@ -118,7 +118,8 @@ def _from_file(path: Path, data: ImageData, model_name: str | None = None) -> Su
         return _published(model_name, data, path)
     classes = tuple(about["classes"])
     check_same_classes(classes, data)
-    model = build_model(Model(about["model"], about["model_options"]), len(classes), about["image_size"])
+    settings = Model(about["model"], about["model_options"], about.get("class_attention", False))
+    model = build_model(settings, len(classes), about["image_size"])
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

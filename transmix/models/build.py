@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from transmix.attention import AttentionError, with_class_attention
 from transmix.recipes import RecipeError
 from transmix.recipes.settings import Model
 
@@ -25,10 +26,12 @@ def build_model(settings: Model, num_classes: int, image_size: int | None) -> nn
     if settings.pretrained and settings.init:
         raise RecipeError("pretrained and init both say where weights come from; give one")
     options = {"num_classes": num_classes, "drop_path_rate": settings.drop_path, **settings.model_options}
-    if _takes_image_size(settings.model) and image_size is not None:
+    if takes_image_size(settings.model) and image_size is not None:
         options["img_size"] = image_size
+    head: dict[str, Tensor] = {}
     if settings.init:
-        options.update(pretrained=True, **_weights(settings.init))
+        weights, head = _weights(settings)
+        options.update(pretrained=True, **weights)
     elif settings.pretrained:
         options.update(pretrained=True)
     try:
@@ -38,6 +41,13 @@ def build_model(settings: Model, num_classes: int, image_size: int | None) -> nn
         raise RecipeError(f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}") from error
     if image_size is not None:
         check_patches(model, image_size)
+    if settings.class_attention:
+        try:
+            model = with_class_attention(model)
+        except AttentionError as error:
+            raise RecipeError(f"class_attention: {error}") from error
+        if head:
+            model.load_state_dict(head, strict=False)
     if settings.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     return model
@@ -91,7 +101,7 @@ def published_classes(name: str) -> int:
 
 def published_config(name: str) -> timm.models.PretrainedCfg:
     """Return where a timm model's published weights are and what they expect; errors as `published_classes`."""
-    _takes_image_size(name)
+    takes_image_size(name)
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # an unknown tag after the dot
@@ -106,8 +116,12 @@ def options_text(options: dict) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "pretrained_cfg_overlay")
 
 
-def _takes_image_size(name: str) -> bool:
-    """Whether a timm model is built for one image size (ViTs are, most convolutional nets are not)."""
+def takes_image_size(name: str) -> bool:
+    """Whether a timm model is built for one image size (ViTs are, most convolutional nets are not).
+
+    Raises:
+        RecipeError: timm has no such model.
+    """
     if not timm.is_model(name.split(".")[0]):
         close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.4)
         raise RecipeError(f"timm has no model {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
@@ -115,18 +129,22 @@ def _takes_image_size(name: str) -> bool:
     return "img_size" in inspect.getsource(module)  # type: ignore[arg-type]
 
 
-def _weights(init: str) -> dict:
-    """Return timm's arguments for starting from a safetensors file or from another model's published weights."""
+def _weights(settings: Model) -> tuple[dict, dict[str, Tensor]]:
+    """Return timm's arguments for starting from a safetensors file or another model's published weights.
+
+    Beside them: the weights of a class-attention head in the file, which timm does not know.
+    """
+    init = settings.init or ""
     if init.endswith(".safetensors"):
-        return {"pretrained_cfg_overlay": _file_weights(Path(init))}
+        return _file_weights(Path(init), settings.class_attention)
     if not timm.is_model(init.split(".")[0]):
         close = difflib.get_close_matches(init, timm.list_pretrained(), n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise RecipeError(f"init must be a timm model or a .safetensors file, not {init!r}{hint}")
-    return {"pretrained_cfg": published_config(init)}
+    return {"pretrained_cfg": published_config(init)}, {}
 
 
-def _file_weights(path: Path) -> dict:
+def _file_weights(path: Path, class_attention: bool) -> tuple[dict, dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -134,5 +152,9 @@ def _file_weights(path: Path) -> dict:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RecipeError(f"cannot read weights from {path}: {error}") from error
+    head = {name: weights.pop(name) for name in list(weights) if name.startswith("class_attention.")}
+    if head and not class_attention:
+        raise RecipeError(f"{path} holds a model with a class-attention head; ask for one: --class-attention")
     classes = head_size(weights)
-    return {"state_dict": weights} | ({} if classes is None else {"num_classes": classes})
+    overlay = {"state_dict": weights} | ({} if classes is None else {"num_classes": classes})
+    return {"pretrained_cfg_overlay": overlay}, head

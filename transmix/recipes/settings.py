@@ -65,6 +65,8 @@ class Model:
     """Name of a timm model."""
     model_options: dict[str, Scalar] = field(default_factory=dict)
     """More arguments for timm.create_model: patch_size, embed_dim, depth, ..."""
+    class_attention: bool = False
+    """Put a class-attention head in place of the average pooling, in models without a class token (Swin, PVT, ...)."""
     drop_path: float = 0.0
     """Stochastic depth: chance of leaving out a block, rising linearly to this at the last block."""
     pretrained: bool = False

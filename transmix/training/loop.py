@@ -147,9 +147,9 @@ class TrainingRun:
         by_attention = recipe.mixing.mix == "transmix"
         try:
             self.reader = AttentionReader(bare, training=by_attention)
-        except AttentionError:
+        except AttentionError as error:
             if by_attention:
-                raise
+                raise AttentionError(f"{error}. (A recipe asks for that head with class_attention)") from error
             self.reader = None  # figures go without attention
         optimizer = build_optimizer(bare, recipe.optimization)
         decay = recipe.optimization.ema_decay

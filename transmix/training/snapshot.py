@@ -69,6 +69,7 @@ def weights_metadata(run: TrainingRun) -> dict[str, str]:
     about = {
         "model": model.model,
         "model_options": model.model_options,
+        "class_attention": model.class_attention,
         "image_size": run.recipe.data.image_size,
         "classes": list(run.data.classes),
         "eval_crop": augmentation.eval_crop,

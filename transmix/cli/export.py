@@ -1,0 +1,36 @@
+"""transmix export: a run's model for timm, Hugging Face Transformers or ONNX."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from transmix.cli.options import parse
+from transmix.export.write import export_run
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's model, with class names and preprocessing, for timm, Hugging Face Transformers or ONNX."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder."""
+    out: Path | None = None
+    """The folder to make; RUN/export if not given. One that holds something is refused."""
+    format: tuple[Literal["timm", "huggingface", "onnx"], ...] = ("timm",)
+    """One or more. timm and huggingface are the same files, each checked with its own library."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of the run."""
+    weights: Literal["auto", "model", "ema"] = "auto"
+    """'ema': the running average; 'model': the weights themselves; 'auto': the average where the run kept one."""
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, write the folder, say what is in it."""
+    asked = parse(Export, "export", arguments)
+    out = asked.out or asked.run / "export"
+    trained = export_run(asked.run, out, asked.format, checkpoint=asked.checkpoint, weights=asked.weights)
+    which = {"ema": "average of the weights (EMA)", "model": "weights"}[trained.weights]
+    print(f"{which} of step {trained.step}: {', '.join(sorted(path.name for path in out.iterdir()))} in {out}")
+    print("each file was opened again and gives the run's logits; README.md says how to load them")

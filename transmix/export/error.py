@@ -1,0 +1,5 @@
+"""What goes wrong when a run's model is written for other programs."""
+
+
+class ExportError(Exception):
+    """A model that cannot be exported or loaded as asked; the message says why and what to do."""

@@ -1,0 +1,59 @@
+"""Hugging Face Transformers: it opens timm's layout by itself, as TimmWrapperForImageClassification."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from transmix.export.check import check_same
+from transmix.export.error import ExportError
+from transmix.export.trained import Trained
+
+
+def check_huggingface(folder: Path, trained: Trained) -> None:
+    """Open a folder in timm's layout with Transformers and compare logits and class names.
+
+    Raises:
+        ExportError: it does not give the run's logits or names.
+    """
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    def load() -> Callable[[Tensor], Tensor]:
+        with _quiet():
+            AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
+        names = tuple(model.config.id2label[index] for index in range(len(trained.classes)))
+        if names != trained.classes:
+            raise ExportError(f"it reads other class names, {names[:3]} for {trained.classes[:3]}")
+        return lambda images: model(images).logits
+
+    check_same(trained, load, "Transformers")
+
+
+def refuse_class_attention(trained: Trained) -> None:
+    """Say why a model with our class-attention head cannot be a Transformers model.
+
+    Raises:
+        ExportError: it has that head.
+    """
+    if trained.class_attention:
+        raise ExportError(
+            "Transformers opens plain timm models only, and this one has a class-attention head in place of its "
+            "pooling; use --format timm (opened by transmix.export.load.load_export) or --format onnx"
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars and notes on choices that are right here off the terminal."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,117 @@
+"""What a run trained, ready to be written for other programs: the model, its classes, its preprocessing."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from transmix.data.augment import EvaluationCrop
+from transmix.export.error import ExportError
+from transmix.models.build import build_model
+from transmix.recipes import Recipe, load_recipe
+from transmix.runs.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
+from transmix.runs.folder import RunError, read_best_step, read_classes
+from transmix.runs.log import read_rows
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what is known of it.
+
+    Attributes:
+        recipe: every setting of the run.
+        classes: what the K columns of the logits mean.
+        model: images (B, 3, S, S), normalised, to logits (B, K); on the CPU, in evaluation mode.
+        metadata: of the weights file, by which `transmix evaluate` can use it.
+        weights: "model", or "ema" for their running average.
+        step: the optimizer step that the weights are of.
+        scores: of these weights on the validation split, as the run logged them; empty if that step was not evaluated.
+    """
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    model: nn.Module
+    metadata: dict[str, str]
+    weights: str
+    step: int
+    scores: dict[str, Any]
+
+    @property
+    def class_attention(self) -> bool:
+        """Whether a class-attention head of ours replaces the model's pooling."""
+        return self.recipe.model.class_attention
+
+
+def open_trained(run: Path, checkpoint: str = "last", weights: str = "auto") -> Trained:
+    """Open what a run trained.
+
+    Args:
+        run: its folder.
+        checkpoint: "last" or "best".
+        weights: "model"; "ema", their running average; "auto", the average where the run kept one.
+
+    Raises:
+        RunError, CheckpointError, RecipeError: the folder holds no run, or no whole checkpoint.
+        ExportError: the run kept no average, or its weights do not fit its model.
+    """
+    if not run.is_dir():
+        raise RunError(f"{run}: no such run folder")
+    folder = _checkpoint(run, checkpoint)
+    recipe, classes = load_recipe(str(run / "recipe.yaml")), read_classes(run)
+    kept = "ema" if (folder / "ema.safetensors").exists() else "model"
+    if weights == "ema" != kept:
+        raise ExportError(f"{run} kept no average of its weights (ema_decay was not set); use --weights model")
+    weights = kept if weights == "auto" else weights
+    tensors, metadata = read_tensors(folder / f"{weights}.safetensors")
+    settings = replace(recipe.model, pretrained=False, init=None, drop_path=0.0, grad_checkpointing=False)
+    model = build_model(settings, len(classes), recipe.data.image_size)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ExportError(f"{folder} does not fit {settings.model}: {' '.join(str(error).split())[:300]}") from error
+    step = int(folder.name.removeprefix("step-"))
+    return Trained(
+        recipe,
+        classes,
+        model.eval(),
+        metadata,
+        weights,
+        step,
+        _scores(run, step, "ema_" if weights == "ema" else ""),
+    )
+
+
+def preprocessing(trained: Trained) -> dict[str, Any]:
+    """Return how the run's evaluation makes the model's input of an image.
+
+    The shorter side is resized to `resize` pixels, bicubic; the centre of `image_size` pixels a side is cut out, a
+    fraction `crop_pct` of the resized side; channels are RGB, (x / 255 - mean) / std.
+    """
+    size, augmentation = trained.recipe.data.image_size, trained.recipe.augmentation
+    return {
+        "image_size": size,
+        "resize": EvaluationCrop(size, augmentation.eval_crop).resized,
+        "crop_pct": augmentation.eval_crop,
+        "interpolation": "bicubic",
+        "mean": list(augmentation.mean),
+        "std": list(augmentation.std),
+    }
+
+
+def _checkpoint(run: Path, which: str) -> Path:
+    if which == "best":
+        best = run / "checkpoints" / f"step-{read_best_step(run):08d}"
+        verify_checkpoint(best)
+        return best
+    newest, problems = newest_checkpoint(run / "checkpoints")
+    if newest is None:
+        raise RunError(f"{run} holds no checkpoint to export. {' '.join(problems)}")
+    return newest
+
+
+def _scores(run: Path, step: int, prefix: str) -> dict[str, Any]:
+    row = next((row for row in read_rows(run / "metrics.jsonl") if (row["kind"], row["step"]) == ("epoch", step)), {})
+    names = {"top1", "top5", "val_loss", "calibration_error"}
+    found = {name: row[prefix + name] for name in names if prefix + name in row}
+    return found | {"epoch": row["epoch"]} if found else {}

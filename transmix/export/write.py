@@ -1,0 +1,102 @@
+"""A run's model in the formats asked for, in one folder that is either whole or not there."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from transmix.export.card import card
+from transmix.export.error import ExportError
+from transmix.export.huggingface import check_huggingface, refuse_class_attention
+from transmix.export.onnx import write_onnx
+from transmix.export.timm import write_timm
+from transmix.export.trained import Trained, open_trained
+
+PACKAGES = {"timm": (), "huggingface": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+"""Formats, and what each needs beyond what training does."""
+
+
+def export_run(
+    run: Path, out: Path, formats: Sequence[str] = ("timm",), *, checkpoint: str = "last", weights: str = "auto"
+) -> Trained:
+    """Write a run's model for other programs; nothing is left behind if that fails.
+
+    Args:
+        run: its folder.
+        out: the folder to make; absent or empty.
+        formats: "timm", "huggingface" (the same files, checked with Transformers), "onnx".
+        checkpoint: "last" or "best".
+        weights: "model", "ema", or "auto": the average where the run kept one.
+
+    Returns:
+        What was exported.
+
+    Raises:
+        ExportError: a package that is missing, a folder with something in it, or a model that the format cannot hold.
+        RunError, CheckpointError, RecipeError: the run cannot be opened.
+
+    Example:
+        >>> export_run(Path("runs/digits"), Path("digits"), ["timm", "onnx"])  # doctest: +SKIP
+    """
+    check_formats(formats)
+    check_absent(out)
+    trained = open_trained(run, checkpoint, weights)
+    write_export(trained, out, formats)
+    return trained
+
+
+def write_export(trained: Trained, out: Path, formats: Sequence[str]) -> None:
+    """Write what is already open; arguments and errors as `export_run`."""
+    if "huggingface" in formats:
+        refuse_class_attention(trained)
+    with _whole_folder(out) as folder:
+        if {"timm", "huggingface"} & set(formats):
+            write_timm(folder, trained)
+        if "huggingface" in formats:
+            check_huggingface(folder, trained)
+        if "onnx" in formats:
+            write_onnx(folder, trained)
+        (folder / "README.md").write_text(card(trained, formats), encoding="utf-8")
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Check that each format is known and its packages are installed.
+
+    Raises:
+        ExportError: the format, or the package and how to get it.
+    """
+    if not formats or not set(formats) <= set(PACKAGES):
+        raise ExportError(f"formats are {', '.join(PACKAGES)}, one or more, not {' '.join(formats) or 'none'}")
+    for name in formats:
+        for package in PACKAGES[name]:
+            if find_spec(package) is None:
+                raise ExportError(
+                    f"{package} is not installed: pip install 'transmix[{name}]', or leave --format {name} out"
+                )
+
+
+def check_absent(out: Path) -> None:
+    """Check that a folder is absent or empty.
+
+    Raises:
+        ExportError: it is not.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists already; give another --out, or remove it first")
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` to write in; it gets that name if nothing raises, and goes if something does."""
+    out = out.resolve()
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(out)
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
