@@ -1,5 +1,7 @@
 """`cutmix`, `mixup` and `Mixed.targets` against loops over pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -203,6 +205,62 @@ def test_a_mixed_batch_cannot_be_changed_by_accident():
         mixed.lam = torch.ones(3)
     assert mixed.rule == "area"
     assert isinstance(mixed, Mixed)
+
+
+# ---------------------------------------------------------------------------------------------- through a loader
+
+TENSORS = ("images", "labels", "partner", "lam", "lam_area", "mask")
+
+
+def assert_every_tensor(mixed, before, holds):
+    assert mixed is not before
+    assert mixed.rule == before.rule
+    for name in TENSORS:
+        if getattr(before, name) is None:
+            assert getattr(mixed, name) is None
+        else:
+            assert getattr(mixed, name).shape == getattr(before, name).shape
+            assert holds(getattr(mixed, name)), name
+
+
+@pytest.mark.parametrize("method", ["cutmix", "mixup"])
+def test_to_moves_every_tensor_to_the_device(method):
+    mixed = cutmix(*a_batch(), (0, 0, 2, 3)) if method == "cutmix" else mixup(*a_batch(), 0.3)
+    mixed = replace(mixed, rule="attention")
+    there = mixed.to(device="meta", non_blocking=True)
+    assert_every_tensor(there, mixed, lambda tensor: tensor.device.type == "meta")
+    assert mixed.images.device.type == "cpu"
+    with pytest.raises(AssertionError, match="lam"):
+        assert_every_tensor(replace(there, lam=mixed.lam), mixed, lambda tensor: tensor.device.type == "meta")
+
+
+def test_to_the_same_device_changes_no_number():
+    mixed = cutmix(*a_batch(), (0, 0, 2, 3))
+    same = mixed.to("cpu")
+    assert all(torch.equal(getattr(same, name), getattr(mixed, name)) for name in TENSORS)
+
+
+def test_a_loader_pins_every_tensor(monkeypatch):
+    """Without an accelerator nothing can be pinned: what would be is counted instead."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    mixed, pinned = cutmix(*a_batch(), (0, 0, 2, 3)), []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.clone()) or pinned[-1])
+    (there,) = pin_memory((mixed,))
+    assert_every_tensor(there, mixed, lambda tensor: any(tensor is one for one in pinned))
+    with pytest.raises(AssertionError, match="mask"):
+        assert_every_tensor(replace(there, mask=mixed.mask), mixed, lambda tensor: any(tensor is p for p in pinned))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_pinned_record_goes_to_the_gpu():
+    mixed = cutmix(*a_batch(), (0, 0, 2, 3))
+    pinned = mixed.pin_memory()
+    assert_every_tensor(pinned, mixed, lambda tensor: tensor.is_pinned())
+    there = pinned.to("cuda", non_blocking=True)
+    assert_every_tensor(there, mixed, lambda tensor: tensor.is_cuda)
+    assert torch.equal(there.targets(5).cpu(), mixed.targets(5))
 
 
 IMAGES, LABELS = a_batch()

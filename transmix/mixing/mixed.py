@@ -3,8 +3,8 @@
 Everything here is pure: inputs are not modified, nothing is random, device and dtype follow the input.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,18 @@ class Mixed:
         own = dense_labels(self.labels, num_classes) * (1 - smoothing) + smoothing / num_classes
         lam = self.lam[:, None]
         return lam * own + (1 - lam) * own[self.partner]
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Mixed":
+        """Return the record with all its tensors on `device`; `non_blocking` as in `Tensor.to`."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Mixed":
+        """Return the record in pinned memory. `DataLoader(pin_memory=True)` calls this for what it does not know."""
+        return self._with_each(lambda tensor: tensor.pin_memory())
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Mixed":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
 def dense_labels(labels: Tensor, num_classes: int) -> Tensor:

@@ -1,0 +1,184 @@
+"""TransMix in timm's train.py: a `mixup_fn` with timm's parameters, and the loss that goes with it.
+
+Three lines in train.py, at the end of `elif mixup_active:` where the training loss is chosen, and --no-prefetcher:
+
+    +from transmix.integrations.timm import TransMixup
+     ...
+         else:
+             train_loss_fn = SoftTargetCrossEntropy()
+    +    mixup_fn = TransMixup(model, train_loss_fn, **mixup_args)
+    +    train_loss_fn = mixup_fn.loss
+
+Everything else stays: --smoothing, --mixup-off-epoch, --bce-loss and its kin, --amp, --channels-last,
+--grad-accum-steps, --torchcompile, --model-ema, DDP. A script that hands `criterion_kwargs` to a timm task instead of
+a loss takes `TransMixup(model, task.criterion, **mixup_args)` and `task.criterion = mixup_fn.loss` after the task.
+
+timm's prefetcher mixes in the collate function, before any model: the loss then refuses what it is given. To keep the
+prefetcher, mix the batches that it delivers, by two more changes:
+
+    -                collate_fn = FastCollateMixup(**mixup_args)
+
+    -            if mixup_fn is not None:
+    -                input, target = mixup_fn(input, target)
+    +        if mixup_fn is not None:
+    +            input, target = mixup_fn(input, target)
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from transmix.mixing.mixed import Mixed
+from transmix.transmix import TransMix
+
+
+class TransMixup:
+    """Mixes as timm's `Mixup` does, and leaves the label to the loss, which asks the model.
+
+    Parameters have timm's names and meanings, and its defaults but for two: `cutmix_alpha` is 1.0 (without CutMix there
+    is no box to weigh) and `num_classes` None. Odd batches and float labels are taken too, images are not modified in
+    place, and draws come from a torch generator instead of NumPy's global one.
+
+    Args:
+        model: the model that is trained, before or after `torch.compile` and DDP.
+        criterion: loss of (B, K) logits against (B, K) targets, such as timm's `SoftTargetCrossEntropy` or
+            `BinaryCrossEntropy` (whose `target_threshold` makes labels of 0 and 1, and leaves TransMix little to say).
+            None: cross-entropy without dense targets; binary cross-entropy if `multi_label`.
+        mixup_alpha: Mixup's lam comes from Beta(alpha, alpha); 0 turns Mixup off.
+        cutmix_alpha: likewise for CutMix.
+        cutmix_minmax: smallest and largest side of the box, as fractions of the image's side.
+        prob: chance that a batch (row, pair) is mixed at all.
+        switch_prob: chance of CutMix where both are on.
+        mode: "batch", "pair" or "elem".
+        correct_lam: take lam from the box that is left inside the image.
+        label_smoothing: y * (1 - s) + s / K; of multi-label targets y * (1 - s) + s / 2. Also while mixing is off.
+        num_classes: K, checked against the logits; None: as many as there are logits.
+        multi_label: labels are (B, K), each class on its own.
+        weight: share of attention against area in the label; 0.5 is the paper's.
+        downsample: how the box comes down to patches, "nearest" (the paper) or "fraction".
+        module: where the class attention is, for models that `AttentionReader` does not know.
+        generator: where draws come from. None: an own one, seeded with `torch.initial_seed()`, which train.py has set
+            to the seed plus the rank.
+
+    Attributes:
+        mixup_enabled: False turns mixing off, smoothing stays; train.py sets it at `--mixup-off-epoch`.
+        loss: the training loss, (logits, target) -> scalar, for the target that calling this returned.
+
+    Raises:
+        AttentionError: the model's attention cannot be read.
+        ValueError: a parameter out of its range, or settings under which TransMix would change nothing.
+
+    Example:
+        >>> mixup_fn = TransMixup(model, label_smoothing=0.1, num_classes=1000)
+        >>> images, target = mixup_fn(images, target)
+        >>> loss = mixup_fn.loss(model(images), target)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        mixup_alpha: float = 1.0,
+        cutmix_alpha: float = 1.0,
+        cutmix_minmax: tuple[float, float] | None = None,
+        prob: float = 1.0,
+        switch_prob: float = 0.5,
+        mode: str = "batch",
+        correct_lam: bool = True,
+        label_smoothing: float = 0.1,
+        num_classes: int | None = None,
+        multi_label: bool = False,
+        weight: float = 0.5,
+        downsample: str = "nearest",
+        module: nn.Module | str | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        self.label_smoothing = label_smoothing
+        self.num_classes = num_classes
+        self.multi_label = multi_label
+        self.transmix = TransMix(
+            model,
+            smoothing=label_smoothing,
+            weight=weight,
+            downsample=downsample,
+            module=module,
+            mixup_alpha=mixup_alpha,
+            cutmix_alpha=cutmix_alpha,
+            cutmix_minmax=cutmix_minmax,
+            prob=prob,
+            switch_prob=switch_prob,
+            mode=mode,
+            correct_lam=correct_lam,
+            generator=generator,
+        )
+        if criterion is None and multi_label:
+            criterion = nn.BCEWithLogitsLoss()
+        # Multi-label targets are smoothed as they come in, the others in the loss: nowhere twice.
+        self.loss = TransMixLoss(self.transmix, criterion, 0.0 if multi_label else label_smoothing, num_classes)
+
+    def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Mixed]:
+        """Return the mixed images and, in the target's place, the record that `loss` takes.
+
+        Args:
+            images: (B, C, H, W).
+            target: (B,) integer classes, or (B, K) float.
+
+        Raises:
+            ValueError: images and target that do not fit, or classes where `multi_label` wants (B, K).
+        """
+        if self.multi_label:
+            if target.ndim != 2:
+                raise ValueError(f"multi_label targets must be (B, K), one column a class, not {tuple(target.shape)}")
+            target = target.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        mixed = self.transmix.mix(images, target)
+        return mixed.images, mixed
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether batches are mixed; targets are smoothed either way."""
+        return self.transmix.mixer.enabled
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, on: bool) -> None:
+        self.transmix.mixer.enabled = on
+
+
+class TransMixLoss(nn.Module):
+    """The loss of a `TransMixup`, as a module because train.py moves its loss to the device."""
+
+    def __init__(
+        self,
+        transmix: TransMix,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None,
+        smoothing: float,
+        num_classes: int | None,
+    ):
+        super().__init__()
+        self.transmix = transmix
+        self.criterion = criterion  # if it is a module, it is moved along with this one
+        self.smoothing = smoothing
+        self.num_classes = num_classes
+
+    def forward(self, logits: Tensor, target: Mixed) -> Tensor:
+        """Return the loss of (B, K) logits against the labels by attention.
+
+        Raises:
+            ValueError: a target that `mixup_fn` did not make, or logits of another number of classes.
+            AttentionError: no forward in training mode since the batch was mixed.
+        """
+        if not isinstance(target, Mixed):
+            what = f"a tensor {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+            raise ValueError(
+                f"the target is {what}, not the record that TransMixup returns: mixup_fn was not called for this "
+                f"batch. timm's prefetcher mixes in the collate function and never calls it: run train.py with "
+                f"--no-prefetcher, or mix after the prefetcher (see transmix.integrations.timm)"
+            )
+        if self.num_classes is not None and logits.shape[1] != self.num_classes:
+            raise ValueError(f"the model gives {logits.shape[1]} classes, but num_classes is {self.num_classes}")
+        if self.criterion is None:
+            return self.transmix.loss(logits, target)
+        mixed = target if target.rule == "attention" else self.transmix.relabel(target)
+        # float: on CPU, autocast leaves a loss in bfloat16
+        return self.criterion(logits.float(), mixed.targets(logits.shape[1], self.smoothing))

@@ -1,0 +1,286 @@
+"""torchvision's `CutMix` and `MixUp` of whole batches, and a record in the labels' place for TransMix.
+
+Signatures and behaviour are torchvision's: the same seed gives the same batch. With `record=True` the labels' place
+takes a `Mixed` instead, made in the loader's workers and weighed by the model's attention in the loop:
+
+    mix = v2.RandomChoice([CutMix(record=True), MixUp(record=True)])
+
+    def collate(samples):
+        images, mixed = mix(*default_collate(samples))
+        return mixed
+
+    tm = transmix.TransMix(model, smoothing=0.1)
+    for mixed in DataLoader(dataset, batch_size=256, num_workers=8, pin_memory=True, collate_fn=collate):
+        mixed = mixed.to(device, non_blocking=True)
+        loss = tm.loss(model(mixed.images), mixed)
+
+Draws come from torch's global generator, as in all of torchvision's transforms: a loader seeds it anew for every worker
+and epoch.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Transform
+
+from transmix.mixing.box import Box
+from transmix.mixing.mixed import Mixed, cutmix, mixup
+
+UNSUPPORTED = (Image.Image, tv_tensors.BoundingBoxes, tv_tensors.KeyPoints, tv_tensors.Mask)
+
+
+class CutMix(Transform):
+    """Paste a box of each row's neighbour into it, one box for the batch; labels by area.
+
+    Row i takes its box from row i - 1 (the batch rolled by one), so batches must be shuffled.
+
+    Args:
+        alpha: the box leaves a share of about lam from Beta(alpha, alpha) of the image.
+        num_classes: K; not needed for labels that are (B, K) already, nor with `record`.
+        labels_getter: "default" (the second item; or, in a dict, the key "labels", else a key with "label" in it,
+            in any case), or a function of the whole input that returns the labels in it.
+        record: put a `Mixed` in the labels' place, for `TransMix.loss`. Its `images` are the mixed images; transforms
+            that come after do not reach them.
+
+    Raises:
+        ValueError: alpha not positive, or a labels_getter of another kind.
+
+    Example:
+        >>> images, labels = CutMix(num_classes=10)(torch.rand(4, 3, 32, 48), torch.arange(4))
+        >>> labels.shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        num_classes: int | None = None,
+        labels_getter: Callable[[Any], Any] | str = "default",
+        record: bool = False,
+    ):
+        super().__init__()
+        self.alpha = check_alpha(alpha)
+        self.num_classes = num_classes
+        self.record = record
+        self.labels_getter = check_labels_getter(labels_getter)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the box for images (..., H, W) of one size."""
+        sizes = {tuple(images.shape[-2:]) for images in flat_inputs}
+        if len(sizes) > 1:
+            raise ValueError(f"CutMix needs images of one height and width, not {sorted(sizes)}")
+        ((height, width),) = sizes
+        return {"box": draw_box(draw_lam(self.alpha), height, width)}
+
+    def mix(self, images: Tensor, labels: Tensor, box: Box) -> Mixed:
+        """Mix a batch (B, C, H, W) as drawn."""
+        return cutmix(images, labels, box, neighbour(images))
+
+    def forward(self, *inputs: Any) -> Any:
+        """Mix what is images in any nesting of tuples, lists and dicts, and its labels; pass the rest through.
+
+        Images are `tv_tensors.Image` (B, C, H, W) and `Video` (B, T, C, H, W), else the first plain tensor.
+
+        Raises:
+            ValueError: no images or labels, shapes that do not fit, or PIL images, boxes, keypoints and masks.
+        """
+        return mix_batch(self, inputs)
+
+
+class MixUp(Transform):
+    """Blend each row with its neighbour, images and labels alike, by one lam for the batch.
+
+    Row i is blended with row i - 1 (the batch rolled by one), so batches must be shuffled. Bytes are rounded
+    (torchvision refuses them).
+
+    Args:
+        alpha: the weight of the row itself comes from Beta(alpha, alpha).
+        num_classes: as in `CutMix`.
+        labels_getter: as in `CutMix`.
+        record: as in `CutMix`. TransMix leaves the labels of a blended batch as they are.
+
+    Raises:
+        ValueError: as in `CutMix`.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        num_classes: int | None = None,
+        labels_getter: Callable[[Any], Any] | str = "default",
+        record: bool = False,
+    ):
+        super().__init__()
+        self.alpha = check_alpha(alpha)
+        self.num_classes = num_classes
+        self.record = record
+        self.labels_getter = check_labels_getter(labels_getter)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw lam."""
+        return {"lam": draw_lam(self.alpha)}
+
+    def mix(self, images: Tensor, labels: Tensor, lam: float) -> Mixed:
+        """Mix a batch (B, C, H, W) as drawn."""
+        return mixup(images, labels, lam, neighbour(images))
+
+    def forward(self, *inputs: Any) -> Any:
+        """Mix a batch; what is taken and refused as in `CutMix`."""
+        return mix_batch(self, inputs)
+
+
+def mix_batch(method: CutMix | MixUp, inputs: tuple[Any, ...]) -> Any:
+    """Return the inputs, one or several, with their images and labels mixed by one draw."""
+    batch = inputs[0] if len(inputs) == 1 else inputs
+    name = type(method).__name__
+    leaves, structure = tree_flatten(batch)
+    if unsupported := [type(leaf).__name__ for leaf in leaves if isinstance(leaf, UNSUPPORTED)]:
+        raise ValueError(f"{name} mixes batches of tensors; it does not support {unsupported[0]} in its input")
+    labels = check_labels(method.labels_getter(batch), method.num_classes, method.record)
+    labels_place = next((place for place, leaf in enumerate(leaves) if leaf is labels), None)
+    if labels_place is None:
+        raise ValueError("labels_getter must return a tensor that is part of the input, not a new one")
+    places = image_places(leaves, labels)
+    for place in places:
+        check_images(leaves[place], len(labels))
+    if not places or (method.record and (len(places) > 1 or leaves[places[0]].ndim != 4)):
+        wanted = "exactly one batch of images (B, C, H, W), for record=True" if method.record else "a batch of images"
+        raise ValueError(f"{name} found {len(places)} batches of images or videos in its input, and needs {wanted}")
+    params = method.make_params([leaves[place] for place in places])
+    weights = labels if labels.ndim == 1 or labels.is_floating_point() else labels.float()
+    for place in places:
+        whole = leaves[place].as_subclass(Tensor)
+        mixed = method.mix(whole.flatten(1, -3), weights, **params)  # a video's frames are so many channels
+        leaves[place] = like(mixed.images.view_as(whole) if whole.ndim == 5 else mixed.images, leaves[place])
+    leaves[labels_place] = mixed if method.record else soft_labels(mixed, method.num_classes)
+    return tree_unflatten(leaves, structure)
+
+
+def soft_labels(mixed: Mixed, num_classes: int | None) -> Tensor:
+    """Return the mixed labels as (B, K), in the labels' own type if that is a float type."""
+    if mixed.labels.is_floating_point():
+        return mixed.targets(mixed.labels.shape[1]).to(mixed.labels.dtype)
+    assert num_classes is not None  # check_labels has seen to it
+    return mixed.targets(num_classes)
+
+
+def neighbour(images: Tensor) -> Tensor:
+    """Return each row's partner as torchvision pairs them: row i - 1, and the last for the first."""
+    return torch.arange(len(images), device=images.device).roll(1)
+
+
+def draw_lam(alpha: float) -> float:
+    """Draw from Beta(alpha, alpha) with torch's global generator."""
+    return float(torch.distributions.Beta(alpha, alpha).sample())
+
+
+def draw_box(lam: float, height: int, width: int) -> Box:
+    """Draw a box of about `1 - lam` of the image around a pixel; (top, left, bottom, right), cut at the image's edge.
+
+    Differs from `transmix.mixing.box.draw_box` in rounding to half sides, as torchvision does.
+    """
+    x, y = int(torch.randint(width, ())), int(torch.randint(height, ()))
+    half = 0.5 * math.sqrt(1 - lam)
+    down, across = int(half * height), int(half * width)
+    return max(y - down, 0), max(x - across, 0), min(y + down, height), min(x + across, width)
+
+
+def find_labels(batch: Any) -> Any:
+    """Find the labels in the second item of a tuple or list, or under a key like "labels" in a dict or that item."""
+    if isinstance(batch, tuple | list):
+        batch = batch[1] if len(batch) > 1 else None
+    if is_plain(batch):
+        return batch
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f'labels_getter "default" looks for labels in the second item or in a dict, and found '
+            f"{type(batch).__name__}; pass a function as labels_getter"
+        )
+    keys = [key for key in batch if isinstance(key, str) and "label" in key.lower()]
+    if not keys:
+        raise ValueError(f'no key has "label" in it: {", ".join(map(str, batch))}; pass a function as labels_getter')
+    return batch[next((key for key in keys if key.lower() == "labels"), keys[0])]
+
+
+def image_places(leaves: list[Any], labels: Tensor) -> list[int]:
+    """Return where the images are: all that say so, else the first plain tensor that is not the labels.
+
+    Differs from torchvision, which takes labels for the images if they come first in a dict, and mixes them alone.
+    """
+    known = [place for place, leaf in enumerate(leaves) if isinstance(leaf, tv_tensors.Image | tv_tensors.Video)]
+    plain = [place for place, leaf in enumerate(leaves) if is_plain(leaf) and leaf is not labels]
+    return known or plain[:1]
+
+
+def is_plain(leaf: Any) -> bool:
+    """Whether this is a tensor that does not say what it holds."""
+    return isinstance(leaf, Tensor) and not isinstance(leaf, tv_tensors.TVTensor)
+
+
+def like(images: Tensor, original: Tensor) -> Tensor:
+    """Return images as what the original was: a plain tensor, Image or Video."""
+    return images if is_plain(original) else tv_tensors.wrap(images, like=original)  # type: ignore[call-arg]
+
+
+def check_images(images: Tensor, batch: int) -> None:
+    """Check a batch of images or videos.
+
+    Raises:
+        ValueError: another number of dimensions, or not as many rows as labels.
+    """
+    shape = "(B, T, C, H, W)" if isinstance(images, tv_tensors.Video) else "(B, C, H, W)"
+    if images.ndim != shape.count(",") + 1:
+        raise ValueError(f"{type(images).__name__} must be a batch {shape}, not {tuple(images.shape)}")
+    if len(images) != batch:
+        raise ValueError(f"{len(images)} images came with {batch} labels")
+
+
+def check_labels(labels: Any, num_classes: int | None, record: bool) -> Tensor:
+    """Return the labels.
+
+    Raises:
+        ValueError: not a tensor (B,) or (B, K), another K than `num_classes`, or classes without it.
+    """
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be a tensor, not {type(labels).__name__}; see labels_getter")
+    if labels.ndim not in (1, 2):
+        raise ValueError(f"labels must be classes (B,) or weights (B, K), not {tuple(labels.shape)}")
+    if labels.ndim == 2 and num_classes not in (None, labels.shape[1]):
+        raise ValueError(
+            f"labels have {labels.shape[1]} columns, but num_classes is {num_classes}; leave it out for labels (B, K)"
+        )
+    if labels.ndim == 1 and num_classes is None and not record:
+        raise ValueError("labels that are classes (B,) need num_classes")
+    return labels
+
+
+def check_alpha(alpha: float) -> float:
+    """Return alpha as a float.
+
+    Raises:
+        ValueError: alpha is not positive.
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, not {alpha}")
+    return float(alpha)
+
+
+def check_labels_getter(labels_getter: Callable[[Any], Any] | str) -> Callable[[Any], Any]:
+    """Return the function that finds the labels.
+
+    Raises:
+        ValueError: neither "default" nor a function.
+    """
+    if callable(labels_getter):
+        return labels_getter
+    if labels_getter != "default":
+        raise ValueError(f'labels_getter must be "default" or a function, not {labels_getter!r}')
+    return find_labels
