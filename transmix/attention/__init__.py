@@ -2,6 +2,7 @@
 
 from transmix.attention.error import AttentionError
 from transmix.attention.head import ClassAttentionHead, with_class_attention
+from transmix.attention.maps import attention_maps
 from transmix.attention.reader import AttentionReader
 
-__all__ = ["AttentionError", "AttentionReader", "ClassAttentionHead", "with_class_attention"]
+__all__ = ["AttentionError", "AttentionReader", "ClassAttentionHead", "attention_maps", "with_class_attention"]

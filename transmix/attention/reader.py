@@ -18,14 +18,8 @@ from torch.overrides import TorchFunctionMode
 from transmix.attention.error import AttentionError
 from transmix.attention.find import ClassAttention, find_class_attention, unwrap
 from transmix.attention.grid import grid_of
-from transmix.attention.row import row_of_multi_head_attention, row_of_sdpa, row_of_softmax
+from transmix.attention.row import FUSED, SOFTMAX, first_row, is_over_keys
 from transmix.mixing.labels import find_grid
-
-FUSED = {
-    F.scaled_dot_product_attention: row_of_sdpa,
-    F.multi_head_attention_forward: row_of_multi_head_attention,
-}
-SOFTMAX = {torch.Tensor.softmax, torch.softmax, F.softmax}
 
 
 class AttentionReader:
@@ -203,10 +197,10 @@ class _Watch(TorchFunctionMode):
         if func in FUSED:
             query = args[0] if args else kwargs["query"]
             queries = query.shape[-2 if func is F.scaled_dot_product_attention else 0]
-            self.fused.append((FUSED[func](*args, **kwargs), queries))
+            self.fused.append((first_row(FUSED[func](*args, **kwargs, queries=1)), queries))
         output = func(*args, **kwargs)
-        if func in SOFTMAX and output.ndim == 4 and (kwargs.get("dim", args[1] if len(args) > 1 else None) in (-1, 3)):
-            self.formed.append((row_of_softmax(output), output.shape[2]))
+        if func in SOFTMAX and is_over_keys(output, args, kwargs):
+            self.formed.append((first_row(output), output.shape[2]))
         return output
 
 

@@ -1,10 +1,11 @@
-"""The class token's row of an attention that is never formed: softmax(q_cls k^T), for one query alone.
+"""Attention weights that a fused function never forms, computed from the very arguments it was called with.
 
-Each function computes it from the very arguments that a fused attention function was called with, so that
-q/k norms, rotary embeddings, masks, biases and scales are what the model used. Cost: B * G * N * D multiplications.
+So q/k norms, rotary embeddings, masks, biases and scales are what the model used. For one query alone, that of the
+class token, it costs B * G * N * D multiplications.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from transmix.attention.error import AttentionError
 
 
-def row_of_sdpa(
+def weights_of_sdpa(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -22,38 +23,34 @@ def row_of_sdpa(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    queries: int | None = None,
 ) -> Tensor:
-    """Return the first query's softmax row, mean over heads, before dropout: (B, S) float32, detached.
+    """Return the softmax of the first `queries` queries (None: of all), before dropout: (B, G, L, S) float32, detached.
 
     Arguments are those of `torch.nn.functional.scaled_dot_product_attention`: query (B, G, L, D), key (B, G, S, D).
 
     Raises:
-        AttentionError: a query that is not (B, G, L, D), or a causal mask (the first token sees itself alone).
+        AttentionError: a query that is not (B, G, L, D), or one query of a causal mask (it sees itself alone).
     """
     if query.ndim != 4:
         raise AttentionError(f"expected a query of shape (batch, heads, tokens, width), got {tuple(query.shape)}")
     if is_causal and query.shape[-2] > 1:
-        raise AttentionError("attention is causal: the first token sees nothing but itself")
-    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-        first, keys = query[:, :, :1].detach().float(), key.detach().float()
+        if queries == 1:
+            raise AttentionError("attention is causal: the first token sees nothing but itself")
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    with torch.no_grad(), _without_autocast(query.device):
+        asking, keys = query[:, :, :queries].detach().float(), key.detach().float()
         if enable_gqa:
-            keys = keys.repeat_interleave(first.shape[1] // keys.shape[1], dim=1)
-        scores = first @ keys.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+            keys = keys.repeat_interleave(asking.shape[1] // keys.shape[1], dim=1)
+        scores = asking @ keys.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
         if attn_mask is not None:
-            first_mask = attn_mask[..., :1, :].detach()
-            if first_mask.dtype == torch.bool:
-                scores = scores.masked_fill(~first_mask, -math.inf)
-            else:
-                scores = scores + first_mask.float()
-        return scores.softmax(-1)[:, :, 0].mean(1)
+            mask = attn_mask[..., :queries, :].detach()
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask.float()
+        return scores.softmax(-1)
 
 
-def row_of_softmax(weights: Tensor) -> Tensor:
-    """Return the first query's row, mean over heads, of attention (B, G, L, S) that a module formed: (B, S) float32."""
-    return weights[:, :, 0].detach().float().mean(1)
-
-
-def row_of_multi_head_attention(
+def weights_of_multi_head_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -79,8 +76,10 @@ def row_of_multi_head_attention(
     static_v: Tensor | None = None,
     average_attn_weights: bool = True,
     is_causal: bool = False,
+    *,
+    queries: int | None = None,
 ) -> Tensor:
-    """Return the first query's softmax row, as `row_of_sdpa`, for `nn.MultiheadAttention`.
+    """Return what `weights_of_sdpa` does, for `nn.MultiheadAttention`.
 
     Arguments are those of `torch.nn.functional.multi_head_attention_forward`: query (L, B, E), key (S, B, E). The
     keys are projected once more, because the function keeps its own to itself.
@@ -93,7 +92,7 @@ def row_of_multi_head_attention(
             "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or unbatched input "
             "cannot be read"
         )
-    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+    with torch.no_grad(), _without_autocast(query.device):
         width = query.shape[-1]
         separate = (q_proj_weight, k_proj_weight)
         weights = separate if in_proj_weight is None else in_proj_weight.split(width)[:2]
@@ -102,13 +101,38 @@ def row_of_multi_head_attention(
             F.linear(tokens.float(), weight.float(), None if bias is None else bias.float())  # type: ignore
             .unflatten(-1, (num_heads, -1))
             .permute(1, 2, 0, 3)
-            for tokens, weight, bias in zip((query[:1], key), weights, biases, strict=True)
+            for tokens, weight, bias in zip((query[:queries], key), weights, biases, strict=True)
         ]
         if attn_mask is not None:
-            attn_mask = attn_mask[..., :1, :]
+            attn_mask = attn_mask[..., :queries, :]
             if attn_mask.ndim == 3:
                 attn_mask = attn_mask.unflatten(0, (-1, num_heads))
             if attn_mask.dtype == torch.bool:
                 attn_mask = ~attn_mask  # True means "may not look" there, "may look" in sdpa
         query_heads, key_heads = projected
-        return row_of_sdpa(query_heads, key_heads, key_heads, attn_mask=attn_mask)
+        return weights_of_sdpa(query_heads, key_heads, key_heads, attn_mask=attn_mask)
+
+
+def _without_autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)  # meta has none to turn off
+
+
+FUSED = {
+    F.scaled_dot_product_attention: weights_of_sdpa,
+    F.multi_head_attention_forward: weights_of_multi_head_attention,
+}
+"""Functions of torch that attend without showing their weights, and how to compute these."""
+
+SOFTMAX = (torch.Tensor.softmax, torch.softmax, F.softmax)
+"""Functions with which modules form attention themselves."""
+
+
+def first_row(weights: Tensor) -> Tensor:
+    """Return the first query's row of weights (B, G, L, S), mean over heads: (B, S) float32, detached."""
+    return weights[:, :, 0].detach().float().mean(1)
+
+
+def is_over_keys(weights: Tensor, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a softmax called with these arguments gave weights (B, G, L, S): one over the last of four axes."""
+    axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    return weights.ndim == 4 and axis in (-1, 3)

@@ -1,0 +1,99 @@
+"""Whole attention maps, for figures and studies: explicit, in evaluation mode, slow; training reads one row instead."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from transmix.attention.error import AttentionError
+from transmix.attention.find import unwrap
+from transmix.attention.row import FUSED, SOFTMAX, is_over_keys
+
+RANK = {F.scaled_dot_product_attention: 4, F.multi_head_attention_forward: 3}
+"""Axes of a query in attention over the tokens of whole images; with more or fewer they are of windows."""
+
+CHANNEL_ATTENTION = ("XCA", "ChannelAttention", "ChannelAttentionV2")
+"""Modules of timm whose softmax runs over channels: XCiT's cross-covariance, DaViT's channel blocks."""
+
+
+def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterable[int] = "all") -> list[Tensor]:
+    """Return what every token attends to, layer by layer; no gradient, evaluation mode, nothing left behind.
+
+    Args:
+        model: of timm, torchvision, Hugging Face or one's own; wrapped, compiled or neither.
+        images: (B, C, H, W), as the model takes them.
+        layers: "all", or which of them in order of depth, negative from the end: -1 is the last.
+
+    Returns:
+        For each layer (B, G, N, N) float32, rows summing to 1: query, key. Layers in which the class token alone asks
+        (CaiT, XCiT, VOLO, attention pools, class-attention heads) give (B, G, 1, N); pooled keys (PVT, MViT) make the
+        last axis shorter. N is the layer's own number of tokens, prefix tokens first. Attention over channels or within
+        windows is no map of the image and left out.
+
+    Raises:
+        AttentionError: no such layer, or none that attends over the whole image.
+
+    Example:
+        >>> last = attention_maps(model, images, layers=-1)[0][:, :, 0]  # (B, G, N): of the class token
+    """
+    bare = unwrap(model)
+    training = {module: module.training for module in bare.modules()}
+    maps = _Maps(len(images))
+    hooks = [module.register_forward_pre_hook(maps.enter) for module in training]
+    hooks += [module.register_forward_hook(maps.leave, always_call=True) for module in training]
+    bare.eval()
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), maps:
+            bare(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return _chosen(maps.kept, layers, type(bare).__name__)
+
+
+def _chosen(maps: list[Tensor], layers: str | int | Iterable[int], kind: str) -> list[Tensor]:
+    if not maps:
+        raise AttentionError(
+            f"{kind} has no layer that attends over the whole image by softmax: only over windows or channels, or not "
+            f"at all"
+        )
+    if layers == "all":
+        return maps
+    wanted = [layers] if isinstance(layers, int) else list(layers)
+    if not all(isinstance(index, int) and -len(maps) <= index < len(maps) for index in wanted):
+        raise AttentionError(f"{kind} has {len(maps)} layers that attend over the whole image; there is no {layers!r}")
+    return [maps[index] for index in wanted]  # type: ignore[index]
+
+
+class _Maps(TorchFunctionMode):
+    """Sees the torch functions of a whole forward and keeps attention over the tokens of whole images."""
+
+    def __init__(self, batch: int):
+        super().__init__()
+        self.batch = batch
+        self.kept: list[Tensor] = []
+        self.running: list[str] = []  # the modules whose forward is running, outermost first
+
+    def enter(self, module: nn.Module, *_: Any) -> None:
+        self.running.append(type(module).__name__)
+
+    def leave(self, *_: Any) -> None:
+        self.running.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if self.running and self.running[-1] not in CHANNEL_ATTENTION:
+            weights = None
+            if func in FUSED and (args[0] if args else kwargs["query"]).ndim == RANK[func]:
+                weights = FUSED[func](*args, **kwargs)
+            elif func in SOFTMAX and is_over_keys(output, args, kwargs):
+                weights = output.float()
+            if weights is not None and len(weights) == self.batch:  # else rows are windows of images
+                self.kept.append(weights)
+        return output
