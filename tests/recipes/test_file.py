@@ -87,7 +87,8 @@ def _lists(values):
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]))
-options = st.dictionaries(words, st.booleans() | st.integers() | numbers | words, max_size=3)
+scalars = st.booleans() | st.integers() | numbers | words
+options = st.dictionaries(words, scalars | st.lists(scalars, min_size=1, max_size=3).map(tuple), max_size=3)
 
 
 @settings(max_examples=60, deadline=None)
@@ -189,8 +190,8 @@ def test_a_name_like_no_recipe_gives_all_names():
         ("model: {amp: [bf16]}", "model.amp must be one of none, bf16, fp16, not ['bf16']"),
         ("model: {model_options: tiny}", "model.model_options must be settings (name: value), not 'tiny'"),
         (
-            "model: {model_options: {depth: [1]}}",
-            "model.model_options.depth must be a number, a text, true or false, not [1]",
+            "model: {model_options: {depth: [1, [2]]}}",
+            "model.model_options.depth must be a number, a text, true, false or a list of such, not [1, [2]]",
         ),
         ("mixing: [cutmix]", "mixing must be settings (name: value), not ['cutmix']"),
         ("mixing: 0", "mixing must be settings (name: value), not 0"),
@@ -234,9 +235,9 @@ def test_every_named_choice_is_taken(load, mix):
 
 
 def test_model_options_keep_the_types_of_their_values(load):
-    options = load("model: {model_options: {a: 1, b: 1.5, c: true, d: x}}").model.model_options
-    assert options == {"a": 1, "b": 1.5, "c": True, "d": "x"}
-    assert [type(value) for value in options.values()] == [int, float, bool, str]
+    options = load("model: {model_options: {a: 1, b: 1.5, c: true, d: x, e: [2, 2]}}").model.model_options
+    assert options == {"a": 1, "b": 1.5, "c": True, "d": "x", "e": (2, 2)}
+    assert [type(value) for value in options.values()] == [int, float, bool, str, tuple]
 
 
 # Text that is no recipe.

@@ -9,7 +9,7 @@ import tyro
 import yaml
 
 from transmix.recipes import RecipeError
-from transmix.recipes.settings import Scalar
+from transmix.recipes.settings import Option
 
 Options = TypeVar("Options")
 
@@ -58,19 +58,24 @@ def _one_line(box: str) -> str:
 @_REGISTRY.primitive_rule
 def _name_value_pairs(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
     """Take a dict as NAME=VALUE words."""
-    if info.type != dict[str, Scalar]:
+    if info.type != dict[str, Option]:
         return None
 
-    def read(words: list[str]) -> dict[str, Scalar]:
+    def read(words: list[str]) -> dict[str, Option]:
         pairs = [word.partition("=") for word in words]
         if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
             raise ValueError(f"expected NAME=VALUE, not {wrong[0]!r}")
-        return {name: yaml.safe_load(value) for name, _, value in pairs}
+        options = {name: yaml.safe_load(value) for name, _, value in pairs}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="NAME=VALUE ...",
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [f"{name}={part}" for name, part in value.items()],
+        str_from_instance=lambda value: [f"{name}={_option_text(part)}" for name, part in value.items()],
     )
+
+
+def _option_text(value: Option) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

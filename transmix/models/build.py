@@ -59,8 +59,11 @@ def check_patches(model: nn.Module, image_size: int) -> None:
     Raises:
         RecipeError: the patch size does not divide the image size.
     """
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch is None:
+    patch_embed = getattr(model, "patch_embed", None)
+    patch = getattr(patch_embed, "patch_size", None)
+    convolution = getattr(patch_embed, "proj", None)
+    overlapping = isinstance(convolution, nn.Conv2d) and convolution.stride != convolution.kernel_size  # as in PVT
+    if patch is None or overlapping:
         return
     for side in (patch,) if isinstance(patch, int) else patch:
         if image_size % side:

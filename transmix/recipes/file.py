@@ -115,9 +115,11 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             return None
         plain = [argument for argument in arguments if argument is not type(None)]
         if len(plain) > 1:
-            if type(value) in plain:
-                return value
-            raise RecipeError(f"{name} must be a number, a text, true or false, not {value!r}")
+            takes_lists = any(typing.get_origin(kind) is tuple for kind in plain)
+            parts = value if takes_lists and isinstance(value, list | tuple) else [value]
+            if parts and all(type(part) in plain for part in parts):
+                return value if parts == [value] else tuple(parts)
+            raise RecipeError(f"{name} must be a number, a text, true, false or a list of such, not {value!r}")
         return _convert(value, plain[0], name)
     if origin is tuple:
         if isinstance(value, list | tuple) and len(value) == len(arguments):

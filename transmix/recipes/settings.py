@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Scalar = bool | int | float | str
+Option = Scalar | tuple[Scalar, ...]
 
 
 class RecipeError(Exception):
@@ -63,8 +64,8 @@ class Model:
 
     model: str = "deit_small_patch16_224"
     """Name of a timm model."""
-    model_options: dict[str, Scalar] = field(default_factory=dict)
-    """More arguments for timm.create_model: patch_size, embed_dim, depth, ..."""
+    model_options: dict[str, Option] = field(default_factory=dict)
+    """More arguments for timm.create_model: patch_size, embed_dim, depth, depths=[2,2], ..."""
     class_attention: bool = False
     """Put a class-attention head in place of the average pooling, in models without a class token (Swin, PVT, ...)."""
     drop_path: float = 0.0
