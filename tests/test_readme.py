@@ -13,9 +13,24 @@ from transmix.recipes import load_recipe
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
-def test_the_three_lines_run_as_they_stand():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+def test_every_piece_of_python_runs_as_it_stands_one_after_the_other():
+    """The three lines on timm, torchvision, Hugging Face, one's own model, and one with a class-attention head."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 5
+    names, losses = {}, []
+    for block in blocks:
+        assert "tm = transmix.TransMix(model" in block
+        exec(compile(block, "README.md", "exec"), names)
+        losses.append(float(names["loss"].detach()))
+        assert names["mixed"].images.shape == (4, 3, 224, 224)
+    assert len(set(losses)) == 5
+    assert all(0 < loss < 20 for loss in losses)
+
+
+def test_every_example_it_names_is_there_and_every_example_is_named():
+    folder = Path(__file__).resolve().parents[1] / "examples"
+    named = set(re.findall(r"\(examples/(\w+\.py)\)", README))
+    assert named == {path.name for path in folder.glob("*.py")}
 
 
 def commands():

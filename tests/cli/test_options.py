@@ -1,5 +1,6 @@
 """Options on the command line: lists among a model's options."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from transmix.recipes import Recipe
 
 
 def options_of(*words):
-    return parse(Train, "train", ["--model-options", *words], Train(out=Path("run"), settings=Recipe())).settings.model.model_options
+    return parse(
+        Train, "train", ["--model-options", *words], Train(out=Path("run"), settings=Recipe())
+    ).settings.model.model_options
 
 
 @pytest.mark.parametrize(
@@ -38,4 +41,20 @@ def test_a_recipes_list_is_shown_as_it_is_written(capsys):
     recipe = replace(recipe, model=replace(recipe.model, model_options={"depths": (1, 2), "patch_size": 4}))
     with pytest.raises(SystemExit):
         parse(Train, "train", ["--help"], Train(out=Path("run"), settings=recipe))
-    assert "depths=[1,2]" in capsys.readouterr().out
+    assert "(default:depths=[1,2]patch_size=4)" in re.sub(r"[│\s]", "", capsys.readouterr().out)
+
+
+def test_an_option_of_the_recipe_can_be_taken_away(images, small_recipe, tmp_path, capsys):
+    from transmix.cli import main
+    from transmix.recipes import dump_recipe, load_recipe
+
+    recipe = small_recipe(images, max_steps=1, ema_decay=None)
+    (tmp_path / "small.yaml").write_text(dump_recipe(recipe))
+    command = ["train", "--recipe", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run")]
+    swap = ["--model", "resnet18", "--mix", "cutmix", "--drop-path", "0"]
+    assert main([*command, *swap]) == 2
+    said = capsys.readouterr().err
+    assert "unexpected keyword argument 'patch_size'; take an option of the recipe away: --model-options NAME=" in said
+    away = [f"{name}=" for name in recipe.model.model_options]
+    assert main([*command, *swap, "--model-options", *away]) == 0
+    assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).model.model_options == {}

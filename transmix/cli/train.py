@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> None:
     parsed = parse(Train, "train", arguments, Train(out=tyro.MISSING, settings=recipe))
     model = parsed.settings.model
     options = recipe.model.model_options | model.model_options  # options given are added to the recipe's
+    options = {name: value for name, value in options.items() if value is not None}
     settings = replace(parsed.settings, model=replace(model, model_options=options))
     train(settings, parsed.out, parsed.resume)
 

@@ -38,7 +38,10 @@ def build_model(settings: Model, num_classes: int, image_size: int | None) -> nn
         model = timm.create_model(settings.model, **options)
     except Exception as error:  # timm raises what the model's code happens to raise
         reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}") from error
+        hint = "; take an option of the recipe away: --model-options NAME=" if "unexpected keyword" in reason else ""
+        raise RecipeError(
+            f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}{hint}"
+        ) from error
     if image_size is not None:
         check_patches(model, image_size)
     if settings.class_attention:

@@ -65,7 +65,8 @@ class Model:
     model: str = "deit_small_patch16_224"
     """Name of a timm model."""
     model_options: dict[str, Option] = field(default_factory=dict)
-    """More arguments for timm.create_model: patch_size, embed_dim, depth, depths=[2,2], ..."""
+    """More arguments for timm.create_model: patch_size, embed_dim, depth, depths=[2,2], ...
+    On the command line they add to the recipe's; NAME= takes one of the recipe's away."""
     class_attention: bool = False
     """Put a class-attention head in place of the average pooling, in models without a class token (Swin, PVT, ...)."""
     drop_path: float = 0.0
