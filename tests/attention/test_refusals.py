@@ -202,3 +202,13 @@ def test_an_attention_pool_is_read(make_timm):
     row = reader.take()
     assert row.shape == (2, 24)
     assert torch.allclose(row.sum(1), torch.ones(2), atol=1e-5)  # no class token that takes a part
+
+
+def test_data_parallel_over_several_devices_is_refused(vit):
+    wrapped = nn.DataParallel(vit.model())
+    AttentionReader(wrapped).detach()  # over none, here, or one
+    wrapped.device_ids = [0, 1]
+    assert refusal(wrapped) == (
+        "nn.DataParallel runs copies of the model, which are not read; use DistributedDataParallel: one process per "
+        "device, started with torchrun"
+    )

@@ -46,11 +46,20 @@ class ClassAttention:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside torch.compile's and DistributedDataParallel's wrappers."""
+    """Return the model inside torch.compile's and DistributedDataParallel's wrappers.
+
+    Raises:
+        AttentionError: nn.DataParallel over several devices.
+    """
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            if len(getattr(model, "device_ids", None) or ()) > 1:
+                raise AttentionError(
+                    "nn.DataParallel runs copies of the model, which are not read; use DistributedDataParallel: one "
+                    "process per device, started with torchrun"
+                )
             model = model.module
         else:
             return model

@@ -1,0 +1,74 @@
+"""Lightning: a module whose training step mixes its batch and labels it by attention.
+
+A LightningModule and not a callback, since no callback can replace a batch or its loss.
+"""
+
+import os
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from transmix.data.keyed import key
+from transmix.mixing.mixed import Mixed
+from transmix.transmix import TransMix
+
+
+class TransMixModule(LightningModule):
+    """A LightningModule that brings the training step; all else is the user's, and validation sees plain images.
+
+    Automatic optimisation, accumulate_grad_batches, precision, strategies and torch.compile are used as ever. How a
+    batch is mixed follows from (the seed of `seed_everything`, optimizer step, batch, process), whatever generator
+    `transmix` came with: no two processes mix alike, and a resumed run mixes as if it had not stopped.
+
+    Attributes:
+        transmix: to be set in `__init__`; reads the model that `forward` calls.
+
+    Example:
+        >>> class Classifier(TransMixModule):
+        ...     def __init__(self, model):
+        ...         super().__init__()
+        ...         self.model = model
+        ...         self.transmix = TransMix(model, smoothing=0.1)
+        ...
+        ...     def forward(self, images):
+        ...         return self.model(images)
+        ...
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.AdamW(self.parameters())
+    """
+
+    transmix: TransMix
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch of images (B, C, H, W) and labels, and log it as "train_loss"."""
+        images, labels = batch
+        loss = self.mixed_loss(images, labels, batch_idx)
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(images))
+        return loss
+
+    def mixed_loss(self, images: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
+        """Mix a batch and return its loss, for a training step of one's own.
+
+        Raises:
+            AttributeError: `self.transmix` was never set.
+            AttentionError: `self.forward` did not run the model that `self.transmix` reads, in training mode.
+        """
+        mixed = mix_by_key(self, images, labels, batch_idx)  # type: ignore[reportCallIssue]
+        return self.transmix.loss(self(mixed.images), mixed)
+
+
+@torch.compiler.disable  # draws on the host, in plain Python
+def mix_by_key(module: TransMixModule, images: Tensor, labels: Tensor, batch_idx: int) -> Mixed:
+    """Mix a batch as its place in the run says.
+
+    Raises:
+        AttributeError: the module has no TransMix.
+    """
+    if not isinstance(getattr(module, "transmix", None), TransMix):
+        raise AttributeError(
+            f"{type(module).__name__} has no TransMix: set self.transmix = TransMix(self.model, ...) in its __init__"
+        )
+    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it, for every process
+    module.transmix.mixer.generator.manual_seed(key(seed, "mix", module.global_step, batch_idx, module.global_rank))
+    return module.transmix.mix(images, labels)

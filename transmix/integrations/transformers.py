@@ -1,0 +1,99 @@
+"""Hugging Face's Trainer: training batches mixed and labelled by attention, evaluation as it always is.
+
+Mixing happens in `compute_loss`, on the device, and not in a collator with a `compute_loss_func`, because
+- evaluation uses the same collator, and a column that marks training examples is removed as unused;
+- every loader worker has a copy of the mixer's generator: workers, and epochs, would repeat each other's draws;
+- accelerate may cut a collated batch up for several processes: partners would be in another process;
+- where "labels" is more than a tensor the Trainer cannot count them, yet takes the loss of a `compute_loss_func` as
+  divided by that count: gradient accumulation would add up whole means.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Trainer
+
+from transmix.data.keyed import key
+from transmix.transmix import TransMix
+
+
+class TransMixTrainer(Trainer):
+    """A `transformers.Trainer` that trains on mixed images with labels by attention.
+
+    Evaluation and prediction are the Trainer's own: plain images, the model's own loss, ordinary metrics. Data sets,
+    collator, loader workers, gradient accumulation, precision, compilation and several processes are used as ever.
+    How a batch is mixed follows from (args.seed, optimizer step, micro-batch, process), whatever generator `transmix`
+    came with: no two processes mix alike, and a resumed run mixes as if it had not stopped.
+
+    Args:
+        args: those of `Trainer`. Batches need "labels" and the model's main input, images (B, C, H, W).
+        transmix: reads the very model that is trained, and holds smoothing and the mixer's settings.
+        settings: those of `Trainer`.
+
+    Raises:
+        ValueError: an argument of `Trainer` that would be ignored, or under which attention cannot be read.
+
+    Example:
+        >>> tm = TransMix(model, smoothing=0.1)
+        >>> trainer = TransMixTrainer(model, arguments, train_dataset=train, eval_dataset=test, transmix=tm)
+        >>> trainer.train()
+    """
+
+    def __init__(self, *args: Any, transmix: TransMix, **settings: Any):
+        super().__init__(*args, **settings)
+        if reason := why_not(self):
+            raise ValueError(f"TransMixTrainer cannot train so: {reason}")
+        self.transmix = transmix
+        # The Trainer then takes the loss as one batch's mean, and divides it by the number of accumulated batches.
+        self.model_accepts_loss_kwargs = False
+        self._step, self._micro = -1, 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of a batch, mixed if the model is in training mode, and if asked the model's outputs.
+
+        Raises:
+            KeyError: a training batch without images or labels.
+            AttentionError: `transmix` does not read this model.
+        """
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        images = getattr(self.model, "main_input_name", "pixel_values")
+        if missing := [name for name in (images, "labels") if name not in inputs]:
+            raise KeyError(
+                f"a training batch has no {' and no '.join(map(repr, missing))}, only {', '.join(inputs)}. A data set "
+                f"whose transform makes them needs TrainingArguments(remove_unused_columns=False)"
+            )
+        self.transmix.mixer.generator.manual_seed(self._key())
+        mixed = self.transmix.mix(inputs[images], inputs["labels"])
+        others = {name: value for name, value in inputs.items() if name not in (images, "labels")}
+        outputs = model(**{images: mixed.images}, **others)
+        loss = self.transmix.loss(outputs["logits"] if isinstance(outputs, dict) else outputs[0], mixed)
+        return (loss, outputs) if return_outputs else loss
+
+    def _key(self) -> int:
+        """Return what the draws of this micro-batch follow from."""
+        step = self.state.global_step
+        self._step, self._micro = step, self._micro + 1 if step == self._step else 0
+        return key(self.args.seed, "mix", step, self._micro, self.args.process_index)
+
+
+def why_not(trainer: Trainer) -> str | None:
+    """Say why a Trainer's arguments do not go with labels by attention; None if they do."""
+    if trainer.args.label_smoothing_factor:
+        return "label_smoothing_factor does not know mixed labels; give it to TransMix(model, smoothing=...)"
+    if trainer.compute_loss_func is not None:
+        return "compute_loss_func would be ignored; the loss is TransMix's"
+    if trainer.model_init is not None:
+        return "model_init makes a new model, which TransMix does not read; pass the model that it reads"
+    if trainer.args.n_gpu > 1:
+        return (
+            f"nn.DataParallel over {trainer.args.n_gpu} GPUs runs copies of the model, which TransMix does not read; "
+            f"start one process per GPU with torchrun, or show one GPU with CUDA_VISIBLE_DEVICES"
+        )
+    return None
