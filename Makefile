@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test check bench lock clean
+.PHONY: setup train test check bench fuzz models lock clean
 
 setup: .venv/.done
 
@@ -27,6 +27,12 @@ check: setup
 
 bench: setup  ## step time of TransMix over CutMix
 	$(BIN)/python benchmarks/step_overhead.py
+
+models: setup  ## measure every listed model: the table of `transmix models` and docs/models.md
+	$(BIN)/python scripts/models.py
+
+fuzz: setup  ## 15,000 damaged images, recipes and checkpoints
+	$(BIN)/python scripts/fuzz.py
 
 lock: setup  ## resolve again; names, versions and markers alone
 	$(BIN)/python scripts/lock.py

@@ -6,14 +6,17 @@ import sys
 
 VERBS = {
     "train": "train a Vision Transformer as a recipe says",
+    "doctor": "look at every image of a data set for what would stop or mislead training",
     "evaluate": "measure a run, a timm model or a weights file",
     "export": "write a run's model for timm, Hugging Face or ONNX",
+    "models": "list the models that are read, where, and how well",
+    "replay": "run a step that was not finite again, and say where",
     "recipes": "list, show or copy the recipes that come with the package",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted."""
+    """Run one verb and return the exit code: 0 done, 1 failed, 2 bad usage or input, 128 + n stopped by signal n."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -41,14 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
     from transmix.recipes import RecipeError
     from transmix.runs.checkpoint import CheckpointError
     from transmix.runs.folder import RunError
-    from transmix.training.loop import NotFiniteError
+    from transmix.training.nonfinite import NotFiniteError
+    from transmix.training.stopping import StoppedError
 
     try:
-        module.main(rest)
-    except (AttentionError, CheckpointError, DataError, ExportError, RecipeError, RunError) as error:
+        return module.main(rest) or 0
+    except (AttentionError, CheckpointError, DataError, ExportError, RecipeError) as error:
         return complain(str(error))
+    except RunError as error:
+        return complain(str(error), error.code)
     except NotFiniteError as error:
         return complain(str(error), code=1)
+    except StoppedError as error:
+        return complain(str(error), code=128 + error.signal)
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -58,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def complain(message: str, code: int = 2) -> int:
     """Say what was wrong in one line and return the exit code."""
-    print(f"transmix: {' '.join(message.split())}", file=sys.stderr)
+    from transmix.data.dataset import printable  # a file's name in it may hold what a terminal obeys
+
+    print(f"transmix: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

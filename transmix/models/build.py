@@ -16,6 +16,10 @@ AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast types by the recipe's names."""
 
 
+WEIGHT_OPTIONS = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+"""Arguments of timm.create_model that would let a recipe, or the metadata of a weights file, name a pickle to load."""
+
+
 def build_model(settings: Model, num_classes: int, image_size: int | None) -> nn.Module:
     """Create a model with a head of `num_classes` for square images of `image_size` pixels (None: its own size).
 
@@ -23,6 +27,9 @@ def build_model(settings: Model, num_classes: int, image_size: int | None) -> nn
         RecipeError: a model or option that timm does not know, an image size that the patch does not divide, or
             weights that cannot be had or do not fit.
     """
+    if refused := WEIGHT_OPTIONS & settings.model_options.keys():
+        names = ", ".join(sorted(refused))
+        raise RecipeError(f"model_options cannot set {names}; weights come from pretrained or init")
     if settings.pretrained and settings.init:
         raise RecipeError("pretrained and init both say where weights come from; give one")
     options = {"num_classes": num_classes, "drop_path_rate": settings.drop_path, **settings.model_options}
@@ -132,7 +139,8 @@ def takes_image_size(name: str) -> bool:
         close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.4)
         raise RecipeError(f"timm has no model {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
     module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
-    return "img_size" in inspect.getsource(module)  # type: ignore[arg-type]
+    hybrid = "vision_transformer_hybrid" in getattr(module, "__name__", "")  # passes it on without naming it
+    return hybrid or "img_size" in inspect.getsource(module)  # type: ignore[arg-type]
 
 
 def _weights(settings: Model) -> tuple[dict, dict[str, Tensor]]:
