@@ -1,7 +1,9 @@
 """Processes: who this one is, where it computes, and the little they say to each other."""
 
+import inspect
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,9 +63,10 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return model
     on_gpu = [world.device.index] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=on_gpu, broadcast_buffers=any(True for _ in model.buffers()), gradient_as_bucket_view=True
-    )
+    parameters = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its older name
+    buffers: dict[str, Any] = {sync: any(True for _ in model.buffers())}
+    return nn.parallel.DistributedDataParallel(model, device_ids=on_gpu, gradient_as_bucket_view=True, **buffers)
 
 
 def wait_for_all(world: World) -> None:
@@ -93,6 +96,14 @@ def gather(tensors: dict[str, Tensor], world: World) -> list[dict[str, Tensor]]:
     gathered: list = [None] * world.size
     dist.all_gather_object(gathered, tensors)
     return gathered
+
+
+def from_first(value: Any, world: World) -> Any:
+    """Return the first process's value, which pickle can hold, in every process."""
+    values = [value]
+    if world.size > 1:
+        dist.broadcast_object_list(values, 0)
+    return values[0]
 
 
 def stop() -> None:

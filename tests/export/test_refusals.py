@@ -61,7 +61,7 @@ def run_without_average(run, tmp_path):
         (folder / "ema.safetensors").unlink()
         manifest = json.loads((folder / "manifest.json").read_text())
         del manifest["ema.safetensors"]
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return copy
 
 

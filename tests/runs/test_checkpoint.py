@@ -1,91 +1,99 @@
-"""A checkpoint is whole or not there, and whatever damages it is found and named."""
+"""A checkpoint is whole or not there: what is written, in which order, and what is read."""
 
 import json
+import os
+import resource
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from transmix.runs import checkpoint as module
 from transmix.runs.checkpoint import (
-    Checkpoint,
     CheckpointError,
+    list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
     read_tensors,
-    remove_old_checkpoints,
     save_checkpoint,
     verify_checkpoint,
 )
+from transmix.runs.disk import sync, write_file
+from transmix.runs.keep import settle_checkpoints
+from transmix.runs.manifest import write_manifest
 
 
-def checkpoint(step):
-    tensors = {
-        "model": {"weight": torch.full((2, 3), float(step)), "count": torch.tensor(step)},
-        "optimizer": {"weight|exp_avg": torch.randn(3, 2).T, "weight|step": torch.tensor(1.0)},
-        "random-0": {"cpu": torch.get_rng_state()},
-    }
-    return Checkpoint(tensors, {"step": step, "best": None}, {"transmix": '{"model": "x"}'})
-
-
-def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
+def test_what_was_saved_is_loaded_bit_for_bit(checkpoint, tmp_path):
     saved = checkpoint(3)
     folder = save_checkpoint(tmp_path, saved)
     loaded = load_checkpoint(folder)
     assert folder.name == "step-00000003"
     assert loaded.state == saved.state
     assert loaded.metadata == saved.metadata
+    assert loaded.tensors.keys() == saved.tensors.keys()
     for stem, tensors in saved.tensors.items():
         assert all(loaded.tensors[stem][name].equal(tensor) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "random-0.safetensors", "state.json", "manifest.json"]
-)
-@pytest.mark.parametrize("damage", ["missing", "truncated", "zeroed", "one bit"])
-def test_damage_to_any_file_is_found_and_the_older_checkpoint_is_taken(name, damage, tmp_path):
-    older, newer = (save_checkpoint(tmp_path, checkpoint(step)) for step in (1, 2))
-    path, content = newer / name, (newer / name).read_bytes()
-    match damage:
-        case "missing":
-            path.unlink()
-        case "truncated":
-            path.write_bytes(content[: len(content) // 2])
-        case "zeroed":
-            path.write_bytes(bytes(len(content)))
-        case "one bit":
-            # In the manifest: in a checksum, where it still is JSON.
-            at = content.index(b"sha256") + 12 if name == "manifest.json" else len(content) // 2
-            path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    with pytest.raises(CheckpointError, match="step-00000002"):
-        verify_checkpoint(newer)
-    found, problems = newest_checkpoint(tmp_path)
-    assert found == older
-    assert len(problems) == 1
-
-
-def test_a_save_that_broke_off_leaves_no_checkpoint(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, checkpoint(1))
-    monkeypatch.setattr("transmix.runs.checkpoint._fsync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tmp_path, checkpoint(2))
-    assert newest_checkpoint(tmp_path)[0] == tmp_path / "step-00000001"
-    monkeypatch.undo()
-    remove_old_checkpoints(tmp_path, keep=1, best_step=None)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-
-
-def test_old_checkpoints_go_and_the_best_stays(tmp_path):
-    for step in range(1, 7):
-        save_checkpoint(tmp_path, checkpoint(step))
-    remove_old_checkpoints(tmp_path, keep=2, best_step=3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000005", "step-00000006"]
-
-
-def test_saving_over_a_damaged_checkpoint_sets_it_aside(tmp_path):
+def test_the_manifest_names_every_other_file(checkpoint, tmp_path):
     folder = save_checkpoint(tmp_path, checkpoint(1))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest) == {path.name for path in folder.iterdir()} - {"manifest.json"}
+
+
+def test_a_file_that_the_manifest_does_not_name_is_not_part_of_the_checkpoint(root):
+    folder = root / "step-00000002"
+    shutil.copy(folder / "random-0.safetensors", folder / "random-7.safetensors")
+    (folder / "notes.txt").write_text("the good one")
+    assert set(load_checkpoint(folder).tensors) == {"model", "optimizer", "random-0"}
+
+
+def test_steps_of_nine_digits_are_newer_than_those_of_eight(checkpoint, root):
+    newest = save_checkpoint(root, checkpoint(100_000_000))
+    (root / "step-x").mkdir()
+    (root / "step-12").mkdir()
+    assert [path.name for path in list_checkpoints(root)] == ["step-00000001", "step-00000002", "step-100000000"]
+    assert newest_checkpoint(root) == (newest, [])
+
+
+def test_saving_a_step_again_leaves_one_of_the_same_state_and_replaces_one_of_another(checkpoint, root):
+    before = (root / "step-00000002" / "model.safetensors").stat().st_ino
+    save_checkpoint(root, checkpoint(2))
+    assert (root / "step-00000002" / "model.safetensors").stat().st_ino == before
+    save_checkpoint(root, checkpoint(2, best={"step": 2}))
+    assert load_checkpoint(root / "step-00000002").state["best"] == {"step": 2}
+    assert sorted(os.listdir(root)) == ["step-00000001", "step-00000002"]
+
+
+def test_saving_over_a_damaged_checkpoint_sets_it_aside(checkpoint, root):
+    folder = root / "step-00000002"
     (folder / "model.safetensors").write_bytes(b"")
-    save_checkpoint(tmp_path, checkpoint(1))
+    save_checkpoint(root, checkpoint(2))
     verify_checkpoint(folder)
-    assert len(list(tmp_path.glob("damaged-step-00000001-*"))) == 1
+    assert (root / "damaged-step-00000002" / "model.safetensors").read_bytes() == b""
+
+
+def test_checkpoints_are_not_written_where_the_run_folder_is_gone(checkpoint, tmp_path):
+    with pytest.raises(CheckpointError) as caught:
+        save_checkpoint(tmp_path / "run" / "checkpoints", checkpoint(1))
+    assert str(caught.value) == (
+        f"cannot write {tmp_path}/run/checkpoints/step-00000001: No such file or directory "
+        f"(if the folder was moved or removed, put it back)"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_of_the_system_on_file_sizes_fails_the_save_and_leaves_the_older_checkpoint(checkpoint, root):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, hard))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            save_checkpoint(root, checkpoint(3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value) == f"cannot write {root}/step-00000003: File too large"
+    assert sorted(os.listdir(root)) == ["step-00000001", "step-00000002"]
 
 
 def test_a_pickle_under_a_safetensors_name_is_refused(tmp_path):
@@ -95,7 +103,179 @@ def test_a_pickle_under_a_safetensors_name_is_refused(tmp_path):
         read_tensors(path)
 
 
-def test_the_manifest_names_every_other_file(tmp_path):
-    folder = save_checkpoint(tmp_path, checkpoint(1))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert set(manifest) == {path.name for path in folder.iterdir()} - {"manifest.json"}
+# The order of a save, as a law over savers, and savers that break it.
+
+
+def check_order(saver, checkpoint, root, disk):
+    """Files on disk, then their names, then the manifest, then its name, then the rename, then that on disk."""
+    done = []
+    with pytest.MonkeyPatch.context() as patch:
+        disk.watch(patch, root, lambda *what: done.append(what))
+        folder = saver(root, checkpoint(3))
+    renames = [at for at, what in enumerate(done) if what[0] in ("rename", "replace") and what[-1] == folder]
+    assert len(renames) == 1, "one rename brings the checkpoint into place"
+    temporary = done[renames[0]][1]
+    assert temporary.parent == root
+    assert temporary.name.startswith(".")
+
+    def last(kind, path, until=None):
+        return max((at for at, what in enumerate(done[:until]) if what[:2] == (kind, path)), default=-1)
+
+    manifest = temporary / "manifest.json"
+    opened = last("open", manifest)
+    others = [temporary / path.name for path in folder.iterdir() if path.name != "manifest.json"]
+    for path in others:
+        assert -1 < last("write", path) < last("fsync", path) < opened, f"{path.name} is on disk before the manifest"
+    assert max(last("fsync", path) for path in others) < last("fsync", temporary, opened), "and its name"
+    assert opened < last("write", manifest) < last("fsync", manifest) < last("fsync", temporary) < renames[0]
+    assert renames[0] < last("fsync", root), "the rename is on disk before the save returns"
+    assert max(last("write", path) for path in (manifest, *others)) < renames[0]
+
+
+def test_a_save_puts_everything_on_disk_in_the_order_that_survives_a_power_cut(checkpoint, root, disk):
+    check_order(save_checkpoint, checkpoint, root, disk)
+
+
+def temporary_folder(root, saved):
+    folder = root / f".step-{saved.state['step']:08d}.1.tmp"
+    folder.mkdir()
+    return folder
+
+
+def manifest_first(root, saved):
+    temporary = temporary_folder(root, saved)
+    write_file(temporary / "manifest.json", b"{}")
+    module._write_files(temporary, saved)
+    sync(temporary)
+    module._put_in_place(temporary, root / "step-00000003")
+    return root / "step-00000003"
+
+
+def rename_before_fsync(root, saved):
+    temporary, folder = temporary_folder(root, saved), root / "step-00000003"
+    with pytest.MonkeyPatch.context() as patch:
+        for where in ("transmix.runs.checkpoint", "transmix.runs.disk"):
+            patch.setattr(f"{where}.sync", lambda path: None)
+        patch.setattr("transmix.runs.checkpoint.write_file", lambda path, content: Path.write_bytes(path, content))
+        patch.setattr("transmix.runs.manifest.write_file", lambda path, content: Path.write_bytes(path, content))
+        module._write_files(temporary, saved)
+        write_manifest(temporary)
+    temporary.rename(folder)
+    for path in (*folder.iterdir(), folder, root):
+        sync(path)
+    return folder
+
+
+def no_fsync_of_the_folders(root, saved):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "sync", lambda path: None if path.is_dir() else sync(path))
+        return save_checkpoint(root, saved)
+
+
+def no_temporary_name(root, saved):
+    folder = root / "step-00000003"
+    folder.mkdir()
+    module._write_files(folder, saved)
+    write_manifest(folder)
+    sync(folder)
+    sync(root)
+    return folder
+
+
+WRONG_SAVERS = [manifest_first, rename_before_fsync, no_fsync_of_the_folders, no_temporary_name]
+
+
+@pytest.mark.parametrize("wrong", WRONG_SAVERS)
+def test_savers_of_another_order_break_the_law(wrong, checkpoint, root, disk):
+    with pytest.raises(AssertionError):
+        check_order(wrong, checkpoint, root, disk)
+
+
+# A power cut after every operation of a save, on a disk that lost all that was not synced.
+
+
+class Disk:
+    """What would be left after a power cut: file contents as last synced, and names as they are or as last synced."""
+
+    def __init__(self, root):
+        self.root, self.contents, self.names = root, {}, {}
+        for path in [root, *root.rglob("*")]:
+            self.sync(path)
+
+    def sync(self, path):
+        if path.is_dir():
+            self.names[path.stat().st_ino] = {p.name: (p.stat().st_ino, p.is_dir()) for p in path.iterdir()}
+        elif path.exists():
+            self.contents[path.stat().st_ino] = path.read_bytes()
+
+    def after_a_cut(self, target, names_survive):
+        names = dict(self.names)
+        if names_survive:
+            for path in [self.root, *(p for p in self.root.rglob("*") if p.is_dir())]:
+                names[path.stat().st_ino] = {p.name: (p.stat().st_ino, p.is_dir()) for p in path.iterdir()}
+        self._rebuild(target, self.root.stat().st_ino, names)
+
+    def _rebuild(self, target, number, names):
+        target.mkdir()
+        for name, (child, is_folder) in names.get(number, {}).items():
+            if is_folder:
+                self._rebuild(target / name, child, names)
+            else:
+                (target / name).write_bytes(self.contents.get(child, b""))
+
+
+def check_power_cuts(saver, checkpoint, root, disk, is_of_step):
+    """Return nothing if at every moment what is seen is whole, and the newest is the last that a save returned."""
+    cuts, model = 0, Disk(root)
+    elsewhere = root.parent / "cuts"
+    elsewhere.mkdir()
+    pending = []
+
+    def look(expected):
+        nonlocal cuts
+        for survive in (True, False):
+            cuts += 1
+            target = elsewhere / str(cuts)
+            with pytest.MonkeyPatch.context() as patch:
+                for module, names in originals.items():
+                    for name, value in names.items():
+                        patch.setattr(module, name, value)
+                model.after_a_cut(target, survive)
+                found, said = settle_checkpoints(target)
+            assert not said, "everything that is seen is whole"
+            assert found is not None
+            assert any(is_of_step(found, step) for step in expected)
+            assert int(found.name[5:]) in expected
+
+    def before(kind, path, *rest):
+        while pending:
+            model.sync(pending.pop())
+        look((2, 3))
+        if kind == "fsync":
+            pending.append(path)
+        if kind in ("open", "mkdir"):  # numbers are used again
+            pending.clear()
+
+    originals = {
+        os: {name: getattr(os, name) for name in ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync")},
+        Path: {"open": Path.open},
+        module: {"save_file": module.save_file},
+        shutil: {"rmtree": shutil.rmtree},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        disk.watch(patch, root, before)
+        saver(root, checkpoint(3))
+    while pending:
+        model.sync(pending.pop())
+    look((3,))
+    return cuts
+
+
+def test_whenever_the_power_is_cut_what_is_seen_is_whole_and_a_returned_save_stays(checkpoint, root, disk, is_of_step):
+    assert check_power_cuts(save_checkpoint, checkpoint, root, disk, is_of_step) > 30
+
+
+@pytest.mark.parametrize("wrong", [rename_before_fsync, no_fsync_of_the_folders, no_temporary_name])
+def test_after_a_power_cut_wrong_savers_leave_less_than_they_promised(wrong, checkpoint, root, disk, is_of_step):
+    with pytest.raises(AssertionError):
+        check_power_cuts(wrong, checkpoint, root, disk, is_of_step)

@@ -59,7 +59,6 @@ def oracle(batches, rows):
         "mixed_accuracy": sum(accuracy for _, accuracy, _ in batches) / len(batches),
         "label_shift": sum(shifts) / len(shifts),
         "empty_boxes": sum(share < 0.1 * area for area, share in boxes) / len(boxes),
-        "nonfinite": 0.0,
     }
 
 
@@ -83,7 +82,7 @@ def test_one_box_for_the_whole_batch_counts_for_every_row():
     "mixed", [blended(3), blended(3, "area"), boxed(BATCH, "area"), boxed(EMPTY)], ids=["blend", "area", "box", "empty"]
 )
 def test_label_shift_is_reported_only_if_attention_labelled_a_box(mixed):
-    assert meter_of([(1.0, 0.5, mixed)]).read(ALONE) == {"loss": 1.0, "mixed_accuracy": 0.5, "nonfinite": 0.0}
+    assert meter_of([(1.0, 0.5, mixed)]).read(ALONE) == {"loss": 1.0, "mixed_accuracy": 0.5}
 
 
 def test_boxes_labelled_by_area_do_not_dilute_those_labelled_by_attention():
@@ -91,23 +90,15 @@ def test_boxes_labelled_by_area_do_not_dilute_those_labelled_by_attention():
     assert meter_of(batches).read(ALONE) == pytest.approx(oracle(batches, ELEMENTS), abs=1e-6)
 
 
-def test_steps_held_back_are_counted():
-    meter = meter_of(ADDED)
-    for nonfinite in (True, False, True, True):
-        meter.count_nonfinite(torch.tensor(nonfinite))
-    assert meter.read(ALONE)["nonfinite"] == 3
-
-
 def test_a_read_starts_anew_even_after_a_loss_that_is_not_finite():
     meter = meter_of([*ADDED, (float("nan"), 0.0, blended(2))])
-    meter.count_nonfinite(torch.tensor(True))
     assert torch.tensor(meter.read(ALONE)["loss"]).isnan()
     meter.add(torch.tensor(3.0), torch.tensor(0.5), blended(2))
-    assert meter.read(ALONE) == {"loss": 3.0, "mixed_accuracy": 0.5, "nonfinite": 0.0}
+    assert meter.read(ALONE) == {"loss": 3.0, "mixed_accuracy": 0.5}
 
 
 def test_nothing_added_reads_as_nothing():
-    assert meter_of([]).read(ALONE) == {"loss": 0.0, "mixed_accuracy": 0.0, "nonfinite": 0.0}
+    assert meter_of([]).read(ALONE) == {"loss": 0.0, "mixed_accuracy": 0.0}
 
 
 def test_means_are_taken_over_all_processes(monkeypatch):

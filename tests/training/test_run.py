@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from transmix.evaluation.subject import evaluate_subject, open_subject
 from transmix.recipes import RecipeError, load_recipe
 from transmix.runs.folder import RunError
-from transmix.training.loop import NotFiniteError, TrainingRun, train
+from transmix.training.loop import TrainingRun, train
+from transmix.training.nonfinite import NotFiniteError
+from transmix.training.stopping import Watch
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +195,16 @@ def test_accumulated_micro_batches_give_the_same_weights_as_one_batch(images, sm
 def test_a_step_that_is_not_finite_is_held_back_and_stops_the_run(images, small_recipe, tmp_path):
     from transmix import distributed
 
-    run = TrainingRun(small_recipe(images), tmp_path / "run", distributed.start("cpu"), None)
+    world = distributed.start("cpu")
+    run = TrainingRun(small_recipe(images), tmp_path / "run", world, None, Watch(world))
     before = {name: tensor.clone() for name, tensor in run.bare.state_dict().items()}
     average = {name: tensor.clone() for name, tensor in run.average.model.state_dict().items()}
     normalise = run.step.normalise
     run.step.normalise = lambda batch: normalise(batch) * float("nan")
-    with pytest.raises(NotFiniteError, match=r"not finite in steps 1 to 2 \(epoch 1\); such steps were held back"):
+    with pytest.raises(
+        NotFiniteError,
+        match=r"not finite at step 1 \(epoch 1; training images \d+, .*\); it was held back\. transmix replay",
+    ):
         run.finish()
     assert all(tensor.equal(before[name]) for name, tensor in run.bare.state_dict().items())
     assert all(tensor.equal(average[name]) for name, tensor in run.average.model.state_dict().items())

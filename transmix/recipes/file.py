@@ -10,6 +10,9 @@ from typing import Any
 
 from transmix.recipes.settings import Recipe, RecipeError
 
+LARGEST = 100_000
+"""Letters in a recipe; more are refused before they are parsed."""
+
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with the package."""
@@ -38,16 +41,23 @@ def load_recipe(name_or_path: str) -> Recipe:
 
     if name_or_path.endswith((".yaml", ".yml")):
         try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
+            with Path(name_or_path).open(encoding="utf-8") as file:
+                text = file.read(LARGEST + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe {name_or_path}: {error}") from error
     else:
         text = recipe_text(name_or_path)
+    if len(text) > LARGEST:
+        raise RecipeError(f"{name_or_path} is longer than {LARGEST} letters; is it a recipe?")
     try:
-        values = yaml.safe_load(text)
-        repeated = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # the latter three on odd scalars
-        raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())}") from error
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        aliased = _has_aliases(node)
+        repeated = None if aliased else _repeated_key(node)
+        values = None if aliased else yaml.safe_load(text)
+    except Exception as error:  # YAML's own, and on odd scalars nearly any other
+        raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())[:300]}") from error
+    if aliased:
+        raise RecipeError(f"{name_or_path} repeats a part by an alias (*name); write it out")
     if repeated is not None:
         raise RecipeError(f"{name_or_path}: {repeated} is given twice; keep one")
     return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, ""))
@@ -69,6 +79,23 @@ def changed_settings(before: Recipe, after: Recipe) -> list[str]:
         for name, value in settings.items()
         if value != new[section][name]
     ]
+
+
+def _has_aliases(node: Any) -> bool:
+    """Tell whether a part of a YAML document stands in several places: a few lines could stand for any number so."""
+    import yaml
+
+    seen, waiting = set(), [node]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            return True
+        seen.add(id(part))
+        if isinstance(part, yaml.MappingNode):
+            waiting += [side for pair in part.value for side in pair]
+        elif isinstance(part, yaml.SequenceNode):
+            waiting += part.value
+    return False
 
 
 def _repeated_key(node: Any) -> str | None:

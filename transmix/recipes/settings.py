@@ -6,6 +6,8 @@ Field names are unique over all sections, so that the command line can leave the
 from dataclasses import dataclass, field
 from typing import Literal
 
+from transmix.recipes.cadence import parse_cadence
+
 Scalar = bool | int | float | str
 Option = Scalar | tuple[Scalar, ...]
 
@@ -19,13 +21,22 @@ class Data:
     """Where the images come from."""
 
     data: str | None = None
-    """'digits' (built in), or a folder: train/<class>/*.jpg with val/, CIFAR binary files, Parquet shards."""
+    """'digits' (built in), or a folder: train/<class>/*.jpg with val/, CIFAR's files (binary or python), idx files as
+    MNIST's, Oxford-IIIT Pet, Parquet shards, tar shards; with --download, a name."""
     image_size: int = 224
     """Side of the square images that the model gets, in pixels."""
     workers: int | None = None
     """Processes that load images; None: 0 for small images in memory, else what the cores allow."""
     cache_gb: float = 4.0
     """Decode a split once and keep it if it takes at most this much memory (per process)."""
+    download: str | None = None
+    """A folder to fetch the published data set that `data` names into, once, and to read it from: cifar10, cifar100,
+    mnist, fashion-mnist, emnist-balanced (-letters, -digits, -byclass, -bymerge, -mnist), oxford-pets."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """'skip': go on without images that cannot be read. In training another one stands in, which follows from seed,
+    epoch and index; in evaluation they do not count. RUN/bad_images.txt lists them."""
+    max_bad_images: int = 100
+    """How many different images a run may skip, training and validation together; more are an error."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +179,18 @@ class Run:
     """Steps between two reads of the loss."""
     eval_every: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
-    checkpoint_every: int | None = None
-    """Steps between two checkpoints; None: at the end of every epoch."""
+    checkpoint_every: int | str | None = None
+    """Save every so many steps (500), minutes (15min) or epochs (2epochs). With steps and minutes also at the end of
+    every epoch; None: then alone. A better score is always saved."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay, besides the best."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
+    on_nonfinite: Literal["abort", "skip"] = "abort"
+    """A step whose loss or gradient is not finite is held back. 'abort': then stop, and keep what replays it;
+    'skip': go on, unless it happens in more than max_nonfinite steps in a row."""
+    max_nonfinite: int = 10
+    """See on_nonfinite."""
     max_steps: int | None = None
     """Stop after so many optimizer steps (to try a recipe out)."""
 
@@ -208,9 +225,16 @@ def check_recipe(recipe: Recipe) -> None:
         "log_every": recipe.run.log_every,
         "eval_every": recipe.run.eval_every,
         "keep_checkpoints": recipe.run.keep_checkpoints,
+        "max_nonfinite": recipe.run.max_nonfinite,
     }.items():
         if value < 1:
             raise RecipeError(f"{name} must be at least 1, not {value}")
+    try:
+        parse_cadence(recipe.run.checkpoint_every)
+    except ValueError as error:
+        raise RecipeError(f"checkpoint_every {error}") from error
+    if data.max_bad_images < 0:
+        raise RecipeError(f"max_bad_images must be at least 0, not {data.max_bad_images}")
     if optimization.warmup_epochs > optimization.epochs:
         raise RecipeError(f"warmup_epochs {optimization.warmup_epochs} exceeds epochs {optimization.epochs}")
     if not 0 <= mixing.smoothing < 1:

@@ -5,14 +5,19 @@
         state.json      everything that is not a tensor
         manifest.json   size and sha256 of the others, written last
 
-Written under a temporary name in the same place, fsynced, renamed. Nothing is ever unpickled.
+Written under a temporary name in the same place, fsynced, renamed. Nothing is ever unpickled. Names beside these:
+
+    .step-00000123.456.tmp      being written or removed by process 456
+    .step-00000123.replaced     the former checkpoint of this step, until the new one is in place
+    damaged-step-00000123       one that did not verify; set aside, never removed
 """
 
-import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +26,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-MANIFEST = "manifest.json"
+from transmix.runs.disk import WRITE_ERRORS, sync, why, write_file
+from transmix.runs.error import CheckpointError
+from transmix.runs.manifest import verify_files, write_manifest
 
-
-class CheckpointError(Exception):
-    """A checkpoint that is not whole; the message says which file and why."""
+_NAME = re.compile(r"step-([0-9]{8,})")
 
 
 @dataclass(frozen=True)
@@ -44,31 +49,37 @@ class Checkpoint:
 
 
 def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint under `root` and return its folder."""
+    """Write a checkpoint under `root`, a folder of the run, and return its folder.
+
+    A whole checkpoint of the same step and state is left as it is; one of another state is replaced.
+
+    Raises:
+        CheckpointError: it could not be written; what was there before still is.
+    """
     folder = root / f"step-{checkpoint.state['step']:08d}"
-    root.mkdir(parents=True, exist_ok=True)
     temporary = root / f".{folder.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for stem, tensors in checkpoint.tensors.items():
-        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(whole, temporary / f"{stem}.safetensors", checkpoint.metadata if stem in ("model", "ema") else None)
-    (temporary / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
-    manifest = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (*temporary.iterdir(), temporary):
-        _fsync(path)
-    if folder.exists():  # it did not verify, else the run would have gone on from there
-        folder.rename(root / f"damaged-{folder.name}-{os.getpid()}")
-    temporary.rename(folder)
-    _fsync(root)
+    try:
+        if _holds(folder, checkpoint.state):
+            return folder
+        if not root.is_dir():
+            root.mkdir()  # not what is above: a run folder that is gone is not made anew
+            sync(root.parent)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write_files(temporary, checkpoint)
+        write_manifest(temporary)
+        sync(temporary)
+        _put_in_place(temporary, folder)
+    except WRITE_ERRORS as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"cannot write {folder}: {why(error)}") from error
     return folder
 
 
 def newest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that verifies, and what was wrong with newer ones."""
     problems = []
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    for folder in reversed(list_checkpoints(root)):
         try:
             verify_checkpoint(folder)
         except CheckpointError as error:
@@ -78,35 +89,64 @@ def newest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:
     return None, problems
 
 
-def verify_checkpoint(folder: Path) -> None:
-    """Check that every file is there with the size and content that were written.
+def list_checkpoints(root: Path) -> list[Path]:
+    """Return everything that bears a checkpoint's name, whole or not, by step.
 
     Raises:
-        CheckpointError: naming the file.
+        CheckpointError: the folder cannot be listed.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        for name, expected in manifest.items():
-            if _fingerprint(folder / name) != expected:
-                raise CheckpointError(f"{folder / name} is damaged: its content is not what was written")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is not a whole checkpoint: {error}") from error
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"cannot list {root}: {why(error)}") from error
+    return [root / name for name in sorted(filter(_NAME.fullmatch, names), key=lambda name: int(name[5:]))]
+
+
+def verify_checkpoint(folder: Path) -> list[str]:
+    """Check that every file is there with the size and content that were written.
+
+    Returns:
+        The names of its files; others that may lie in the folder are not part of the checkpoint.
+
+    Raises:
+        CheckpointError: naming the file, and what is wrong with it.
+    """
+    names = verify_files(folder)
+    step = read_state(folder).get("step") if "state.json" in names else None
+    if type(step) is not int or folder.name != f"step-{step:08d}":
+        raise CheckpointError(f"{folder} is damaged: its state.json is not of this step")
+    return names
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint that verifies, without its tensors.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {folder / 'state.json'}: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"cannot read {folder / 'state.json'}: not a mapping")
+    return state
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint, all tensors on the CPU.
+    """Read the files that a checkpoint's manifest names, once they verify; all tensors on the CPU.
 
     Raises:
-        CheckpointError: a file that cannot be read.
+        CheckpointError: a file that is damaged or cannot be read.
     """
-    try:
-        tensors, metadata = {}, {}
-        for path in sorted(folder.glob("*.safetensors")):
-            tensors[path.stem], found = read_tensors(path)
+    tensors, metadata = {}, {}
+    for name in verify_checkpoint(folder):
+        if name.endswith(".safetensors"):
+            tensors[name.removesuffix(".safetensors")], found = read_tensors(folder / name)
             metadata |= found
-        return Checkpoint(tensors, json.loads((folder / "state.json").read_text()), metadata)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {folder}: {error}") from error
+    return Checkpoint(tensors, read_state(folder), metadata)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -122,14 +162,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"cannot read {path}: {error}") from error
 
 
-def remove_old_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
-    """Remove all but the `keep` newest checkpoints and the one of the best step, and what broken saves left."""
-    folders = sorted(root.glob("step-*"))
-    for folder in folders[:-keep]:
-        if best_step is None or folder.name != f"step-{best_step:08d}":
-            shutil.rmtree(folder, ignore_errors=True)
-    for leftover in root.glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def set_aside(folder: Path) -> Path:
+    """Give a damaged checkpoint a name that is free and is not a checkpoint's, and return it."""
+    names = (f"damaged-{folder.name}" + (f"-{number}" if number > 1 else "") for number in count(1))
+    aside = next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
+    return folder.rename(aside)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
@@ -167,14 +204,43 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _holds(folder: Path, state: dict[str, Any]) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        verify_checkpoint(folder)
+        return read_state(folder) == json.loads(json.dumps(state))
+    except CheckpointError:
+        return False
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write everything but the manifest, and wait until it is on disk."""
+    for stem, tensors in checkpoint.tensors.items():
+        path = folder / f"{stem}.safetensors"
+        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(whole, path, checkpoint.metadata if stem in ("model", "ema") else None)
+        sync(path)
+    write_file(folder / "state.json", json.dumps(checkpoint.state, indent=1).encode())
+    sync(folder)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a checkpoint that is whole and on disk; what has its name goes aside, or away once this is done."""
+    replaced = None
+    if os.path.lexists(folder):
+        try:
+            verify_checkpoint(folder)
+        except CheckpointError:
+            set_aside(folder)
+        else:
+            replaced = folder.with_name(f".{folder.name}.replaced")
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if replaced is not None:
+            replaced.rename(folder)
+        raise
+    sync(folder.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)

@@ -13,11 +13,14 @@ and when the run is finished model.safetensors, ema.safetensors, confusion.csv, 
 """
 
 import csv
+import dataclasses
+import io
 import json
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,9 @@ from torch import Tensor
 
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe
-from transmix.runs.checkpoint import newest_checkpoint
-from transmix.runs.log import replace_text
+from transmix.runs.checkpoint import newest_checkpoint, read_state
+from transmix.runs.disk import make_folder, replace_file, sync, why, writing
+from transmix.runs.error import RunError
 
 MAY_CHANGE = {
     "workers",
@@ -43,52 +47,97 @@ MAY_CHANGE = {
     "max_steps",
     "device",
     "data",
+    "download",
+    "epochs",
 }
-"""Settings that a resumed run may change: they do not change what is trained. (Data may have moved, not changed.)"""
+"""Settings that a resumed run may change. Data may have moved, not changed; epochs may not fall below what was done;
+the others do not change what is trained."""
 
 
-class RunError(Exception):
-    """A run folder that cannot be used as asked; the message says what to do."""
-
-
-def open_run(folder: Path, recipe: Recipe, resume: bool) -> tuple[Path | None, list[str]]:
+def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any, Any]]:
     """Check a run folder against what is asked of it, before anything is written.
 
     Returns:
-        The checkpoint to go on from, if any, and what was wrong with newer ones.
+        The settings that a resumed run changes: name -> (old, new).
 
     Raises:
         RunError: it exists and resume was not asked for, or it holds a run with other settings.
     """
-    if not folder.exists():
-        return None, []
-    if not folder.is_dir() or (not resume and any(folder.iterdir())):
-        raise RunError(f"{folder} exists already; give --resume to go on with that run, or another --out")
-    if (folder / "recipe.yaml").exists():
-        before = load_recipe(str(folder / "recipe.yaml"))
-        changed = [text for text in changed_settings(before, recipe) if text.split(":")[0] not in MAY_CHANGE]
-        if changed:
-            raise RunError(f"{folder} was trained with other settings: {'; '.join(changed)}. Resume with the same ones")
-    elif any(folder.iterdir()):
-        raise RunError(f"{folder} holds files but no run (recipe.yaml); give another --out")
-    return newest_checkpoint(folder / "checkpoints")
-
-
-def is_finished(folder: Path, max_steps: int | None) -> bool:
-    """Whether the run in a folder has come to its end, or to the step it was told to stop at."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        if not folder.exists():
+            return {}
+        if not folder.is_dir() or (not resume and any(folder.iterdir())):
+            raise RunError(f"{folder} exists already; give --resume to go on with that run, or another --out")
+        if not (folder / "recipe.yaml").exists():
+            if any(folder.iterdir()):
+                raise RunError(f"{folder} holds files but no run (recipe.yaml); give another --out")
+            return {}
+    except OSError as error:
+        raise RunError(f"cannot open {folder}: {why(error)}") from error
+    before = load_recipe(str(folder / "recipe.yaml"))
+    changed = {text.split(":")[0]: text for text in changed_settings(before, recipe)}
+    refused = [text for name, text in changed.items() if name not in MAY_CHANGE]
+    if refused:
+        raise RunError(f"{folder} was trained with other settings: {'; '.join(refused)}. Resume with the same ones")
+    if recipe.optimization.epochs < before.optimization.epochs:
+        _check_epochs(folder, recipe.optimization.epochs + recipe.optimization.cooldown_epochs)
+    return {name: (_setting(before, name), _setting(recipe, name)) for name in changed}
+
+
+def _check_epochs(folder: Path, epochs: int) -> None:
+    """Refuse fewer epochs, cool-down included, than the newest checkpoint has behind it."""
+    newest, _ = newest_checkpoint(folder / "checkpoints")
+    if newest is None:
+        return
+    state = read_state(newest)
+    done = -(-state["step"] // state.get("steps_per_epoch", 1))
+    if epochs < done:
+        raise RunError(
+            f"{folder} has trained {done} epochs already (step {state['step']}), more than the {epochs} asked for; "
+            f"resume with at least as many"
+        )
+
+
+def schedule_notice(changed: dict[str, tuple[Any, Any]]) -> str | None:
+    """Return what to say if a resumed run changes the number of epochs."""
+    if "epochs" not in changed:
+        return None
+    before, now = changed["epochs"]
+    return (
+        f"epochs: {before} -> {now}; from here on the learning rate follows the "
+        f"{'longer' if now > before else 'shorter'} schedule"
+    )
+
+
+def is_finished(folder: Path, max_steps: int | None, changed: Collection[str] = ()) -> bool:
+    """Whether the run in a folder has come to its end, or to the step it was told to stop at.
+
+    Args:
+        folder: of the run.
+        max_steps: where this one is to stop.
+        changed: names of the settings that this one changes; with other epochs, the former end is none.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        ended, step = summary["finished"], summary["step"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return summary["finished"] or (max_steps is not None and summary["step"] >= max_steps)
+    return (ended and "epochs" not in changed) or (max_steps is not None and step >= max_steps)
 
 
 def write_start(folder: Path, recipe: Recipe, classes: tuple[str, ...], world: World) -> None:
-    """Write what is known before the first step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / "recipe.yaml", dump_recipe(recipe))
-    replace_text(folder / "classes.json", json.dumps(list(classes), indent=1, ensure_ascii=False))
-    replace_text(folder / "environment.json", json.dumps(environment(world), indent=1))
+    """Write what is known before the first step, or the first after a resume.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    with writing(folder):
+        make_folder(folder)
+        # What it says of an end no longer holds, and a crash must not leave it beside a recipe with more epochs.
+        (folder / "summary.json").unlink(missing_ok=True)
+        replace_file(folder / "recipe.yaml", dump_recipe(recipe).encode())
+        replace_file(folder / "classes.json", json.dumps(list(classes), indent=1, ensure_ascii=False).encode())
+        replace_file(folder / "environment.json", json.dumps(environment(world), indent=1).encode())
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
@@ -98,7 +147,7 @@ def read_classes(folder: Path) -> tuple[str, ...]:
         RunError: the folder holds no run.
     """
     try:
-        return tuple(json.loads((folder / "classes.json").read_text()))
+        return tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is not the folder of a run: {error}") from error
 
@@ -127,39 +176,56 @@ def read_best_step(folder: Path) -> int:
         RunError: no checkpoint, or none evaluated yet.
     """
     newest, problems = newest_checkpoint(folder / "checkpoints")
-    best = json.loads((newest / "state.json").read_text())["best"] if newest is not None else None
+    best = read_state(newest)["best"] if newest is not None else None
     if best is None:
         raise RunError(f"{folder} has no evaluated checkpoint. {' '.join(problems)}")
     return best["step"]
 
 
 def write_examples(folder: Path, epoch: int, tensors: dict[str, Tensor]) -> None:
-    """Keep what the model said of the fixed validation images after an epoch."""
-    (folder / "examples").mkdir(exist_ok=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        folder / "examples" / f"epoch-{epoch + 1:04d}.safetensors",
-    )
+    """Keep what the model said of the fixed validation images after an epoch.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    path = folder / "examples" / f"epoch-{epoch + 1:04d}.safetensors"
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        temporary.replace(path)
 
 
 def write_confusion(folder: Path, counts: Tensor, classes: tuple[str, ...]) -> None:
     """Write how often each class (row) was taken for each other (column)."""
-    with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *classes])
-        for name, row in zip(classes, counts.tolist(), strict=True):
-            writer.writerow([name, *row])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["true \\ predicted", *classes])
+    for name, row in zip(classes, counts.tolist(), strict=True):
+        writer.writerow([name, *row])
+    replace_file(folder / "confusion.csv", text.getvalue().encode())
 
 
 def write_end(folder: Path, summary: dict[str, Any], confusion: Tensor, classes: tuple[str, ...]) -> None:
-    """Write what a finished run has, the summary last."""
-    write_confusion(folder, confusion, classes)
-    newest, _ = newest_checkpoint(folder / "checkpoints")
-    for name in ("model.safetensors", "ema.safetensors"):
-        if newest is not None and (newest / name).exists():
-            shutil.copyfile(newest / name, folder / f"{name}.tmp")
-            (folder / f"{name}.tmp").replace(folder / name)
-    replace_text(folder / "summary.json", json.dumps(summary, indent=1))
+    """Write what a finished run has, the summary last.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    with writing(folder):
+        write_confusion(folder, confusion, classes)
+        newest, _ = newest_checkpoint(folder / "checkpoints")
+        for name in ("model.safetensors", "ema.safetensors"):
+            if newest is not None and (newest / name).exists():
+                temporary = folder / f"{name}.tmp"
+                shutil.copyfile(newest / name, temporary)
+                sync(temporary)
+                temporary.replace(folder / name)
+        replace_file(folder / "summary.json", json.dumps(summary, indent=1).encode())
+
+
+def _setting(recipe: Recipe, name: str) -> Any:
+    return next(settings[name] for settings in dataclasses.asdict(recipe).values() if name in settings)
 
 
 def _installed(name: str) -> bool:

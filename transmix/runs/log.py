@@ -1,14 +1,18 @@
 """The log of a run: metrics.jsonl always, metrics.csv made from it, TensorBoard when asked."""
 
 import csv
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from transmix.runs.disk import replace_file, why, writing
+from transmix.runs.error import RunError
+
 
 class RunLog:
-    """Appends rows to a run's metrics; after a resume, rows past the checkpoint are gone.
+    """Appends rows to a run's metrics; after a resume, rows that the checkpoint has not seen are gone.
 
     Rows of kind "train" come every few steps, of kind "epoch" once an epoch; the CSV holds the latter.
 
@@ -16,40 +20,64 @@ class RunLog:
         folder: of the run.
         step: keep rows up to this optimizer step (0: start empty).
         tensorboard: also write event files.
+        rows: keep no more than so many rows, as many as there were when the checkpoint was saved: an epoch's row may
+            bear the checkpoint's step and still come after it.
+
+    Attributes:
+        rows: how many there are.
+        epochs: those of kind "epoch".
+
+    Raises:
+        RunError: a file cannot be read or written.
     """
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool):
+    def __init__(self, folder: Path, step: int, tensorboard: bool, rows: int | None = None):
         self.path = folder / "metrics.jsonl"
         self.csv_path = folder / "metrics.csv"
-        rows = [row for row in read_rows(self.path) if row["step"] <= step] if step else []
-        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-        self.epochs = [row for row in rows if row["kind"] == "epoch"]
+        kept = [row for row in read_rows(self.path)[:rows] if row["step"] <= step] if step else []
+        kept = list({(row["kind"], row["step"]): row for row in kept}.values())
+        self.rows = len(kept)
+        self.epochs = [row for row in kept if row["kind"] == "epoch"]
+        with writing(self.path):
+            replace_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._write_csv()
         self.writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            with writing(folder / "tensorboard"):
+                self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Append one row."""
+        """Append one row.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         row = {"kind": kind, "step": step, **values}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with writing(self.path), self.path.open("ab") as file:
+            file.write(json.dumps(row).encode() + b"\n")
+        self.rows += 1
         if kind == "epoch":
             self.epochs.append(row)
             self._write_csv()
         if self.writer is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self.writer.add_scalar(f"{kind}/{name}", value, step)
+            with writing(self.path.with_name("tensorboard")):
+                for name, value in values.items():
+                    if isinstance(value, int | float):
+                        self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def sync(self) -> None:
-        """Make sure that what was written survives a crash."""
-        with self.path.open("rb") as file:
+        """Make sure that what was written survives a crash.
+
+        Raises:
+            RunError: it does not, or the file is gone.
+        """
+        with writing(self.path), self.path.open("rb") as file:
             os.fsync(file.fileno())
         if self.writer is not None:
-            self.writer.flush()
+            with writing(self.path.with_name("tensorboard")):
+                self.writer.flush()
 
     def close(self) -> None:
         """Finish the event files."""
@@ -58,27 +86,32 @@ class RunLog:
 
     def _write_csv(self) -> None:
         columns = list(dict.fromkeys(name for row in self.epochs for name in row if name != "kind"))
-        temporary = self.csv_path.with_suffix(".csv.tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.epochs)
-        temporary.replace(self.csv_path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.epochs)
+        with writing(self.csv_path):
+            replace_file(self.csv_path, text.getvalue().encode())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; a last line that a crash cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    """Return the rows of a metrics.jsonl; lines that are none, as a crash may leave, are left out.
+
+    Raises:
+        RunError: the file is there and cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {why(error)}") from error
+    return [row for row in map(_row, lines) if row is not None]
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that readers find the old or the new content, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and "kind" in row and type(row.get("step")) is int else None

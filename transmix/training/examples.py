@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from transmix.attention import AttentionReader
+from transmix.data.loader import EvaluationSamples
 from transmix.mixing.labels import find_grid
 from transmix.runs import folder as run_folder
+from transmix.runs.error import RunError
 
 if TYPE_CHECKING:
     from transmix.training.loop import TrainingRun
@@ -24,13 +26,17 @@ def keep_examples(run: TrainingRun, epoch: int) -> None:
     if not run.world.leads:
         return
     val = run.data.val
-    chosen = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist()
-    images = torch.stack([run.crop(val.images[i]) for i in chosen])
+    spaced = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist()
+    chosen = list(filter(None, map(EvaluationSamples(val, run.crop).readable, spaced)))
+    images = torch.stack([image for image, _ in chosen])
     logits, attention = look(run.bare, run.reader, run.normalise(images))
-    tensors = {"images": images, "labels": torch.tensor([int(val.labels[i]) for i in chosen]), "logits": logits}
+    tensors = {"images": images, "labels": torch.tensor([label for _, label in chosen]), "logits": logits}
     if attention is not None and run.reader is not None:
         tensors |= {"attention": attention, "grid": torch.tensor(run.reader.grid or (0, 0))}
-    run_folder.write_examples(run.folder, epoch, tensors)
+    try:
+        run_folder.write_examples(run.folder, epoch, tensors)
+    except RunError as error:  # a picture is no reason to lose a run
+        run.progress.say(f"warning: {error}")
 
 
 def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tuple[Tensor, Tensor | None]:

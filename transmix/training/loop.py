@@ -15,6 +15,7 @@ from torch import Tensor
 from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation
+from transmix.data.bad import bad_images
 from transmix.data.keyed import key
 from transmix.data.loader import TrainingSamples, choose_threads, choose_workers, evaluation_batches, training_loader
 from transmix.data.order import EpochOrder
@@ -23,19 +24,18 @@ from transmix.distributed import World
 from transmix.evaluation.evaluate import evaluate
 from transmix.models.build import AMP, build_model, normaliser
 from transmix.recipes import Recipe, RecipeError, check_recipe
+from transmix.recipes.cadence import parse_cadence
 from transmix.runs import folder as run_folder
-from transmix.runs.checkpoint import load_checkpoint, set_random_state
+from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_state
 from transmix.runs.log import RunLog
 from transmix.training.ema import WeightAverage
 from transmix.training.examples import draw_boxes, keep_examples
+from transmix.training.nonfinite import NotFiniteError, write_dump
 from transmix.training.optimizer import build_optimizer, lr_at
 from transmix.training.progress import Progress
-from transmix.training.snapshot import restore, save
+from transmix.training.snapshot import choose_checkpoint, restore, save
 from transmix.training.step import TrainingStep
-
-
-class NotFiniteError(Exception):
-    """Loss or gradients became infinite or not a number, and training was stopped."""
+from transmix.training.stopping import StoppedError, Watch
 
 
 def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
     Raises:
         RecipeError, DataError, RunError, AttentionError: what was asked for cannot be done; nothing was overwritten.
         NotFiniteError: training diverged.
+        StoppedError: a signal asked for it; a checkpoint was written.
     """
     check_recipe(recipe)
     if recipe.run.tensorboard and find_spec("tensorboard") is None:
@@ -61,16 +62,19 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
         )
     folder = Path(out)
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    checkpoint, problems = run_folder.open_run(folder, recipe, resume)
-    if run_folder.is_finished(folder, recipe.run.max_steps):
+    changed = run_folder.check_run(folder, recipe, resume)
+    if run_folder.is_finished(folder, recipe.run.max_steps, changed):
         print(f"{folder} is finished already")
         return json.loads((folder / "summary.json").read_text())
     world = distributed.start(recipe.run.device)
     try:
-        for problem in problems if world.leads else ():
-            print(f"left out a checkpoint: {problem}")
-        run = TrainingRun(recipe, folder, world, checkpoint)
-        return run.finish()
+        checkpoint, said = choose_checkpoint(folder, world)
+        notice = run_folder.schedule_notice(changed)
+        for line in [*said, *([notice] if notice and world.leads else [])]:
+            print(line, flush=True)
+        with Watch(world, parse_cadence(recipe.run.checkpoint_every).minutes) as watch:
+            run = TrainingRun(recipe, folder, world, checkpoint, watch)
+            return run.finish()
     finally:
         distributed.stop()
 
@@ -83,14 +87,17 @@ class TrainingRun:
         folder: of the run; written once data and model are known to be good.
         world: this process among all.
         checkpoint: folder of the checkpoint to go on from.
+        watch: for signals, and for the time of the next checkpoint.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, world: World, checkpoint: Path | None):
-        self.recipe, self.folder, self.world = recipe, folder, world
+    def __init__(self, recipe: Recipe, folder: Path, world: World, checkpoint: Path | None, watch: Watch):
+        self.recipe, self.folder, self.world, self.watch = recipe, folder, world, watch
+        self.cadence = parse_cadence(recipe.run.checkpoint_every)
         torch.manual_seed(recipe.run.seed)
         if recipe.run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+        self.bad = bad_images(recipe.data, folder)
         self.data = load_data(recipe.data, recipe.run.seed)
         if checkpoint is not None and run_folder.read_classes(folder) != self.data.classes:
             raise run_folder.RunError(
@@ -104,11 +111,14 @@ class TrainingRun:
         self.reads: list[dict[str, Any]] = []
         self.scores: dict[str, Any] | None = None
         self.pending_random_state: dict[str, Tensor] | None = None
+        self.random_states: dict[int, dict[str, Tensor]] = {}  # before each step since the last read, by its number
+        self.failed_saves = 0
+        self.log_rows: int | None = None
         if checkpoint is not None:
             restore(self, load_checkpoint(checkpoint))
         if world.leads:
             run_folder.write_start(folder, recipe, self.data.classes, world)
-            self.log = RunLog(folder, self.step_number, recipe.run.tensorboard)
+            self.log = RunLog(folder, self.step_number, recipe.run.tensorboard, self.log_rows)
         distributed.wait_for_all(world)
 
     def _prepare_loading(self) -> None:
@@ -135,7 +145,7 @@ class TrainingRun:
         self.pin = world.device.type == "cuda"
         self.crop = EvaluationCrop(size, settings.eval_crop)
         samples = TrainingSamples(self.data.train, augment, recipe.run.seed)
-        self.loader = training_loader(samples, self.order, self.workers, self.pin)
+        self.loader = training_loader(samples, self.order, self.workers, self.pin, self.bad)
         epochs = recipe.optimization.epochs + recipe.optimization.cooldown_epochs
         self.total_steps = epochs * self.order.steps_per_epoch
 
@@ -175,6 +185,8 @@ class TrainingRun:
         last_step = min(self.total_steps, run.max_steps or self.total_steps)
         self.progress = Progress(last_step, self.step_number, epochs, optimization.batch_size, not self.world.leads)
         self.progress.say(self._introduction())
+        if self.reads and self.step_number % self.order.steps_per_epoch == 0:  # stopped while it was evaluated
+            self._end_epoch(self.step_number // self.order.steps_per_epoch - 1, None, self.step_number == last_step)
         while self.step_number < last_step:
             epoch = self.step_number // self.order.steps_per_epoch
             rate = self._train_epoch(epoch, last_step)
@@ -196,18 +208,24 @@ class TrainingRun:
         started = time.perf_counter()
         while step_batches := list(islice(micro_batches, recipe.optimization.accumulate)):
             lr = lr_at(self.step_number, per_epoch, recipe.optimization)
+            if recipe.run.on_nonfinite == "abort":
+                self.random_states[self.step_number + 1] = random_state(self.world.device)
             self.step(self.step_number, step_batches, lr, mix)
             self.step_number += 1
             self.progress.advance(epoch)
             draw_boxes(self, picture)
             at_end = self.step_number in (last_step, (epoch + 1) * per_epoch)
-            save_now = recipe.run.checkpoint_every and self.step_number % recipe.run.checkpoint_every == 0
+            signal, due = self.watch.look(self.step_number)
+            save_now = signal or due or self.cadence.at_step(self.step_number)
             if at_end or save_now or self.step_number % recipe.run.log_every == 0:
                 self._read_meter(epoch, lr)
             if at_end:
                 break
             if save_now:
-                save(self)
+                save(self, last=bool(signal))
+                self.watch.has_saved()
+            if signal:
+                raise StoppedError(signal, self.step_number)
         return (self.step_number - first_step) * recipe.optimization.batch_size / (time.perf_counter() - started)
 
     def _set_random_state(self) -> None:
@@ -217,34 +235,58 @@ class TrainingRun:
             self.pending_random_state = None
 
     def _read_meter(self, epoch: int, lr: float) -> None:
-        """Read the meter, log it, and stop if a step since the last read was not finite."""
+        """Read the meter and log it; stop, or say so, if a step since the last read was not finite."""
         before = self.reads[-1]["step"] if self.reads else epoch * self.order.steps_per_epoch
-        values = self.step.meter.read(self.world)
-        if values.pop("nonfinite"):
-            raise NotFiniteError(
-                f"loss or gradient was not finite in steps {before + 1} to {self.step_number} (epoch {epoch + 1}); "
-                f"such steps were held back. Lower the learning rate, clip gradients, or use bf16 instead of fp16; "
-                f"--resume goes on from the last checkpoint"
-            )
+        values: dict[str, Any] = self.step.meter.read(self.world)
+        self._check_finite(values)
+        self.random_states.clear()
         self.reads.append({"step": self.step_number, "steps": self.step_number - before, **values})
         self.progress.show(values)
         if self.world.leads:
             self.log.write("train", self.step_number, {"epoch": epoch + 1, "lr": lr, **values})
 
-    def _end_epoch(self, epoch: int, images_per_second: float, last: bool) -> None:
-        """Evaluate, log and save."""
-        row = {"epoch": epoch + 1, **self._epoch_means(), "images_per_second": round(images_per_second, 1)}
+    def _check_finite(self, values: dict[str, Any]) -> None:
+        count = self.step.not_finite.read(self.world)
+        if not count.steps:
+            return
+        run = self.recipe.run
+        if run.on_nonfinite == "abort":
+            raise NotFiniteError(write_dump(self, count.first))
+        if count.in_a_row > run.max_nonfinite:
+            raise NotFiniteError(
+                f"loss or gradient was not finite in {count.in_a_row} steps in a row, up to step {self.step_number}; "
+                f"max_nonfinite allows {run.max_nonfinite}. All were held back; --resume goes on from the last "
+                f"checkpoint"
+            )
+        values["held_back"] = count.steps
+        self.progress.say(f"held back {count.steps} steps that were not finite, the first at step {count.first}")
+
+    def _end_epoch(self, epoch: int, images_per_second: float | None, last: bool) -> None:
+        """Evaluate, log and save; `images_per_second` is None where the epoch's steps were another process's."""
+        row = {"epoch": epoch + 1, **self._epoch_means()}
+        if images_per_second is not None:
+            row["images_per_second"] = round(images_per_second, 1)
+        better = False
         if last or (epoch + 1) % self.recipe.run.eval_every == 0:
-            row |= self._evaluate()
+            try:
+                row |= self._evaluate()
+            except StoppedError:
+                save(self, last=True)  # reads are still there: the end of this epoch is yet to come
+                raise
             score = row.get("ema_top1", row["top1"])
-            if self.best is None or score > self.best["score"]:
+            better = self.best is None or score > self.best["score"]
+            if better:
                 self.best = {"score": score, "step": self.step_number, "epoch": epoch + 1}
             keep_examples(self, epoch)
+        if count := self.bad.count():
+            row["bad_images"] = count
         if self.world.leads:
             self.log.write("epoch", self.step_number, row)
             self.progress.say_epoch(epoch, row)
         self.reads = []
-        save(self)
+        if last or better or self.cadence.at_epoch(epoch + 1):
+            save(self, last=last)
+            self.watch.has_saved()
 
     def _epoch_means(self) -> dict[str, float]:
         """Return the means of the epoch's reads, each weighed by its steps."""
@@ -276,10 +318,17 @@ class TrainingRun:
         return scores
 
     def _validation_batches(self) -> Iterator:
-        batch = self.order.batch
-        return evaluation_batches(
-            self.data.val, self.crop, batch, self.workers, self.pin, self.world.rank, self.world.size
+        """Yield this process's share, and look out for signals as long as every process still has batches."""
+        batch, world = self.order.batch, self.world
+        everybody_has = -(-(len(self.data.val) // world.size) // batch)
+        batches = evaluation_batches(
+            self.data.val, self.crop, batch, self.workers, self.pin, world.rank, world.size, self.bad
         )
+        for turn, one in enumerate(batches):
+            signal = self.watch.look(turn)[0] if turn < everybody_has else 0
+            if signal:
+                raise StoppedError(signal, self.step_number)
+            yield one
 
     def _introduction(self) -> str:
         weights = sum(weight.numel() for weight in self.bare.parameters())
@@ -302,7 +351,7 @@ class TrainingRun:
         }
         if self.world.leads:
             assert self.scores is not None
-            summary["last"] = self.log.epochs[-1]
+            summary["last"] = self.log.epochs[-1] if self.log.epochs else None
             self.log.close()
             run_folder.write_end(self.folder, summary, self.scores["confusion"], self.data.classes)
         distributed.wait_for_all(self.world)

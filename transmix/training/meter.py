@@ -8,7 +8,7 @@ from transmix.evaluation.accumulate import sum_dtype
 from transmix.mixing import Mixed
 from transmix.transmix import label_shift
 
-NAMES = ("loss", "mixed_accuracy", "label_shift", "empty_boxes", "boxes", "batches", "nonfinite")
+NAMES = ("loss", "mixed_accuracy", "label_shift", "empty_boxes", "boxes", "batches")
 
 
 class Meter:
@@ -31,18 +31,14 @@ class Meter:
             measured = label_shift(mixed, self.attention_weight)
             empty, boxes = measured["empty_boxes"], measured["boxes"]
             shift = measured["label_shift"] * boxes
-        self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one, nothing])
-
-    def count_nonfinite(self, nonfinite: Tensor) -> None:
-        """Count a step that was held back, if it was."""
-        self.sums[-1] += nonfinite
+        self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one])
 
     def read(self, world: World) -> dict[str, float]:
         """Return means since the last read, over all processes, and start anew.
 
         Returns:
             loss, mixed_accuracy; with attention labels also label_shift (mean |lam_area - lam| of rows with a box) and
-            empty_boxes (share of boxes with attention under a tenth of their area); nonfinite, a number of steps.
+            empty_boxes (share of boxes with attention under a tenth of their area).
         """
         sums = dict(zip(NAMES, average(self.sums, world).tolist(), strict=True))
         self.sums = torch.zeros_like(self.sums)
@@ -50,4 +46,4 @@ class Meter:
         if sums["boxes"] > 0:
             means["label_shift"] = sums["label_shift"] / sums["boxes"]
             means["empty_boxes"] = sums["empty_boxes"] / sums["boxes"]
-        return {**means, "nonfinite": sums["nonfinite"]}
+        return means

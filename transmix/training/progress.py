@@ -66,7 +66,8 @@ class Progress:
         if "label_shift" in row:
             parts.append(f"label shift {row['label_shift']:.3f}")
         left = (time.perf_counter() - self.started) / max(self.done - self.first_step, 1) * (self.steps - self.done)
-        parts += [f"{row['images_per_second']:.0f} images/s", f"{_duration(left)} left"]
+        parts += [f"{row['images_per_second']:.0f} images/s"] if "images_per_second" in row else []
+        parts.append(f"{_duration(left)} left")
         self.say("  ".join(parts))
 
     def close(self) -> None:

@@ -3,62 +3,139 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from transmix import distributed
+from transmix.distributed import World
 from transmix.runs.checkpoint import (
     Checkpoint,
     load_optimizer_tensors,
+    newest_checkpoint,
     optimizer_tensors,
     random_state,
-    remove_old_checkpoints,
     save_checkpoint,
 )
-from transmix.runs.folder import RunError
+from transmix.runs.error import CheckpointError, RunError
+from transmix.runs.keep import remove_old_checkpoints, settle_checkpoints
 
 if TYPE_CHECKING:
     from transmix.training.loop import TrainingRun
 
+MAX_FAILED_SAVES = 3
+"""So many in a row stop a run; fewer cost it no more than a line."""
 
-def save(run: TrainingRun) -> None:
-    """Write a checkpoint of a run at its present step; every process calls this."""
+
+def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str]]:
+    """Return the checkpoint to go on from, if any, the same in every process; every process calls this.
+
+    Damaged ones are set aside by the process that leads, which alone gets lines to say about them.
+
+    Raises:
+        RunError: the checkpoints cannot be listed.
+    """
+    root = folder / "checkpoints"
+    name, problem, said = None, "", []
+    if world.leads:
+        try:
+            newest, said = settle_checkpoints(root)
+            name = newest.name if newest is not None else None
+        except CheckpointError as error:
+            problem = str(error)
+    name, problem = distributed.from_first((name, problem), world)
+    if problem:
+        raise RunError(problem)
+    return (None if name is None else root / name), said
+
+
+def save(run: TrainingRun, last: bool = False) -> None:
+    """Write a checkpoint of a run at its present step; every process calls this.
+
+    If it cannot be written, training goes on with a line that says so: the next one may succeed.
+
+    Args:
+        run: what to save.
+        last: no other save will come, so this one must succeed.
+
+    Raises:
+        RunError: in every process: the last one failed, or MAX_FAILED_SAVES in a row, or the run folder is gone.
+    """
     names = {weight: name for name, weight in run.bare.named_parameters()}
     tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
     if run.average is not None:
         tensors["ema"] = run.average.model.state_dict()
     for rank, state in enumerate(distributed.gather(random_state(run.world.device), run.world)):
         tensors[f"random-{rank}"] = state
-    if run.world.leads:
-        state = {
-            "step": run.step_number,
-            "training_images": len(run.data.train),
-            "best": run.best,
-            "reads": run.reads,
-            "scaler": run.step.scaler.state_dict(),
-        }
+    reason = _write(run, tensors, last) if run.world.leads else ""
+    reason = distributed.from_first(reason, run.world)
+    if reason:
+        raise RunError(reason, code=1)
+
+
+def _write(run: TrainingRun, tensors: dict[str, dict[str, Tensor]], last: bool) -> str:
+    """Write a checkpoint, and return why the run must stop, or nothing."""
+    root = run.folder / "checkpoints"
+    try:
         run.log.sync()
-        root = run.folder / "checkpoints"
-        save_checkpoint(root, Checkpoint(tensors, state, weights_metadata(run)))
-        remove_old_checkpoints(root, run.recipe.run.keep_checkpoints, run.best["step"] if run.best else None)
-    distributed.wait_for_all(run.world)
+        save_checkpoint(root, Checkpoint(tensors, _state(run), weights_metadata(run)))
+    except RunError as error:
+        return str(error)
+    except CheckpointError as error:
+        run.failed_saves += 1
+        row = f" {run.failed_saves} saves in a row have failed." if run.failed_saves > 1 else ""
+        message = f"step {run.step_number} is not saved: {error}.{row} {_newest_good(root)}"
+        if last or run.failed_saves >= MAX_FAILED_SAVES:
+            return f"{message} --resume goes on from the last good checkpoint"
+        run.progress.say(f"warning: {message} Training goes on")
+        return ""
+    run.failed_saves = 0
+    remove_old_checkpoints(root, run.recipe.run.keep_checkpoints, run.best["step"] if run.best else None)
+    return ""
+
+
+def _state(run: TrainingRun) -> dict[str, Any]:
+    return {
+        "step": run.step_number,
+        "steps_per_epoch": run.order.steps_per_epoch,
+        "training_images": len(run.data.train),
+        "best": run.best,
+        "reads": run.reads,
+        "scaler": run.step.scaler.state_dict(),
+        "log_rows": run.log.rows,
+    }
+
+
+def _newest_good(root: Path) -> str:
+    try:
+        newest, _ = newest_checkpoint(root)
+    except CheckpointError as error:
+        return f"{error}."
+    return "There is no good checkpoint." if newest is None else f"The newest good checkpoint is {newest.name}."
 
 
 def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Put a run where `save` was called.
 
     Raises:
-        RunError: the training data has grown or shrunk since.
+        RunError: the training data has grown or shrunk since, or the checkpoint is of another model.
     """
-    before, now = checkpoint.state["training_images"], len(run.data.train)
+    before, now = checkpoint.state.get("training_images"), len(run.data.train)
     if before != now:
         raise RunError(f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}")
-    run.bare.load_state_dict(checkpoint.tensors["model"])
-    if run.average is not None:
-        run.average.model.load_state_dict(checkpoint.tensors["ema"])
-    load_optimizer_tensors(run.step.optimizer, checkpoint.tensors["optimizer"], dict(run.bare.named_parameters()))
-    state = checkpoint.state
-    run.step_number, run.best, run.reads = state["step"], state["best"], state["reads"]
-    run.step.scaler.load_state_dict(state["scaler"])
+    try:
+        run.bare.load_state_dict(checkpoint.tensors["model"])
+        if run.average is not None:
+            run.average.model.load_state_dict(checkpoint.tensors["ema"])
+        load_optimizer_tensors(run.step.optimizer, checkpoint.tensors["optimizer"], dict(run.bare.named_parameters()))
+        state = checkpoint.state
+        run.step_number, run.best, run.reads = state["step"], state["best"], state["reads"]
+        run.log_rows = state.get("log_rows")
+        run.step.scaler.load_state_dict(state["scaler"])
+    except (KeyError, RuntimeError) as error:
+        step, problem = checkpoint.state["step"], " ".join(str(error).split())[:300]
+        raise RunError(f"the checkpoint of step {step} in {run.folder} is not of this run: {problem}") from error
     # A process that was not there before has no state to take back and keeps its own.
     run.pending_random_state = checkpoint.tensors.get(f"random-{run.world.rank}")
 

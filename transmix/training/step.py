@@ -16,6 +16,7 @@ from transmix.recipes import Recipe
 from transmix.recipes.settings import Mixing
 from transmix.training.ema import WeightAverage
 from transmix.training.meter import Meter
+from transmix.training.nonfinite import NotFinite
 from transmix.training.optimizer import set_lr
 
 
@@ -64,6 +65,7 @@ class TrainingStep:
         self.clip = recipe.optimization.clip_grad or float("inf")
         self.parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.meter = Meter(device, recipe.mixing.attention_weight)
+        self.not_finite = NotFinite(device, stays=recipe.run.on_nonfinite == "abort")
         self.keep_boxes = True  # the next batch with boxes, for a picture
         self.boxes: Seen | None = None
 
@@ -87,7 +89,7 @@ class TrainingStep:
                 self.scaler.scale(loss / len(micro_batches)).backward()
             losses.append(loss.detach())
         set_lr(self.optimizer, lr)
-        self._descend(torch.stack(losses))
+        self._descend(step + 1, torch.stack(losses))
 
     def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
         mixed = self.mixer(images, labels)
@@ -105,7 +107,7 @@ class TrainingStep:
             self.boxes = Seen(images, mixed, attention, grid)
         return loss
 
-    def _descend(self, losses: Tensor) -> None:
+    def _descend(self, step: int, losses: Tensor) -> None:
         """Step the optimizer, unless the gradient is not finite: then the device itself holds the step back."""
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
@@ -114,11 +116,11 @@ class TrainingStep:
             # An overflow of half precision is no failure: the scaler skips the step and lowers its scale.
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.meter.count_nonfinite(~losses.isfinite().all())
+            self.not_finite.hold(step, ~losses.isfinite().all())
         else:
+            finite = ~self.not_finite.hold(step, ~finite)
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
-            self.meter.count_nonfinite(~finite)
         if self.average is not None:
             self.average.update(finite.float())
         self.optimizer.zero_grad(set_to_none=True)

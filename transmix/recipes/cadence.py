@@ -1,0 +1,50 @@
+"""How often to save: so many steps, minutes or epochs."""
+
+import re
+from dataclasses import dataclass
+
+UNITS = {
+    "": "steps",
+    "step": "steps",
+    "steps": "steps",
+    "min": "minutes",
+    "minutes": "minutes",
+    "minute": "minutes",
+} | {
+    "epoch": "epochs",
+    "epochs": "epochs",
+}
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """One of three is set; the others are None."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    epochs: int | None = None
+
+    def at_step(self, step: int) -> bool:
+        """Whether the end of this step, counted from 1, is a time to save."""
+        return self.steps is not None and step % self.steps == 0
+
+    def at_epoch(self, epoch: int) -> bool:
+        """Whether the end of this epoch, counted from 1, is a time to save."""
+        return self.epochs is None or epoch % self.epochs == 0
+
+
+def parse_cadence(text: int | str | None) -> Cadence:
+    """Understand 500, "500steps", "15min" or "2epochs"; None is every epoch.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text is None:
+        return Cadence(epochs=1)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text))
+    unit = UNITS.get(match[2]) if match else None
+    if match is None or unit is None or float(match[1]) <= 0 or (unit != "minutes" and "." in match[1]):
+        raise ValueError(f"must be a number of steps, or like 15min or 2epochs, not {text!r}")
+    if unit == "minutes":
+        return Cadence(minutes=float(match[1]))
+    return Cadence(steps=int(match[1])) if unit == "steps" else Cadence(epochs=int(match[1]))

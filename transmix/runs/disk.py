@@ -1,0 +1,88 @@
+"""Files that are there in full or not at all, after a power cut too."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from transmix.runs.error import RunError
+
+WRITE_ERRORS = (OSError, SafetensorError)
+"""What writing a file raises when the disk does not take it."""
+
+REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there",
+    errno.EROFS: "check the disk",
+    errno.EIO: "check the disk",
+    errno.EACCES: "check who may write there",
+    errno.EPERM: "check who may write there",
+    errno.ENOENT: "if the folder was moved or removed, put it back",
+}
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on disk; its name is only after `sync` of its folder."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that readers find the old or the new content, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write_file(temporary, content)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; there is nothing better to do on those.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, and wait until their names are on disk."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    with suppress(PermissionError):  # a folder above may be closed to reading
+        sync(path.parent)
+
+
+def why(error: Exception) -> str:
+    """Return what the system said, and what helps."""
+    number = error.errno if isinstance(error, OSError) else None
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # as safetensors puts it
+        number = int(found[1])
+    if number is None:
+        return str(error)
+    return os.strerror(number) + (f" ({REMEDIES[number]})" if number in REMEDIES else "")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file of a run is written into a RunError that names it."""
+    try:
+        yield
+    except WRITE_ERRORS as error:
+        raise RunError(f"cannot write {path}: {why(error)}; --resume goes on from the last checkpoint", 1) from error

@@ -1,0 +1,102 @@
+"""A step that was not finite, run again from its dump: where the first number went wrong, and for which images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from transmix import distributed
+from transmix.attention import AttentionReader
+from transmix.data.augment import TrainingAugmentation
+from transmix.data.keyed import key
+from transmix.data.loader import TrainingSamples
+from transmix.data.order import EpochOrder
+from transmix.data.source import load_data
+from transmix.models.build import build_model, normaliser
+from transmix.recipes import load_recipe
+from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
+from transmix.runs.folder import RunError
+from transmix.training.optimizer import build_optimizer
+from transmix.training.step import TrainingStep
+
+
+def replay(folder: Path, device: str = "auto") -> Iterator[str]:
+    """Run the step of a run's newest dump again, process by process, and say what is not finite, line by line.
+
+    Raises:
+        RunError: the run left no dump.
+        DataError, RecipeError, CheckpointError: data, model or dump are not what they were.
+    """
+    found, problems = newest_checkpoint(folder / "nonfinite")
+    if found is None:
+        raise RunError(f"{folder} holds no step to replay (nonfinite/). {' '.join(problems)}")
+    recipe, dump = load_recipe(str(folder / "recipe.yaml")), load_checkpoint(found)
+    state, world = dump.state, distributed.start(device)
+    data = load_data(recipe.data, recipe.run.seed)
+    model = build_model(recipe.model, len(data.classes), recipe.data.image_size)
+    model.load_state_dict(dump.tensors["model"])
+    model.to(world.device)
+    reader = AttentionReader(model) if recipe.mixing.mix == "transmix" else None
+    normalise = normaliser(recipe.augmentation.mean, recipe.augmentation.std, world.device, False)
+    samples = TrainingSamples(
+        data.train, TrainingAugmentation(recipe.augmentation, recipe.data.image_size), recipe.run.seed
+    )
+    processes, accumulate, step_batch = state["processes"], state["accumulate"], recipe.optimization.batch_size
+    for rank in range(processes):
+        batch = step_batch // (processes * accumulate)
+        order = EpochOrder(
+            len(data.train), recipe.run.seed, batch, step_batch, recipe.augmentation.repeats, rank, processes
+        )
+        epoch, within = divmod(state["step"] - 1, order.steps_per_epoch)
+        order.start_at(epoch, within)
+        keys = iter(order)
+        optimizer = build_optimizer(model, recipe.optimization)
+        step = TrainingStep(model, reader, optimizer, None, normalise, recipe, world.device, rank)
+        if f"random-{rank}" in dump.tensors:
+            set_random_state(dump.tensors[f"random-{rank}"], world.device)
+        model.train()
+        for micro in range(accumulate):
+            wanted = next(keys)
+            images, labels = default_collate([samples[one][:2] for one in wanted])
+            step.mixer.generator.manual_seed(key(recipe.run.seed, "mix", state["step"] - 1, micro, rank))
+            where = f"step {state['step']}, process {rank}, micro-batch {micro}"
+            yield f"{where}: {_what_is_not_finite(step, model, images, labels, [index for _, index, _ in wanted])}"
+            model.zero_grad()
+
+
+def _what_is_not_finite(
+    step: TrainingStep, model: nn.Module, images: Tensor, labels: Tensor, indices: list[int]
+) -> str:
+    """Run one micro-batch forward and backward; say which module, images and gradients are not finite."""
+    broken: list[tuple[str, Tensor]] = []
+
+    def look(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and not broken and not output.isfinite().all():
+            broken.append((name, output.detach()))
+
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: look(name or "the model", output))
+        for name, module in model.named_modules()
+    ]
+    try:
+        loss = step._forward(step.normalise(images), labels.to(step.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parts = [f"loss {float(loss.detach()):g}"]
+    if broken:
+        name, output = broken[0]
+        rows = (~output.isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if output.ndim > 1 else []
+        names = [str(indices[row]) for row in rows if row < len(indices)]
+        parts.append(f"the output of {name} is the first that is not finite, for training images {', '.join(names)}")
+    loss.backward()
+    wrong = [
+        name
+        for name, weight in model.named_parameters()
+        if weight.grad is not None and not weight.grad.isfinite().all()
+    ]
+    if wrong and not broken:
+        parts.append(f"gradients that are not finite: {', '.join(wrong[-3:])}")
+    return "; ".join(parts if broken or wrong else [*parts, "everything is finite in this run of it"])

@@ -1,0 +1,94 @@
+"""Stopping on a signal: it raises a flag, all processes agree on it, the run saves and ends with code 128 + signal."""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from transmix.distributed import World
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+"""What asks a run to stop: a scheduler, the keyboard, a scheduler's early warning."""
+
+SAME = 1.0
+"""Seconds within which further signals are the same request: a scheduler signals every process, and torchrun too."""
+
+AGREE_EVERY = 10
+"""Steps (or evaluation batches) between two agreements of several processes."""
+
+
+class StoppedError(Exception):
+    """A run was asked to stop by a signal, and has saved.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; --resume goes on from there")
+        self.signal = number
+
+
+class Watch:
+    """Looks out for signals, and for the time of the next checkpoint, in step with the other processes.
+
+    A context manager: within it the signals in `SIGNALS` only raise a flag. Another one, more than a second after the
+    first, stops at once, as if nobody had listened. Outside the main thread, where Python allows no handlers, signals
+    stay as they are.
+
+    Args:
+        world: this process among all; every one must make the same calls.
+        minutes: between two checkpoints, or None.
+    """
+
+    def __init__(self, world: World, minutes: float | None = None):
+        self.world, self.minutes = world, minutes
+        self.signal, self.asked_at = 0, 0.0
+        self.saved_at = time.monotonic()
+        self.before: dict[int, object] = {}
+        # Signals are agreed on between processors' memories: the devices are left to compute.
+        on_cpu = world.size > 1 and dist.get_backend() != "gloo"
+        self.group: Any = dist.new_group(backend="gloo") if on_cpu else None
+
+    def __enter__(self) -> "Watch":
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._raise_flag) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self.before = {}
+
+    def _raise_flag(self, number: int, _: FrameType | None) -> None:
+        if self.signal and time.monotonic() - self.asked_at > SAME:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if not self.signal:
+            self.signal, self.asked_at = number, time.monotonic()
+
+    def look(self, turn: int = 0) -> tuple[int, bool]:
+        """Return the signal that any process got, or 0, and whether it is time for a checkpoint.
+
+        Args:
+            turn: a number that rises from call to call alike in every process; several processes agree (and answer
+                anything but 0, False) at multiples of AGREE_EVERY alone.
+        """
+        if self.world.size > 1 and turn % AGREE_EVERY:
+            return 0, False
+        due = self.minutes is not None and time.monotonic() - self.saved_at >= 60 * self.minutes
+        if self.world.size == 1:
+            return self.signal, due
+        flags = torch.tensor([self.signal, int(due)])
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
+        number, due = flags.tolist()
+        return number, bool(due)
+
+    def has_saved(self) -> None:
+        """Start waiting for the next checkpoint anew."""
+        self.saved_at = time.monotonic()
