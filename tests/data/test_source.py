@@ -1,7 +1,10 @@
 """A name or a folder is enough to open a data set, and a run keeps its classes by name."""
 
+import io
+import pickle
 import re
 import sys
+import tarfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,6 +37,41 @@ def make_parquet(root):
         pq.write_table(pa.table({"image": [b"", b"", b"", b""], "label": [0, 1, 2, 3]}), root / file)
 
 
+def make_cifar_python(root):
+    root.mkdir(exist_ok=True)
+    for file in ("train", "test"):
+        content = {"data": np.zeros((3, 3072), np.uint8), "fine_labels": [0, 1, 2]}
+        (root / file).write_bytes(pickle.dumps(content, protocol=2))
+    (root / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "baby", "bear"]}, protocol=2))
+
+
+def make_idx(root):
+    root.mkdir(exist_ok=True)
+    for split in ("train", "t10k"):
+        (root / f"{split}-images-idx3-ubyte").write_bytes(
+            bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3, *range(6)])
+        )
+        (root / f"{split}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1]))
+
+
+def make_tar_shards(root):
+    root.mkdir(exist_ok=True)
+    for file in ("train-000000.tar", "val-000000.tar"):
+        with tarfile.open(root / file, "w") as tar:
+            for name, content in (("a.jpg", b""), ("a.txt", b"owl")):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def make_oxford_pets(root):
+    for folder in ("images", "annotations"):
+        (root / folder).mkdir(parents=True)
+    (root / "images" / "pug_1.jpg").write_bytes(b"")
+    for file in ("trainval.txt", "test.txt"):
+        (root / "annotations" / file).write_text("pug_1 1 2 1\n")
+
+
 def tiny(classes, labels=(0,), masks=None):
     split = Split(np.zeros((len(labels), 4, 6, 3), np.uint8), np.array(labels, dtype=np.int64), masks)
     return ImageData("pets", tuple(classes), split, split)
@@ -45,6 +83,10 @@ def tiny(classes, labels=(0,), masks=None):
         (make_class_folders, ("cat", "dog")),
         (make_cifar, ("apple", "baby", "bear")),
         (make_parquet, ("0", "1", "2", "3")),
+        (make_cifar_python, ("apple", "baby", "bear")),
+        (make_idx, ("0", "1")),
+        (make_tar_shards, ("owl",)),
+        (make_oxford_pets, ("pug",)),
     ],
 )
 def test_a_folder_is_recognised_by_what_is_in_it(tmp_path, make, classes):
@@ -81,7 +123,9 @@ def test_a_missing_folder_is_an_error(tmp_path):
 def test_a_folder_of_something_else_is_an_error_that_says_what_was_looked_for_and_found(tmp_path):
     message = (
         "no data set; looked for Parquet files (train-*.parquet), "
-        "CIFAR's binary files (data_batch_1.bin or train.bin), class folders (train/<class>/); found "
+        "CIFAR's binary files (data_batch_1.bin or train.bin), CIFAR's python files (data_batch_1 or train), "
+        "idx files (train-images-idx3-ubyte), tar shards (train-*.tar or train/*.tar), "
+        "Oxford-IIIT Pet (annotations/trainval.txt), class folders (train/<class>/); found "
     )
     with pytest.raises(DataError, match=re.escape(message + "nothing")):
         open_data(tmp_path)

@@ -16,8 +16,8 @@ CIFAR100_FOLDER = "cifar-100-binary"
 
 def holds_cifar(root: str | os.PathLike[str]) -> bool:
     """Tell whether a folder, or the published folder inside it, has a training file of CIFAR."""
-    return bool(_folders_with(Path(root), CIFAR10_FOLDER, CIFAR10_TRAIN)) or bool(
-        _folders_with(Path(root), CIFAR100_FOLDER, ("train.bin",))
+    return bool(folders_with(Path(root), CIFAR10_FOLDER, CIFAR10_TRAIN)) or bool(
+        folders_with(Path(root), CIFAR100_FOLDER, ("train.bin",))
     )
 
 
@@ -38,8 +38,8 @@ def read_cifar(root: str | os.PathLike[str]) -> ImageData:
         DataError: If a file is missing, cut off or holds a label that has no name, or a class has no image.
     """
     root = Path(root)
-    tens = _folders_with(root, CIFAR10_FOLDER, CIFAR10_TRAIN)
-    hundreds = _folders_with(root, CIFAR100_FOLDER, ("train.bin",))
+    tens = folders_with(root, CIFAR10_FOLDER, CIFAR10_TRAIN)
+    hundreds = folders_with(root, CIFAR100_FOLDER, ("train.bin",))
     if tens and hundreds:
         raise DataError(f"{root}: holds both CIFAR-10 and CIFAR-100; name {tens[0]} or {hundreds[0]}")
     if tens:
@@ -49,7 +49,7 @@ def read_cifar(root: str | os.PathLike[str]) -> ImageData:
     raise DataError(f"{root}: no data_batch_1.bin (CIFAR-10) or train.bin (CIFAR-100) here")
 
 
-def _folders_with(root: Path, published: str, files: tuple[str, ...]) -> list[Path]:
+def folders_with(root: Path, published: str, files: tuple[str, ...]) -> list[Path]:
     """Give those of `root` and `root/published` that hold one of the files."""
     return [folder for folder in (root, root / published) if any((folder / file).is_file() for file in files)]
 
@@ -64,8 +64,8 @@ def _read(folder: Path, name: str, train: tuple[str, ...], test: str, names: str
     return ImageData(
         name,
         classes,
-        _split(folder / "train", classes, parts),
-        _split(folder / test, classes, [_read_records(folder / test, label_bytes, classes)]),
+        join_parts(folder / "train", classes, parts),
+        join_parts(folder / test, classes, [_read_records(folder / test, label_bytes, classes)]),
     )
 
 
@@ -84,11 +84,16 @@ def _read_records(path: Path, label_bytes: int, classes: tuple[str, ...]) -> tup
     if beyond.size:
         row = int(beyond[0])
         raise DataError(f"{path} record {row}: label {labels[row]}, but only {len(classes)} classes have a name")
-    channels_first = rows[:, label_bytes:].reshape(-1, 3, 32, 32)
-    return channels_first.transpose(0, 2, 3, 1), labels
+    return planes_to_images(rows[:, label_bytes:]), labels
 
 
-def _split(where: Path, classes: tuple[str, ...], parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
+def planes_to_images(rows: np.ndarray) -> np.ndarray:
+    """View (N, 3072) uint8, all red before all green before all blue, as images (N, 32, 32, 3)."""
+    return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def join_parts(where: Path, classes: tuple[str, ...], parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
+    """Put the images (N, 32, 32, 3) and labels (N,) of several files one behind another."""
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     require_every_class(labels, classes, str(where))
     return Split(np.ascontiguousarray(images), labels)

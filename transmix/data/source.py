@@ -7,38 +7,62 @@ from pathlib import Path
 
 import numpy as np
 
+from transmix.data.bad import allowed_bad
 from transmix.data.cifar import holds_cifar, read_cifar
+from transmix.data.cifar_python import holds_cifar_python, read_cifar_python
 from transmix.data.dataset import DataError, ImageData, Split, class_difference, keep_decoded, listing
 from transmix.data.folder import holds_class_folders, read_folder
+from transmix.data.idx import holds_idx, read_idx_files
+from transmix.data.oxford_pets import holds_oxford_pets, read_oxford_pets
 from transmix.data.parquet import holds_parquet, read_parquet
+from transmix.data.tar_shards import holds_shards_in_train, holds_tar_shards, read_tar_shards
 from transmix.recipes.settings import Data
+
+
+def _holds_class_folders(root: Path) -> bool:
+    return holds_class_folders(root) and not holds_shards_in_train(root)
+
 
 LAYOUTS = {
     "Parquet files (train-*.parquet)": (holds_parquet, read_parquet),
     "CIFAR's binary files (data_batch_1.bin or train.bin)": (holds_cifar, read_cifar),
-    "class folders (train/<class>/)": (holds_class_folders, read_folder),
+    "CIFAR's python files (data_batch_1 or train)": (holds_cifar_python, read_cifar_python),
+    "idx files (train-images-idx3-ubyte)": (holds_idx, read_idx_files),
+    "tar shards (train-*.tar or train/*.tar)": (holds_tar_shards, read_tar_shards),
+    "Oxford-IIIT Pet (annotations/trainval.txt)": (holds_oxford_pets, read_oxford_pets),
+    "class folders (train/<class>/)": (_holds_class_folders, read_folder),
 }
 """The kinds of folder that can be read: for each, how it is recognised and what reads it."""
 
 
-def open_data(name_or_path: str | os.PathLike[str], *, seed: int = 0) -> ImageData:
+def open_data(
+    name_or_path: str | os.PathLike[str], *, seed: int = 0, download: str | os.PathLike[str] | None = None
+) -> ImageData:
     """Open a data set by the name `digits` or by its folder, whose layout is recognised by what is in it.
 
     Args:
         name_or_path: `'digits'` for the built-in set of digits on textures, which needs no files; anything
             else is a folder (write `./digits` for one of that name).
         seed: Decides the built-in images; folders do not depend on it.
+        download: If given, `name_or_path` is the name of a published data set, which is fetched into this folder
+            unless it is there.
 
     Raises:
-        DataError: If there is no such folder, its layout is not known, or its content is not usable.
+        DataError: If there is no such folder, its layout is not known, its content is not usable, or it cannot be
+            fetched.
     """
+    if download is not None:
+        from transmix.data.download import download as fetch
+
+        name_or_path = fetch(str(name_or_path), download)
     if name_or_path == "digits":
         from transmix.data.digits import digits_on_textures
 
         return digits_on_textures(seed=seed)
     root = Path(name_or_path).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give the folder of a data set, or 'digits'")
+        other = f" (--download FOLDER makes FOLDER/{root})" if _is_published(name_or_path) else ", or 'digits'"
+        raise DataError(f"{root}: no such folder; give the folder of a data set{other}")
     found = {layout: read for layout, (holds, read) in LAYOUTS.items() if holds(root)}
     if len(found) == 1:
         return next(iter(found.values()))(root)
@@ -48,15 +72,21 @@ def open_data(name_or_path: str | os.PathLike[str], *, seed: int = 0) -> ImageDa
     raise DataError(f"{root}: no data set; looked for {', '.join(LAYOUTS)}; found {content}")
 
 
+def _is_published(name: str | os.PathLike[str]) -> bool:
+    from transmix.data.download import NAMED
+
+    return name in NAMED
+
+
 def load_data(settings: Data, seed: int) -> ImageData:
     """Open the data set of a recipe and decode what fits into memory.
 
     Raises:
         DataError: as `open_data`.
     """
-    data = open_data(settings.data or "", seed=seed)
-    limit = int(settings.cache_gb * 1e9)
-    return replace(data, train=keep_decoded(data.train, limit), val=keep_decoded(data.val, limit))
+    data = open_data(settings.data or "", seed=seed, download=settings.download)
+    limit, bad = int(settings.cache_gb * 1e9), allowed_bad(settings)
+    return replace(data, train=keep_decoded(data.train, limit, bad), val=keep_decoded(data.val, limit, bad))
 
 
 def check_same_classes(expected: Sequence[str], found: ImageData) -> None:

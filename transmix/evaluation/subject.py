@@ -12,6 +12,7 @@ from torch import nn
 
 from transmix import distributed
 from transmix.data.augment import EvaluationCrop
+from transmix.data.bad import BadImages
 from transmix.data.dataset import ImageData
 from transmix.data.loader import choose_threads, choose_workers, evaluation_batches
 from transmix.data.source import check_same_classes, open_data, relabel_to
@@ -68,9 +69,18 @@ def open_subject(
 
 
 def evaluate_subject(
-    subject: Subject, *, batch_size: int = 128, device: str = "auto", workers: int | None = None, amp: str = "none"
+    subject: Subject,
+    *,
+    batch_size: int = 128,
+    device: str = "auto",
+    workers: int | None = None,
+    amp: str = "none",
+    bad: BadImages | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return the scores of each of a subject's models, as `evaluate` gives them but for the confusion counts."""
+    """Return the scores of each of a subject's models, as `evaluate` gives them but for the confusion counts.
+
+    Images that cannot be read are left out, as far as `bad` allows (None: not at all), and are known to it then.
+    """
     world = distributed.start(device)
     in_memory = isinstance(subject.data.val.images, np.ndarray | list)
     workers = choose_workers(workers, in_memory, world.local)
@@ -81,7 +91,14 @@ def evaluate_subject(
         found = evaluate(
             model.to(world.device),
             evaluation_batches(
-                subject.data.val, subject.crop, batch_size, workers, world.device.type == "cuda", world.rank, world.size
+                subject.data.val,
+                subject.crop,
+                batch_size,
+                workers,
+                world.device.type == "cuda",
+                world.rank,
+                world.size,
+                bad,
             ),
             len(subject.classes),
             world.device,
@@ -102,7 +119,8 @@ def _run(folder: Path, which: str, data_name: str | None) -> Subject:
         if chosen is None:
             raise RunError(f"{folder} holds no checkpoint to evaluate. {' '.join(problems)}")
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed)
+    download = None if data_name else recipe.data.download
+    data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download)
     paths = {name: chosen / f"{name}.safetensors" for name in ("model", "ema")}
     subjects = {name: _from_file(path, data) for name, path in paths.items() if path.exists()}
     return replace(subjects["model"], models={name: one.models["model"] for name, one in subjects.items()})

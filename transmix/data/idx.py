@@ -1,0 +1,178 @@
+"""idx files, the format of MNIST: one file of grey images and one of labels for each split, gzipped or not."""
+
+import gzip
+import math
+import os
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from transmix.data.class_names import read_class_names
+from transmix.data.dataset import DataError, ImageData, Split, require_every_class
+
+FILE_NAME = re.compile(r"(?:(emnist-\w+)-)?(train|t10k|test)-(images|labels)[-.]idx([13])-ubyte(\.gz)?")
+"""The names of MNIST (`train-images-idx3-ubyte.gz`) and EMNIST (`emnist-letters-train-images-idx3-ubyte.gz`)."""
+
+FOLDERS = ("", "raw", "gzip")
+"""Where the files may be: in the folder itself, where torchvision puts them, where EMNIST's archive does."""
+
+LARGEST_BYTES = 2**32
+BEST_DEFLATE_RATIO = 1032  # of zlib's format: no stream decompresses to more
+
+
+def holds_idx(root: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder, or `raw` or `gzip` inside it, has training images as an idx file."""
+    return any("train-images" in name for folder in _folders(Path(root)) for name in _names(folder))
+
+
+def read_idx_files(root: str | os.PathLike[str]) -> ImageData:
+    """Read a data set kept as idx files under the names of MNIST, Fashion-MNIST, KMNIST or EMNIST.
+
+    Grey becomes red, green and blue alike, without more memory. EMNIST's files hold every image with rows and columns
+    exchanged; here they come out upright (torchvision hands them out as they lie).
+
+    Classes are called as `classnames.txt` or `classes.txt` in the folder says; those of EMNIST by their characters,
+    if `emnist-...-mapping.txt` is there ('A', or 'Aa' where both cases are one class); else '0', '1', ...
+
+    Args:
+        root: The folder with the files, or the one that holds them in `raw` or `gzip`.
+
+    Returns:
+        The data set, its images a read-only view (N, H, W, 3) uint8. The held-out part is `t10k` or `test`.
+
+    Raises:
+        DataError: If a file is missing, cut off, too long or of another kind, there are more labels than images or
+            fewer, a label has no name, or a class has no image.
+    """
+    root = Path(root)
+    folder = next((folder for folder in _folders(root) if any("train-images" in name for name in _names(folder))), None)
+    if folder is None:
+        raise DataError(f"{root}: no training images such as train-images-idx3-ubyte here")
+    series = sorted({match[1] or "" for name in _names(folder) if (match := FILE_NAME.fullmatch(name))})
+    if len(series) > 1:
+        listed = ", ".join(name or "MNIST" for name in series)
+        raise DataError(f"{folder}: files of more than one data set ({listed}); put each in a folder of its own")
+    prefix = series[0]
+    train_images, train_labels = _read_split(folder, prefix, ("train",))
+    val_images, val_labels = _read_split(folder, prefix, ("t10k", "test"))
+
+    numbers, classes = _classes(folder, prefix, train_labels)
+    train = Split(train_images, _positions(train_labels, numbers, folder, "train"))
+    val = Split(val_images, _positions(val_labels, numbers, folder, "held-out"))
+    for split, what in ((train, "training"), (val, "held-out")):
+        require_every_class(split.labels, classes, f"{folder} {what} images")
+    return ImageData(prefix or root.resolve().name, classes, train, val)
+
+
+def _folders(root: Path) -> list[Path]:
+    return [root / name for name in FOLDERS if (root / name).is_dir()]
+
+
+def _names(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if FILE_NAME.fullmatch(name)]
+
+
+def _read_split(folder: Path, prefix: str, splits: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Read one split to images (N, H, W, 3) and labels (N,), both uint8."""
+    files = [
+        [_file(folder, prefix, split, what, dimensions) for what, dimensions in (("images", 3), ("labels", 1))]
+        for split in splits
+    ]
+    images_file, labels_file = next((pair for pair in files if any(pair)), files[0])
+    if images_file is None or labels_file is None:
+        what = "images-idx3" if images_file is None else "labels-idx1"
+        start = f"{prefix}-" if prefix else ""
+        expected = " or ".join(f"{start}{split}-{what}-ubyte" for split in splits)
+        raise DataError(f"{folder}: no file {expected}, gzipped or not; complete the download")
+    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+    if len(images) != len(labels):
+        raise DataError(f"{labels_file}: {len(labels)} labels for the {len(images)} images of {images_file.name}")
+    if prefix:
+        images = images.transpose(0, 2, 1)
+    return np.broadcast_to(images[..., None], (*images.shape, 3)), labels
+
+
+def _file(folder: Path, prefix: str, split: str, what: str, dimensions: int) -> Path | None:
+    """Find the file of a split's images or labels, the plain one if it is there gzipped too."""
+    wanted = (prefix, split, what, str(dimensions))
+    matches = [match for name in _names(folder) if (match := FILE_NAME.fullmatch(name))]
+    found = [match.string for match in matches if (match[1] or "", *match.groups()[1:4]) == wanted]
+    return folder / min(found, key=len) if found else None
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Read an idx file of unsigned bytes: (N,) or (N, H, W) uint8.
+
+    No more is decompressed than the header announces, and no more is announced than the file can hold.
+
+    Raises:
+        DataError: If the file is cut off, longer than announced, damaged, or of another kind.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(4 + 4 * dimensions)
+            shape = _shape(path, header, dimensions)
+            content = file.read(math.prod(shape) + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: cut off or damaged ({error}); fetch it again") from error
+    if len(content) != math.prod(shape):
+        amount = "more" if len(content) > math.prod(shape) else f"only {len(content)}"
+        raise DataError(f"{path}: {math.prod(shape)} values are announced, {amount} are there; fetch it again")
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
+    """Read the shape from a header: two zero bytes, 8 for unsigned bytes, the number of dimensions, and each."""
+    if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) != 4 + 4 * dimensions:
+        raise DataError(
+            f"{path}: begins with {header[:4].hex(' ') or 'nothing'}, not with 00 00 08 {dimensions:02x} as an idx "
+            f"file of {dimensions}-dimensional bytes does; fetch it again"
+        )
+    shape = tuple(int(length) for length in np.frombuffer(header[4:], dtype=">u4"))
+    can_hold = path.stat().st_size * (BEST_DEFLATE_RATIO if path.suffix == ".gz" else 1)
+    if not 0 < math.prod(shape) <= min(can_hold, LARGEST_BYTES):
+        raise DataError(
+            f"{path}: {' x '.join(map(str, shape))} bytes are announced, which it cannot hold; fetch it again"
+        )
+    return shape
+
+
+def _classes(folder: Path, prefix: str, labels: np.ndarray) -> tuple[list[int], tuple[str, ...]]:
+    """Return the labels that occur in the files, and the class names in the same order."""
+    names = read_class_names(folder)
+    if names is not None:
+        return list(range(len(names))), names
+    mapping = folder / f"{prefix}-mapping.txt"
+    if prefix and mapping.is_file():
+        return _mapping(mapping)
+    numbers = list(range(int(labels.min()), int(labels.max()) + 1))  # EMNIST's letters are numbered from 1
+    return numbers, tuple(map(str, numbers))
+
+
+def _mapping(path: Path) -> tuple[list[int], tuple[str, ...]]:
+    """Read EMNIST's table: a label, and the character codes that it stands for, a line."""
+    try:
+        rows = [[int(word) for word in line.split()] for line in path.read_text().splitlines() if line.strip()]
+        characters = ["".join(map(chr, codes)) for _, *codes in rows]
+    except (OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: not a table of labels and character codes ({error}); fetch it again") from error
+    if not rows or not all(characters):
+        raise DataError(f"{path}: a label without character codes; fetch it again")
+    return [row[0] for row in rows], tuple(characters)
+
+
+def _positions(labels: np.ndarray, numbers: list[int], folder: Path, what: str) -> np.ndarray:
+    """Translate labels (N,) as they are in the file to positions in the class list."""
+    position = np.full(256, -1, dtype=np.int64)
+    for index, number in enumerate(numbers):
+        if 0 <= number < 256:
+            position[number] = index
+    found = position[labels]
+    if (found < 0).any():
+        record = int(np.argmax(found < 0))
+        raise DataError(
+            f"{folder} {what} image {record}: label {labels[record]}, which none of the {len(numbers)} classes has"
+        )
+    return found

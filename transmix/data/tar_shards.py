@@ -1,0 +1,304 @@
+"""Tar shards in the layout of WebDataset: an image and its label are neighbours that share the start of their name."""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from transmix.data.class_names import read_class_names
+from transmix.data.dataset import VALIDATION_NAMES, DataError, ImageData, Split, listing, printable, require_every_class
+from transmix.data.decode import decode_image, image_size
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+LABEL_SUFFIXES = ("cls", "json", "txt")
+"""Where a sample's label is looked for, the first that has one first."""
+
+SHARD_NAME = re.compile(r"(.+)\.(tar|tar\.\w+|tgz)", re.IGNORECASE)
+LARGEST_LABEL_BYTES = 2**20
+BLOCK = 512  # of the tar format: headers take one, and everything begins at a multiple
+
+
+@dataclass(frozen=True, eq=False)
+class TarImages:
+    """Encoded images inside tar files, read by their offset and decoded when indexed.
+
+    Every read opens its file anew: processes share no handle, and thousands of shards meet no limit on open files.
+
+    Attributes:
+        paths: The tar files.
+        shards: (N,) int32, for each image the position of its file in `paths`.
+        offsets: (N,) int64, where the image's bytes begin in that file.
+        sizes: (N,) int64, how many they are.
+    """
+
+    paths: tuple[str, ...]
+    shards: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return decode_image(self.encoded(index), where=self.where(index))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Read the (height, width) of an image from its header."""
+        return image_size(self.encoded(index), where=self.where(index))
+
+    def encoded(self, index: int) -> bytes:
+        """Read the bytes of an image.
+
+        Raises:
+            DataError: If the shard has gone or become shorter since it was indexed.
+        """
+        size = int(self.sizes[index])
+        content = self._read(index, int(self.offsets[index]), size)
+        if len(content) != size:
+            raise DataError(f"{self.path(index)}: has become shorter since training began; put it back as it was")
+        return content
+
+    def path(self, index: int) -> str:
+        """Give the tar file of an image."""
+        return self.paths[int(self.shards[index])]
+
+    def where(self, index: int) -> str:
+        """Name the tar file and the member of an image; the name is read back from the member's header."""
+        name = self._read(index, int(self.offsets[index]) - BLOCK, 100).partition(b"\0")[0]
+        return f"{self.path(index)} member {printable(os.fsdecode(name))}"
+
+    def _read(self, index: int, offset: int, size: int) -> bytes:
+        try:
+            with open(self.path(index), "rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise DataError(f"{self.path(index)}: cannot read the shard ({error.strerror}); put it back") from error
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Images of a split and what their label files say: numbers, or names."""
+
+    images: TarImages
+    labels: list[int | str]
+
+
+def holds_tar_shards(root: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder has tar files named after the training split, or a folder `train` of nothing but such."""
+    return bool(_beside(Path(root), "train") or _inside(Path(root), "train"))
+
+
+def holds_shards_in_train(root: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder has a folder `train` with tar files and no class folders in it."""
+    return bool(_inside(Path(root), "train"))
+
+
+def read_tar_shards(root: str | os.PathLike[str]) -> ImageData:
+    """Read a data set kept as tar shards, such as `imagenet-train-000000.tar` or `train/000000.tar`.
+
+    A sample is the neighbouring members that share their name up to the first dot: an image (`.jpg`, `.jpeg`, `.png`,
+    `.webp`) and a label, which is the text of a `.cls`, the entry `label` of a `.json`, or the text of a `.txt`,
+    whichever comes first in this list. A label is a number from 0 on, or a class name. Other members are passed over.
+
+    Classes are called as `classnames.txt` or `classes.txt` beside the shards says, a name a line; else by the names
+    that are the labels of the training split, sorted; else '0', '1', ... The split to validate on is called `val`,
+    `validation` or `test`, the first of these that is there.
+
+    Shards are local files that are read by offset, not a stream. Their headers and labels are gone through once, when
+    the data set is opened (about 15,000 samples a second, in every process), and 20 bytes a sample are kept. So
+    samples come in any order, unlike from WebDataset's shuffle buffer: each epoch is a permutation of all, shared out
+    over processes and workers, and a run resumes at the very sample. Tar files that are compressed as a whole cannot
+    be read so and are refused.
+
+    Args:
+        root: The folder with the shards.
+
+    Raises:
+        DataError: If a split or a shard of a numbered series is missing, a shard is cut off, compressed or damaged, a
+            sample has no image or label or two of them, a label has no class, or a class has no image.
+    """
+    root = Path(root)
+    train_shards = _shards_of(root, "train")
+    if not train_shards:
+        raise DataError(f"{root}: no tar shards named after the training split, such as train-000000.tar")
+    val_shards = next((shards for name in VALIDATION_NAMES if (shards := _shards_of(root, name))), None)
+    if val_shards is None:
+        raise DataError(f"{root}: no shards {' or '.join(f'{name}-*.tar' for name in VALIDATION_NAMES)}")
+    train, val = _read_samples(train_shards), _read_samples(val_shards)
+    classes = read_class_names(root) or _classes(train)
+    return ImageData(root.resolve().name, classes, _split(train, classes), _split(val, classes))
+
+
+def _beside(root: Path, split: str) -> list[Path]:
+    """List the tar files in a folder whose name has the split's as one of its words."""
+    return [
+        path for path in _tars(root) if split in (words := _words(path)) and (split == "train" or "train" not in words)
+    ]
+
+
+def _inside(root: Path, split: str) -> list[Path]:
+    """List the tar files in the split's own folder, none if it has folders in it: those would be classes."""
+    folder = root / split
+    if not folder.is_dir() or any(entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith(".")):
+        return []
+    return _tars(folder)
+
+
+def _tars(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if SHARD_NAME.fullmatch(path.name) and path.is_file())
+
+
+def _words(path: Path) -> list[str]:
+    return re.split(r"[-_.]", path.name.lower())
+
+
+def _shards_of(root: Path, split: str) -> list[Path]:
+    """List the shards of a split, and check that they can be read by offset and none of a series is missing."""
+    beside, inside = _beside(root, split), _inside(root, split)
+    if beside and inside:
+        raise DataError(f"{root}: shards of {split} both here and in {root / split}; move one lot away")
+    shards = beside or inside
+    compressed = [path.name for path in shards if path.suffix.lower() != ".tar"]
+    if compressed:
+        raise DataError(
+            f"{root}: compressed shards ({listing(compressed, 3)}) cannot be read by offset; decompress them, for "
+            "example with gunzip: images are compressed already"
+        )
+    series: dict[str, set[int]] = {}
+    for path in shards:
+        if match := re.fullmatch(r"(.*?)(\d+)\.tar", path.name, re.IGNORECASE):
+            series.setdefault(match[1], set()).add(int(match[2]))
+    for start, numbers in series.items():
+        missing = [f"{start}{number}" for number in range(min(numbers), max(numbers)) if number not in numbers]
+        if missing:
+            raise DataError(
+                f"{shards[0].parent}: shards are missing between the first and the last: {listing(missing)} (zeros "
+                "left out); complete the download, or rename the rest to leave no gap"
+            )
+    return shards
+
+
+def _read_samples(shards: list[Path]) -> _Samples:
+    files, offsets, sizes = [], [], []
+    labels: list[int | str] = []
+    for number, path in enumerate(shards):
+        before = len(labels)
+        for offset, size, label in _index(path):
+            offsets.append(offset)
+            sizes.append(size)
+            labels.append(label)
+        if len(labels) == before:
+            raise DataError(f"{path}: no samples; remove the file or fetch it again")
+        files += [number] * (len(labels) - before)
+    arrays = np.array(files, dtype=np.int32), np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)
+    return _Samples(TarImages(tuple(map(str, shards)), *arrays), labels)
+
+
+def _index(path: Path) -> Iterator[tuple[int, int, int | str]]:
+    """Yield (offset of the image, its size, label) of each sample in a shard."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for key, members in groupby(_members(tar, path), key=lambda found: found[0]):
+                yield _sample(tar, f"{path} sample {key}", [(suffix, member) for _, suffix, member in members])
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise DataError(f"{path}: cut off, or not a tar file ({error}); fetch it again") from error
+
+
+def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Yield (key, suffix, member) of each file that can belong to a sample, as WebDataset names them."""
+    length, end = path.stat().st_size, 0
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # else the archive's whole directory would stay in memory
+        if member.offset < end or member.size < 0 or member.offset_data + member.size > length:
+            raise tarfile.ReadError(f"{member.name} does not fit into the file")
+        end = member.offset_data + member.size
+        folder, slash, file = member.name.rpartition("/")
+        key, dot, suffix = file.partition(".")
+        if member.isdir() or not (key and dot) or key.startswith("__"):
+            continue
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+            raise DataError(f"{path}: {member.name} is a link or a special file; write it as a plain one")
+        yield folder + slash + key, suffix.lower(), member
+    # tarfile takes damage between two members for the end of the archive
+    with path.open("rb") as file:
+        file.seek(tar.offset)
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise tarfile.ReadError("no end mark where the last member ends")
+
+
+def _sample(tar: tarfile.TarFile, where: str, members: list[tuple[str, tarfile.TarInfo]]) -> tuple[int, int, int | str]:
+    found: dict[str, tarfile.TarInfo] = {}
+    for suffix, member in members:
+        if suffix in found:
+            raise DataError(f"{where}: two members .{suffix}; give each sample a name of its own")
+        found[suffix] = member
+    images = [suffix for suffix in IMAGE_SUFFIXES if suffix in found]
+    if len(images) != 1:
+        what = f"more than one image ({', '.join(images)})" if images else f"no image (.{', .'.join(IMAGE_SUFFIXES)})"
+        raise DataError(f"{where}: {what}; image and label must be neighbours, as tar --sort=name puts them")
+    label = next((label for suffix in LABEL_SUFFIXES if (label := _label(tar, where, suffix, found)) is not None), None)
+    if label is None:
+        raise DataError(
+            f"{where}: no label (.cls, .json with an entry 'label', .txt); image and label must be neighbours, "
+            "as tar --sort=name puts them"
+        )
+    image = found[images[0]]
+    return image.offset_data, image.size, label
+
+
+def _label(tar: tarfile.TarFile, where: str, suffix: str, found: dict[str, tarfile.TarInfo]) -> int | str | None:
+    """Read a label from the member with a suffix, None if there is none."""
+    member = found.get(suffix)
+    if member is None:
+        return None
+    if member.size > LARGEST_LABEL_BYTES:
+        raise DataError(f"{where}: .{suffix} has {member.size} bytes, too many for a label")
+    file = tar.extractfile(member)
+    try:
+        text = (file.read() if file is not None else b"").decode("utf-8").strip()
+        value = json.loads(text) if suffix == "json" else text
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: cannot read .{suffix} ({error}); write it as UTF-8 text") from error
+    if suffix == "json":
+        value = value.get("label") if isinstance(value, dict) else None
+        if value is None:
+            return None
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
+        value = int(value)
+    if value == "" or isinstance(value, bool) or not isinstance(value, int | str):
+        raise DataError(f"{where}: the label in .{suffix} is {value!r}; write a number from 0 on, or a class name")
+    return value
+
+
+def _classes(train: _Samples) -> tuple[str, ...]:
+    """Name the classes when no file does: by the labels themselves."""
+    numbers = [label for label in train.labels if isinstance(label, int)]
+    if len(numbers) == len(train.labels):
+        # no more classes than images, or one absurd label would ask for as many names
+        return tuple(str(number) for number in range(min(max(numbers) + 1, len(numbers))))
+    if numbers:
+        first = next(index for index, label in enumerate(train.labels) if isinstance(label, int))
+        raise DataError(
+            f"{train.images.where(first)}: label {train.labels[first]} is a number, but others are names; name all "
+            "classes in a file classnames.txt beside the shards"
+        )
+    return tuple(sorted({label for label in train.labels if isinstance(label, str)}))
+
+
+def _split(samples: _Samples, classes: tuple[str, ...]) -> Split:
+    position = {name: index for index, name in enumerate(classes)}
+    labels = np.empty(len(samples.labels), dtype=np.int64)
+    for index, label in enumerate(samples.labels):
+        found = label if isinstance(label, int) else position.get(label, -1)
+        if not 0 <= found < len(classes):
+            raise DataError(f"{samples.images.where(index)}: label {label} is not among the {len(classes)} classes")
+        labels[index] = found
+    require_every_class(labels, classes, samples.images.paths[0])
+    return Split(samples.images, labels)
