@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from transmix.cli.options import parse
+from transmix.data.bad import BadImages
+from transmix.data.dataset import listing, printable
 from transmix.evaluation.subject import evaluate_subject, open_subject
 
 
@@ -31,6 +33,10 @@ class Evaluate:
     """Processes that load images; None: what the cores allow."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Autocast type."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """'skip': leave images that cannot be read out of all scores, and name them."""
+    max_bad_images: int = 100
+    """How many may be skipped; more are an error."""
     out: Path | None = None
     """Where the scores are written as JSON; a run's own folder (evaluation.json) if not given."""
 
@@ -39,10 +45,13 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, measure, print a table and write JSON."""
     asked = parse(Evaluate, "evaluate", arguments)
     subject = open_subject(asked.target, checkpoint=asked.checkpoint, model=asked.model, data=asked.data)
+    bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
     scores = evaluate_subject(
-        subject, batch_size=asked.batch_size, device=asked.device, workers=asked.workers, amp=asked.amp
+        subject, batch_size=asked.batch_size, device=asked.device, workers=asked.workers, amp=asked.amp, bad=bad
     )
     print_scores(scores, subject.classes)
+    if bad.known:
+        print(f"left out because they cannot be read: {listing(sorted(bad.known), len(bad.known))}")
     out = asked.out or (Path(asked.target) / "evaluation.json" if Path(asked.target).is_dir() else None)
     if out is not None:
         result = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint, "scores": scores}
@@ -64,4 +73,4 @@ def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) ->
         print(f"{label:<20}" + "".join(cells))
     last = list(scores.values())[-1]["per_class_accuracy"]
     worst = sorted(zip(last, classes, strict=True))[:5]
-    print("worst classes       " + ", ".join(f"{name} {100 * accuracy:.1f} %" for accuracy, name in worst))
+    print("worst classes       " + ", ".join(f"{printable(name)} {100 * accuracy:.1f} %" for accuracy, name in worst))

@@ -65,7 +65,7 @@ def _name_value_pairs(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constru
         pairs = [word.partition("=") for word in words]
         if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
             raise ValueError(f"expected NAME=VALUE, not {wrong[0]!r}")
-        options = {name: yaml.safe_load(value) for name, _, value in pairs}
+        options = {name: _value(name, value) for name, _, value in pairs}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -75,6 +75,13 @@ def _name_value_pairs(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constru
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [f"{name}={_option_text(part)}" for name, part in value.items()],
     )
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # YAML's own, and on odd scalars nearly any other
+        raise ValueError(f"{name}={text} is not YAML: {' '.join(str(error).split())[:200]}") from error
 
 
 def _option_text(value: Option) -> str:

@@ -71,9 +71,19 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize (H, W, 3) so that its shorter side has `side` pixels, bicubic."""
+    """Resize (H, W, 3) so that its shorter side has `side` pixels, bicubic.
+
+    Of an image more than 16 times as long as wide, only the middle is kept: one of 1 x 50,000 pixels would fill the
+    memory, and nothing of its ends is ever in the centre.
+    """
+    shorter = min(image.shape[:2])
+    rows, columns = (
+        slice((length - kept) // 2, (length + kept) // 2)
+        for length in image.shape[:2]
+        for kept in [min(length, 16 * shorter)]
+    )
+    image = image[rows, columns]
     height, width = image.shape[:2]
-    shorter = min(height, width)
     if shorter == side:
         return image
     size = (width * side // shorter, height * side // shorter)  # rounded down, as in torchvision

@@ -1,7 +1,7 @@
 """What every data set is here: images, labels and class names, and the error for data that is not usable."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,20 @@ VALIDATION_NAMES = ("val", "validation", "test")
 
 class DataError(Exception):
     """A problem with the user's data; the message says what was wrong, where, and what to do."""
+
+
+class UnreadableImageError(DataError):
+    """An image that cannot be read, today or tomorrow; a run may be told to do without it.
+
+    Attributes:
+        where: the file, or the file and row.
+        reason: what the decoder says.
+    """
+
+    def __init__(self, where: str, reason: str = ""):
+        # with one argument it is the message itself: so exceptions are unpickled, and raised again from workers
+        super().__init__(f"{where}: cannot read the image ({reason}); replace or remove it" if reason else where)
+        self.where, self.reason = where, reason
 
 
 class Images(Protocol):
@@ -34,11 +48,13 @@ class Split:
         images: N images; `images[i]` is an (H, W, 3) uint8 array.
         labels: (N,) int64, positions in the class list.
         masks: (N, H, W) bool, true on the foreground; None where the data set has no masks.
+        bad: index -> what was wrong, of images that could not be decoded and are blank in `images`. `image` raises it.
     """
 
     images: Images
     labels: np.ndarray
     masks: np.ndarray | None = None
+    bad: Mapping[int, UnreadableImageError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {len(part) for part in (self.images, self.labels, self.masks) if part is not None}
@@ -47,6 +63,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image(self, index: int) -> np.ndarray:
+        """Give an image, (H, W, 3) uint8.
+
+        Raises:
+            UnreadableImageError: It cannot be read.
+        """
+        if index in self.bad:
+            raise UnreadableImageError(self.bad[index].where, self.bad[index].reason)
+        return self.images[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +106,13 @@ def listing(names: Iterable[str], limit: int = 10) -> str:
     return ", ".join(names[:limit]) + rest
 
 
+def printable(text: str) -> str:
+    """Write a text on one line that any terminal and file takes: escapes for control characters, letters stay."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
 def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
     """Say how two class lists differ by name: `'missing: cat; unexpected: dog'`, empty if they do not."""
     missing = sorted(set(expected) - set(found))
@@ -105,7 +138,7 @@ def require_every_class(labels: np.ndarray, classes: Sequence[str], where: str) 
         raise DataError(f"{where}: no image of class {listing(absent)}; add some or drop the class everywhere")
 
 
-def keep_decoded(split: Split, limit_bytes: int) -> Split:
+def keep_decoded(split: Split, limit_bytes: int, max_bad: int = 0) -> Split:
     """Decode all images once and keep them in memory, if they are expected to fit.
 
     The decoded size is estimated from the headers of up to 256 evenly spaced images, so nothing is decoded
@@ -114,33 +147,67 @@ def keep_decoded(split: Split, limit_bytes: int) -> Split:
     Args:
         split: Any split; one whose images are an array or a list is already decoded and returned as it is.
         limit_bytes: The most that the decoded pixels may take.
+        max_bad: How many images may be unreadable; they come out blank, and are named in the split's `bad`.
 
     Returns:
         A split whose images are one (N, H, W, 3) array if all have the same size and a list of (H, W, 3)
         arrays otherwise; or the split unchanged if it would not fit.
 
     Raises:
-        DataError: If an image cannot be read.
+        DataError: If more than `max_bad` images cannot be read.
     """
     if isinstance(split.images, (np.ndarray, list)) or len(split) == 0:
         return split
-    lazy: Any = split.images
     sampled = np.unique(np.linspace(0, len(split) - 1, min(len(split), 256)).astype(int))
-    sizes = [lazy.size(int(index)) for index in sampled]
-    expected_bytes = 3 * len(split) * float(np.mean([height * width for height, width in sizes]))
+    sizes = [size for index in sampled if (size := _size(split.images, int(index), required=not max_bad))]
+    expected_bytes = 3 * len(split) * float(np.mean([height * width for height, width in sizes or [(1, 1)]]))
     if expected_bytes > limit_bytes:
         return split
-    return replace(split, images=_decode_all(lazy, expect_one_size=len(set(sizes)) == 1))
+    images, bad = _decode_all(split.images, sizes[0] if len(set(sizes)) == 1 else None, max_bad)
+    return replace(split, images=images, bad=bad)
 
 
-def _decode_all(images: Images, expect_one_size: bool) -> np.ndarray | list[np.ndarray]:
+def _size(images: Any, index: int, required: bool) -> tuple[int, int] | None:
+    try:
+        return images.size(index)
+    except UnreadableImageError:
+        if required:
+            raise
+        return None
+
+
+def _decode_all(
+    images: Images, expected_size: tuple[int, int] | None, max_bad: int
+) -> tuple[np.ndarray | list[np.ndarray], dict[int, UnreadableImageError]]:
     """Decode every image, straight into one array if they are expected to be of one size."""
-    if not expect_one_size:
-        return [images[index] for index in range(len(images))]
-    together = np.empty((len(images), *images[0].shape), dtype=np.uint8)
+    bad: dict[int, UnreadableImageError] = {}
+
+    def decode(index: int, size: tuple[int, int]) -> np.ndarray:
+        try:
+            return images[index]
+        except UnreadableImageError as error:
+            if max_bad == 0:
+                raise
+            bad[index] = UnreadableImageError(error.where, error.reason)  # without the frames that hold the file
+            if len(bad) > max_bad:
+                raise too_many(max_bad, (unreadable.where for unreadable in bad.values())) from error
+            return np.zeros((*size, 3), dtype=np.uint8)
+
+    if expected_size is None:
+        return [decode(index, (1, 1)) for index in range(len(images))], bad
+    together = np.empty((len(images), *expected_size, 3), dtype=np.uint8)
     for index in range(len(images)):
-        image = images[index]
+        image = decode(index, expected_size)
         if image.shape != together.shape[1:]:  # the headers looked at were not all there are
-            return [*together[:index], image, *(images[later] for later in range(index + 1, len(images)))]
+            rest = (decode(later, expected_size) for later in range(index + 1, len(images)))
+            return [*together[:index], image, *rest], bad
         together[index] = image
-    return together
+    return together, bad
+
+
+def too_many(max_bad: int, places: Iterable[str]) -> DataError:
+    """Say that more images are bad than a run is to do without."""
+    return DataError(
+        f"more than max_bad_images {max_bad} images cannot be read: {listing(map(printable, places), 3)}; "
+        f"repair or remove them (transmix doctor lists all), or allow more"
+    )

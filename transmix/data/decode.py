@@ -1,13 +1,21 @@
 """From an image file of any common kind to (H, W, 3) uint8 pixels, or an error that names the file."""
 
+import errno
 import io
 import os
-from typing import BinaryIO
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from transmix.data.dataset import DataError
+from transmix.data.dataset import DataError, UnreadableImageError
+from transmix.data.png import lacks_pixels
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+"""What is read, in Pillow's names. Not the rest: EPS would run Ghostscript, and others (TGA, SPIDER, ...) have no
+signature, so that a file of something else may pass for one."""
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, as on paper and on most web pages."""
@@ -30,10 +38,11 @@ def decode_image(file_or_bytes: ImageSource, where: str) -> np.ndarray:
 
     The EXIF orientation is applied. Transparent pixels are laid over `BACKGROUND`. Greyscale of more than
     8 bits is rescaled, never clipped (see `_to_8_bit`). Palette, greyscale, black-and-white, CMYK and YCbCr
-    images are converted. Of an animation, the first frame is taken. Pillow's limit against decompression
-    bombs stays as it is.
+    images are converted; colour profiles are not applied. Of an animation, the first frame is taken. Pillow's limit
+    against decompression bombs stays as it is.
 
-    Damage that the format cannot detect (a flipped byte in a JPEG, mostly) yields wrong pixels, not an error.
+    Damage that the format cannot detect yields wrong pixels, not an error: mostly a flipped byte in a JPEG, or a JPEG
+    that was cut and then given an end again (the rest is grey).
 
     Args:
         file_or_bytes: A path, an open binary file or the encoded bytes.
@@ -43,14 +52,18 @@ def decode_image(file_or_bytes: ImageSource, where: str) -> np.ndarray:
         (H, W, 3) uint8, a fresh and writable array.
 
     Raises:
-        DataError: If the image cannot be read.
+        UnreadableImageError: If the image cannot be read.
+        DataError: If it could not be read this time: memory, open files or the disk gave out.
     """
     try:
         with _open(file_or_bytes) as image:
+            _check_tiles(image)
+            _scale_transparent_colour(image)
             image.load()
-            turn = _UPRIGHT_BY.get(_orientation(image))
-            upright = image.transpose(turn) if turn is not None else image
-            return _to_rgb(upright)
+            _check_rows(image, file_or_bytes)
+            turn = _UPRIGHT_BY.get(orientation(image))
+            shallow = _shallow(image)
+            return _to_rgb(shallow.transpose(turn) if turn is not None else shallow)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise _unreadable(where, error) from error
 
@@ -65,30 +78,40 @@ def image_size(file_or_bytes: ImageSource, where: str) -> tuple[int, int]:
         where: Where the image comes from, for the message.
 
     Raises:
-        DataError: If the header cannot be read.
+        UnreadableImageError, DataError: As `decode_image`, for the header.
     """
     try:
         with _open(file_or_bytes) as image:
             # Pillow reports the size of a TIFF as already turned
-            lies_on_its_side = _orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
+            lies_on_its_side = orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
             return (image.width, image.height) if lies_on_its_side else (image.height, image.width)
     except Exception as error:
         raise _unreadable(where, error) from error
 
 
 def _open(file_or_bytes: ImageSource) -> Image.Image:
-    return Image.open(io.BytesIO(file_or_bytes) if isinstance(file_or_bytes, bytes) else file_or_bytes)
+    if isinstance(file_or_bytes, bytes):
+        return Image.open(io.BytesIO(file_or_bytes), formats=FORMATS)
+    if isinstance(file_or_bytes, str | os.PathLike) and not stat.S_ISREG(os.stat(file_or_bytes).st_mode):
+        raise OSError("not a regular file")  # opening a FIFO would wait for ever, and a device may never end
+    return Image.open(file_or_bytes, formats=FORMATS)
 
 
 def _unreadable(where: str, error: Exception) -> DataError:
+    """Say what is wrong with an image, and whether it would be the same at the next try."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, UnidentifiedImageError):
-        reason = "not an image, or of a kind that Pillow does not know"
-    else:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return DataError(f"{where}: cannot read the image ({reason}); replace or remove it")
+        reason = "not an image, or of a kind that is not read"
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in _LASTING):
+        return DataError(f"{where}: cannot read the image now ({reason})")
+    return UnreadableImageError(where, reason)
 
 
-def _orientation(image: Image.Image) -> int:
+_LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Numbers of system errors that say something of the file; None is what Pillow's own have."""
+
+
+def orientation(image: Image.Image) -> int:
     """Read the EXIF orientation, 1 (upright) where there is none or it is damaged."""
     try:
         # the base class's method, because that of PNG decodes the pixels to look behind them
@@ -97,13 +120,87 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _check_tiles(image: Image.Image) -> None:
+    """Refuse a TIFF whose strips do not reach its last row, which would come out black; call before loading.
+
+    Raises:
+        ValueError: It does not hold all its pixels.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        ends = [tile.extents[2:] for tile in image.tile if tile.extents is not None]
+        size = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+        if any(max(reached) < length for reached, length in zip(zip(*ends, strict=True), size, strict=True)):
+            raise ValueError("pixels are missing at the end")
+
+
+def _check_rows(image: Image.Image, source: ImageSource) -> None:
+    """Refuse a PNG whose data stops early; to find that out costs time, so only where the last rows came out black.
+
+    Raises:
+        ValueError: It does not hold all its pixels.
+    """
+    if image.format != "PNG":
+        return
+    rows = range(max(0, image.height - 2), image.height)
+    suspicious = image.info.get("interlace") or any(_is_blank(image, row) for row in rows)
+    if suspicious and lacks_pixels(_content(source)):
+        raise ValueError("pixels are missing at the end")
+
+
+def _is_blank(image: Image.Image, row: int) -> bool:
+    if np.any(image.getpixel((0, row))):  # one pixel tells most rows, and costs nothing
+        return False
+    return image.crop((0, row, image.width, row + 1)).getbbox() is None
+
+
+def _content(source: ImageSource) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, str | os.PathLike):
+        return Path(source).read_bytes()
+    source.seek(0)
+    return source.read()
+
+
+def _scale_transparent_colour(image: Image.Image) -> None:
+    """Bring a PNG's transparent colour to 8 bits a channel, as Pillow does with the pixels; call before loading."""
+    if image.format != "PNG" or "transparency" not in image.info or not isinstance(image, ImageFile.ImageFile):
+        return
+    colour, stored = image.info["transparency"], str(image.tile[0][3])
+    if stored in ("L;2", "L;4"):
+        image.info["transparency"] = colour * 255 // (2 ** int(stored[2:]) - 1)
+    elif stored == "RGB;16B":
+        image.info["transparency"] = tuple(channel >> 8 for channel in colour)
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+    """Bring loaded greyscale of more than 8 bits a pixel to 8; other images stay as they are.
+
+    Pillow hands these over as they lie in the file, so what the header of a TIFF says of them is done here.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if image.mode == "L" and signed:
+        raise ValueError("signed 8-bit pixels, which have no usual scale")
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return image
+    stored = np.asarray(image)
+    grey = stored.view(np.uint32) if image.mode == "I" and image.format == "TIFF" and not signed else stored
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    pixels = _to_8_bit(grey << (16 - bits) if bits < 16 else grey)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        pixels = 255 - pixels
+    if image.mode.startswith("I") and "transparency" in image.info:
+        pixels[stored == image.info["transparency"]] = BACKGROUND[0]
+    return Image.fromarray(pixels)
+
+
+_SAMPLE_FORMAT = 339
+"""TIFF tag: 1 unsigned, 2 signed, 3 float."""
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Convert a loaded image of any mode to (H, W, 3) uint8."""
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = _to_8_bit(np.asarray(image))
-        if image.mode.startswith("I") and "transparency" in image.info:
-            grey[np.asarray(image) == image.info["transparency"]] = BACKGROUND[0]
-        return np.stack([grey] * 3, axis=-1)
+    """Convert a loaded image of 8 bits a channel to (H, W, 3) uint8."""
     if image.has_transparency_data:
         pixels = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", pixels.size, BACKGROUND), pixels)

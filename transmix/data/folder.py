@@ -85,7 +85,8 @@ def read_folder(root: str | os.PathLike[str]) -> ImageData:
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        # not the entry's own is_dir, which raises on a link to itself
+        names = sorted(entry.name for entry in entries if Path(entry).is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(f"{folder}: no class folders; put the images in {folder.name}/<class>/")
     return tuple(names)

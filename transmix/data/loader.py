@@ -1,19 +1,31 @@
 """Loaders: batches of uint8 images, made by torch's DataLoader from keyed samples."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from transmix.data.dataset import Split
+from transmix.data.bad import BadImages, Found
+from transmix.data.dataset import DataError, Split, UnreadableImageError, too_many
 from transmix.data.keyed import key
 from transmix.data.order import EpochOrder, SampleKey
+
+Sample = tuple[Tensor, int, Found]
+"""An image (3, S, S) uint8, its label, and what could not be read on the way to it."""
+
+TRIES = 100
+"""So many images in a row that cannot be read are an error, whatever the limit."""
 
 
 class TrainingSamples(Dataset):
     """A split seen through the training augmentation; indexed by sample keys rather than by numbers.
+
+    In place of an image that cannot be read stands another, with its label. Which one follows from (seed, epoch,
+    index), so that all processes and any number of workers agree, and a batch has its size.
 
     Args:
         split: N images.
@@ -28,13 +40,32 @@ class TrainingSamples(Dataset):
         return len(self.split)
 
     def __getitem__(self, sample: SampleKey) -> tuple[Tensor, int]:
+        return self.load(sample)[:2]
+
+    def __getitems__(self, samples: list[SampleKey]) -> list[Sample] | str:  # what torch asks for, a batch at once
+        return _all_or_problem(self.load, samples)
+
+    def load(self, sample: SampleKey) -> Sample:
+        """Return an image, its label, and what could not be read on the way to it."""
         epoch, index, repeat = sample
-        image = self.augment(self.split.images[index], key(self.seed, "augment", epoch, index, repeat))
-        return image, int(self.split.labels[index])
+        image, source, found = self._readable(epoch, index)
+        image = self.augment(image, key(self.seed, "augment", epoch, index, repeat))
+        return image, int(self.split.labels[source]), found
+
+    def _readable(self, epoch: int, index: int) -> tuple[np.ndarray, int, Found]:
+        """Return an image, its index, and what could not be read before it."""
+        source, found = index, []
+        for attempt in range(TRIES):
+            try:
+                return self.split.image(source), source, tuple(found)
+            except UnreadableImageError as error:
+                found.append((error.where, error.reason))
+                source = key(self.seed, "instead", epoch, index, attempt) % len(self.split)
+        raise too_many(TRIES, [where for where, _ in found])
 
 
 class EvaluationSamples(Dataset):
-    """A split seen through the evaluation crop; indexed by numbers."""
+    """A split seen through the evaluation crop; indexed by numbers. An image that cannot be read is black."""
 
     def __init__(self, split: Split, crop: Callable):
         self.split, self.crop = split, crop
@@ -43,33 +74,117 @@ class EvaluationSamples(Dataset):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.crop(self.split.images[index]), int(self.split.labels[index])
+        return self.load(index)[:2]
+
+    def __getitems__(self, indices: list[int]) -> list[Sample] | str:
+        return _all_or_problem(self.load, indices)
+
+    def load(self, index: int) -> Sample:
+        """Return an image, its label, and whether it could not be read."""
+        label = int(self.split.labels[index])
+        try:
+            return self.crop(self.split.image(index)), label, ()
+        except UnreadableImageError as error:
+            return self.crop(np.zeros((8, 8, 3), dtype=np.uint8)), label, ((error.where, error.reason),)
+
+    def readable(self, index: int) -> tuple[Tensor, int] | None:
+        """Return an image and its label; None if it cannot be read."""
+        image, label, found = self.load(index)
+        return None if found else (image, label)
 
 
-def training_loader(samples: TrainingSamples, order: EpochOrder, workers: int, pin: bool) -> DataLoader:
-    """Return a loader of (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is the epoch `order` is at."""
-    return DataLoader(
+class TrainingBatches:
+    """Batches of a loader, once it is known that no more images were bad than may be.
+
+    Args:
+        loader: of TrainingSamples.
+        bad: what is met and what is allowed.
+    """
+
+    def __init__(self, loader: DataLoader, bad: BadImages):
+        self.loader, self.bad = loader, bad
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = iter(self.loader)  # now and not at the first batch: who iterates may set generators in between
+        return (_checked(batch, self.bad)[:2] for batch in batches)
+
+
+def training_loader(
+    samples: TrainingSamples, order: EpochOrder, workers: int, pin: bool, bad: BadImages | None = None
+) -> TrainingBatches:
+    """Return batches (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is the epoch `order` is at.
+
+    Raises:
+        DataError: on the way, if more images are bad than `bad` allows (None: any).
+    """
+    loader = DataLoader(
         samples,
         batch_sampler=order,
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,
+        collate_fn=_collate,
         generator=torch.Generator(),  # else every iteration would draw from the global one
     )
+    return TrainingBatches(loader, bad or BadImages())
 
 
 def evaluation_batches(
-    split: Split, crop: Callable, batch: int, workers: int, pin: bool, rank: int = 0, world: int = 1
-) -> Iterator[tuple[Tensor, Tensor, None]]:
-    """Yield this process's share of a split as (images, labels, None), every image once over all processes."""
+    split: Split,
+    crop: Callable,
+    batch: int,
+    workers: int,
+    pin: bool,
+    rank: int = 0,
+    world: int = 1,
+    bad: BadImages | None = None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield this process's share of a split as (images, labels, valid), every image once over all processes.
+
+    valid (b,) bool, on the CPU, is False for images that could not be read and are black; None if there is none.
+
+    Raises:
+        DataError: if more images are bad than `bad` allows (None: any).
+    """
     mine = range(rank, len(split), world)
     batches = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
-    samples = EvaluationSamples(split, crop)
     loader = DataLoader(
-        samples, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=torch.Generator()
+        EvaluationSamples(split, crop),
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin,
+        collate_fn=_collate,
+        generator=torch.Generator(),
     )
-    for images, labels in loader:
-        yield images, labels, None
+    bad = bad or BadImages()
+    for loaded in loader:
+        images, labels, found = _checked(loaded, bad)
+        yield images, labels, torch.tensor([not any_bad for any_bad in found]) if any(found) else None
+
+
+def _all_or_problem(load: Callable[[Any], Sample], keys: Sequence) -> list[Sample] | str:
+    """Load a batch; of a problem with the data give the message, because torch would raise it with its traceback."""
+    try:
+        return [load(one) for one in keys]
+    except DataError as error:
+        return str(error)
+
+
+def _collate(loaded: list[Sample] | str) -> tuple[Tensor, Tensor, list[Found]] | str:
+    if isinstance(loaded, str):
+        return loaded
+    images, labels = default_collate([sample[:2] for sample in loaded])
+    return images, labels, [found for _, _, found in loaded]
+
+
+def _checked(batch: tuple[Tensor, Tensor, list[Found]] | str, bad: BadImages) -> tuple[Tensor, Tensor, list[Found]]:
+    if isinstance(batch, str):
+        raise DataError(batch)
+    bad.add(one for found in batch[2] for one in found)
+    return batch
 
 
 def choose_workers(asked: int | None, small_in_memory: bool, processes: int) -> int:

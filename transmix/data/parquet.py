@@ -42,11 +42,15 @@ class ParquetImages:
         return len(self.encoded)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return decode_image(self.encoded[int(index)].as_py(), where=self.where(index))
+        return decode_image(self.content(index), where=self.where(index))
 
     def size(self, index: int) -> tuple[int, int]:
         """Read the (height, width) of an image from its header."""
-        return image_size(self.encoded[int(index)].as_py(), where=self.where(index))
+        return image_size(self.content(index), where=self.where(index))
+
+    def content(self, index: int) -> bytes:
+        """Give an image as it is stored."""
+        return self.encoded[int(index)].as_py()
 
     def where(self, index: int) -> str:
         """Name the file and row of an image; rows are counted from 0 within each file."""

@@ -254,6 +254,7 @@ def check_recipe(recipe: Recipe) -> None:
         "weight_decay": optimization.weight_decay,
         "mixup_alpha": mixing.mixup_alpha,
         "cutmix_alpha": mixing.cutmix_alpha,
+        "cache_gb": data.cache_gb,
     }.items():
         if not 0 <= value < float("inf"):
             raise RecipeError(f"{name} must be a number of at least 0, not {value}")

@@ -47,6 +47,8 @@ MAY_CHANGE = {
     "max_steps",
     "device",
     "data",
+    "on_bad_image",
+    "max_bad_images",
     "download",
     "epochs",
 }

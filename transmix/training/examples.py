@@ -28,6 +28,8 @@ def keep_examples(run: TrainingRun, epoch: int) -> None:
     val = run.data.val
     spaced = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist()
     chosen = list(filter(None, map(EvaluationSamples(val, run.crop).readable, spaced)))
+    if not chosen:
+        return
     images = torch.stack([image for image, _ in chosen])
     logits, attention = look(run.bare, run.reader, run.normalise(images))
     tensors = {"images": images, "labels": torch.tensor([label for _, label in chosen]), "logits": logits}

@@ -1,0 +1,83 @@
+"""Images that cannot be read, where a run is told to go on without them: each listed once, and bounded in number."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from transmix.data.dataset import DataError, UnreadableImageError, printable, too_many
+from transmix.recipes.settings import Data
+
+LIST = "bad_images.txt"
+"""The file in the run folder: an image and the reason a line, with a tab between; written by all processes."""
+
+Found = tuple[tuple[str, str], ...]
+"""(where, reason) of images that could not be read."""
+
+
+class BadImages:
+    """The bad images that a run has met, also before it was resumed and in its other processes.
+
+    Args:
+        limit: More different images than this are an error; 0: the first one is.
+        path: The list. It is made when the first bad image is met; None keeps none.
+    """
+
+    def __init__(self, limit: int = 0, path: Path | None = None):
+        self.limit, self.path = limit, path
+        self.known: set[str] = set()
+
+    def count(self) -> int:
+        """Return how many are known, also by other processes if there is a list."""
+        if self.path is not None and self.path.exists():
+            with _opened_alone(self.path) as file:
+                self.known |= {line.partition("\t")[0] for line in file}
+        return len(self.known)
+
+    def add(self, found: Iterable[tuple[str, str]]) -> None:
+        """Take note of bad images; those that are known already change nothing.
+
+        Raises:
+            UnreadableImageError: There is a bad image and none is allowed.
+            DataError: There are more than the limit, or the list cannot be written.
+        """
+        reasons = dict(found)
+        new = {printable(where): printable(reason) for where, reason in reasons.items()}
+        if new.keys() <= self.known:
+            return
+        if self.limit == 0:
+            raise UnreadableImageError(*next(iter(reasons.items())))
+        if self.path is not None:
+            with _opened_alone(self.path) as file:
+                self.known |= {line.partition("\t")[0] for line in file}
+                file.writelines(f"{where}\t{reason}\n" for where, reason in new.items() if where not in self.known)
+        self.known |= new.keys()
+        if len(self.known) > self.limit:
+            raise too_many(self.limit, sorted(self.known))
+
+
+def bad_images(settings: Data, folder: Path) -> BadImages:
+    """Return what a run does about bad images, as its recipe says."""
+    return BadImages(allowed_bad(settings), folder / LIST)
+
+
+def allowed_bad(settings: Data) -> int:
+    """Return how many images of a run may be bad."""
+    return settings.max_bad_images if settings.on_bad_image == "skip" else 0
+
+
+@contextmanager
+def _opened_alone(path: Path) -> Iterator[TextIO]:
+    """Open a text file to read it and append to it, while no other process does."""
+    try:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            except ImportError:  # not on Windows
+                pass
+            file.seek(0)
+            yield file
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error}") from error

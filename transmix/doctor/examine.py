@@ -1,0 +1,119 @@
+"""Every image of a data set, looked at by several processes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from transmix.data.dataset import DataError, Split
+from transmix.data.folder import FolderImages, read_folder
+from transmix.data.loader import choose_workers
+from transmix.data.parquet import ParquetImages
+from transmix.data.source import LAYOUTS, open_data
+from transmix.data.tar_shards import TarImages
+from transmix.doctor.folders import list_class_folders
+from transmix.doctor.look import Look, look_at_content, look_at_file, look_at_pixels
+from transmix.doctor.report import NOTES, PROBLEMS, Finding, Report
+from transmix.doctor.same import Seen, same_pixels
+
+FEW = 500
+"""With no more images than these, starting processes takes longer than looking."""
+
+
+def examine(data: str | os.PathLike[str], *, workers: int | None = None, progress: bool = True) -> Report:
+    """Look at every image of a data set.
+
+    Args:
+        data: whatever `--data` takes.
+        workers: processes; None: what the cores allow.
+        progress: show a bar, if errors go to a terminal.
+
+    Raises:
+        DataError: there is no such data set. One that is there and cannot be opened is a finding.
+
+    Example:
+        >>> report = examine("PETS")  # doctest: +SKIP
+        >>> [finding.places for finding in report.of("leakage")]  # doctest: +SKIP
+        [('train/cat/17.jpg', 'val/cat/3.jpg')]
+    """
+    splits, classes, findings = _open(data)
+    seen: list[Seen] = []
+    with tqdm(total=sum(map(len, splits.values())), unit=" images", disable=None if progress else True) as bar:
+        for name, split in splits.items():
+            for index, look in enumerate(_looks(split, workers)):
+                bar.update()
+                place = _place(split.images, index, name, Path(data))
+                findings += [Finding(kind, (place,), detail) for kind, detail in look.oddities]
+                if look.pixels is not None:
+                    seen.append(Seen(look.pixels, name, classes[split.labels[index]], place))
+    findings += same_pixels(seen)
+    order = [*PROBLEMS, *NOTES]
+    findings.sort(key=lambda finding: (order.index(finding.kind), finding.places))
+    return Report(str(data), {name: len(split) for name, split in splits.items()}, len(classes), tuple(findings))
+
+
+def _open(data: str | os.PathLike[str]) -> tuple[dict[str, Split], tuple[str, ...], list[Finding]]:
+    """Open a data set; of class folders also those that training refuses."""
+    root, refusal = Path(data).expanduser(), []
+    try:
+        opened = open_data(data)
+    except DataError as error:
+        if not root.is_dir():
+            raise
+        opened, refusal = None, [Finding("refused", (str(data),), str(error))]
+    if root.is_dir() and [read for holds, read in LAYOUTS.values() if holds(root)] == [read_folder]:
+        splits, classes, findings = list_class_folders(root)
+        return splits, classes, refusal + findings
+    if opened is None:
+        return {}, (), refusal
+    return {"train": opened.train, "val": opened.val}, opened.classes, []
+
+
+class _Looks(Dataset):
+    def __init__(self, images: Any):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Look:
+        match self.images:
+            case FolderImages():
+                return look_at_file(self.images.path(index))
+            case ParquetImages():
+                return look_at_content(self.images.content(index))
+            case TarImages():
+                return look_at_content(self.images.encoded(index))
+        try:
+            return look_at_pixels(self.images[index])
+        except DataError as error:
+            return Look(None, (("unreadable", str(error)),))
+
+
+def _looks(split: Split, workers: int | None) -> Iterator[Look]:
+    """Look at a split's images, in their order."""
+    encoded = isinstance(split.images, FolderImages | ParquetImages | TarImages)
+    if workers is None:
+        workers = choose_workers(None, False, 1) if encoded and len(split) > FEW else 0
+    loader = DataLoader(
+        _Looks(split.images),
+        batch_size=64,
+        num_workers=workers,
+        collate_fn=list,
+        generator=torch.Generator(),  # else it would draw from the global one
+    )
+    for batch in loader:
+        yield from batch
+
+
+def _place(images: Any, index: int, split: str, root: Path) -> str:
+    """Name an image: its file seen from the data set's folder, or its number in the split, from 0."""
+    if isinstance(images, FolderImages):
+        return os.path.relpath(images.path(index), root.expanduser())
+    if hasattr(images, "where"):
+        return images.where(index).removeprefix(f"{root.expanduser()}{os.sep}")
+    return f"{split} {index}"

@@ -1,0 +1,124 @@
+"""What was found in a data set, as a text to read and as JSON."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from transmix.data.dataset import printable
+
+PROBLEMS = {
+    "refused": "training refuses the data set as a whole",
+    "unreadable": "cannot be decoded; replace or remove them, or train with --on-bad-image skip",
+    "truncated": "the file ends too early; likewise",
+    "empty-file": "zero bytes; likewise",
+    "not-a-file": "a broken link, a pipe, a device, or no permission to read; likewise",
+    "huge": "more pixels than Pillow decodes (decompression bomb); make them smaller",
+    "leakage": "the same pixels in train and in val: scores come out too good",
+    "conflict": "the same pixels with different labels",
+    "empty-class": "class folders without an image",
+    "class-difference": "class folders that only one of the splits has",
+    "left-out": "images that training passes over, for their name or their place",
+}
+"""What stops or misleads training."""
+
+NOTES = {
+    "duplicate": "the same pixels with the same label, in one split",
+    "wrong-extension": "content of another kind than the name says; decoded by content",
+    "16-bit": "more than 8 bits a channel; rescaled to 8",
+    "cmyk": "printing inks; converted without a colour profile",
+    "palette": "colours from a palette; converted",
+    "alpha": "transparent pixels; laid over white",
+    "rotated": "turned upright as EXIF says",
+    "animated": "several frames or pages; the first is taken",
+    "large": "so many pixels that Pillow warns; they decode slowly",
+    "hidden": "files and folders whose name begins with a dot; passed over",
+    "other-file": "files that are no images, and folders that are not used; passed over",
+}
+"""What is dealt with, but good to know."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        kind: a key of PROBLEMS or NOTES.
+        places: the images or folders that it is about; several where they are the same.
+        detail: what more there is to say.
+    """
+
+    kind: str
+    places: tuple[str, ...]
+    detail: str = ""
+
+    @property
+    def problem(self) -> bool:
+        """Whether it stops or misleads training."""
+        return self.kind in PROBLEMS
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to say of a data set.
+
+    Attributes:
+        data: as it was given.
+        images: split -> number of images.
+        classes: number of classes.
+        findings: problems first.
+    """
+
+    data: str
+    images: dict[str, int]
+    classes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was found that stops or misleads training."""
+        return not any(finding.problem for finding in self.findings)
+
+    def of(self, kind: str) -> list[Finding]:
+        """Return the findings of one kind."""
+        return [finding for finding in self.findings if finding.kind == kind]
+
+
+def as_text(report: Report, limit: int | None = 3) -> str:
+    """Return a report to read: counts first, then up to `limit` findings of each kind (None: all)."""
+    sizes = ", ".join(f"{count} images in {split}" for split, count in report.images.items()) or "not opened"
+    lines = [f"{printable(report.data)}: {sizes}; {report.classes} classes"]
+    for title, kinds in (("problems", PROBLEMS), ("notes", NOTES)):
+        found = [kind for kind in kinds if report.of(kind)]
+        lines += [f"\n{title}: {'' if found else 'none'}".rstrip()]
+        lines += [f"{len(report.of(kind)):>9}  {kind:<16}  {kinds[kind]}" for kind in found]
+    for kind in PROBLEMS | NOTES:
+        lines += _some(report.of(kind), limit)
+    return "\n".join(lines)
+
+
+def _some(findings: list[Finding], limit: int | None) -> Iterator[str]:
+    if findings:
+        yield f"\n{findings[0].kind}"
+    for finding in findings[:limit]:
+        detail = f"  ({printable(finding.detail)})" if finding.detail else ""
+        yield f"    {' = '.join(map(printable, finding.places))}{detail}"
+    if limit is not None and len(findings) > limit:
+        yield f"    and {len(findings) - limit} more; --all lists them"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return a report as JSON can hold it."""
+    counts = Counter(finding.kind for finding in report.findings)
+    return {
+        "data": report.data,
+        "images": report.images,
+        "classes": report.classes,
+        "sound": report.sound,
+        "problems": {kind: counts[kind] for kind in PROBLEMS if counts[kind]},
+        "notes": {kind: counts[kind] for kind in NOTES if counts[kind]},
+        "findings": [
+            {"kind": finding.kind, "problem": finding.problem, "places": finding.places, "detail": finding.detail}
+            for finding in report.findings
+        ],
+    }
