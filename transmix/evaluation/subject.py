@@ -129,7 +129,10 @@ def _run(folder: Path, which: str, data_name: str | None) -> Subject:
 def _from_file(path: Path, data: ImageData, model_name: str | None = None) -> Subject:
     """Build the model that a weights file holds; files of our own say which, for others `model_name` must."""
     tensors, metadata = read_tensors(path)
-    about = json.loads(metadata.get("transmix", "{}"))
+    try:
+        about = json.loads(metadata.get("transmix", "{}"))
+    except ValueError as error:
+        raise RecipeError(f"{path} does not say which model it holds in JSON: {error}") from error
     if not about:
         if model_name is None:
             raise RecipeError(f"{path} does not say which model it holds; name it: --model vit_small_patch16_224")
