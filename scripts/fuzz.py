@@ -111,7 +111,7 @@ def watched(allowed: Path) -> Iterator[list[str]]:
 
 
 def _audit(event: str, arguments: tuple) -> None:
-    if _watch["allowed"] is None:
+    if _watch is None or _watch["allowed"] is None:  # the module's names are gone while the interpreter ends
         return
     if event in NEVER:
         _watch["events"].append(f"{event} {arguments!r:.200}")
