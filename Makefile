@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test check bench fuzz models lock clean
+.PHONY: setup train test check bench chaos fuzz models lock clean
 
 setup: .venv/.done
 
@@ -30,6 +30,9 @@ bench: setup  ## step time of TransMix over CutMix
 
 models: setup  ## measure every listed model: the table of `transmix models` and docs/models.md
 	$(BIN)/python scripts/models.py
+
+chaos: setup  ## 200 training runs killed at random, resumed, compared to the bit
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/chaos.py --kills 240
 
 fuzz: setup  ## 15,000 damaged images, recipes and checkpoints
 	$(BIN)/python scripts/fuzz.py

@@ -1,0 +1,216 @@
+"""Two processes: what happens to one of them is agreed on by both, and nothing hangs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transmix.cli import main
+from transmix.recipes import dump_recipe
+from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint
+
+HARNESS = """
+import json, os, signal, socket, sys, time, traceback
+import torch
+torch.set_num_threads(1)
+import timm, torch.distributed
+from transmix import cli, distributed
+from transmix.recipes import load_recipe
+from transmix.training import loop, snapshot
+from transmix.training.step import TrainingStep
+from transmix.training import stopping
+from transmix.training.stopping import Watch
+
+stopping.AGREE_EVERY = 4
+step, forward = TrainingStep.__call__, TrainingStep._forward
+
+def disturb(scenario, rank):
+    if scenario == "nan on one" and rank == 1:
+        def poisoned(self, images, labels):
+            return forward(self, images, labels) * (float("nan") if self.now == 3 else 1.0)
+        TrainingStep._forward = poisoned
+    def call(self, number, *rest, **more):
+        self.now = number + 1
+        if scenario.startswith("signal to one") and rank == 1 and number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number, *rest, **more)
+    TrainingStep.__call__ = call
+    if scenario == "signal to one, no agreement":
+        Watch.look = lambda self, turn=0: (self.signal, False)
+
+def run(scenario, recipe, out, resume):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started, pids = time.monotonic(), []
+    for rank in range(2):
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                output = os.open(f"{out}-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(output, 1); os.dup2(output, 2)
+                disturb(scenario, rank)
+                code = cli.main(["train", "--recipe", recipe, "--out", out, *(["--resume"] if resume else [])])
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush(); sys.stderr.flush()
+                os._exit(code)
+        pids.append(pid)
+    codes = {}
+    while len(codes) < 2 and time.monotonic() - started < 40:
+        for pid in pids:
+            if pid not in codes:
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    for pid in pids:
+        if pid not in codes:
+            os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+    return {"codes": [codes.get(pid) for pid in pids], "seconds": time.monotonic() - started}
+
+for line in sys.stdin:
+    print(json.dumps(run(*json.loads(line))), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Give a function that runs a training in two processes, disturbed in some way: exit codes, seconds, outputs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HARNESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    def run(scenario, recipe, folder, resume=False):
+        file = folder.with_suffix(".yaml")
+        file.write_text(dump_recipe(recipe))
+        process.stdin.write(json.dumps([scenario, str(file), str(folder), resume]) + "\n")
+        process.stdin.flush()
+        found = json.loads(process.stdout.readline())
+        found["said"] = [folder.with_name(f"{folder.name}-{rank}.txt").read_text() for rank in range(2)]
+        return found
+
+    yield run
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pair, small_recipe, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert pair("nothing", small_recipe(images), folder)["codes"] == [0, 0]
+    return load_checkpoint(newest_checkpoint(folder / "checkpoints")[0]).tensors
+
+
+def test_a_number_that_is_not_finite_on_one_process_stops_both_at_that_step(pair, small_recipe, images, tmp_path):
+    found = pair("nan on one", small_recipe(images, log_every=4), tmp_path / "run")
+    assert found["codes"] == [1, 1], found["said"]
+    assert all("loss or gradient was not finite at step 3 (epoch 1; training images" in said for said in found["said"])
+    dump = load_checkpoint(tmp_path / "run" / "nonfinite" / "step-00000003")
+    assert [len(rank) for rank in dump.state["samples"]] == [4, 4]
+    assert {"random-0", "random-1"} <= set(dump.tensors)
+    assert all(tensor.isfinite().all() for tensor in dump.tensors["model"].values())
+
+
+def test_a_signal_to_one_process_saves_and_stops_both_and_the_resumed_run_has_the_same_bits(
+    pair, undisturbed, small_recipe, images, tmp_path
+):
+    found = pair("signal to one", small_recipe(images), tmp_path / "run")
+    assert found["codes"] == [128 + signal.SIGTERM] * 2, found["said"]
+    assert all("stopped by SIGTERM after step 4;" in said for said in found["said"])  # in mid-epoch
+    assert pair("nothing", small_recipe(images), tmp_path / "run", resume=True)["codes"] == [0, 0]
+    resumed = load_checkpoint(newest_checkpoint(tmp_path / "run" / "checkpoints")[0]).tensors
+    assert resumed.keys() == undisturbed.keys()
+    for kind, tensors in undisturbed.items():
+        assert all(resumed[kind][name].equal(tensor) for name, tensor in tensors.items()), kind
+
+
+def test_without_agreement_only_one_would_stop(pair, small_recipe, images, tmp_path):
+    """The negative control: the other process waits for it or fails; it does not save and stop as asked."""
+    found = pair("signal to one, no agreement", small_recipe(images, max_steps=4), tmp_path / "run")
+    assert found["codes"] != [128 + signal.SIGTERM] * 2
+
+
+def write_images(root, validation):
+    rng = np.random.default_rng(0)
+    for split, counts in (("train", (8, 8)), ("val", validation)):
+        for name, brightness, count in zip(("dark", "light"), (60, 180), counts, strict=True):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.normal(brightness, 40, (20, 16, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize("validation", [(1, 1), (3, 2), (9, 4)])
+def test_validation_images_that_do_not_divide_are_each_counted_once(pair, small_recipe, validation, tmp_path):
+    recipe = small_recipe(write_images(tmp_path / "images", validation), max_steps=2)
+    found = pair("nothing", recipe, tmp_path / "run")
+    assert found["codes"] == [0, 0], found["said"]
+    last = json.loads((tmp_path / "run" / "summary.json").read_text())["last"]
+    assert main(["evaluate", str(tmp_path / "run"), "--workers", "0"]) == 0  # in this process alone
+    alone = json.loads((tmp_path / "run" / "evaluation.json").read_text())["scores"]
+    assert alone["model"]["images"] == sum(validation)
+    for prefix, scores in (("", alone["model"]), ("ema_", alone["ema"])):
+        assert last[f"{prefix}top1"] == scores["top1"]
+        assert last[f"{prefix}val_loss"] == pytest.approx(scores["loss"], abs=1e-6)
+
+
+def torchrun(recipe, out, *, program, restarts=0):
+    """Run `program`, which trains, in two processes under torchrun; give the finished process and its seconds."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command, "--max-restarts", str(restarts), str(program), str(recipe), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return done, time.monotonic() - started
+
+
+DYING = """
+import os, sys
+from transmix.cli import main
+from transmix.training.step import TrainingStep
+
+step = TrainingStep.__call__
+
+def step_or_die(self, number, *rest, **more):
+    first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    if number == 7 and os.environ["RANK"] == "1" and first_life:
+        raise RuntimeError("the second process breaks")
+    return step(self, number, *rest, **more)
+
+TrainingStep.__call__ = step_or_die
+sys.exit(main(["train", "--recipe", sys.argv[1], "--out", sys.argv[2]]))
+"""
+
+
+def test_a_process_that_dies_takes_the_job_down_and_torchrun_starts_it_again_where_it_was(
+    small_recipe, images, undisturbed, tmp_path
+):
+    (tmp_path / "dying.py").write_text(DYING)
+    (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
+    done, _ = torchrun(tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert "RuntimeError: the second process breaks" in done.stderr
+    assert "going on from step 5" in done.stdout
+    resumed = load_checkpoint(newest_checkpoint(tmp_path / "run" / "checkpoints")[0]).tensors
+    for kind, tensors in undisturbed.items():
+        assert all(resumed[kind][name].equal(tensor) for name, tensor in tensors.items()), kind
