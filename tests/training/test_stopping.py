@@ -179,3 +179,44 @@ def test_epochs_between_checkpoints_are_left_out_unless_one_is_better(images, sm
     assert saved_steps(images, small_recipe, tmp_path / "run", monkeypatch, **settings) == [5, 10, 15, 20]
     scores = iter([0.5, 0.4, 0.1, 0.2])
     assert saved_steps(images, small_recipe, tmp_path / "other", monkeypatch, **settings) == [5, 15, 20]
+
+
+GROUP = """
+import os, signal, sys
+from transmix.data import loader
+from transmix.cli import main
+from transmix.training.step import TrainingStep
+
+step = TrainingStep.__call__
+
+def step_and_signal(self, number, *rest, **more):
+    if number == 2:
+        os.killpg(0, signal.{name})
+    return step(self, number, *rest, **more)
+
+TrainingStep.__call__ = step_and_signal
+if {mortal}:
+    loader.ignore_signals = lambda _: [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGUSR1)]
+sys.exit(main(["train", "--recipe", sys.argv[1], "--out", sys.argv[2], "--workers", "2"]))
+"""
+
+
+@pytest.mark.parametrize(("name", "mortal"), [("SIGINT", False), ("SIGUSR1", False), ("SIGUSR1", True)])
+def test_a_signal_to_workers_as_well_is_left_to_the_training_process(name, mortal, images, small_recipe, tmp_path):
+    (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            GROUP.format(name=name, mortal=mortal),
+            str(tmp_path / "small.yaml"),
+            str(tmp_path / "run"),
+        ],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    orderly = done.returncode == 128 + getattr(signal, name) and f"stopped by {name} after step 3" in done.stderr
+    assert orderly != mortal, done.stderr  # workers that a signal ends take the run down with them

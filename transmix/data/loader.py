@@ -1,6 +1,7 @@
 """Loaders: batches of uint8 images, made by torch's DataLoader from keyed samples."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -126,6 +127,7 @@ def training_loader(
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,
+        worker_init_fn=ignore_signals,
         collate_fn=_collate,
         generator=torch.Generator(),  # else every iteration would draw from the global one
     )
@@ -156,6 +158,7 @@ def evaluation_batches(
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin,
+        worker_init_fn=ignore_signals,
         collate_fn=_collate,
         generator=torch.Generator(),
     )
@@ -163,6 +166,13 @@ def evaluation_batches(
     for loaded in loader:
         images, labels, found = _checked(loaded, bad)
         yield images, labels, torch.tensor([not any_bad for any_bad in found]) if any(found) else None
+
+
+def ignore_signals(_: int) -> None:
+    """Leave signals to the training process: the keyboard and schedulers send them to its workers as well."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _all_or_problem(load: Callable[[Any], Sample], keys: Sequence) -> list[Sample] | str:
