@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,12 +171,12 @@ def test_validation_images_that_do_not_divide_are_each_counted_once(pair, small_
         assert last[f"{prefix}val_loss"] == pytest.approx(scores["loss"], abs=1e-6)
 
 
-def torchrun(recipe, out, *, program, restarts=0):
+def torchrun(recipe, out, *more, program, restarts=0):
     """Run `program`, which trains, in two processes under torchrun; give the finished process and its seconds."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     started = time.monotonic()
     done = subprocess.run(
-        [*command, "--max-restarts", str(restarts), str(program), str(recipe), str(out)],
+        [*command, "--max-restarts", str(restarts), str(program), str(recipe), str(out), *more],
         capture_output=True,
         text=True,
         timeout=150,
@@ -194,6 +195,8 @@ step = TrainingStep.__call__
 def step_or_die(self, number, *rest, **more):
     first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if number == 7 and os.environ["RANK"] == "1" and first_life:
+        if sys.argv[3:]:
+            os._exit(9)
         raise RuntimeError("the second process breaks")
     return step(self, number, *rest, **more)
 
@@ -207,10 +210,30 @@ def test_a_process_that_dies_takes_the_job_down_and_torchrun_starts_it_again_whe
 ):
     (tmp_path / "dying.py").write_text(DYING)
     (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
-    done, _ = torchrun(tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=1)
+    # One restart for the death, and one in reserve: on a busy machine gloo may fail to connect the second life.
+    done, _ = torchrun(tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=2)
     assert done.returncode == 0, done.stderr
     assert "RuntimeError: the second process breaks" in done.stderr
     assert "going on from step 5" in done.stdout
     resumed = load_checkpoint(newest_checkpoint(tmp_path / "run" / "checkpoints")[0]).tensors
     for kind, tensors in undisturbed.items():
         assert all(resumed[kind][name].equal(tensor) for name, tensor in tensors.items()), kind
+
+
+@pytest.mark.parametrize("how", ["raises", "exits"])
+def test_the_job_ends_soon_and_shows_who_failed_first(how, small_recipe, images, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
+    more = ["at once"] if how == "exits" else []
+    done, seconds = torchrun(tmp_path / "small.yaml", tmp_path / "run", *more, program=tmp_path / "dying.py")
+    assert done.returncode == 1
+    assert seconds < 60  # most of which is starting up
+    report = done.stderr[done.stderr.index("Root Cause") :]
+    assert re.search(r"rank *: 1 ", report), done.stderr
+    if how == "raises":
+        assert done.stderr.index("RuntimeError: the second process breaks") == done.stderr.index("Error: ") - 7
+        assert "RuntimeError: the second process breaks" in report
+        assert "in step_or_die" in report
+    else:
+        assert re.search(r"exitcode *: 9 ", report)
+    assert "lost" not in report
