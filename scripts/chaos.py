@@ -56,8 +56,9 @@ from transmix.training.step import TrainingStep
 
 IMAGES = {"train": 48, "val": 16}
 STEPS = 18  # 3 epochs of 6
-CONTROL_KILL = 10  # before this step, counted from 0; a checkpoint of step 10 is there then, and a line of step 11
+CONTROL_KILL = 10  # dead after this step, counted from 0: step 10 is saved, and step 11 has a line
 HANGS = 120.0  # seconds
+POLL = 0.0002  # seconds
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL for the others of a process that died; torchrun gives 30
 
 
@@ -214,9 +215,9 @@ class Marker:
         """Return where a process is, or was when it died."""
         return NAMES[self.words[rank * self.WORDS]]
 
-    def entries(self, rank: int, phase: str) -> int:
-        """Return how often a process has entered a phase."""
-        return self.words[rank * self.WORDS + 2 + NAMES.index(phase)]
+    def entries(self, phase: str) -> int:
+        """Return how often a process has entered a phase, the one that did most often."""
+        return max(self.words[2 + NAMES.index(phase) :: self.WORDS])
 
     def began_at(self, rank: int) -> int | None:
         """Return the step from which a process went on, if it came so far."""
@@ -234,7 +235,7 @@ class Marker:
             self.words[base + 1] = run.step_number + 1
             return finish(run)
 
-        loop.TrainingRun.finish = begin
+        loop.TrainingRun.finish = begin  # type: ignore[method-assign]
 
     def _marked(self, inner: Callable, base: int, number: int) -> Callable:
         @functools.wraps(inner)
@@ -252,9 +253,13 @@ class Marker:
 # Restores that are broken on purpose.
 
 
-def _keep_all_lines(*args: Any) -> None:
+def _keep_all_lines() -> None:
     init = loop.RunLog.__init__
-    loop.RunLog.__init__ = lambda self, folder, step, tensorboard, rows: init(self, folder, 10**9, tensorboard)
+
+    def keep_all(self: loop.RunLog, folder: Path, step: int, tensorboard: bool, rows: int | None = None) -> None:
+        init(self, folder, 10**9, tensorboard)
+
+    loop.RunLog.__init__ = keep_all
 
 
 BROKEN: dict[str, Callable[[], None]] = {
@@ -264,17 +269,16 @@ BROKEN: dict[str, Callable[[], None]] = {
 }
 
 
-def _die_at_a_step() -> None:
+def _die_after_a_line() -> None:
+    """Die with a line in the metrics that no checkpoint has seen."""
     step = TrainingStep.__call__
 
-    def step_or_die(self: TrainingStep, number: int, *rest: Any, **more: Any) -> None:
+    def step_then_die(self: TrainingStep, number: int, *rest: Any, **more: Any) -> None:
         step(self, number, *rest, **more)
         if number == CONTROL_KILL:
-            # The line of this step is there, and no checkpoint has seen it.
-            loop.save = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
             loop.RunLog.write = _after(loop.RunLog.write, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
-    TrainingStep.__call__ = step_or_die
+    TrainingStep.__call__ = step_then_die  # type: ignore[method-assign]
 
 
 def _after(inner: Callable, then: Callable[[], None]) -> Callable:
@@ -293,9 +297,9 @@ class Kill:
     """When and what to kill.
 
     Attributes:
-        ranks: the processes, the first of which is waited for.
+        ranks: the processes.
         seconds: from the start, or from the phase on.
-        phase: wait until this is entered for the `entry`-th time.
+        phase: wait until any process enters this for the `entry`-th time.
         workers_too: kill the loader workers with their process; else they are left to notice.
     """
 
@@ -308,7 +312,7 @@ class Kill:
     def is_due(self, started: float, marker: Marker) -> bool:
         """Return whether the time to wait before `seconds` is over."""
         if self.phase is not None:
-            return marker.entries(self.ranks[0], self.phase) >= self.entry
+            return marker.entries(self.phase) >= self.entry
         return time.monotonic() - started >= self.seconds
 
 
@@ -328,52 +332,81 @@ def draw_kill(rng: random.Random, processes: int, seconds: float) -> Kill:
     workers_too = rng.random() < 0.5
     if rng.random() < 0.5:
         return Kill(ranks, rng.uniform(0, seconds), workers_too=workers_too)
-    return Kill(ranks, rng.uniform(0, 0.02), rng.choice(AIMED), rng.choice((1, 1, 2, 3)), workers_too)
+    seconds = 0.02 * rng.random() ** 4  # most phases last a millisecond or few
+    return Kill(ranks, seconds, rng.choice(AIMED), rng.choice((1, 1, 2, 3)), workers_too)
 
 
 def live(
-    recipe: Recipe, folder: Path, processes: int, kill: Kill | None = None, change: Callable[[], None] | None = None
+    recipe: Recipe,
+    folder: Path,
+    processes: int,
+    kill: Kill | None = None,
+    change: Callable[[], None] | None = None,
 ) -> Ending:
-    """Start a run or go on with it, in processes of its own, until its end or its death."""
+    """Start a run or go on with it, in processes of its own, until its end or its death.
+
+    Args:
+        recipe: of the run.
+        folder: of the run; what it prints goes beside it.
+        processes: how many.
+        kill: when and what to kill.
+        change: what each process does before it trains; it may kill itself.
+    """
     started, marker = time.monotonic(), Marker(processes)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    pids = [_fork(recipe, folder, rank, processes, port, marker, change) for rank in range(processes)]
+    pids = _start(recipe, folder, processes, marker, change)
+    LEFT.extend(pids)
     codes: dict[int, int] = {}
-    killed_in = problem = ended_at = None
+    killed_in = problem = died_at = None
     while len(codes) < processes:
-        for rank, pid in enumerate(pids):
-            if rank not in codes and (code := _code(pid)) is not None:
-                codes[rank] = code
+        _collect(pids, codes)
         now = time.monotonic()
         if kill is not None and kill.is_due(started, marker):
-            if kill.phase is not None:
-                time.sleep(kill.seconds)
-            for rank in kill.ranks:
-                if rank not in codes:
-                    (os.killpg if kill.workers_too else os.kill)(pids[rank], signal.SIGKILL)
-            for rank in kill.ranks:
-                while rank not in codes and (code := _code(pids[rank])) is None:
-                    time.sleep(0.0005)
-                codes.setdefault(rank, code)
-            killed_in = next((marker.phase(rank) for rank in kill.ranks if codes[rank] == -signal.SIGKILL), None)
+            killed_in = _strike(kill, pids, codes, marker)
             kill = None
         if any(codes.values()) and len(codes) < processes:
-            if ended_at is None:
-                ended_at = now
+            if died_at is None:
+                died_at = now
                 _signal_rest(pids, codes, signal.SIGTERM)
-            elif now - ended_at > GRACE:
+            elif now - died_at > GRACE:
                 _signal_rest(pids, codes, signal.SIGKILL)
         if now - started > HANGS:
             problem = "hangs in " + ", ".join(marker.phase(rank) for rank in range(processes) if rank not in codes)
             _signal_rest(pids, codes, signal.SIGKILL)
-        time.sleep(0.0005)
+        time.sleep(POLL)
     if killed_in is None and problem is None and any(codes.values()):
-        deaths = change is not None and set(codes.values()) == {-signal.SIGKILL}
-        problem = None if deaths else f"ended with {codes}: {_tail(folder)}"
-    LEFT.extend(pids)
+        by_itself = change is not None and set(codes.values()) == {-signal.SIGKILL}
+        problem = None if by_itself else f"ended with {codes}: {_tail(folder)}"
     return Ending(killed_in, marker.began_at(0), problem, time.monotonic() - started)
+
+
+def _start(
+    recipe: Recipe, folder: Path, processes: int, marker: Marker, change: Callable[[], None] | None
+) -> list[int]:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return [_fork(recipe, folder, rank, processes, port, marker, change) for rank in range(processes)]
+
+
+def _strike(kill: Kill, pids: list[int], codes: dict[int, int], marker: Marker) -> str | None:
+    """Kill; return in which phase the first process was that died of it, or None if all had ended before."""
+    if kill.phase is not None:
+        time.sleep(kill.seconds)
+    for rank in kill.ranks:
+        if rank not in codes:
+            (os.killpg if kill.workers_too else os.kill)(pids[rank], signal.SIGKILL)
+    while any(rank not in codes for rank in kill.ranks):
+        time.sleep(POLL)
+        _collect(pids, codes)
+    return next((marker.phase(rank) for rank in kill.ranks if codes[rank] == -signal.SIGKILL), None)
+
+
+def _collect(pids: list[int], codes: dict[int, int]) -> None:
+    for rank, pid in enumerate(pids):
+        if rank not in codes:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                codes[rank] = os.waitstatus_to_exitcode(status)
 
 
 LEFT: list[int] = []
@@ -426,11 +459,6 @@ def _fork(
         os._exit(code)
 
 
-def _code(pid: int) -> int | None:
-    done, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if done else None
-
-
 def _signal_rest(pids: list[int], codes: dict[int, int], number: int) -> None:
     for rank, pid in enumerate(pids):
         if rank not in codes:
@@ -472,7 +500,7 @@ def undisturbed(recipe: Recipe, folder: Path, processes: int) -> float:
 def controls(recipe: Recipe, root: Path, expected: Path, outcome: Outcome) -> Iterator[str]:
     """Kill a run after a line that no checkpoint has seen; resume copies of it, broken and whole; say what is seen."""
     killed = root / "killed"
-    live(recipe, killed, 1, change=_die_at_a_step)
+    live(recipe, killed, 1, change=_die_after_a_line)
     for name, change in {"whole": None, **BROKEN}.items():
         folder = root / name.replace(" ", "-")
         shutil.copytree(killed, folder)
