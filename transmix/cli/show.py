@@ -1,0 +1,255 @@
+"""transmix show: figures of a run, a timm model or a weights file, as PNG or SVG."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from transmix import distributed
+from transmix.cli.options import parse
+from transmix.data.loader import choose_workers, evaluation_batches
+from transmix.mixing.box import check_box
+from transmix.models.build import normaliser
+from transmix.recipes import RecipeError
+from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
+from transmix.visual.boxes import Boxed, draw_boxes, judge, most_disputed, pairs_of
+from transmix.visual.curves import curves_figure, read_curves
+from transmix.visual.look import head_rows, layer_rows, look
+from transmix.visual.page import FORMATS, save_figure
+from transmix.visual.pairs import pairs_figure
+from transmix.visual.palette import PAGE
+from transmix.visual.reliability import reliability, reliability_figure
+from transmix.visual.rollout import rollout
+from transmix.visual.run import read_examples, read_log
+from transmix.visual.viewed import Viewed, open_viewed, read_images, validation_image
+
+What = Literal["pair", "sheet", "heads", "layers", "rollout", "epochs", "gallery", "curves", "reliability"]
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw a figure of a run, a timm model or a weights file.
+
+    pair: two images, the mask, the mix, the class token's attention over it, the label by area and by attention.
+    sheet: several pairs. gallery: of many boxes, those whose two labels differ most.
+    heads, layers: attention head by head in one layer, and layer by layer. rollout: rolled out over the layers.
+    epochs: attention over the same validation images epoch by epoch. curves: the log of a run.
+    reliability: how often a model is right that says 80 %, on its validation images.
+    """
+
+    what: Annotated[What, tyro.conf.Positional]
+    """The figure."""
+    target: Annotated[str, tyro.conf.Positional]
+    """A run folder; a .safetensors file; or the name of a timm model, whose published weights are used."""
+    out: Path
+    """The file to write, .png or .svg."""
+    images: tuple[Path, ...] = ()
+    """Image files instead of validation images (pair: two)."""
+    data: str | None = None
+    """Data set whose validation images are used; a run's own if not given."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of a run."""
+    weights: Literal["auto", "model", "ema"] = "auto"
+    """Of a run: 'ema': the running average; 'model': the weights themselves; 'auto': the average if there is one."""
+    model: str | None = None
+    """timm name of the model in a .safetensors file that does not say so itself."""
+    size: tuple[int, int] | None = None
+    """Height and width of the images that the model sees; its own if not given."""
+    layer: int = -1
+    """heads: number of the layer, from 0; negative from the end."""
+    count: int | None = None
+    """How many images or pairs; None: what the figure has room for."""
+    boxes: int = 512
+    """gallery: how many boxes to draw."""
+    empty: bool = False
+    """gallery: only boxes that get less of the attention than of the area."""
+    box: tuple[int, int, int, int] | None = None
+    """pair: top, left, bottom and right of the box in pixels, instead of one drawn."""
+    seed: int = 0
+    """pair, sheet, gallery: decides images and boxes."""
+    width: float = PAGE
+    """Inches; 3.3 is a column of a paper, 6.9 its page."""
+    dpi: int = 220
+    """Pixels per inch of a PNG."""
+    device: str = "auto"
+    """'auto': cuda where there is one, else cpu."""
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, draw, save, and say where."""
+    asked = parse(Show, "show", arguments)
+    _check(asked)
+    try:
+        save_figure(FIGURES[asked.what](asked), asked.out, asked.dpi)
+    except ValueError as error:  # of what was found there, and of pictures too large
+        raise RecipeError(f"{asked.what} of {asked.target}: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"cannot write {asked.out}: {error.strerror or error}") from error
+    print(f"written to {asked.out}")
+
+
+def _check(asked: Show) -> None:
+    if asked.out.suffix.lower() not in FORMATS:
+        raise RecipeError(f"a figure is saved as .png or .svg, got {str(asked.out)!r}")
+    if not asked.out.parent.is_dir():
+        raise RecipeError(f"cannot write {asked.out}: no folder {asked.out.parent}; make it first")
+    for name, least in {"count": 1, "boxes": 1, "width": 2, "dpi": 30}.items():
+        value = getattr(asked, name)
+        if value is not None and not value >= least:
+            raise RecipeError(f"{name} must be at least {least}, not {value}")
+    if asked.size is not None and min(asked.size) < 1:
+        raise RecipeError(f"size is a height and a width in pixels, not {asked.size[0]} {asked.size[1]}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """A model on its device and the images to show it."""
+
+    viewed: Viewed
+    model: nn.Module
+    device: torch.device
+    image: Callable[[int], Tensor]  # position -> (3, H, W) uint8
+    name: Callable[[int], str]
+    number: int  # of images
+    labels: np.ndarray | None = None
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return normaliser(*self.viewed.mean_std, self.device, channels_last=False)(images)
+
+
+def _open(asked: Show) -> Viewed:
+    return open_viewed(
+        asked.target,
+        data=asked.data,
+        model=asked.model,
+        checkpoint=asked.checkpoint,
+        weights=asked.weights,
+        size=asked.size,
+    )
+
+
+def _scene(asked: Show) -> _Scene:
+    viewed, device = _open(asked), distributed.start(asked.device).device
+    model = viewed.model.to(device)
+    if asked.images:
+        files = read_images(asked.images, viewed.crop)
+        return _Scene(viewed, model, device, files.__getitem__, lambda one: asked.images[one].name, len(files))
+    classes, split = viewed.open_validation()
+    image = validation_image(split, viewed.crop)
+    return _Scene(viewed, model, device, image, lambda one: classes[int(split.labels[one])], len(split), split.labels)
+
+
+def _boxes(asked: Show, scene: _Scene, count: int) -> list[Boxed]:
+    height, width = scene.image(0).shape[-2:]
+    alpha = scene.viewed.mixing.cutmix_alpha or 1.0
+    boxes = draw_boxes(count, scene.number, (height, width), asked.seed, alpha, scene.labels)
+    if asked.what == "pair" and asked.images:
+        boxes = [Boxed(0, 1, boxes[0].box)]
+    if asked.what == "pair" and asked.box is not None:
+        boxes = [boxes[0]._replace(box=check_box(asked.box, height, width))]
+    return boxes
+
+
+def _pairs(asked: Show, drawn: int, shown: int) -> Figure:
+    scene = _scene(asked)
+    mixing = scene.viewed.mixing
+    judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=mixing.downsample)
+    positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
+    pairs = pairs_of(judged, positions, scene.image, scene.name)
+    notes = (f"TransMix trains {mixing.attention_weight:.0%} attention, {1 - mixing.attention_weight:.0%} area",)
+    if asked.what == "gallery":
+        notes += (f"the {len(pairs)} of {drawn} boxes whose labels differ most",)
+    return pairs_figure(pairs, judged.grid, width=asked.width, mask=asked.what == "pair", notes=notes)
+
+
+def _pair(asked: Show) -> Figure:
+    return _pairs(asked, 1, 1)
+
+
+def _sheet(asked: Show) -> Figure:
+    count = asked.count or 6
+    return _pairs(asked, count, count)
+
+
+def _gallery(asked: Show) -> Figure:
+    return _pairs(asked, asked.boxes, asked.count or 6)
+
+
+def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:
+    """Return the scene, images (B, 3, H, W) uint8 and their names: all files, or validation images evenly spaced."""
+    scene = _scene(asked)
+    positions = spaced(range(scene.number), asked.count or (scene.number if asked.images else count))
+    return scene, torch.stack([scene.image(one) for one in positions]), [scene.name(one) for one in positions]
+
+
+def _heads(asked: Show) -> Figure:
+    scene, images, names = _chosen(asked, 4)
+    looked = look(scene.model, scene.normalise(images))
+    rows = head_rows(looked, asked.layer)
+    layer = asked.layer % len(looked.maps)
+    return heads_figure(images, rows, looked.grid, names, layer=layer, width=asked.width)
+
+
+def _layers(asked: Show) -> Figure:
+    scene, images, names = _chosen(asked, 4)
+    looked = look(scene.model, scene.normalise(images))
+    rows = {number: weights.mean(1) for number, weights in layer_rows(looked)}
+    return layers_figure(images, rows, looked.grid, names, width=asked.width)
+
+
+def _rollout(asked: Show) -> Figure:
+    scene, images, names = _chosen(asked, 6)
+    looked = look(scene.model, scene.normalise(images))
+    rolled = rollout(looked)
+    layers = len(looked.maps)
+    return rollout_figure(images, looked.attention, rolled, looked.grid, names, layers=layers, width=asked.width)
+
+
+def _epochs(asked: Show) -> Figure:
+    found = read_examples(Path(asked.target))
+    first = slice(asked.count)
+    return epochs_figure(
+        found.images[first],
+        {epoch: rows[first] for epoch, rows in found.attention.items()},
+        found.grid,
+        found.labels[first],
+        {epoch: rows[first] for epoch, rows in found.logits.items()},
+        found.classes,
+        width=asked.width,
+    )
+
+
+def _curves(asked: Show) -> Figure:
+    return curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width)
+
+
+def _reliability(asked: Show) -> Figure:
+    viewed, device = _open(asked), distributed.start(asked.device).device
+    _, split = viewed.open_validation()
+    model, logits, labels = viewed.model.to(device), [], []
+    normalise = normaliser(*viewed.mean_std, device, channels_last=False)
+    with torch.inference_mode():
+        for images, truth, _ in evaluation_batches(split, viewed.crop, 128, choose_workers(0, True, 1), False):
+            logits.append(model(normalise(images)).float().cpu())
+            labels.append(truth)
+    title = asked.target + (" (EMA)" if viewed.weights == "ema" else "")
+    return reliability_figure(reliability(torch.cat(logits), torch.cat(labels)), title=title, width=asked.width)
+
+
+FIGURES: dict[str, Callable[[Show], Figure]] = {
+    "pair": _pair,
+    "sheet": _sheet,
+    "heads": _heads,
+    "layers": _layers,
+    "rollout": _rollout,
+    "epochs": _epochs,
+    "gallery": _gallery,
+    "curves": _curves,
+    "reliability": _reliability,
+}

@@ -1,0 +1,167 @@
+"""Boxes over a data set: drawn from a seed, judged by a model's attention, ranked by how far both labels differ."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transmix.mixing import Mixed, attention_labels, cutmix
+from transmix.mixing.box import Box, box_area, draw_box
+from transmix.visual.look import look
+from transmix.visual.overlay import as_picture
+from transmix.visual.pairs import Pair, Share
+
+BATCH = 64
+
+
+class Boxed(NamedTuple):
+    """One box to come: which image is pasted into which, and where."""
+
+    own: int  # position of image A
+    partner: int  # of image B
+    box: Box  # (top, left, bottom, right) in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What n boxes weigh by area and by attention.
+
+    Attributes:
+        boxes: n of them.
+        lam_area: (n,) float64, weight of image A's label by area.
+        lam_attention: (n,) float64, the same by attention alone.
+        attention: (n, P) float32.
+        grid: (h, w).
+    """
+
+    boxes: Sequence[Boxed]
+    lam_area: np.ndarray
+    lam_attention: np.ndarray
+    attention: np.ndarray
+    grid: tuple[int, int]
+
+
+def draw_boxes(
+    count: int,
+    images: int,
+    size: tuple[int, int],
+    seed: int,
+    alpha: float = 1.0,
+    labels: Sequence[int] | np.ndarray | None = None,
+) -> list[Boxed]:
+    """Draw pairs among images, each with a CutMix box that is not empty.
+
+    Which ones follows from the arguments alone; global random states are neither read nor changed.
+
+    Args:
+        count: How many.
+        images: How many images there are.
+        size: (H, W) of the images.
+        seed: Decides it all.
+        alpha: The area left to image A is drawn from Beta(alpha, alpha).
+        labels: Of the images; if there are two or more classes, both images of a pair are of different ones, because
+            no box between images of one class changes a label.
+
+    Raises:
+        ValueError: If there are fewer than two images.
+    """
+    if images < 2:
+        raise ValueError(f"a pair needs two images, got {images}")
+    rng = random.Random(seed)
+    differ = labels is not None and len({int(label) for label in labels}) > 1
+    boxes = []
+    while len(boxes) < count:
+        own, partner = rng.sample(range(images), 2)
+        box = draw_box(rng, rng.betavariate(alpha, alpha), *size)
+        if box_area(box) and not (differ and labels is not None and labels[own] == labels[partner]):
+            boxes.append(Boxed(own, partner, box))
+    return boxes
+
+
+def judge(
+    model: nn.Module,
+    boxes: Sequence[Boxed],
+    image: Callable[[int], Tensor],
+    normalise: Callable[[Tensor], Tensor],
+    *,
+    downsample: str = "nearest",
+) -> Judged:
+    """Paste each box, run the model, and weigh the labels.
+
+    Args:
+        model: Any that `AttentionReader` reads.
+        boxes: At least one.
+        image: Position -> (3, H, W) uint8.
+        normalise: Makes the model's input of (B, 3, H, W) uint8.
+        downsample: How a box comes down to patches, as in `attention_labels`.
+
+    Raises:
+        AttentionError: The model's attention cannot be read.
+    """
+    lam_area, lam_attention, attention, grid = [], [], [], (0, 0)
+    for start in range(0, len(boxes), BATCH):
+        mixed = paste(boxes[start : start + BATCH], image)
+        looked = look(model, normalise(mixed.images), maps=False)
+        grid = looked.grid
+        relabelled = attention_labels(mixed, looked.attention, grid=grid, weight=1.0, downsample=downsample)
+        lam_area.append(mixed.lam_area)
+        lam_attention.append(relabelled.lam)
+        attention.append(looked.attention)
+    by_area, by_attention = (torch.cat(values).double().numpy() for values in (lam_area, lam_attention))
+    return Judged(boxes, by_area, by_attention, torch.cat(attention).numpy(), grid)
+
+
+def paste(boxes: Sequence[Boxed], image: Callable[[int], Tensor]) -> Mixed:
+    """Return the n mixed images of n boxes, each row's partner being of no row: -1."""
+    own, partner = (torch.stack([image(getattr(box, side)) for box in boxes]) for side in ("own", "partner"))
+    count = len(boxes)
+    mixed = cutmix(
+        torch.cat([own, partner]),
+        torch.zeros(2 * count, dtype=torch.int64),
+        [box.box for box in boxes] + [(0, 0, 0, 0)] * count,
+        torch.arange(2 * count).roll(count),
+    )
+    assert mixed.mask is not None
+    nobody = torch.full((count,), -1)
+    return Mixed(mixed.images[:count], nobody, nobody, mixed.lam[:count], mixed.lam_area[:count], mixed.mask[:count])
+
+
+def most_disputed(judged: Judged, count: int, *, empty: bool = False) -> list[int]:
+    """Return the positions of the boxes whose labels by area and by attention differ most, the most first.
+
+    Args:
+        judged: n boxes.
+        count: How many to return at most.
+        empty: Only boxes that get less of the attention than of the area.
+    """
+    order = np.argsort(-np.abs(judged.lam_area - judged.lam_attention), kind="stable")
+    wanted = judged.lam_attention > judged.lam_area if empty else np.ones(len(order), dtype=bool)
+    return order[wanted[order]][:count].tolist()
+
+
+def pairs_of(
+    judged: Judged, positions: Sequence[int], image: Callable[[int], Tensor], name: Callable[[int], str]
+) -> list[Pair]:
+    """Make what is drawn of some of the boxes; `name` names an image by its position."""
+    pairs = []
+    for position in positions:
+        boxed = judged.boxes[position]
+        mixed = paste([boxed], image)
+        assert mixed.mask is not None
+        weights = {"area": judged.lam_area[position], "attention": judged.lam_attention[position]}
+        pairs.append(
+            Pair(
+                as_picture(image(boxed.own)),
+                as_picture(image(boxed.partner)),
+                as_picture(mixed.images[0]),
+                mixed.mask[0].numpy(),
+                judged.attention[position],
+                (name(boxed.own), name(boxed.partner)),
+                [Share(rule, float(lam), 1 - float(lam)) for rule, lam in weights.items()],
+            )
+        )
+    return pairs

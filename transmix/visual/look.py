@@ -1,0 +1,113 @@
+"""What a model looks at: every layer's whole maps, and which of their columns are patches of the image."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transmix.attention import AttentionError, AttentionReader, attention_maps
+from transmix.mixing.labels import find_grid
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a model looked at in a batch of images.
+
+    Attributes:
+        attention: (B, P) float32, what the class prediction looked at: mean over the heads of the reader's row.
+        grid: (h, w) of the patches, h * w = P.
+        maps: per layer (B, G, N, N), or (B, G, 1, N) where the class token alone asks; empty if not asked for.
+        own_token: whether the one that asks in (B, G, 1, N) is the first of the N itself; an attention pool is not.
+    """
+
+    attention: Tensor
+    grid: tuple[int, int]
+    maps: tuple[Tensor, ...] = ()
+    own_token: bool = True
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches in the last layer."""
+        return self.maps[-1].shape[-1] - self.attention.shape[1]
+
+
+def look(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    maps: bool = True,
+    module: nn.Module | str | None = None,
+    prefix_tokens: int | None = None,
+) -> Look:
+    """Run a model in evaluation mode and return what it looked at, on the CPU.
+
+    Args:
+        model: Any that `AttentionReader` reads.
+        images: (B, C, H, W) as the model takes them, normalised.
+        maps: Also take every layer's whole maps; costs a second forward and B * G * N * N numbers a layer.
+        module: As for `AttentionReader`, for models that it does not know.
+        prefix_tokens: Likewise.
+
+    Raises:
+        AttentionError: The model's attention cannot be read, or does not fit together.
+    """
+    reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, training=False, eval=True)
+    with reader, _evaluation_mode(model), torch.no_grad():
+        model(images)
+        attention = reader.take().cpu()
+        grid: Any = reader.grid or find_grid(attention.shape[1], images.shape[-2], images.shape[-1])
+        own_token = not reader.name.endswith("attn_pool")
+    found = tuple(one.cpu() for one in attention_maps(model, images)) if maps else ()
+    return Look(attention, (int(grid[0]), int(grid[1])), found, own_token)
+
+
+def head_rows(looked: Look, layer: int = -1) -> Tensor:
+    """Return what each head of one layer looks at on behalf of the class token: (B, G, P).
+
+    Args:
+        looked: With maps.
+        layer: Number of the layer, in order of depth from 0; negative from the end.
+
+    Raises:
+        AttentionError: No such layer, or one in which no class token asks.
+    """
+    layers = len(looked.maps)
+    if not -layers <= layer < layers:
+        raise AttentionError(
+            f"the model has {layers} layers that attend over the whole image, 0 to {layers - 1}; there is no {layer}"
+        )
+    number = layer % layers
+    readable = dict(layer_rows(looked))
+    if number not in readable:
+        raise AttentionError(
+            f"in layer {number} no class token looks at the {looked.grid[0]} x {looked.grid[1]} patches; it does in "
+            f"{', '.join(map(str, readable))}"
+        )
+    return readable[number]
+
+
+def layer_rows(looked: Look) -> list[tuple[int, Tensor]]:
+    """Return the number of each layer in which the class token looks at the patches, and its rows (B, G, P)."""
+    patches = looked.attention.shape[1]
+    rows = []
+    for number, weights in enumerate(looked.maps):
+        queries, keys = weights.shape[-2:]
+        asks = queries == 1 or (queries == keys and looked.prefix > 0)
+        if asks and keys - patches == looked.prefix:
+            rows.append((number, weights[:, :, 0, looked.prefix :]))
+    return rows
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and each back in its own after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,94 @@
+"""A page on which everything is placed in inches, so that no text runs into another; and how a figure is saved."""
+
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
+
+from transmix.visual.palette import INK, MARGIN, PALE, SMALL, TEXT, our_style
+
+FORMATS = (".png", ".svg")
+FOOT_LINE = 0.125  # inches from one line of the foot to the next
+SLACK = 0.96  # of a width that a text may fill: hinting, and the fonts of whoever opens an SVG, make it a little wider
+
+
+@our_style()
+def save_figure(figure: Figure, path: str | Path, dpi: int = 220) -> None:
+    """Save a figure as PNG or SVG; in SVG, text is text.
+
+    Raises:
+        ValueError: If the path ends in something else.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise ValueError(f"a figure is saved as .png or .svg, got {str(path)!r}")
+    metadata = {"Date": None} if suffix == ".svg" else None
+    figure.savefig(path, format=suffix[1:], dpi=dpi, metadata=metadata)
+
+
+class Page:
+    """A white figure with places in inches from its upper left corner; made and filled within `our_style`.
+
+    Args:
+        width: Of the figure.
+        height: Of the figure without its foot.
+        foot: Sentences at the bottom; they are broken into lines between them and between words.
+    """
+
+    def __init__(self, width: float, height: float, foot: tuple[str, ...] = ()) -> None:
+        lines = wrap(foot, width - 2 * MARGIN, SMALL)
+        self.width, self.height = width, height + (FOOT_LINE * len(lines) + 0.14 if lines else 0.0)
+        self.figure = Figure(figsize=(self.width, self.height), facecolor="white")
+        for number, line in enumerate(lines):
+            self.text(MARGIN, height + 0.15 + number * FOOT_LINE, line, size=SMALL, color=PALE, va="center")
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Add axes without frame or ticks."""
+        bottom = self.height - top - height
+        place = left / self.width, bottom / self.height, width / self.width, height / self.height
+        axes = self.figure.add_axes(place)
+        axes.set_axis_off()
+        return axes
+
+    def text(self, left: float, top: float, text: str, **style: Any) -> None:
+        """Write a line; what looks like mathematics is written as it is."""
+        style = {"size": TEXT, "color": INK, "va": "baseline", "parse_math": False} | style
+        self.figure.text(left / self.width, 1 - top / self.height, text, **style)
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Give the width of a text in inches at a font size in points."""
+    font = FontProperties(size=size, weight=weight)
+    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def shorten(name: str, width: float, size: float, weight: str = "normal") -> str:
+    """Cut a name to a width in inches at a font size in points; an ellipsis says that some is lost."""
+    name, width = " ".join(name.split()), width * SLACK
+    if text_width(name, size, weight) <= width:
+        return name
+    fits = bisect_left(range(1, len(name)), True, key=lambda kept: text_width(f"{name[:kept]}…", size, weight) > width)
+    return name[:fits].rstrip(" ,") + "…"
+
+
+def wrap(sentences: tuple[str, ...], width: float, size: float) -> list[str]:
+    """Set sentences, a dot between two of them, in lines of at most `width` inches."""
+    width = width * SLACK
+    lines: list[str] = []
+    for sentence in sentences:
+        if lines and text_width(f"{lines[-1]} · {sentence}", size) <= width:
+            lines[-1] += f" · {sentence}"
+            continue
+        line = ""
+        for word in sentence.split():
+            if line and text_width(f"{line} {word}", size) > width:
+                lines.append(line)
+                line = word
+            else:
+                line = f"{line} {word}".strip()
+        lines.append(line)
+    return lines

@@ -1,0 +1,174 @@
+"""The figure of mixed pairs: both images, the mask, what came out, where the class token looked, and both labels.
+
+Blue is image A and its class, orange image B, whose pixels were pasted in, in frames and bars alike. On a page the
+bars stand beside the images, in a column below them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from transmix.visual.draw import draw_outline, draw_picture
+from transmix.visual.overlay import attention_overlay
+from transmix.visual.page import Page, shorten, text_width
+from transmix.visual.palette import GAP, INK, MARGIN, OWN, PAGE, PARTNER, SMALL, TEXT, our_style
+
+WIDE = 5.0  # inches from which the bars have room beside the images
+BARS = 1.9  # inches of width that bars beside the images need
+HEAD, LINE, BAR = 0.30, 0.17, 0.15
+LARGEST, HIGHEST = 1.3, 1.75  # inches, of one image
+
+
+class Share(NamedTuple):
+    """How one rule splits a sample's label."""
+
+    rule: str  # 'area', 'attention', or 'mixed' where there is no box
+    own: float  # weight of the row's own class, 0..1
+    partner: float  # weight of the partner's class, 1 - own
+
+
+class Pair(NamedTuple):
+    """One mixed sample, as it is drawn; what is None is not drawn."""
+
+    own: np.ndarray | None  # (H, W, 3) in 0..1, image A
+    partner: np.ndarray | None  # (H, W, 3) in 0..1, image B
+    mixed: np.ndarray  # (H, W, 3) in 0..1
+    mask: np.ndarray  # (H, W) bool, true where B's pixels are
+    attention: np.ndarray | None  # (P,) of the class token over the patches
+    names: tuple[str, str]  # of A and B
+    shares: Sequence[Share]
+
+
+@our_style()
+def pairs_figure(
+    pairs: Sequence[Pair],
+    grid: tuple[int, int] | None,
+    *,
+    width: float = PAGE,
+    mask: bool = False,
+    notes: tuple[str, ...] = (),
+) -> Figure:
+    """Draw mixed pairs one below the other.
+
+    Args:
+        pairs: At least one, all of one image size.
+        grid: Patches (h, w), where there is attention.
+        width: Of the figure in inches.
+        mask: Draw the mask too.
+        notes: What else to say below.
+    """
+    columns = [_panels(pair, grid, mask) for pair in pairs]
+    titles = [panel.title for panel in columns[0]]
+    has_box = any(pair.mask.any() for pair in pairs)
+    heading = "label by area and by attention" if has_box else "label"
+    layout = _layout(width, len(titles), pairs[0].mixed.shape[:2], max(len(pair.shares) for pair in pairs))
+    foot = _legend(pairs[0].own is not None, pairs[0].attention is not None, has_box) + notes
+    page = Page(width, HEAD + len(pairs) * (layout.row + GAP) - GAP, foot)
+
+    narrow = text_width("attention", TEXT, "bold") > layout.side
+    for column, title in enumerate(titles):
+        centre = MARGIN + column * (layout.side + layout.gap) + layout.side / 2
+        size = SMALL if narrow else TEXT
+        page.text(centre, HEAD - 0.1, title, ha="center", size=size, weight="bold")
+    if layout.beside:
+        page.text(layout.bars_left, HEAD - 0.1, heading, weight="bold")
+    for line, (pair, panels) in enumerate(zip(pairs, columns, strict=True)):
+        top = HEAD + line * (layout.row + GAP)
+        for column, panel in enumerate(panels):
+            left = MARGIN + column * (layout.side + layout.gap)
+            axes = page.axes(left, top, layout.side, layout.height)
+            draw_picture(axes, panel.picture, panel.frame)
+            if panel.outlined:
+                draw_outline(axes, pair.mask)
+        size = width - MARGIN - layout.bars_left, layout.bars_height
+        bars = page.axes(layout.bars_left, top + layout.bars_top, *size)
+        _draw_shares(bars, pair.shares, pair.names, size, stacked=layout.beside)
+    return page.figure
+
+
+class _Panel(NamedTuple):
+    title: str
+    picture: np.ndarray
+    frame: str | None = None
+    outlined: bool = False
+
+
+def _panels(pair: Pair, grid: tuple[int, int] | None, mask: bool) -> list[_Panel]:
+    panels = []
+    if pair.own is not None and pair.partner is not None:
+        panels += [_Panel("image A", pair.own, OWN), _Panel("image B", pair.partner, PARTNER)]
+    if mask:
+        panels.append(_Panel("mask", pair.mask.astype(float), INK))
+    panels.append(_Panel("mixed", pair.mixed, outlined=True))
+    if pair.attention is not None and grid is not None:
+        overlay = attention_overlay(pair.mixed, pair.attention, grid)
+        panels.append(_Panel("attention", overlay, outlined=True))
+    return panels
+
+
+class _Layout(NamedTuple):
+    """Places of one pair in inches; `row` is the height of all of it."""
+
+    beside: bool
+    side: float
+    height: float
+    gap: float
+    row: float
+    bars_left: float
+    bars_top: float
+    bars_height: float
+
+
+def _layout(width: float, panels: int, size: tuple[int, int], shares: int) -> _Layout:
+    beside = width >= WIDE
+    gap = GAP if beside else GAP * 0.6
+    free = width - 2 * MARGIN - (panels if beside else panels - 1) * gap - (BARS + GAP if beside else 0)
+    side = min(free / panels, LARGEST if panels > 2 else LARGEST * 0.83)
+    height = min(side * size[0] / size[1], HIGHEST)
+    bars = (2 if beside else 1) * LINE + 0.05 + shares * (BAR + 0.07)
+    if not beside:
+        return _Layout(beside, side, height, gap, height + 0.06 + bars, MARGIN, height + 0.06, bars)
+    row = max(height, bars)
+    return _Layout(beside, side, height, gap, row, MARGIN + panels * (side + gap) + GAP, 0.0, row)
+
+
+def _legend(with_images: bool, with_attention: bool, with_box: bool) -> tuple[str, ...]:
+    sentences = ["blue: image A and its class" if with_images else "blue: the image's own class A"]
+    sentences.append("orange: image B and its class" if with_images else "orange: the class B of what was mixed in")
+    sentences += ["white line: border of B's pixels"] if with_box else []
+    sentences += ["attention: dark none, yellow the most of the sample"] if with_attention else []
+    return tuple(sentences)
+
+
+def _draw_shares(
+    axes: Axes, shares: Sequence[Share], names: tuple[str, str], size: tuple[float, float], stacked: bool
+) -> None:
+    """Write both names, one below the other or beside it, and draw a bar per rule, in a panel of `size` inches."""
+    width, height = size
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    rule_width, number, step = 0.56, 0.36, BAR + 0.07
+    top = (height - (2 if stacked else 1) * LINE - 0.05 - len(shares) * step) / 2
+    room = width if stacked else width / 2
+    for position, (letter, name, colour) in enumerate(zip("AB", names, (OWN, PARTNER), strict=True)):
+        left, y = (0.0, top + position * LINE) if stacked else (position * room, top)
+        axes.add_patch(Rectangle((left, y + 0.035), 0.1, 0.1, color=colour, linewidth=0))
+        text = shorten(f"{letter}: {name}", room - 0.19, TEXT)
+        axes.text(left + 0.16, y + LINE / 2, text, size=TEXT, color=INK, va="center_baseline", parse_math=False)
+    top += (2 if stacked else 1) * LINE + 0.05
+    left, length = rule_width + number, width - rule_width - 2 * number
+    for share in shares:
+        middle = top + BAR / 2
+        own = round(100 * share.own)
+        style: dict[str, Any] = {"size": TEXT, "color": INK, "va": "center_baseline"}
+        axes.text(0, middle, share.rule, **style)
+        axes.text(left - 0.05, middle, f"{own}%", ha="right", **style)
+        axes.add_patch(Rectangle((left, top), length * share.own, BAR, color=OWN, linewidth=0))
+        place = left + length * share.own, top
+        axes.add_patch(Rectangle(place, length * share.partner, BAR, color=PARTNER, linewidth=0))
+        axes.text(left + length + 0.05, middle, f"{100 - own}%", ha="left", **style)
+        top += step

@@ -1,0 +1,57 @@
+"""How all figures look: colours that colour-blind readers tell apart, sizes for paper, nothing of the user's style."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+
+OWN, PARTNER = "#0072B2", "#E69F00"  # of Okabe and Ito's palette: blue, orange
+MODEL, AVERAGE, TRAINING = "#0072B2", "#D55E00", "#999999"  # blue, vermilion, grey; line styles differ too
+INK, PALE, FAINT = "#222222", "#666666", "#DDDDDD"
+
+PAGE, COLUMN = 6.9, 3.3  # inches: the text of a paper of two columns, and one column
+TEXT, SMALL = 7.5, 6.5  # points
+MARGIN, GAP = 0.08, 0.10  # inches
+
+STYLE: Any = {
+    "font.size": TEXT,
+    "axes.labelsize": TEXT,
+    "axes.titlesize": TEXT,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": PALE,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": PALE,
+    "ytick.color": PALE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.fontsize": SMALL,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "svg.fonttype": "none",  # text stays text: it can be searched and edited
+    "svg.hashsalt": "transmix",  # the same figure gives the same file
+}
+
+
+@contextmanager
+def our_style() -> Iterator[None]:
+    """Set matplotlib to its defaults and `STYLE` for a while, or for a function; the user's settings are back after."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
