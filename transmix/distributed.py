@@ -2,7 +2,11 @@
 
 import inspect
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -10,6 +14,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from transmix.recipes import RecipeError
+
+PAUSE = 5.0
+"""Seconds that a process of torchrun's which has lost another one waits before it fails too: torchrun reports the
+failure that it sees first, and ends the others itself."""
+
+
+class LostProcessError(Exception):
+    """Another process has failed, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +46,15 @@ class World:
         return self.rank == 0
 
 
-def start(device: str = "auto") -> World:
+def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
     """Find out about this process, and join the others if torchrun started it.
 
+    Args:
+        device: "auto", "cpu", "cuda", ...
+        wait_minutes: how long to wait for the others, now and whenever something is shared, before it is an error.
+
     Raises:
-        RecipeError: a device that this machine does not have.
+        RecipeError: a device that this machine does not have, or processes that cannot find each other.
     """
     rank, size, local_rank, local = (
         int(os.environ.get(name, default))
@@ -54,7 +70,14 @@ def start(device: str = "auto") -> World:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        backend = "nccl" if place.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=timedelta(minutes=wait_minutes))
+        except (ValueError, dist.DistError) as error:
+            raise RecipeError(
+                f"process {rank} of {size} cannot join the others: {str(error).splitlines()[0]}. Start all with "
+                f"torchrun, or unset RANK and WORLD_SIZE to train in one process"
+            ) from error
     return World(rank, size, local, place)
 
 
@@ -67,6 +90,32 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
     sync = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its older name
     buffers: dict[str, Any] = {sync: any(True for _ in model.buffers())}
     return nn.parallel.DistributedDataParallel(model, device_ids=on_gpu, gradient_as_bucket_view=True, **buffers)
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether a tensor is cut up over processes (a DTensor, whose import would take seconds)."""
+    return hasattr(tensor, "full_tensor")
+
+
+@contextmanager
+def losing_others(world: World) -> Iterator[None]:
+    """Turn what torch raises when another process fails or hangs into one error that says so.
+
+    Raises:
+        LostProcessError: the failure is not this process's.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).strip()
+        if world.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in said):
+            raise
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            time.sleep(PAUSE)
+        raise LostProcessError(
+            f"process {world.rank} has lost another process, which failed or does not answer; look for what that one "
+            f"said, and --resume goes on from the last checkpoint ({said.splitlines()[0][:200]})"
+        ) from error
 
 
 def wait_for_all(world: World) -> None:

@@ -71,8 +71,8 @@ def test_it_stops_with_the_step_its_images_and_what_replays_it(images, small_rec
     samples = [index for rank in dump.state["samples"] for index in rank]
     assert str(error.value) == (
         f"loss or gradient was not finite at step 3 (epoch 1; training images {', '.join(map(str, samples))}); it was "
-        f"held back. transmix replay {folder} runs it again and says where; lower the learning rate, clip gradients, "
-        f"or use bf16 instead of fp16, and --resume from the last checkpoint"
+        f"held back. transmix replay {folder} runs it again and says where. Train anew (another --out) with a lower "
+        f"learning rate, clipped gradients, or bf16 instead of fp16; or --resume with --on-nonfinite skip"
     )
     # step 4 was held back as well: weights and optimizer are those that step 3 started from
     before = load_file(plain / "model.safetensors")
@@ -150,3 +150,12 @@ def test_replay_of_a_run_that_was_always_finite_is_refused(images, small_recipe,
     train(small_recipe(images, max_steps=1), tmp_path / "run")
     assert main(["replay", str(tmp_path / "run")]) == 2
     assert "holds no step to replay (nonfinite/)" in capsys.readouterr().err
+
+
+def test_a_run_that_stopped_goes_on_where_it_is_told_to_skip(images, small_recipe, tmp_path, monkeypatch):
+    poison(monkeypatch, {7})
+    with pytest.raises(NotFiniteError):
+        train(small_recipe(images), tmp_path / "run")
+    summary = train(small_recipe(images, on_nonfinite="skip"), tmp_path / "run", resume=True)
+    assert summary["finished"]
+    assert any(row.get("held_back") for row in read_rows(tmp_path / "run" / "metrics.jsonl"))

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 VERBS = {
     "train": "train a Vision Transformer as a recipe says",
@@ -11,6 +12,7 @@ VERBS = {
     "export": "write a run's model for timm, Hugging Face or ONNX",
     "models": "list the models that are read, where, and how well",
     "replay": "run a step that was not finite again, and say where",
+    "show": "draw figures: mixed pairs, attention, curves, reliability",
     "recipes": "list, show or copy the recipes that come with the package",
 }
 
@@ -40,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(f"{error.name} is not installed; install what this needs: pip install 'transmix[train]'")
     from transmix.attention import AttentionError
     from transmix.data.dataset import DataError
+    from transmix.distributed import LostProcessError
     from transmix.export.error import ExportError
     from transmix.recipes import RecipeError
     from transmix.runs.checkpoint import CheckpointError
@@ -48,12 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     from transmix.training.stopping import StoppedError
 
     try:
-        return module.main(rest) or 0
+        return _recorded(module.main)(rest) or 0
     except (AttentionError, CheckpointError, DataError, ExportError, RecipeError) as error:
         return complain(str(error))
     except RunError as error:
         return complain(str(error), error.code)
-    except NotFiniteError as error:
+    except (LostProcessError, NotFiniteError) as error:
         return complain(str(error), code=1)
     except StoppedError as error:
         return complain(str(error), code=128 + error.signal)
@@ -62,6 +65,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain("interrupted; a run goes on with --resume", code=130)
     return 0
+
+
+def _recorded(function: Callable[[list[str]], int | None]) -> Callable[[list[str]], int | None]:
+    """Under torchrun, let what goes wrong be written down, so that its report shows the process that failed first."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return function
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(function)
 
 
 def complain(message: str, code: int = 2) -> int:

@@ -1,7 +1,6 @@
 """Loaders: batches of uint8 images, made by torch's DataLoader from keyed samples."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from transmix.data.bad import BadImages, Found
 from transmix.data.dataset import DataError, Split, UnreadableImageError, too_many
 from transmix.data.keyed import key
 from transmix.data.order import EpochOrder, SampleKey
+from transmix.data.signals import ignore_signals
 
 Sample = tuple[Tensor, int, Found]
 """An image (3, S, S) uint8, its label, and what could not be read on the way to it."""
@@ -86,7 +86,11 @@ class EvaluationSamples(Dataset):
         try:
             return self.crop(self.split.image(index)), label, ()
         except UnreadableImageError as error:
-            return self.crop(np.zeros((8, 8, 3), dtype=np.uint8)), label, ((error.where, error.reason),)
+            return self.black(), label, ((error.where, error.reason),)
+
+    def black(self) -> Tensor:
+        """Return a black image, (3, S, S)."""
+        return self.crop(np.zeros((8, 8, 3), dtype=np.uint8))
 
     def readable(self, index: int) -> tuple[Tensor, int] | None:
         """Return an image and its label; None if it cannot be read."""
@@ -143,18 +147,21 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
     bad: BadImages | None = None,
+    even: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yield this process's share of a split as (images, labels, valid), every image once over all processes.
 
-    valid (b,) bool, on the CPU, is False for images that could not be read and are black; None if there is none.
+    valid (b,) bool, on the CPU, is False for images that do not count and are black: those that could not be read, and
+    with `even` what gives every process the same number of batches. None if there is none.
 
     Raises:
         DataError: if more images are bad than `bad` allows (None: any).
     """
     mine = range(rank, len(split), world)
     batches = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
+    samples = EvaluationSamples(split, crop)
     loader = DataLoader(
-        EvaluationSamples(split, crop),
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin,
@@ -166,13 +173,10 @@ def evaluation_batches(
     for loaded in loader:
         images, labels, found = _checked(loaded, bad)
         yield images, labels, torch.tensor([not any_bad for any_bad in found]) if any(found) else None
-
-
-def ignore_signals(_: int) -> None:
-    """Leave signals to the training process: the keyboard and schedulers send them to its workers as well."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if even:
+        most = len(range(0, len(range(0, len(split), world)), batch))  # the first process has most
+        for _ in range(most - len(batches)):
+            yield samples.black()[None], torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool)
 
 
 def _all_or_problem(load: Callable[[Any], Sample], keys: Sequence) -> list[Sample] | str:

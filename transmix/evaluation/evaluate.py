@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from transmix.distributed import is_part
 from transmix.evaluation.accumulate import sum_over_ranks
 from transmix.evaluation.accuracy import Accuracy
 from transmix.evaluation.calibration import CalibrationError
@@ -61,7 +62,9 @@ def evaluate(
         CalibrationError(num_classes, device),
         Confusion(num_classes, device),
     )
-    with _evaluation_mode(model), torch.inference_mode():
+    # Of a sharded model, weights that are put together in inference mode could not be trained afterwards.
+    sharded = any(map(is_part, model.parameters()))
+    with _evaluation_mode(model), torch.no_grad() if sharded else torch.inference_mode():
         for images, labels, valid in batches:
             pixels = normalise(images.to(device, non_blocking=True))
             if not pixels.is_floating_point():

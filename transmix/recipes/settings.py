@@ -173,6 +173,11 @@ class Run:
     """Refuse kernels that do not give the same bits every time."""
     device: str = "auto"
     """'auto': cuda where there is one, else cpu."""
+    shard: bool = False
+    """Cut weights, gradients, optimizer state and average up over the processes (FSDP2) instead of keeping all of
+    them in each (DDP). Results and checkpoints are the same; in one process it changes nothing."""
+    wait_minutes: float = 10.0
+    """How long a process waits for the others before it takes them for dead and fails."""
     threads: int | None = None
     """torch's CPU threads; None: the cores that the loader workers leave."""
     log_every: int = 50
@@ -247,6 +252,8 @@ def check_recipe(recipe: Recipe) -> None:
     }.items():
         if not 0 <= value <= 1:
             raise RecipeError(f"{name} is a probability, not {value}")
+    if not 0 < recipe.run.wait_minutes < float("inf"):
+        raise RecipeError(f"wait_minutes must be a number above 0, not {recipe.run.wait_minutes}")
     for name, value in {
         "lr": optimization.lr,
         "min_lr": optimization.min_lr,

@@ -23,15 +23,17 @@ COUNT = 8
 
 def keep_examples(run: TrainingRun, epoch: int) -> None:
     """Write attention and logits of the same validation images, evenly spaced over the split, after an epoch."""
-    if not run.world.leads:
+    if not (run.world.leads or run.sharded):
         return
     val = run.data.val
-    spaced = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist()
-    chosen = list(filter(None, map(EvaluationSamples(val, run.crop).readable, spaced)))
+    samples = EvaluationSamples(val, run.crop)
+    spaced = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist() if run.world.leads else []
+    chosen = list(filter(None, map(samples.readable, spaced)))
+    # A sharded model runs in all processes or in none; what the others see does not matter.
+    images = torch.stack([image for image, _ in chosen] or [samples.black()])
+    logits, attention = look(run.bare, run.reader, run.normalise(images))
     if not chosen:
         return
-    images = torch.stack([image for image, _ in chosen])
-    logits, attention = look(run.bare, run.reader, run.normalise(images))
     tensors = {"images": images, "labels": torch.tensor([label for _, label in chosen]), "logits": logits}
     if attention is not None and run.reader is not None:
         tensors |= {"attention": attention, "grid": torch.tensor(run.reader.grid or (0, 0))}

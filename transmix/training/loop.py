@@ -28,11 +28,12 @@ from transmix.recipes.cadence import parse_cadence
 from transmix.runs import folder as run_folder
 from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_state
 from transmix.runs.log import RunLog
-from transmix.training.ema import WeightAverage
+from transmix.training.ema import WeightAverage, a_copy
 from transmix.training.examples import draw_boxes, keep_examples
 from transmix.training.nonfinite import NotFiniteError, write_dump
 from transmix.training.optimizer import build_optimizer, lr_at
 from transmix.training.progress import Progress
+from transmix.training.sharding import shard
 from transmix.training.snapshot import choose_checkpoint, restore, save
 from transmix.training.step import TrainingStep
 from transmix.training.stopping import StoppedError, Watch
@@ -53,6 +54,7 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
     Raises:
         RecipeError, DataError, RunError, AttentionError: what was asked for cannot be done; nothing was overwritten.
         NotFiniteError: training diverged.
+        LostProcessError: another process failed, or does not answer.
         StoppedError: a signal asked for it; a checkpoint was written.
     """
     check_recipe(recipe)
@@ -66,15 +68,16 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
     if run_folder.is_finished(folder, recipe.run.max_steps, changed):
         print(f"{folder} is finished already")
         return json.loads((folder / "summary.json").read_text())
-    world = distributed.start(recipe.run.device)
+    world = distributed.start(recipe.run.device, recipe.run.wait_minutes)
     try:
-        checkpoint, said = choose_checkpoint(folder, world)
-        notice = run_folder.schedule_notice(changed)
-        for line in [*said, *([notice] if notice and world.leads else [])]:
-            print(line, flush=True)
-        with Watch(world, parse_cadence(recipe.run.checkpoint_every).minutes) as watch:
-            run = TrainingRun(recipe, folder, world, checkpoint, watch)
-            return run.finish()
+        with distributed.losing_others(world):
+            checkpoint, said = choose_checkpoint(folder, world)
+            notice = run_folder.schedule_notice(changed)
+            for line in [*said, *([notice] if notice and world.leads else [])]:
+                print(line, flush=True)
+            with Watch(world, parse_cadence(recipe.run.checkpoint_every).minutes) as watch:
+                run = TrainingRun(recipe, folder, world, checkpoint, watch)
+                return run.finish()
     finally:
         distributed.stop()
 
@@ -93,6 +96,7 @@ class TrainingRun:
     def __init__(self, recipe: Recipe, folder: Path, world: World, checkpoint: Path | None, watch: Watch):
         self.recipe, self.folder, self.world, self.watch = recipe, folder, world, watch
         self.cadence = parse_cadence(recipe.run.checkpoint_every)
+        self.sharded = recipe.run.shard and world.size > 1
         torch.manual_seed(recipe.run.seed)
         if recipe.run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -152,7 +156,9 @@ class TrainingRun:
     def _prepare_model(self) -> None:
         recipe, world = self.recipe, self.world
         bare = build_model(recipe.model, len(self.data.classes), recipe.data.image_size)
-        memory = torch.channels_last if recipe.model.channels_last else torch.preserve_format
+        # FSDP2 takes contiguous weights alone; the images' format is what convolutions follow.
+        last = recipe.model.channels_last and not self.sharded
+        memory = torch.channels_last if last else torch.preserve_format
         self.bare = bare = bare.to(device=world.device, memory_format=memory)  # type: ignore[call-overload]
         by_attention = recipe.mixing.mix == "transmix"
         try:
@@ -161,14 +167,18 @@ class TrainingRun:
             if by_attention:
                 raise AttentionError(f"{error}. (A recipe asks for that head with class_attention)") from error
             self.reader = None  # figures go without attention
-        optimizer = build_optimizer(bare, recipe.optimization)
         decay = recipe.optimization.ema_decay
-        self.average = WeightAverage(bare, decay) if decay is not None else None
+        averaged = a_copy(bare) if decay is not None else None
+        if self.sharded:
+            for one in filter(None, (bare, averaged)):
+                shard(one, world)
+        optimizer = build_optimizer(bare, recipe.optimization)
+        self.average = WeightAverage(bare, decay, averaged) if decay is not None else None
         model = torch.compile(bare) if recipe.model.compile else bare
         mean, std = recipe.augmentation.mean, recipe.augmentation.std
         self.normalise = normaliser(mean, std, world.device, recipe.model.channels_last)
         self.step = TrainingStep(
-            distributed.wrap(model, world),  # type: ignore[arg-type]
+            model if self.sharded else distributed.wrap(model, world),  # type: ignore[arg-type]
             self.reader if by_attention else None,
             optimizer,
             self.average,
@@ -201,7 +211,7 @@ class TrainingRun:
         first_step = self.step_number
         last_mixed = min((last_step - 1) // per_epoch, (recipe.mixing.mix_epochs or last_step) - 1)
         picture = "last_boxes.png" if epoch and epoch == last_mixed else "first_boxes.png"
-        self.step.keep_boxes = first_step == 0 or picture == "last_boxes.png"
+        self.step.keep_boxes = picture == "last_boxes.png" or not (self.folder / "first_boxes.png").exists()
         self.order.start_at(epoch, first_step % per_epoch)
         micro_batches = iter(self.loader)
         self._set_random_state()
@@ -322,7 +332,7 @@ class TrainingRun:
         batch, world = self.order.batch, self.world
         everybody_has = -(-(len(self.data.val) // world.size) // batch)
         batches = evaluation_batches(
-            self.data.val, self.crop, batch, self.workers, self.pin, world.rank, world.size, self.bad
+            self.data.val, self.crop, batch, self.workers, self.pin, world.rank, world.size, self.bad, self.sharded
         )
         for turn, one in enumerate(batches):
             signal = self.watch.look(turn)[0] if turn < everybody_has else 0
@@ -337,8 +347,14 @@ class TrainingRun:
             f"{self.recipe.model.model} ({weights / 1e6:.2f} M weights) on {self.data.name}: {len(self.data.train)} "
             f"training and {len(self.data.val)} validation images, {len(self.data.classes)} classes; "
             f"mix {self.recipe.mixing.mix}; {self.order.steps_per_epoch} steps an epoch; {self.world.device.type}"
-            f"{f' x {self.world.size}' if self.world.size > 1 else ''}; run folder {self.folder}{going_on}"
+            f"{f' x {self.world.size}' if self.world.size > 1 else ''}"
+            f"{self._how_shared()}; run folder {self.folder}{going_on}"
         )
+
+    def _how_shared(self) -> str:
+        if not self.recipe.run.shard:
+            return ""
+        return ", sharded" if self.sharded else " (one process: there is nothing to shard)"
 
     def _close(self) -> dict[str, Any]:
         """Write what a finished run has, and return its summary."""

@@ -13,6 +13,7 @@ from transmix import distributed
 from transmix.data.order import EpochOrder
 from transmix.distributed import World
 from transmix.runs.checkpoint import Checkpoint, optimizer_tensors, save_checkpoint
+from transmix.training.sharding import gather_whole
 
 if TYPE_CHECKING:
     from transmix.training.loop import TrainingRun
@@ -94,6 +95,7 @@ def write_dump(run: TrainingRun, step: int) -> str:
     samples = sample_indices(run, step)
     names = {weight: name for name, weight in run.bare.named_parameters()}
     tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
+    tensors = {kind: gather_whole(found, run.world.leads) for kind, found in tensors.items()}
     state = run.random_states.get(step, {})
     for rank, one in enumerate(distributed.gather(state, run.world)):
         if one:
@@ -106,6 +108,6 @@ def write_dump(run: TrainingRun, step: int) -> str:
     epoch = (step - 1) // run.order.steps_per_epoch + 1
     return (
         f"loss or gradient was not finite at step {step} (epoch {epoch}; training images {shown}); it was held back. "
-        f"transmix replay {run.folder} runs it again and says where; lower the learning rate, clip gradients, or use "
-        f"bf16 instead of fp16, and --resume from the last checkpoint"
+        f"transmix replay {run.folder} runs it again and says where. Train anew (another --out) with a lower learning "
+        f"rate, clipped gradients, or bf16 instead of fp16; or --resume with --on-nonfinite skip"
     )

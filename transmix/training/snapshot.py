@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from transmix import distributed
 from transmix.distributed import World
@@ -20,6 +20,7 @@ from transmix.runs.checkpoint import (
 )
 from transmix.runs.error import CheckpointError, RunError
 from transmix.runs.keep import remove_old_checkpoints, settle_checkpoints
+from transmix.training.sharding import cut_like, gather_whole
 
 if TYPE_CHECKING:
     from transmix.training.loop import TrainingRun
@@ -66,6 +67,7 @@ def save(run: TrainingRun, last: bool = False) -> None:
     tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
     if run.average is not None:
         tensors["ema"] = run.average.model.state_dict()
+    tensors = {kind: gather_whole(found, run.world.leads) for kind, found in tensors.items()}
     for rank, state in enumerate(distributed.gather(random_state(run.world.device), run.world)):
         tensors[f"random-{rank}"] = state
     reason = _write(run, tensors, last) if run.world.leads else ""
@@ -125,10 +127,13 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     if before != now:
         raise RunError(f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}")
     try:
-        run.bare.load_state_dict(checkpoint.tensors["model"])
+        _load(run.bare, checkpoint.tensors["model"])
         if run.average is not None:
-            run.average.model.load_state_dict(checkpoint.tensors["ema"])
-        load_optimizer_tensors(run.step.optimizer, checkpoint.tensors["optimizer"], dict(run.bare.named_parameters()))
+            _load(run.average.model, checkpoint.tensors["ema"])
+        weights = dict(run.bare.named_parameters())
+        kept = checkpoint.tensors["optimizer"].items()
+        states = {name: cut_like(value, weights[name.rsplit("|", 1)[0]]) for name, value in kept}
+        load_optimizer_tensors(run.step.optimizer, states, weights)
         state = checkpoint.state
         run.step_number, run.best, run.reads = state["step"], state["best"], state["reads"]
         run.log_rows = state.get("log_rows")
@@ -138,6 +143,12 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
         raise RunError(f"the checkpoint of step {step} in {run.folder} is not of this run: {problem}") from error
     # A process that was not there before has no state to take back and keeps its own.
     run.pending_random_state = checkpoint.tensors.get(f"random-{run.world.rank}")
+
+
+def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give a model whole tensors, of which each process keeps its part if the model is sharded."""
+    mine = model.state_dict()
+    model.load_state_dict({name: cut_like(value, mine.get(name, value)) for name, value in tensors.items()})
 
 
 def weights_metadata(run: TrainingRun) -> dict[str, str]:

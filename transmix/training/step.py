@@ -18,6 +18,7 @@ from transmix.training.ema import WeightAverage
 from transmix.training.meter import Meter
 from transmix.training.nonfinite import NotFinite
 from transmix.training.optimizer import set_lr
+from transmix.training.sharding import share_gradients, whole
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class TrainingStep:
         for micro, (images, labels) in enumerate(micro_batches):
             self.mixer.generator.manual_seed(key(self.seed, "mix", step, micro, self.rank))
             last = micro == len(micro_batches) - 1
+            share_gradients(self.model, now=last)
             with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():  # type: ignore[operator]
                 loss = self._forward(self.normalise(images), labels.to(self.device, non_blocking=True))
                 self.scaler.scale(loss / len(micro_batches)).backward()
@@ -110,7 +112,7 @@ class TrainingStep:
     def _descend(self, step: int, losses: Tensor) -> None:
         """Step the optimizer, unless the gradient is not finite: then the device itself holds the step back."""
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         finite = norm.isfinite()  # the same on every process: gradients were averaged
         if self.scaler.is_enabled():
             # An overflow of half precision is no failure: the scaler skips the step and lowers its scale.

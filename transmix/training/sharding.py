@@ -1,0 +1,103 @@
+"""Sharded training (FSDP2): weights, gradients and optimizer state cut up over the processes, block by block.
+
+Checkpoints know nothing of it: they hold whole tensors under the model's own names, as those of any other run.
+"""
+
+from collections import Counter
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from transmix.distributed import World, is_part
+
+
+def shard(model: nn.Module, world: World) -> nn.Module:
+    """Cut up a model's weights over all processes, in place; each block by itself, and then what is left.
+
+    All processes start from the first one's weights, as they do under DDP.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            dist.broadcast(tensor, 0)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for module in [*find_blocks(model), model]:
+        # The root too is cut up again after its forward: torch would keep it whole until a backward, and where none
+        # follows (an average of the weights) later forwards would run with the weights of the first.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    return model
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that a model is a stack of; none if it is not.
+
+    Stacks are lists of modules of one class; of the class that fills most places in them all modules are blocks, in
+    whichever stage.
+    """
+    places = Counter()
+    for module in model.modules():
+        stack = list(module) if isinstance(module, nn.ModuleList | nn.Sequential) else []
+        if len(stack) > 1 and len(set(map(type, stack))) == 1 and _is_block(stack[0]):
+            places[type(stack[0])] += len(stack)
+    if not places:
+        return []
+    kind = places.most_common(1)[0][0]
+    blocks, inside = [], set()
+    for module in model.modules():
+        if type(module) is kind and module not in inside:
+            blocks.append(module)
+            inside.update(module.modules())
+    return blocks
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether a module is made of others, is no mere list of them, and has weights."""
+    is_list = isinstance(module, nn.ModuleList | nn.Sequential)
+    return not is_list and any(True for _ in module.children()) and any(True for _ in module.parameters())
+
+
+def share_gradients(model: nn.Module, now: bool) -> None:
+    """Say whether the next backward averages a sharded model's gradients, or keeps each process's own for later."""
+    if hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(now)  # type: ignore[operator]
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor that is cut up, in the same memory; another tensor as it is."""
+    return tensor.detach().to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor that is cut up whole, on every process, which all must call this; another as it is."""
+    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def gather_whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Return tensors with those that are cut up whole; every process calls this.
+
+    Args:
+        tensors: the same names in the same order in every process.
+        keep: whether this process wants them; the others take part and get nothing, which saves their memory.
+    """
+    if not any(map(is_part, tensors.values())):
+        return tensors
+    found = {}
+    for name, tensor in tensors.items():
+        complete = whole(tensor.detach())
+        if keep:
+            found[name] = complete.cpu()
+    return found
+
+
+def cut_like(tensor: Tensor, weight: Tensor) -> Tensor:
+    """Return a whole tensor cut up as a weight of its shape is; as it is if that is whole, or of another shape."""
+    if not is_part(weight) or tensor.shape != weight.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = weight.device_mesh, weight.placements  # type: ignore[attr-defined]
+    # Every process has read the whole and takes its part without a word; a copy, so that the whole can go.
+    return distribute_tensor(tensor.to(weight.device), mesh, placements, src_data_rank=None).clone()
