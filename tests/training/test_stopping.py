@@ -182,7 +182,7 @@ def test_epochs_between_checkpoints_are_left_out_unless_one_is_better(images, sm
 
 
 GROUP = """
-import os, signal, sys
+import os, signal, sys, time
 from transmix.data import loader
 from transmix.cli import main
 from transmix.training.step import TrainingStep
@@ -192,6 +192,7 @@ step = TrainingStep.__call__
 def step_and_signal(self, number, *rest, **more):
     if number == 2:
         os.killpg(0, signal.{name})
+        time.sleep(2)  # for what kills a worker to be noticed, by SIGCHLD, before the run stops by itself
     return step(self, number, *rest, **more)
 
 TrainingStep.__call__ = step_and_signal
