@@ -17,8 +17,8 @@ setup: .venv/.done
 train: setup  ## a Vision Transformer on the embedded digits, about two minutes
 	$(BIN)/transmix train --recipe digits --out runs/digits-$$(date +%Y%m%d-%H%M%S)
 
-test: setup
-	$(BIN)/python -m pytest
+test: setup  ## in two processes; to look into one test: .venv/bin/python -m pytest tests/...
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .

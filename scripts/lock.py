@@ -19,7 +19,8 @@ def main() -> None:
     """Resolve with uv for all platforms and write the file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = [requirement for group in project["project"]["optional-dependencies"].values() for requirement in group]
-    wanted = [*project["project"]["dependencies"], *extras, *project["dependency-groups"]["dev"]]
+    groups = [requirement for group in project["dependency-groups"].values() for requirement in group]
+    wanted = [*project["project"]["dependencies"], *extras, *groups]
     command = ["uv", "pip", "compile", "-", "--universal", "--python-version", "3.11", "--no-annotate", "--no-header"]
     uv = Path(sys.executable).parent / command[0]
     found = subprocess.run([str(uv), *command[1:]], input="\n".join(wanted), capture_output=True, text=True, check=True)

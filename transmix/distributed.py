@@ -3,6 +3,7 @@
 import inspect
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,14 +72,44 @@ def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
         torch.cuda.set_device(place)
     if size > 1 and not dist.is_initialized():
         backend = "nccl" if place.type == "cuda" else "gloo"
+        wait = timedelta(minutes=wait_minutes)
         try:
-            dist.init_process_group(backend, timeout=timedelta(minutes=wait_minutes))
+            store, _, _ = next(dist.rendezvous("env://", timeout=wait))
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                store = _store_of_this_life(store, rank, size, wait)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
         except (ValueError, dist.DistError) as error:
             raise RecipeError(
                 f"process {rank} of {size} cannot join the others: {str(error).splitlines()[0]}. Start all with "
                 f"torchrun, or unset RANK and WORLD_SIZE to train in one process"
             ) from error
     return World(rank, size, local, place)
+
+
+def _store_of_this_life(store: dist.Store, rank: int, size: int, wait: timedelta) -> dist.Store:
+    """Return a part of torchrun's store in which nothing is left from before a restart.
+
+    torchrun keeps one store over all restarts, in which the addresses of the processes that died still stand; whoever
+    reads one before its new owner has written it cannot connect. torchrun's count of restarts differs between
+    machines, so the first process names the life, and tells it to each other process under a word that this one
+    alone has just made up.
+    """
+    mine = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"transmix/asks/{rank}", mine)
+        store.wait([f"transmix/told/{mine}"], wait)
+        life = store.get(f"transmix/told/{mine}").decode()
+        store.add(f"transmix/knows/{life}", 1)
+        return dist.PrefixStore(f"transmix/{life}", store)
+    end = time.monotonic() + wait.total_seconds()
+    while store.add(f"transmix/knows/{mine}", 0) < size - 1:
+        if time.monotonic() > end:
+            raise dist.DistStoreError(f"not all of {size} processes have come within {wait}")
+        for other in range(1, size):
+            if store.check([f"transmix/asks/{other}"]):  # of this life, or an earlier one whose answer nobody reads
+                store.set(f"transmix/told/{store.get(f'transmix/asks/{other}').decode()}", mine)
+        time.sleep(0.02)
+    return dist.PrefixStore(f"transmix/{mine}", store)
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:

@@ -210,8 +210,7 @@ def test_a_process_that_dies_takes_the_job_down_and_torchrun_starts_it_again_whe
 ):
     (tmp_path / "dying.py").write_text(DYING)
     (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
-    # One restart for the death, and one in reserve: on a busy machine gloo may fail to connect the second life.
-    done, _ = torchrun(tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=2)
+    done, _ = torchrun(tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=1)
     assert done.returncode == 0, done.stderr
     assert "RuntimeError: the second process breaks" in done.stderr
     assert "going on from step 5" in done.stdout
