@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store, rendezvous
 
 from transmix.recipes import RecipeError
 
@@ -74,7 +75,7 @@ def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
         backend = "nccl" if place.type == "cuda" else "gloo"
         wait = timedelta(minutes=wait_minutes)
         try:
-            store, _, _ = next(dist.rendezvous("env://", timeout=wait))
+            store, _, _ = next(rendezvous("env://", timeout=wait))
             if "TORCHELASTIC_RUN_ID" in os.environ:
                 store = _store_of_this_life(store, rank, size, wait)
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
@@ -86,7 +87,7 @@ def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
     return World(rank, size, local, place)
 
 
-def _store_of_this_life(store: dist.Store, rank: int, size: int, wait: timedelta) -> dist.Store:
+def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> Store:
     """Return a part of torchrun's store in which nothing is left from before a restart.
 
     torchrun keeps one store over all restarts, in which the addresses of the processes that died still stand; whoever
@@ -100,16 +101,16 @@ def _store_of_this_life(store: dist.Store, rank: int, size: int, wait: timedelta
         store.wait([f"transmix/told/{mine}"], wait)
         life = store.get(f"transmix/told/{mine}").decode()
         store.add(f"transmix/knows/{life}", 1)
-        return dist.PrefixStore(f"transmix/{life}", store)
+        return PrefixStore(f"transmix/{life}", store)
     end = time.monotonic() + wait.total_seconds()
     while store.add(f"transmix/knows/{mine}", 0) < size - 1:
         if time.monotonic() > end:
-            raise dist.DistStoreError(f"not all of {size} processes have come within {wait}")
+            raise dist.DistError(f"not all of {size} processes have come within {wait}")
         for other in range(1, size):
             if store.check([f"transmix/asks/{other}"]):  # of this life, or an earlier one whose answer nobody reads
                 store.set(f"transmix/told/{store.get(f'transmix/asks/{other}').decode()}", mine)
         time.sleep(0.02)
-    return dist.PrefixStore(f"transmix/{mine}", store)
+    return PrefixStore(f"transmix/{mine}", store)
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:
