@@ -1,6 +1,9 @@
 """Options on the command line: lists among a model's options."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,16 @@ def test_an_option_of_the_recipe_can_be_taken_away(images, small_recipe, tmp_pat
     away = [f"{name}=" for name in recipe.model.model_options]
     assert main([*command, *swap, "--model-options", *away]) == 0
     assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).model.model_options == {}
+
+
+@pytest.mark.parametrize("borders", ["utf-8", "ascii"])
+def test_an_option_without_its_value_is_named(borders, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "transmix", "train", "--out", str(tmp_path / "run"), "--download"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": borders},
+    )
+    assert done.returncode == 2
+    expected = "transmix: Missing value for argument '--download'. Expected 1 values; see transmix train --help\n"
+    assert done.stderr == expected

@@ -80,3 +80,16 @@ def test_the_foot_is_broken_between_sentences_then_between_words():
     width = text_width("four five six seven", 6.5) / 0.96 + 0.01
     assert wrap(sentences, width, 6.5) == ["one two · three", "four five six seven", "eight nine ten"]
     assert wrap((), 3, 6.5) == []
+
+
+def test_a_file_is_there_in_full_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "figure.png").write_bytes(b"the older one")
+
+    def die(self, path, **rest):
+        Path(path).write_bytes(b"half a pict")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", die)
+    with pytest.raises(OSError, match="no space left"):
+        save_figure(figures()["curves"], tmp_path / "figure.png")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"the older one"]

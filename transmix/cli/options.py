@@ -45,14 +45,14 @@ def _one_line(box: str) -> str:
     # With borders, where the output can show them, the title is part of the border; without, a line over a rule.
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     is_rule = [bool(line) and set(line) <= {"─", "-"} for line in lines]
-    if is_rule[1:2] == [True]:
+    if not box.lstrip().startswith("╭") and is_rule[1:2] == [True]:
         lines, is_rule = lines[2:], is_rule[2:]
     end = is_rule.index(True) if True in is_rule else len(lines)
     problem, rest = " ".join(filter(None, lines[:end])), lines[end:]
     if "nrecognized" in problem:
         near = list(dict.fromkeys(re.findall(r"^--\w[\w-]*", "\n".join(rest), flags=re.MULTILINE)))
         problem += f"; did you mean {' or '.join(near[:2])}?" if near else ""
-    return problem or "the command line was not understood"
+    return problem.rstrip(".") or "the command line was not understood"
 
 
 @_REGISTRY.primitive_rule

@@ -18,7 +18,7 @@ SLACK = 0.96  # of a width that a text may fill: hinting, and the fonts of whoev
 
 @our_style()
 def save_figure(figure: Figure, path: str | Path, dpi: int = 220) -> None:
-    """Save a figure as PNG or SVG; in SVG, text is text.
+    """Save a figure as PNG or SVG, in full or not at all; in SVG, text is text.
 
     Raises:
         ValueError: If the path ends in something else.
@@ -27,7 +27,12 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 220) -> None:
     if suffix not in FORMATS:
         raise ValueError(f"a figure is saved as .png or .svg, got {str(path)!r}")
     metadata = {"Date": None} if suffix == ".svg" else None
-    figure.savefig(path, format=suffix[1:], dpi=dpi, metadata=metadata)
+    temporary = Path(path).with_name(f"{Path(path).name}.tmp")  # a run killed here must not leave half a picture
+    try:
+        figure.savefig(temporary, format=suffix[1:], dpi=dpi, metadata=metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Page:
