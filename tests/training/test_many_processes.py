@@ -217,6 +217,11 @@ def test_a_process_that_dies_takes_the_job_down_and_torchrun_starts_it_again_whe
     resumed = load_checkpoint(newest_checkpoint(tmp_path / "run" / "checkpoints")[0]).tensors
     for kind, tensors in undisturbed.items():
         assert all(resumed[kind][name].equal(tensor) for name, tensor in tensors.items()), kind
+    assert done.stdout.count("epoch 1/2") == 1  # the first process talks, the other does not
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+    assert not resumed["random-0"]["cpu"].equal(resumed["random-1"]["cpu"])  # dropout differs between processes
+    rows = (tmp_path / "run" / "confusion.csv").read_text().splitlines()[1:]
+    assert sum(int(cell) for row in rows for cell in row.split(",")[1:]) == 8
 
 
 @pytest.mark.parametrize("how", ["raises", "exits"])

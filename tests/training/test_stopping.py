@@ -202,7 +202,7 @@ sys.exit(main(["train", "--recipe", sys.argv[1], "--out", sys.argv[2], "--worker
 """
 
 
-@pytest.mark.parametrize(("name", "mortal"), [("SIGINT", False), ("SIGUSR1", False), ("SIGUSR1", True)])
+@pytest.mark.parametrize(("name", "mortal"), [("SIGINT", False), ("SIGUSR1", True)])
 def test_a_signal_to_workers_as_well_is_left_to_the_training_process(name, mortal, images, small_recipe, tmp_path):
     (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
     done = subprocess.run(
