@@ -15,6 +15,7 @@ from transmix.data.folder import holds_class_folders, read_folder
 from transmix.data.idx import holds_idx, read_idx_files
 from transmix.data.oxford_pets import holds_oxford_pets, read_oxford_pets
 from transmix.data.parquet import holds_parquet, read_parquet
+from transmix.data.subset import choose
 from transmix.data.tar_shards import holds_shards_in_train, holds_tar_shards, read_tar_shards
 from transmix.recipes.settings import Data
 
@@ -79,14 +80,15 @@ def _is_published(name: str | os.PathLike[str]) -> bool:
 
 
 def load_data(settings: Data, seed: int) -> ImageData:
-    """Open the data set of a recipe and decode what fits into memory.
+    """Open the data set of a recipe, take as much of it as asked for, and decode what fits into memory.
 
     Raises:
-        DataError: as `open_data`.
+        DataError: as `open_data` and `choose`.
     """
     data = open_data(settings.data or "", seed=seed, download=settings.download)
     limit, bad = int(settings.cache_gb * 1e9), allowed_bad(settings)
-    return replace(data, train=keep_decoded(data.train, limit, bad), val=keep_decoded(data.val, limit, bad))
+    train = data.train if settings.train_images is None else choose(data.train, settings.train_images)
+    return replace(data, train=keep_decoded(train, limit, bad), val=keep_decoded(data.val, limit, bad))
 
 
 def check_same_classes(expected: Sequence[str], found: ImageData) -> None:

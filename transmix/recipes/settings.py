@@ -25,6 +25,8 @@ class Data:
     MNIST's, Oxford-IIIT Pet, Parquet shards, tar shards; with --download, a name."""
     image_size: int = 224
     """Side of the square images that the model gets, in pixels."""
+    train_images: int | None = None
+    """Train on only so many images, equally many of each class as far as they go; the same ones whatever the seed."""
     workers: int | None = None
     """Processes that load images; None: 0 for small images in memory, else what the cores allow."""
     cache_gb: float = 4.0
