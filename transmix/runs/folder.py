@@ -16,16 +16,11 @@ import csv
 import dataclasses
 import io
 import json
-import os
-import platform
 import shutil
-import sys
 from collections.abc import Collection
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,6 +28,7 @@ from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe
 from transmix.runs.checkpoint import newest_checkpoint, read_state
 from transmix.runs.disk import make_folder, replace_file, sync, why, writing
+from transmix.runs.environment import environment
 from transmix.runs.error import RunError
 
 MAY_CHANGE = {
@@ -158,23 +154,6 @@ def read_classes(folder: Path) -> tuple[str, ...]:
         raise RunError(f"{folder} is not the folder of a run: {error}") from error
 
 
-def environment(world: World) -> dict[str, Any]:
-    """Return what else a result depends on: versions, machine, processes, command."""
-    packages = ("transmix", "torch", "torchvision", "timm", "numpy", "pillow")
-    found = {name: metadata.version(name) for name in packages if _installed(name)}
-    on_gpu = world.device.type == "cuda"
-    return {
-        "command": " ".join(["transmix", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "packages": found,
-        "system": platform.platform(),
-        "device": torch.cuda.get_device_name(world.device) if on_gpu else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": world.size,
-    }
-
-
 def read_best_step(folder: Path) -> int:
     """Return the step of the best checkpoint, by the last checkpoint's account.
 
@@ -232,11 +211,3 @@ def write_end(folder: Path, summary: dict[str, Any], confusion: Tensor, classes:
 
 def _setting(recipe: Recipe, name: str) -> Any:
     return next(settings[name] for settings in dataclasses.asdict(recipe).values() if name in settings)
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
