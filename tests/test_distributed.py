@@ -22,11 +22,11 @@ def connect():
 
 def live(connect, address, join=_store_of_this_life, size=3):
     """Let `size` processes join, write where they are, and read where the first two find each other."""
-    found, stores = {}, {}
+    found, stores, lives = {}, {}, {}
     ready = threading.Barrier(size)
 
     def process(rank):
-        stores[rank] = join(connect(), rank, size, WAIT)
+        stores[rank], lives[rank] = join(connect(), rank, size, WAIT)
         ready.wait(20)
         if rank == 0:  # reads before the other has written, as on a busy machine
             found[0] = stores[0].check(["address/1"])
@@ -41,26 +41,27 @@ def live(connect, address, join=_store_of_this_life, size=3):
         thread.start()
     for thread in threads:
         thread.join(30)
-    return found
+    assert len(set(lives.values())) == 1
+    return lives[0], found
 
 
 def test_each_life_starts_with_nothing_of_the_one_before(connect):
-    for life in ("first", "second", "third"):
-        assert live(connect, life) == {0: False, 1: life, 2: life}
+    for number, life in enumerate(("first", "second", "third"), start=1):
+        assert live(connect, life) == (number, {0: False, 1: life, 2: life})
 
 
 def test_without_it_the_address_of_a_process_that_died_would_be_read(connect):
     def as_it_comes(store, rank, size, wait):
-        return store
+        return store, 1
 
-    assert live(connect, "first", as_it_comes)[0] is False
-    assert live(connect, "second", as_it_comes)[0] is True
+    assert live(connect, "first", as_it_comes)[1][0] is False
+    assert live(connect, "second", as_it_comes)[1][0] is True
 
 
 def test_a_process_that_asked_and_died_is_not_counted(connect):
     with pytest.raises(dist.DistStoreError):
         _store_of_this_life(connect(), 1, 3, timedelta(seconds=0.2))  # asks, is never told
-    assert live(connect, "second") == {0: False, 1: "second", 2: "second"}
+    assert live(connect, "second")[1] == {0: False, 1: "second", 2: "second"}
 
 
 def test_who_does_not_come_is_waited_for_only_so_long(connect):

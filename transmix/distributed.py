@@ -36,12 +36,14 @@ class World:
         size: number of processes.
         local: number of processes on this machine.
         device: where this process computes.
+        restarted: torchrun has started the processes again after a failure.
     """
 
     rank: int
     size: int
     local: int
     device: torch.device
+    restarted: bool = False
 
     @property
     def leads(self) -> bool:
@@ -72,46 +74,49 @@ def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
         raise RecipeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     if place.type == "cuda":
         torch.cuda.set_device(place)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if size > 1 and not dist.is_initialized():
         backend = "nccl" if place.type == "cuda" else "gloo"
         wait = timedelta(minutes=wait_minutes)
         try:
             store, _, _ = next(rendezvous("env://", timeout=wait))
             if "TORCHELASTIC_RUN_ID" in os.environ:
-                store = _store_of_this_life(store, rank, size, wait)
+                store, life = _store_of_this_life(store, rank, size, wait)
+                restarted = restarted or life > 1
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
         except (ValueError, dist.DistError) as error:
             raise RecipeError(
                 f"process {rank} of {size} cannot join the others: {str(error).splitlines()[0]}. Start all with "
                 f"torchrun, or unset RANK and WORLD_SIZE to train in one process"
             ) from error
-    return World(rank, size, local, place)
+    return World(rank, size, local, place, restarted)
 
 
-def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> Store:
-    """Return a part of torchrun's store in which nothing is left from before a restart.
+def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> tuple[Store, int]:
+    """Return a part of torchrun's store in which nothing is left from before a restart, and which life this is, from 1.
 
     torchrun keeps one store over all restarts, in which the addresses of the processes that died still stand; whoever
     reads one before its new owner has written it cannot connect. torchrun's count of restarts differs between
     machines, so the first process names the life, and tells it to each other process under a word that this one
     alone has just made up.
     """
-    mine = uuid.uuid4().hex
+    word = uuid.uuid4().hex
     if rank > 0:
-        store.set(f"transmix/asks/{rank}", mine)
-        store.wait([f"transmix/told/{mine}"], wait)
-        life = store.get(f"transmix/told/{mine}").decode()
+        store.set(f"transmix/asks/{rank}", word)
+        store.wait([f"transmix/told/{word}"], wait)
+        life = store.get(f"transmix/told/{word}").decode()
         store.add(f"transmix/knows/{life}", 1)
-        return PrefixStore(f"transmix/{life}", store)
-    end = time.monotonic() + wait.total_seconds()
-    while store.add(f"transmix/knows/{mine}", 0) < size - 1:
-        if time.monotonic() > end:
-            raise dist.DistError(f"not all of {size} processes have come within {wait}")
-        for other in range(1, size):
-            if store.check([f"transmix/asks/{other}"]):  # of this life, or an earlier one whose answer nobody reads
-                store.set(f"transmix/told/{store.get(f'transmix/asks/{other}').decode()}", mine)
-        time.sleep(0.02)
-    return PrefixStore(f"transmix/{mine}", store)
+    else:
+        life = f"{store.add('transmix/lives', 1)}-{word}"
+        end = time.monotonic() + wait.total_seconds()
+        while store.add(f"transmix/knows/{life}", 0) < size - 1:
+            if time.monotonic() > end:
+                raise dist.DistError(f"not all of {size} processes have come within {wait}")
+            for other in range(1, size):
+                if store.check([f"transmix/asks/{other}"]):  # now, or in an earlier life: nobody reads that answer
+                    store.set(f"transmix/told/{store.get(f'transmix/asks/{other}').decode()}", life)
+            time.sleep(0.02)
+    return PrefixStore(f"transmix/{life}", store), int(life.partition("-")[0])
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:

@@ -63,14 +63,15 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
             "tensorboard is not installed: pip install 'transmix[tensorboard]', or leave --tensorboard out"
         )
     folder = Path(out)
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    changed = run_folder.check_run(folder, recipe, resume)
-    if run_folder.is_finished(folder, recipe.run.max_steps, changed):
-        print(f"{folder} is finished already")
-        return json.loads((folder / "summary.json").read_text())
     world = distributed.start(recipe.run.device, recipe.run.wait_minutes)
     try:
         with distributed.losing_others(world):
+            changed = run_folder.check_run(folder, recipe, resume or world.restarted)
+            distributed.wait_for_all(world)  # before the first process writes what the others look for
+            if run_folder.is_finished(folder, recipe.run.max_steps, changed):
+                if world.leads:
+                    print(f"{folder} is finished already")
+                return json.loads((folder / "summary.json").read_text())
             checkpoint, said = choose_checkpoint(folder, world)
             notice = run_folder.schedule_notice(changed)
             for line in [*said, *([notice] if notice and world.leads else [])]:
