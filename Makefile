@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test check bench chaos fuzz models lock clean
+.PHONY: setup train test check bench chaos docs fuzz models lock clean
 
 setup: .venv/.done
 
@@ -30,6 +30,9 @@ bench: setup  ## step time of TransMix over CutMix
 
 models: setup  ## measure every listed model: the table of `transmix models` and docs/models.md
 	$(BIN)/python scripts/models.py
+
+docs: setup  ## the site, into build/site; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 chaos: setup  ## 200 training runs killed at random, resumed, compared to the bit
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/chaos.py --kills 240

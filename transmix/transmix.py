@@ -17,8 +17,8 @@ class TransMix:
         smoothing: label smoothing, y * (1 - s) + s / K.
         weight: share of attention against area in the label; 0.5 is the paper's.
         downsample: how the box comes down to patches, "nearest" (the paper) or "fraction".
-        module, prefix_tokens: where the class attention is and how many tokens come before the patches, for models
-            that `AttentionReader` does not know.
+        module: where the class attention is, for models that `AttentionReader` does not know.
+        prefix_tokens: how many tokens come before the patches, likewise.
         mixer: parameters of `Mixer`: mixup_alpha, cutmix_alpha, prob, switch_prob, mode, generator, ...
 
     Raises:
