@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test check bench chaos docs fuzz models lock clean
+.PHONY: setup train test check bench chaos docs results fuzz models lock clean
 
 setup: .venv/.done
 
@@ -33,6 +33,9 @@ models: setup  ## measure every listed model: the table of `transmix models` and
 
 docs: setup  ## the site, into build/site; a link that leads nowhere fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+results: setup  ## docs/results.md from the figures in benchmarks/results
+	$(BIN)/python benchmarks/compare/results.py
 
 chaos: setup  ## 200 training runs killed at random, resumed, compared to the bit
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/chaos.py --kills 240

@@ -1,5 +1,6 @@
-"""What all tests share: real images where they are present, and small data and recipes for everything that trains."""
+"""What all tests share: real images where present, small data and recipes for all that trains, a browser for pages."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,3 +65,19 @@ def small_recipe():
 def images(tmp_path_factory):
     """A folder of 40 training and 8 validation images in two classes."""
     return write_class_folders(tmp_path_factory.mktemp("images"))
+
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Start a headless Chromium, the system's or Playwright's own, or skip."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        path = next(filter(None, map(shutil.which, CHROMIUM)), playwright.chromium.executable_path)
+        if not Path(path).exists():
+            pytest.skip("no Chromium on this machine; `make browser` installs one")
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -126,8 +126,8 @@ def test_what_a_file_states_is_taken_and_nothing_else_changes(load):
         ("1: 2", f"unknown setting 1; known: {', '.join(SECTIONS)}"),
         (
             "data: {zzz: 1}",
-            "unknown setting data.zzz; known: data, image_size, train_images, workers, cache_gb, download, on_bad_image, "
-            "max_bad_images",
+            "unknown setting data.zzz; known: data, image_size, train_images, workers, cache_gb, on_device, download, "
+            "on_bad_image, max_bad_images",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transmix.runs import checkpoint as checkpoint_module
 from transmix.runs.folder import RunError
 from transmix.runs.log import read_rows
+from transmix.training import batches as loading
 from transmix.training import loop
 from transmix.training.loop import train
 from transmix.training.step import TrainingStep
@@ -40,7 +41,7 @@ def die(patch, owner, name, call):
 
 def die_in_evaluation(patch):
     """Die at the second batch that the average is evaluated on, after the first epoch."""
-    inner, calls = loop.evaluation_batches, []
+    inner, calls = loading.evaluation_batches, []
 
     def batches(*args, **kwargs):
         calls.append(1)
@@ -49,7 +50,7 @@ def die_in_evaluation(patch):
                 raise Died
             yield batch
 
-    patch.setattr(loop, "evaluation_batches", batches)
+    patch.setattr(loading, "evaluation_batches", batches)
 
 
 POINTS = {
@@ -202,8 +203,8 @@ def test_without_a_part_of_what_was_saved_the_resumed_run_differs(part, control,
 
 def test_without_the_position_in_the_epoch_the_resumed_run_differs(control, chaos, tmp_path, monkeypatch):
     undisturbed, lose_and_resume = control
-    start_at = loop.EpochOrder.start_at
-    monkeypatch.setattr(loop.EpochOrder, "start_at", lambda order, epoch, first_step: start_at(order, epoch, 0))
+    start_at = loading.EpochOrder.start_at
+    monkeypatch.setattr(loading.EpochOrder, "start_at", lambda order, epoch, first_step: start_at(order, epoch, 0))
     lose_and_resume(tmp_path / "run", monkeypatch, lambda checkpoint: None)
     assert any("/model: " in one for one in chaos.differences(tmp_path / "run", undisturbed))
 

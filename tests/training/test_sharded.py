@@ -34,6 +34,7 @@ from transmix.models.build import build_model, normaliser
 from transmix.recipes import dump_recipe, load_recipe
 from transmix.recipes.settings import Model
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, optimizer_tensors
+from transmix.training import batches as loading
 from transmix.training import loop, sharding, step, stopping
 from transmix.training.ema import WeightAverage, a_copy
 from transmix.training.optimizer import build_optimizer
@@ -96,14 +97,14 @@ def signal_to_one(rank, recipe, folder):
 
 def signal_in_evaluation(rank, recipe, folder):
     stopping.AGREE_EVERY = 1
-    inner = loop.evaluation_batches
+    inner = loading.evaluation_batches
 
     def batches(*args, **kwargs):
         if rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return inner(*args, **kwargs)
 
-    loop.evaluation_batches = batches
+    loading.evaluation_batches = batches
     return command(recipe, folder)
 
 

@@ -13,6 +13,7 @@ from transmix import distributed
 from transmix.cli import main
 from transmix.recipes import dump_recipe
 from transmix.runs.log import read_rows
+from transmix.training import batches as loading
 from transmix.training import loop
 from transmix.training.loop import train
 from transmix.training.stopping import SIGNALS, StoppedError, Watch
@@ -38,7 +39,7 @@ def undisturbed(images, small_recipe, tmp_path_factory):
 def send_at(monkeypatch, where, number, when=3):
     """Send this process a signal at the n-th call of a step, or in the evaluation of the n-th epoch."""
     calls = []
-    owner, name = {"step": (loop.TrainingStep, "__call__"), "evaluation": (loop, "evaluation_batches")}[where]
+    owner, name = {"step": (loop.TrainingStep, "__call__"), "evaluation": (loading, "evaluation_batches")}[where]
     inner = getattr(owner, name)
 
     def call(*args, **kwargs):

@@ -9,6 +9,7 @@ VERBS = {
     "train": "train a Vision Transformer as a recipe says",
     "doctor": "look at every image of a data set for what would stop or mislead training",
     "evaluate": "measure a run, a timm model or a weights file",
+    "compare": "set runs beside each other: is a difference more than noise?",
     "export": "write a run's model for timm, Hugging Face or ONNX",
     "models": "list the models that are read, where, and how well",
     "replay": "run a step that was not finite again, and say where",

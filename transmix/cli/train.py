@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
 def _recipe_name(arguments: list[str]) -> str:
     """Return what --recipe says: its values are the defaults of all other options, so it is needed before them."""
     name = DEFAULT_RECIPE
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument == "--recipe":
             name = following
         elif argument.startswith("--recipe="):

@@ -159,7 +159,8 @@ class Mixer:
         if rng.random() >= self.prob:
             return 1.0, None
         can_cut = self.cutmix_alpha > 0 or self.cutmix_minmax is not None
-        cut = can_cut and (self.mixup_alpha == 0 or rng.random() < self.switch_prob)
+        says_cut = rng.random() < self.switch_prob  # drawn always: then CutMix alone pastes the boxes that both paste
+        cut = can_cut and (self.mixup_alpha == 0 or says_cut)
         if not cut:
             return rng.betavariate(self.mixup_alpha, self.mixup_alpha), None
         if self.cutmix_minmax is not None:

@@ -31,6 +31,9 @@ class Data:
     """Processes that load images; None: 0 for small images in memory, else what the cores allow."""
     cache_gb: float = 4.0
     """Decode a split once and keep it if it takes at most this much memory (per process)."""
+    on_device: bool = False
+    """Keep all images decoded on the device, and crop, flip, jitter and erase there, a batch at once: for small images,
+    with rand_augment None. Other draws of the same distribution than without."""
     download: str | None = None
     """A folder to fetch the published data set that `data` names into, once, and to read it from: cifar10, cifar100,
     mnist, fashion-mnist, emnist-balanced (-letters, -digits, -byclass, -bymerge, -mnist), oxford-pets."""
@@ -240,6 +243,11 @@ def check_recipe(recipe: Recipe) -> None:
         parse_cadence(recipe.run.checkpoint_every)
     except ValueError as error:
         raise RecipeError(f"checkpoint_every {error}") from error
+    if data.on_device and augmentation.rand_augment is not None:
+        raise RecipeError(
+            "on_device augments whole batches, which rand_augment cannot; give --rand-augment None, or leave "
+            "--on-device out"
+        )
     if data.max_bad_images < 0:
         raise RecipeError(f"max_bad_images must be at least 0, not {data.max_bad_images}")
     if optimization.warmup_epochs > optimization.epochs:

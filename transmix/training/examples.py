@@ -26,7 +26,7 @@ def keep_examples(run: TrainingRun, epoch: int) -> None:
     if not (run.world.leads or run.sharded):
         return
     val = run.data.val
-    samples = EvaluationSamples(val, run.crop)
+    samples = EvaluationSamples(val, run.batches.crop)
     spaced = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist() if run.world.leads else []
     chosen = list(filter(None, map(samples.readable, spaced)))
     # A sharded model runs in all processes or in none; what the others see does not matter.

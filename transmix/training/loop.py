@@ -14,11 +14,8 @@ from torch import Tensor
 
 from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
-from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.bad import bad_images
 from transmix.data.keyed import key
-from transmix.data.loader import TrainingSamples, choose_threads, choose_workers, evaluation_batches, training_loader
-from transmix.data.order import EpochOrder
 from transmix.data.source import load_data
 from transmix.distributed import World
 from transmix.evaluation.evaluate import evaluate
@@ -28,6 +25,7 @@ from transmix.recipes.cadence import parse_cadence
 from transmix.runs import folder as run_folder
 from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_state
 from transmix.runs.log import RunLog
+from transmix.training.batches import prepare_batches
 from transmix.training.ema import WeightAverage, a_copy
 from transmix.training.examples import draw_boxes, keep_examples
 from transmix.training.nonfinite import NotFiniteError, write_dump
@@ -108,7 +106,10 @@ class TrainingRun:
             raise run_folder.RunError(
                 f"{self.data.name} has other classes than the run in {folder}; resume on its data"
             )
-        self._prepare_loading()
+        self.batches = prepare_batches(recipe, self.data, self.bad, world)
+        self.order = self.batches.order
+        epochs = recipe.optimization.epochs + recipe.optimization.cooldown_epochs
+        self.total_steps = epochs * self.order.steps_per_epoch
         self._prepare_model()
         torch.manual_seed(key(recipe.run.seed, "model", world.rank))  # dropout differs between processes
         self.step_number = 0
@@ -125,34 +126,6 @@ class TrainingRun:
             run_folder.write_start(folder, recipe, self.data.classes, world)
             self.log = RunLog(folder, self.step_number, recipe.run.tensorboard, self.log_rows)
         distributed.wait_for_all(world)
-
-    def _prepare_loading(self) -> None:
-        recipe, world = self.recipe, self.world
-        per_step = recipe.optimization.batch_size
-        self.accumulate = recipe.optimization.accumulate
-        if per_step % (world.size * self.accumulate):
-            raise RecipeError(
-                f"batch_size {per_step} is not a multiple of {world.size} processes x {self.accumulate} micro-batches"
-            )
-        size, settings = recipe.data.image_size, recipe.augmentation
-        small = self.data.in_memory and size <= 64 and settings.rand_augment is None
-        self.workers = choose_workers(recipe.data.workers, small, world.local)
-        if world.device.type == "cpu":
-            torch.set_num_threads(choose_threads(recipe.run.threads, self.workers, world.local))
-        try:
-            augment = TrainingAugmentation(settings, size)
-            batch = per_step // (world.size * self.accumulate)
-            self.order = EpochOrder(
-                len(self.data.train), recipe.run.seed, batch, per_step, settings.repeats, world.rank, world.size
-            )
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
-        self.pin = world.device.type == "cuda"
-        self.crop = EvaluationCrop(size, settings.eval_crop)
-        samples = TrainingSamples(self.data.train, augment, recipe.run.seed)
-        self.loader = training_loader(samples, self.order, self.workers, self.pin, self.bad)
-        epochs = recipe.optimization.epochs + recipe.optimization.cooldown_epochs
-        self.total_steps = epochs * self.order.steps_per_epoch
 
     def _prepare_model(self) -> None:
         recipe, world = self.recipe, self.world
@@ -214,7 +187,7 @@ class TrainingRun:
         picture = "last_boxes.png" if epoch and epoch == last_mixed else "first_boxes.png"
         self.step.keep_boxes = picture == "last_boxes.png" or not (self.folder / "first_boxes.png").exists()
         self.order.start_at(epoch, first_step % per_epoch)
-        micro_batches = iter(self.loader)
+        micro_batches = iter(self.batches.training)
         self._set_random_state()
         started = time.perf_counter()
         while step_batches := list(islice(micro_batches, recipe.optimization.accumulate)):
@@ -330,13 +303,8 @@ class TrainingRun:
 
     def _validation_batches(self) -> Iterator:
         """Yield this process's share, and look out for signals as long as every process still has batches."""
-        batch, world = self.order.batch, self.world
-        everybody_has = -(-(len(self.data.val) // world.size) // batch)
-        batches = evaluation_batches(
-            self.data.val, self.crop, batch, self.workers, self.pin, world.rank, world.size, self.bad, self.sharded
-        )
-        for turn, one in enumerate(batches):
-            signal = self.watch.look(turn)[0] if turn < everybody_has else 0
+        for turn, one in enumerate(self.batches.validation(filled=self.sharded)):
+            signal = self.watch.look(turn)[0] if turn < self.batches.validated_by_all else 0
             if signal:
                 raise StoppedError(signal, self.step_number)
             yield one

@@ -83,7 +83,7 @@ def sample_indices(run: TrainingRun, step: int) -> list[list[int]]:
         one = EpochOrder(order.samples, order.seed, order.batch, order.step_batch, order.repeats, rank, order.world)
         one.start_at(epoch, within)
         batches = iter(one)
-        found.append([index for _ in range(run.accumulate) for _, index, _ in next(batches)])
+        found.append([index for _ in range(run.recipe.optimization.accumulate) for _, index, _ in next(batches)])
     return found
 
 
@@ -101,7 +101,12 @@ def write_dump(run: TrainingRun, step: int) -> str:
         if one:
             tensors[f"random-{rank}"] = one
     if run.world.leads:
-        about = {"step": step, "samples": samples, "processes": run.world.size, "accumulate": run.accumulate}
+        about = {
+            "step": step,
+            "samples": samples,
+            "processes": run.world.size,
+            "accumulate": run.recipe.optimization.accumulate,
+        }
         save_checkpoint(run.folder / "nonfinite", Checkpoint(tensors, about, {}))
     flat = [index for rank in samples for index in rank]
     shown = ", ".join(map(str, flat[:SHOWN])) + (f" and {len(flat) - SHOWN} more" if len(flat) > SHOWN else "")

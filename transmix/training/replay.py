@@ -1,21 +1,25 @@
 """A step that was not finite, run again from its dump: where the first number went wrong, and for which images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from transmix import distributed
 from transmix.attention import AttentionReader
 from transmix.data.augment import TrainingAugmentation
+from transmix.data.bad import allowed_bad
+from transmix.data.dataset import ImageData
 from transmix.data.keyed import key
 from transmix.data.loader import TrainingSamples
-from transmix.data.order import EpochOrder
+from transmix.data.on_device import TrainingImages
+from transmix.data.order import EpochOrder, SampleKey
 from transmix.data.source import load_data
 from transmix.models.build import build_model, normaliser
-from transmix.recipes import load_recipe
+from transmix.recipes import Recipe, load_recipe
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
 from transmix.runs.folder import RunError
 from transmix.training.optimizer import build_optimizer
@@ -40,9 +44,7 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
     model.to(world.device)
     reader = AttentionReader(model) if recipe.mixing.mix == "transmix" else None
     normalise = normaliser(recipe.augmentation.mean, recipe.augmentation.std, world.device, False)
-    samples = TrainingSamples(
-        data.train, TrainingAugmentation(recipe.augmentation, recipe.data.image_size), recipe.run.seed
-    )
+    load = _loader(recipe, data, world.device)
     processes, accumulate, step_batch = state["processes"], state["accumulate"], recipe.optimization.batch_size
     for rank in range(processes):
         batch = step_batch // (processes * accumulate)
@@ -59,11 +61,22 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
         model.train()
         for micro in range(accumulate):
             wanted = next(keys)
-            images, labels = default_collate([samples[one][:2] for one in wanted])
+            images, labels = load(wanted)
             step.mixer.generator.manual_seed(key(recipe.run.seed, "mix", state["step"] - 1, micro, rank))
             where = f"step {state['step']}, process {rank}, micro-batch {micro}"
             yield f"{where}: {_what_is_not_finite(step, model, images, labels, [index for _, index, _ in wanted])}"
             model.zero_grad()
+
+
+def _loader(
+    recipe: Recipe, data: ImageData, device: torch.device
+) -> Callable[[list[SampleKey]], tuple[Tensor, Tensor]]:
+    """Return what makes a batch of sample keys as the run did."""
+    settings, size, seed = recipe.augmentation, recipe.data.image_size, recipe.run.seed
+    if recipe.data.on_device:
+        return TrainingImages(data.train, settings, size, seed, device, allowed_bad(recipe.data)).batch
+    samples = TrainingSamples(data.train, TrainingAugmentation(settings, size), seed)
+    return lambda wanted: default_collate([samples[one] for one in wanted])
 
 
 def _what_is_not_finite(

@@ -1,0 +1,238 @@
+"""Make docs/results.md of the figures in benchmarks/results: nothing in it is typed by hand.
+
+    python benchmarks/compare/results.py            write docs/results.md
+    python benchmarks/compare/results.py --check    say whether it is what this would write
+
+A JSON file is shown by what it holds (see SECTIONS); one that no section knows is listed at the end.
+"""
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shown import cell, figure, link, origin, ratio, table, title
+
+from transmix.compare.comparison import METRICS
+from transmix.compare.statistics import Difference, Mean, mean_of
+from transmix.compare.text import (
+    ALWAYS,
+    COLUMNS,
+    heading,
+    interval,
+    show,
+    show_mean,
+    show_p,
+    signed,
+    unit_of_difference,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"
+
+HEAD = """\
+<!-- Made by `python benchmarks/compare/results.py` from benchmarks/results; changes by hand are lost. -->
+
+# Results
+
+Every figure stands with the command that made it, commit, seeds, machine and versions, and links to the file that
+holds it; what a file does not say is called "not recorded". Negative results stay, with the reason.
+"""
+
+NO_COMPARISON = """
+## TransMix against its baselines
+
+No comparison under equal recipes has been recorded yet, so nothing here says that TransMix beats its baselines.
+`python benchmarks/compare/run.py digits` makes one.
+"""
+
+
+def page(folder: Path) -> str:
+    """Return the page of a folder of figures."""
+    told = commands(folder)
+    files = {}
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        found = found if isinstance(found, dict) else {"models": found}
+        files[path.name] = {"command": told.get(path.name), **found}
+    shown = {name: next((draw for knows, draw in SECTIONS if knows(found)), None) for name, found in files.items()}
+    order = [draw for _, draw in SECTIONS]
+    known = sorted((name for name in files if shown[name]), key=lambda name: order.index(shown[name]))  # type: ignore[arg-type]
+    parts = [HEAD]
+    if not any(shown[name] is comparison for name in known):
+        parts.append(NO_COMPARISON)
+    parts += ["\n" + shown[name](name, files[name]) for name in known]  # type: ignore[misc]
+    rest = [
+        path.name for path in sorted(folder.iterdir()) if path.name not in known and path.suffix in (".json", ".txt")
+    ]
+    if rest:
+        parts.append("\n## More files\n\n" + "".join(f"- {link(name)}\n" for name in rest))
+    return "".join(parts)
+
+
+def commands(folder: Path) -> dict[str, str]:
+    """Return file -> command of the table in the folder's README, for files that do not hold theirs."""
+    readme = folder / "README.md"
+    text = readme.read_text() if readme.exists() else ""
+    return dict(re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", text, flags=re.MULTILINE))
+
+
+def comparison(name: str, found: dict[str, Any]) -> str:
+    """Show groups of runs beside each other, their differences, and every run."""
+    score, groups = found["compared"], found["groups"]
+    runs = [(group, run) for group in groups for run in group["runs"]]
+    metric = METRICS[score]
+    settings = groups[0]["settings"]
+    known = [one for one in (*COLUMNS[score], *ALWAYS) if any(one in group["means"] for group in groups)]
+    epochs = settings["epochs"] + settings["cooldown_epochs"]
+    budget = f"{settings['model']} on {Path(settings['data']).name}, {epochs} epochs"
+    means = [
+        [
+            cell(group["name"]),
+            len(group["seeds"]),
+            *(show_mean(Mean(**group["means"][one]) if one in group["means"] else None, METRICS[one]) for one in known),
+        ]
+        for group in groups
+    ]
+    differences, verdicts = [], []
+    for one in found["differences"]:
+        values = one["scores"][score]
+        value = Difference(tuple(values["seeds"]), tuple(values["each"]), *(values[key] for key in MOMENTS))
+        pair = f"{cell(one['group'])} − {cell(one['baseline'])}"
+        numbers = [signed(value.mean, metric), interval(value, metric), values["n"]]
+        differences.append([pair, *numbers, show_p(value.p), show_p(one["p_holm"]), cell(one["common"])])
+        verdicts.append(f"- {pair}: {one['verdict']}\n")
+    each = [
+        [cell(group["name"]), run["seed"], *(show(run["scores"].get(one), METRICS[one]) for one in known)]
+        if run["finished"]
+        else [cell(group["name"]), run["seed"], f"not finished: {run['epochs']} epochs", *[""] * (len(known) - 1)]
+        for group, run in runs
+    ]
+    heads = [heading(METRICS[one]) for one in known]
+    unit = unit_of_difference(metric)
+    environments = [run["environment"] for _, run in runs]
+    parts = [
+        f"## TransMix against its baselines: {name.removeprefix('compare_').removesuffix('.json')}\n\n",
+        f"{budget}. Scores after the last epoch, mean ± standard deviation over seeds.\n\n",
+        *(f"> {cell(one)}\n\n" for one in (*found["cautions"], *found["remarks"])),
+        table(["", "seeds", *heads], means),
+        f"\nDifference of {metric.label} in {unit}, seed by seed; 95 % interval by Student's t.\n\n",
+        table(["", "mean", "interval", "n", "p", "p by Holm", "with the same seed they share"], differences),
+        "\n",
+        *verdicts,
+        "\nEvery run:\n\n",
+        table(["", "seed", *heads], each),
+        "\n",
+        origin(name, found["command"], environments, sorted({run["seed"] for _, run in runs})),
+    ]
+    return "".join(parts)
+
+
+def digits(name: str, found: dict[str, Any]) -> str:
+    """Show the last epoch of several seeds of one recipe."""
+    rows = {key.removeprefix("seed "): row for key, row in found["last_epoch"].items()}
+    known = [one for one in (*COLUMNS["ema_top1"], "images_per_second") if all(one in row for row in rows.values())]
+    lines = [[seed, *(show(row[one], METRICS[one]) for one in known)] for seed, row in rows.items()]
+    if len(rows) > 1:
+        means = {one: mean_of([row[one] for row in rows.values()]) for one in known}
+        lines.append(["mean", *(show_mean(means[one], METRICS[one]) for one in known)])
+    return (
+        "## Digits, TransMix\n\nValidation scores after the last epoch.\n\n"
+        + table(["seed", *(heading(METRICS[one]) for one in known)], lines)
+        + "\n"
+        + origin(name, found["command"], [found["environment"]], list(rows))
+    )
+
+
+def timed(name: str, found: dict[str, Any]) -> str:
+    """Show a benchmark's rows: time, and its ratio to the peer's of the same run."""
+    rows = found["rows"]
+    standard = {"case", "variant", "peer", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles"}
+    more = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in standard]
+    lines = [
+        [
+            cell(row.get("case", "")),
+            cell(row.get("variant", "")),
+            figure(row.get("median_ms"), 1),
+            ratio(row.get("ratio"), row.get("ratio_quartiles")),
+            *(figure(row.get(key), 3) for key in more),
+        ]
+        for row in rows
+    ]
+    peers = sorted({str(row["peer"]) for row in rows if row.get("peer")})
+    heads = ["case", "variant", "ms", f"ratio to {', '.join(peers) or 'the peer'} (quartiles)"]
+    about = {**found, "packages": found.get("versions", {})}
+    return (
+        f"## {title(found['benchmark'])}\n\n"
+        + table([*heads, *(key.replace("_", " ") for key in more)], lines)
+        + "\n"
+        + origin(name, found["command"], [about], [])
+    )
+
+
+def steps(name: str, found: dict[str, Any]) -> str:
+    """Show step times of ways to train, in the form in which they were first written down."""
+    lines = [
+        [cell(way), figure(one["median_ms"], 1), ratio(one["ratio"], one["quartiles"])]
+        for way, one in found["variants"].items()
+    ]
+    about = {"device": found["device"], "packages": {key: found[key] for key in ("torch", "timm")}}
+    case = f"{found['model']}, batch {found['batch']}, {found['rounds']} rounds."
+    return (
+        f"## {title(name.removesuffix('.json'))}\n\n{case}\n\n"
+        + table(["way", "ms", "ratio to cutmix (quartiles)"], lines)
+        + "\n"
+        + origin(name, found.get("command"), [about], [])
+    )
+
+
+def reading(name: str, about: dict[str, Any]) -> str:
+    """Show what reading attention costs, over all models; each one's figure stands in docs/models.md."""
+    found = about["models"]
+    medians = sorted(one["median"] for one in found)
+    timings = sorted({one["timed"].removesuffix(", short") for one in found})
+    libraries = ("torch", "timm", "torchvision", "transformers")
+    versions = {key: ", ".join(sorted({one[key] for one in found if key in one})) for key in libraries}
+    machine = {"device": "; ".join(timings), "packages": {key: value for key, value in versions.items() if value}}
+    return (
+        f"## {title(name.removesuffix('.json'))}\n\n"
+        f"Time of forward and backward with reading over the time without, {len(found)} models "
+        f"([each one's figure](models.md)).\n\n"
+        + table(
+            ["lowest", "median", "highest"],
+            [[f"{value:.3f}" for value in (medians[0], statistics.median(medians), medians[-1])]],
+        )
+        + "\n"
+        + origin(name, about.get("command"), [machine], [])
+    )
+
+
+MOMENTS = ("mean", "sd", "low", "high", "p")
+
+SECTIONS: Sequence[tuple[Callable[[dict], bool], Callable[[str, dict[str, Any]], str]]] = (
+    (lambda found: found.get("kind") == "comparison", comparison),
+    (lambda found: "last_epoch" in found, digits),
+    (lambda found: "benchmark" in found and bool(found.get("rows")), timed),
+    (lambda found: "variants" in found, steps),
+    (lambda found: isinstance(found.get("models"), list) and all("timed" in one for one in found["models"]), reading),
+)
+"""How a file is known, and what shows it; sections stand in this order."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the page, or check it."""
+    made = page(RESULTS)
+    if "--check" in words:
+        same = PAGE.exists() and PAGE.read_text() == made
+        print(f"{PAGE} is {'up to date' if same else 'not what the files say: python benchmarks/compare/results.py'}")
+        return 0 if same else 1
+    PAGE.write_text(made)
+    print(f"written to {PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,151 @@
+"""docs/results.md is what the figures say, and the harness keeps what a figure depends on."""
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from transmix.compare import train as compare_train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(name):
+    """Load a script of benchmarks/compare, which may import those beside it as it does when it is run."""
+    folder = ROOT / "benchmarks" / "compare"
+    found = importlib.util.spec_from_file_location(f"compare_{name}", folder / f"{name}.py")
+    module = importlib.util.module_from_spec(found)
+    sys.path.insert(0, str(folder))
+    try:
+        found.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module
+
+
+results, run = script("results"), script("run")
+
+TRAINER = """
+import json, pathlib, shutil, sys
+recipe, run = pathlib.Path(sys.argv[3]), pathlib.Path(sys.argv[5])
+if run.name == "mixup-seed1": sys.exit("it broke")
+shutil.copytree(pathlib.Path(sys.argv[0]).parent / "made" / run.name, run, dirs_exist_ok=True)
+shutil.copyfile(recipe, run / "recipe.yaml")
+"""
+
+
+@pytest.fixture(scope="module")
+def collected(made_run, tmp_path_factory):
+    """A comparison of made-up trainings, one of which fails, as the harness writes it down."""
+    root = tmp_path_factory.mktemp("harness")
+    for index, mix in enumerate(run.MIXES):
+        for seed in range(3):
+            made_run(root / "made" / f"{mix}-seed{seed}", mix, seed, 0.9 + index / 300 + (seed * index % 4) / 150)
+    (root / "trainer.py").write_text(TRAINER)
+    (root / "results").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_train, "PROGRAM", (sys.executable, str(root / "trainer.py")))
+        patch.setattr(run, "RESULTS", root / "results")
+        patch.setitem(run.BUDGETS, "tiny", run.Budget("digits", seeds=3, settings=("--epochs", "6")))
+        words = ["tiny", "--out", str(root / "runs"), "--device", "cpu", "--remark", "Seed 1 of mixup: the disk."]
+        assert run.main(words) == 0
+    return root / "results"
+
+
+def test_the_page_is_what_the_generator_makes():
+    made = results.page(results.RESULTS)
+    assert results.PAGE.read_text() == made, "make it again: python benchmarks/compare/results.py"
+
+
+def test_a_figure_that_changed_by_hand_would_be_seen(tmp_path):
+    copy = tmp_path / "results"
+    shutil.copytree(results.RESULTS, copy)
+    found = json.loads((copy / "digits_cpu.json").read_text())
+    found["last_epoch"]["seed 0"]["ema_top1"] += 0.0001
+    (copy / "digits_cpu.json").write_text(json.dumps(found))
+    assert results.page(copy) != results.page(results.RESULTS)
+
+
+def test_every_file_of_figures_is_shown_or_listed():
+    text = results.page(results.RESULTS)
+    for path in results.RESULTS.iterdir():
+        if path.suffix in (".json", ".txt"):
+            assert f"](../benchmarks/results/{path.name})" in text
+
+
+def test_every_section_says_command_commit_seeds_machine_versions_and_file():
+    sections = re.split(r"^## ", results.page(results.RESULTS), flags=re.MULTILINE)[1:]
+    shown = [one for one in sections if not one.startswith(("More files", "TransMix against"))]
+    assert len(shown) >= 3
+    for section in shown:
+        for key in ("command", "commit", "seeds", "machine", "versions", "file"):
+            assert re.search(rf"^- {key}: \S", section, flags=re.MULTILINE), (key, section[:60])
+
+
+def test_the_harness_keeps_every_run_with_what_it_depends_on(collected):
+    found = json.loads((collected / "compare_tiny.json").read_text())
+    assert found["command"].startswith(
+        "transmix compare --recipe digits --mix none mixup cutmix mixup+cutmix transmix "
+    )
+    assert str(collected.parent) not in json.dumps(found)
+    assert [group["name"] for group in found["groups"]] == list(run.MIXES)
+    assert found["groups"][0]["settings"]["epochs"] == 6
+    runs = [one for group in found["groups"] for one in group["runs"]]
+    assert len(runs) == 14
+    for one in runs:
+        assert one["environment"]["packages"]["torch"] == "2.15.0"
+        assert one["images"] == 1070
+        assert len(one["curve"]) == 6
+    assert found["remarks"][0] == "Seed 1 of mixup: the disk."
+    assert found["remarks"][1] == "1 of 15 runs failed: mixup-seed1; the same command tries again"
+
+
+def test_its_page_shows_scores_differences_and_negative_results(collected):
+    text = results.page(collected)
+    found = json.loads((collected / "compare_tiny.json").read_text())
+    assert "No comparison under equal recipes" not in text
+    group = found["groups"][4]
+    mean = group["means"]["ema_top1"]
+    assert f"| transmix | 3 | {100 * mean['mean']:.2f} ± {100 * mean['sd']:.2f} |" in text
+    for one in found["differences"]:
+        assert f"- {one['group']} − {one['baseline']}: {one['verdict']}" in text
+    assert "Not more than noise" in text
+    assert "> Seed 1 of mixup: the disk." in text
+    assert "> 1 of 15 runs failed: mixup-seed1" in text
+    score = group["runs"][1]["scores"]["ema_top1"]
+    assert f"| transmix | 1 | {100 * score:.2f} |" in text
+
+
+def test_the_new_form_of_benchmark_files_is_shown(tmp_path):
+    row = {"case": "a|b", "variant": "x", "peer": "y", "median_ms": 1.25, "ratio": 1.1, "ratio_quartiles": [1.0, 1.2]}
+    about = {"benchmark": "step_overhead", "command": "python it", "device": "a CPU", "cores": 2, "threads": 1}
+    about |= {"versions": {"torch": "2.15.0"}, "python": "3.11", "commit": "abc", "rows": [row | {"peak_mb": 12.5}]}
+    (tmp_path / "new.json").write_text(json.dumps(about))
+    (tmp_path / "odd.json").write_text("{}")
+    text = results.page(tmp_path)
+    assert r"| a\|b | x | 1.2 | 1.100 (1.000 to 1.200) | 12.500 |" in text
+    assert "- commit: abc" in text
+    assert "- [benchmarks/results/odd.json](../benchmarks/results/odd.json)" in text
+
+
+def test_an_unknown_comparison_is_one_line(capsys):
+    assert run.main(["digitz"]) == 2
+    assert capsys.readouterr().err.startswith("transmix: name a comparison: digits, ")
+
+
+def test_every_budget_can_be_planned():
+    """The recipes are there and their settings fit; of a set that is not, a name stands in."""
+    from transmix.cli.compare import TrainAndCompare
+    from transmix.cli.options import parse
+    from transmix.compare.train import plan
+    from transmix.recipes import load_recipe
+
+    for budget in run.BUDGETS.values():
+        settings = ["--data", "somewhere", *budget.settings]
+        asked = parse(TrainAndCompare, "compare", settings, TrainAndCompare(settings=load_recipe(budget.recipe)))
+        planned = plan(asked.settings, budget.mixes, budget.seeds)
+        assert len(planned) == len(budget.mixes) * budget.seeds

@@ -1,0 +1,139 @@
+"""transmix compare: runs beside each other, on a page; with --mix, trained first where they are missing."""
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from transmix.cli.options import parse
+from transmix.cli.train import DEFAULT_RECIPE, _recipe_name
+from transmix.compare import compare_runs, read_run, write_comparison
+from transmix.compare.draws import NO_TWIN
+from transmix.compare.train import has_label_twin, places, plan, train_missing
+from transmix.compare.write import tables
+from transmix.data.dataset import printable
+from transmix.recipes import Recipe, RecipeError, load_recipe
+from transmix.runs.error import RunError
+
+
+@dataclass(frozen=True)
+class CompareRuns:
+    """Compare runs: scores over seeds, paired differences and whether they are more than noise, curves.
+
+    Runs whose recipes differ in the seed alone are one group. To train what is compared first, say which mixes:
+    transmix compare --mix none cutmix transmix --seeds 3 --recipe digits (--mix --help explains it).
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders, two or more, on the same data."""
+    out: Path = Path("compare.html")
+    """The page; a table (.md) and all numbers (.json) are written beside it."""
+    baseline: str | None = None
+    """Name of the group that the others are compared with; CutMix where there is one, else the first."""
+
+
+@dataclass(frozen=True)
+class TrainAndCompare:
+    """Train a recipe with each of several mixes and seeds, then compare: --mix MIX MIX ... --seeds N.
+
+    What OUT holds already is taken or gone on with, so that the same command goes on after a stop. Any setting of
+    transmix train can be given and holds for all runs.
+    """
+
+    seeds: int = 3
+    """How many: seeds 0, 1, ..."""
+    recipe: str = DEFAULT_RECIPE
+    """A recipe that comes with the package (transmix recipes ls), or a YAML file."""
+    out: Path | None = None
+    """Folder of the runs and of compare.html, .md and .json; runs/compare-RECIPE if not given."""
+    baseline: str | None = None
+    """Name of the group that the others are compared with; CutMix where there is one, else the first."""
+    at_once: int | None = None
+    """Runs at a time; None: on a CPU one for each core (a run has one thread), else one for each GPU."""
+    settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+
+
+def main(arguments: list[str]) -> int:
+    """Parse the command line, train what is missing if mixes are named, compare, write, and print the table."""
+    mixes, rest = take_mixes(arguments)
+    if mixes is None:
+        asked = parse(CompareRuns, "compare", arguments)
+        if asked.out.suffix != ".html":
+            raise RecipeError(f"--out is the page to write and ends in .html, got {asked.out}")
+        _compare(asked.runs, asked.out, asked.baseline, arguments)
+        return 0
+    recipe = load_recipe(_recipe_name(rest) if rest else DEFAULT_RECIPE)
+    trained = parse(TrainAndCompare, "compare --mix ...", rest, TrainAndCompare(settings=recipe))
+    return _train_and_compare(mixes, trained, recipe, arguments)
+
+
+def take_mixes(arguments: Sequence[str]) -> tuple[list[str] | None, list[str]]:
+    """Return the words after --mix, up to the next option, and all others; None if there is no --mix."""
+    if not any(word == "--mix" or word.startswith("--mix=") for word in arguments):
+        return None, list(arguments)
+    mixes, rest, taking = [], [], False
+    for word in arguments:
+        if word == "--mix" or word.startswith("--mix="):
+            taking = True
+            mixes += [word.partition("=")[2]] if "=" in word else []
+        elif taking and not word.startswith("-"):
+            mixes.append(word)
+        else:
+            taking = False
+            rest.append(word)
+    return mixes, rest
+
+
+def _train_and_compare(mixes: list[str], asked: TrainAndCompare, base: Recipe, arguments: list[str]) -> int:
+    known = ("none", "mixup", "cutmix", "mixup+cutmix", "transmix")
+    if unknown := [mix for mix in mixes if mix not in known]:
+        raise RecipeError(f"--mix has no {unknown[0]!r}; it takes some of {', '.join(known)}")
+    if not mixes:
+        raise RecipeError("--mix names no mix; for instance --mix cutmix transmix")
+    if asked.settings.run.seed != base.run.seed:
+        raise RecipeError("give --seeds N, the number of seeds, instead of --seed")
+    if asked.settings.run.max_steps is not None:
+        raise RecipeError("--max-steps stops runs before their end, and those are not compared; give --epochs instead")
+    folder = asked.out or Path("runs") / f"compare-{Path(asked.recipe).stem}"
+    if folder.suffix in (".html", ".json", ".md"):
+        raise RecipeError(f"--out is a folder where runs are trained, got {folder}; the page is compare.html in it")
+    model = asked.settings.model
+    options = base.model.model_options | model.model_options  # as transmix train does
+    options = {name: value for name, value in options.items() if value is not None}
+    recipe, slots = places(replace(asked.settings, model=replace(model, model_options=options)), asked.at_once)
+    planned = plan(recipe, mixes, asked.seeds)
+    if "transmix" in mixes and not has_label_twin(mixes, recipe):
+        print(f"note: {NO_TWIN}", flush=True)
+    outcome = train_missing(planned, folder, slots)
+    if outcome.signal:
+        name = signal.Signals(outcome.signal).name
+        finished = sum((folder / run / "summary.json").exists() for run in planned)
+        raise RunError(
+            f"stopped by {name} with {finished} of {len(planned)} runs finished; the same command goes on from there",
+            128 + outcome.signal,
+        )
+    runs = [folder / name for name in planned if (folder / name / "recipe.yaml").exists()]
+    in_order = sorted(runs, key=lambda run: mixes.index(run.name.rpartition("-seed")[0]))
+    names = ", ".join(outcome.failed)
+    failed = f"{len(outcome.failed)} of {len(planned)} runs failed: {names}; the same command tries again"
+    try:
+        _compare(in_order, folder / "compare.html", asked.baseline, arguments)
+    except RunError as error:
+        raise RunError(f"{failed}. {error}", 1) if outcome.failed else error from None
+    if outcome.failed:
+        raise RunError(failed, 1)
+    return 0
+
+
+def _compare(runs: Sequence[Path], page: Path, baseline: str | None, arguments: list[str]) -> None:
+    comparison = compare_runs([read_run(run) for run in runs], baseline)
+    written = write_comparison(comparison, page, command=shlex.join(["transmix", "compare", *arguments]))
+    for caution in comparison.cautions:
+        print(f"warning: {printable(caution)}", file=sys.stderr)
+    print(tables(comparison))
+    print(f"written to {', '.join(map(str, written))}")

@@ -1,0 +1,195 @@
+"""Everything that a comparison says, as numbers: scores over seeds, paired differences, and what each is worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from transmix.compare.draws import LABEL_ONLY, NO_TWIN, Shared, say_shared, shared_draws
+from transmix.compare.groups import Group, cautions, differing, group_runs
+from transmix.compare.read import Trained, number
+from transmix.compare.statistics import LEVEL, Difference, Mean, difference, holm, mean_of
+from transmix.runs.error import RunError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number is called and shown: multiplied by `factor`, with `decimals` and `unit`."""
+
+    label: str
+    factor: float = 1.0
+    decimals: int = 2
+    unit: str = ""
+
+
+METRICS = {
+    "ema_top1": Metric("EMA top-1", 100, unit="%"),
+    "top1": Metric("top-1", 100, unit="%"),
+    "ema_top5": Metric("EMA top-5", 100, unit="%"),
+    "top5": Metric("top-5", 100, unit="%"),
+    "ema_val_loss": Metric("EMA NLL", 1, 3, "nats"),
+    "val_loss": Metric("NLL", 1, 3, "nats"),
+    "ema_calibration_error": Metric("EMA calibration error", 100, unit="%"),
+    "calibration_error": Metric("calibration error", 100, unit="%"),
+    "label_shift": Metric("label shift", 100, unit="%"),
+    "seconds": Metric("training time", 1, 0, "s"),
+    "images_per_second": Metric("images/s", 1, 0),
+}
+"""What is compared, by its name in the log: scores after the last epoch; label shift, how far attention moved the label
+of a row with a box, in the last epoch that mixed; time and speed of the training steps of the whole run."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One group against another.
+
+    Attributes:
+        group: name of the one.
+        baseline: name of the other, which is subtracted.
+        scores: metric -> difference, in the log's units (shares, nats).
+        shared: what the two saw alike.
+        p_holm: p of the compared score, raised for the number of comparisons; None for one seed.
+        verdict: whether it is more than noise, in words.
+    """
+
+    group: str
+    baseline: str
+    scores: dict[str, Difference]
+    shared: Shared
+    p_holm: float | None
+    verdict: str
+
+    @property
+    def common(self) -> str:
+        """What the two saw alike, in words."""
+        return say_shared(self.shared)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Groups of runs, beside each other.
+
+    Attributes:
+        groups: in the order given.
+        baseline: name of the group that others are compared with.
+        score: name in METRICS of what is compared: the average's top-1 where all runs kept one, else top-1.
+        metrics: those that any run has.
+        means: group -> metric -> over the seeds that finished.
+        compared: each group against the baseline, then pairs that differ in the label alone.
+        cautions: what a reader must know first.
+    """
+
+    groups: tuple[Group, ...]
+    baseline: str
+    score: str
+    metrics: dict[str, Metric]
+    means: dict[str, dict[str, Mean]]
+    compared: tuple[Compared, ...]
+    cautions: tuple[str, ...]
+
+
+def scores_of(run: Trained) -> dict[str, float]:
+    """Return the numbers of a run, by the names of METRICS; of one that has not finished, none."""
+    if not run.finished:
+        return {}
+    last = run.epochs[-1]
+    found = {name: float(last[name]) for name in METRICS if number(last.get(name))}
+    shifts = [float(row["label_shift"]) for row in run.epochs if number(row.get("label_shift"))]
+    found |= {"label_shift": shifts[-1]} if shifts else {}
+    found.pop("images_per_second", None)
+    if seconds := run.seconds:
+        images = last["step"] * run.recipe.optimization.batch_size
+        found |= {"seconds": seconds, "images_per_second": images / seconds}
+    return found
+
+
+def compare_runs(runs: Sequence[Trained], baseline: str | None = None) -> Comparison:
+    """Compare runs.
+
+    Args:
+        runs: two or more, on the same data.
+        baseline: name of the group that the others are compared with; None: CutMix where there is one, else the first.
+
+    Raises:
+        RunError: runs that cannot be compared, none finished, or a baseline that is not there.
+    """
+    groups = group_runs(runs)
+    if not any(group.finished for group in groups):
+        raise RunError("none of these runs is finished: nothing to compare yet; transmix train --resume goes on")
+    base = _baseline(groups, baseline)
+    finished = [run for group in groups for run in group.finished]
+    found = {id(run): scores_of(run) for run in finished}
+    score = "ema_top1" if all("ema_top1" in scores for scores in found.values()) else "top1"
+    known = {name: metric for name, metric in METRICS.items() if any(name in scores for scores in found.values())}
+    notes = cautions(groups)
+    if score == "top1" and "ema_top1" in known:
+        notes.append("Some runs kept no average of the weights: top-1 of the weights themselves is compared.")
+    by_seed = {
+        group.name: {
+            name: {run.seed: found[id(run)][name] for run in group.finished if name in found[id(run)]} for name in known
+        }
+        for group in groups
+    }
+    means = {
+        group: {name: mean_of(list(values.values())) for name, values in of_group.items() if values}
+        for group, of_group in by_seed.items()
+    }
+    compared = []
+    for group, other in _pairs(groups, base):
+        one, two = by_seed[group.name], by_seed[other.name]
+        scores = {name: difference(one[name], two[name]) for name in known}
+        if scores.get(score) is None:
+            notes.append(f"{group.name} and {other.name} have no finished seed in common: no difference between them.")
+            continue
+        shared = shared_draws(group.runs[0], other.runs[0])
+        present = {name: value for name, value in scores.items() if value is not None}
+        compared.append(Compared(group.name, other.name, present, shared, None, ""))
+    by_attention = {group.name for group in groups if group.runs[0].settings["mix"] == "transmix"}
+    if by_attention and not any(one.group in by_attention and one.shared.all for one in compared):
+        notes.append(NO_TWIN)
+    return Comparison(groups, base.name, score, known, means, _judged(compared, score), tuple(notes))
+
+
+def _baseline(groups: Sequence[Group], name: str | None) -> Group:
+    if name is None:
+        return next((group for group in groups if group.runs[0].settings["mix"] == "cutmix"), groups[0])
+    for group in groups:
+        if group.name == name:
+            return group
+    raise RunError(f"no group is called {name!r}; --baseline takes one of: {'; '.join(one.name for one in groups)}")
+
+
+def _pairs(groups: Sequence[Group], base: Group) -> list[tuple[Group, Group]]:
+    """Return each group with the baseline, and TransMix with what differs from it in the label alone."""
+    pairs = [(group, base) for group in groups if group is not base]
+    for group in groups:
+        for other in groups:
+            first, second = group.runs[0], other.runs[0]
+            if first.settings["mix"] != "transmix" or second.settings["mix"] == "transmix":
+                continue
+            alone = set(differing([first, second])) <= LABEL_ONLY and shared_draws(first, second).all
+            if alone and (group, other) not in pairs and (other, group) not in pairs:
+                pairs.append((group, other))
+    return pairs
+
+
+def _judged(compared: Sequence[Compared], score: str) -> tuple[Compared, ...]:
+    """Add Holm's p, over all that have one, and the verdicts."""
+    tested = [one for one in compared if one.scores[score].p is not None]
+    raised = iter(holm([p for one in tested if (p := one.scores[score].p) is not None]))
+    p_holm = {id(one): next(raised) for one in tested}
+    return tuple(
+        replace(one, p_holm=p_holm.get(id(one)), verdict=_verdict(one.scores[score], p_holm.get(id(one)), len(tested)))
+        for one in compared
+    )
+
+
+def _verdict(found: Difference, p_holm: float | None, tests: int) -> str:
+    if p_holm is None and len(found.seeds) == 1:
+        return "One seed: no interval, so nothing can be said about noise."
+    if p_holm is None:
+        return "Every seed differs by the same: no spread, so no interval, and nothing can be said about noise."
+    if not found.excludes_zero:
+        return "Not more than noise: the interval holds 0."
+    if p_holm < 1 - LEVEL:
+        among = f", also after allowing for {tests} comparisons" if tests > 1 else ""
+        return f"More than noise: the interval leaves 0 out{among}."
+    return f"Doubtful: the interval leaves 0 out, but among {tests} comparisons one can do so by chance."

@@ -1,0 +1,95 @@
+"""Which recipes mix alike: the same seed gives the same partners, boxes and ratios, or it does not.
+
+What is drawn follows from (seed, step, micro-batch, process), so it is found out by drawing, not by reasoning about it.
+"""
+
+from dataclasses import dataclass
+
+from transmix.compare.groups import LEFT_OUT
+from transmix.compare.read import Trained
+from transmix.data.keyed import key
+from transmix.mixing.mixer import Draw
+from transmix.training.step import build_mixer
+
+STEPS = 400
+"""Draws that are looked at."""
+
+LABEL_ONLY = {"mix", "attention_weight", "downsample", "smoothing"}
+"""Settings that change labels and no image."""
+
+NO_TWIN = (
+    "No group differs from transmix in the label alone: transmix switches between Mixup and CutMix, which cutmix and "
+    "mixup do not. mixup+cutmix with the same settings sees the same images; so does cutmix where mixup_alpha is 0 in "
+    "both."
+)
+"""What is said where TransMix is compared without its twin."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How two recipes mix the same rows in the same steps, as shares of the rows looked at.
+
+    Attributes:
+        same: mixed alike in every number (unmixed in both counts too).
+        boxes: both paste a box.
+        same_boxes: both paste the same box.
+        alike: whether all other settings are equal, but for the label's.
+    """
+
+    same: float
+    boxes: float
+    same_boxes: float
+    alike: bool
+
+    @property
+    def all(self) -> bool:
+        """Whether the two see the very same mixed images."""
+        return self.alike and self.same == 1
+
+
+def shared_draws(one: Trained, other: Trained, steps: int = STEPS) -> Shared:
+    """Draw the first mixing of two recipes side by side, both with the first one's seed.
+
+    Args:
+        one: a run of the one group.
+        other: of the other.
+        steps: about how many rows' draws to look at.
+    """
+    rows_a, rows_b = _rows(one, one.seed, steps), _rows(other, one.seed, steps)
+    pairs = list(zip(rows_a, rows_b, strict=False))
+    boxes = [(a[1], b[1]) for a, b in pairs if a[1] is not None and b[1] is not None]
+    changed = {name for name, value in one.settings.items() if value != other.settings[name]} - LEFT_OUT
+    mixing = {"mixup_alpha", "cutmix_alpha", "mix_prob", "switch_prob", "mix_mode"}
+    processes = one.environment.get("processes") == other.environment.get("processes")
+    return Shared(
+        same=sum(a == b for a, b in pairs) / len(pairs),
+        boxes=len(boxes) / len(pairs),
+        same_boxes=sum(a == b for a, b in boxes) / len(pairs),
+        alike=changed <= mixing | LABEL_ONLY and processes,
+    )
+
+
+def say_shared(shared: Shared) -> str:
+    """Say in a few words what two groups with the same seed have in common."""
+    if not shared.alike:
+        return "the seed alone: other settings differ too"
+    if shared.all:
+        return "the same mixed images: the label alone differs"
+    boxes = ", the same box wherever both paste one" if 0 < shared.boxes == shared.same_boxes else ""
+    return f"the same images before mixing, mixed alike {100 * shared.same:.0f} % of the time{boxes}"
+
+
+def _rows(run: Trained, seed: int, number: int) -> list[tuple[float, tuple | None]]:
+    """Return (lam, box) of the first rows that a run mixes; one stands for the batch where it is drawn once for it."""
+    mixing, size = run.recipe.mixing, run.recipe.data.image_size
+    mixer = build_mixer(mixing)
+    mixer.enabled = mixing.mix != "none"
+    batch = 2 if mixing.mix_mode == "batch" else min(run.recipe.optimization.batch_size, number)
+    rows: list[tuple[float, tuple | None]] = []
+    step = 0
+    while len(rows) < number:
+        mixer.generator.manual_seed(key(seed, "mix", step, 0, 0))
+        draw: Draw = mixer.draw(batch, size, size)
+        rows += list(zip(draw.lam, draw.boxes, strict=True))
+        step += 1
+    return rows[:number]

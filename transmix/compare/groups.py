@@ -1,0 +1,168 @@
+"""Runs sorted into groups that differ in the seed alone, and what stands in the way of comparing them."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transmix.compare.read import Trained
+from transmix.data.dataset import class_difference
+from transmix.runs.error import RunError
+from transmix.runs.folder import MAY_CHANGE
+
+LEFT_OUT = (MAY_CHANGE - {"epochs"}) | {"seed"}
+"""Settings that do not decide which group a run belongs to: the seed, and what does not change what is trained. (Of
+the data, `check_same_data` sees to it.)"""
+
+PACKAGES = ("transmix", "torch", "torchvision", "timm", "numpy", "pillow")
+MACHINE = ("device", "cores", "threads", "processes", "system", "python")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs of one recipe.
+
+    Attributes:
+        name: what sets it apart from the other groups: its mix, or "mix, setting value, ...".
+        runs: by rising seed.
+    """
+
+    name: str
+    runs: tuple[Trained, ...]
+
+    @property
+    def finished(self) -> tuple[Trained, ...]:
+        """The runs that came to their end."""
+        return tuple(run for run in self.runs if run.finished)
+
+
+def group_runs(runs: Sequence[Trained]) -> tuple[Group, ...]:
+    """Sort runs by recipe, the seed left out; groups stand in the order in which they first appear.
+
+    Raises:
+        RunError: fewer than two runs, different data, or a seed twice in a group.
+    """
+    if len(runs) < 2:
+        raise RunError("nothing to compare: name at least two run folders")
+    check_same_data(runs)
+    sorted_runs: dict[str, list[Trained]] = {}
+    for run in runs:
+        sorted_runs.setdefault(repr(_deciding(run)), []).append(run)
+    members = [sorted(group, key=lambda run: run.seed) for group in sorted_runs.values()]
+    differ = differing([group[0] for group in members])
+    groups = tuple(Group(_name(group[0], differ), tuple(group)) for group in members)
+    for group in groups:
+        for one, other in zip(group.runs, group.runs[1:], strict=False):
+            if one.seed == other.seed:
+                raise RunError(
+                    f"{one.folder} and {other.folder} are both {group.name} with seed {one.seed}; a seed counts once, "
+                    f"leave one out"
+                )
+    return groups
+
+
+def check_same_data(runs: Sequence[Trained]) -> None:
+    """Refuse runs whose scores are not of the same task.
+
+    Raises:
+        RunError: the data's names, the class lists or the numbers of validation images differ.
+    """
+    first, remedy = runs[0], "; compare runs of one data set with each other"
+    measured = next((run for run in runs if run.images), None)
+    for run in runs[1:]:
+        if difference := class_difference(first.classes, run.classes):
+            raise RunError(f"{run.folder} has other classes than {first.folder} ({difference}){remedy}")
+        if _data_name(run) != _data_name(first):
+            names = run.settings["data"], first.settings["data"]
+            raise RunError(f"{run.folder} was trained on {names[0]}, {first.folder} on {names[1]}{remedy}")
+        if measured and run.images and _by_name(run) != _by_name(measured):
+            raise RunError(
+                f"{run.folder} was measured on {sum(run.images)} validation images, {measured.folder} on "
+                f"{sum(measured.images or ())}, or on other numbers of each class{remedy}"
+            )
+
+
+def differing(runs: Sequence[Trained]) -> list[str]:
+    """Return the names of the deciding settings in which runs differ, the mix first."""
+    settings = [_deciding(run) for run in runs]
+    names = [name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)]
+    return sorted(names, key=lambda name: name != "mix")
+
+
+def cautions(groups: Sequence[Group]) -> list[str]:
+    """Return what a reader must know before believing a comparison: one sentence each, none if all is well."""
+    found = []
+    firsts = [group.runs[0] for group in groups]
+    for name in differing(firsts):
+        if name != "mix":
+            values = _listed([run.settings[name] for run in firsts], [group.name for group in groups])
+            found.append(f"Groups differ in more than the mix and the seed: {name} is {values}.")
+    for group in groups:
+        for run in group.runs:
+            if not run.finished:
+                done, epochs = len(run.epochs), run.settings["epochs"] + run.settings["cooldown_epochs"]
+                found.append(
+                    f"{group.name} seed {run.seed} ({run.folder}) is not finished: {done} of {epochs} epochs. It is "
+                    f"left out of all scores; transmix train --resume goes on with it."
+                )
+    seeds = {group.name: tuple(run.seed for run in group.finished) for group in groups}
+    if len(set(seeds.values())) > 1:
+        listed = "; ".join(f"{name}: {', '.join(map(str, has)) or 'none'}" for name, has in seeds.items())
+        found.append(f"Groups have different seeds ({listed}). Differences are over those that two groups share.")
+    names = [f"{group.name} seed {run.seed}" for group in groups for run in group.runs]
+    runs = [run for group in groups for run in group.runs]
+    if len({str(Path(run.settings["data"] or "")) for run in runs}) > 1:
+        listed = _listed([run.settings["data"] for run in runs], names)
+        found.append(f"Data of the same name lies in different places: {listed}. Are they the same?")
+    for package in PACKAGES:
+        found += _differs(f"version of {package}", lambda run, p=package: packages(run).get(p), runs, names)
+    found += _differs("commit", lambda run: run.environment.get("commit"), runs, names)
+    for key in MACHINE:
+        found += _differs(f"machine ({key})", lambda run, k=key: run.environment.get(k), runs, names)
+    return found
+
+
+def packages(run: Trained) -> dict[str, Any]:
+    """Return package -> version, as far as the run wrote it down."""
+    found = run.environment.get("packages")
+    return found if isinstance(found, dict) else {}
+
+
+def _differs(what: str, value: Callable[[Trained], Any], runs: Sequence[Trained], names: Sequence[str]) -> list[str]:
+    values = [value(run) for run in runs]
+    if all(one == values[0] for one in values):
+        return []
+    return [f"The {what} differs: {_listed(values, names)}."]
+
+
+def _listed(values: Sequence[Any], names: Sequence[str]) -> str:
+    """Return each value with the names that have it; the commonest with their number alone."""
+    texts = ["unknown" if value is None else str(value) for value in values]
+    parts = []
+    for rank, (text, count) in enumerate(Counter(texts).most_common()):
+        having = [name for name, one in zip(names, texts, strict=True) if one == text]
+        few = having[:4] + [f"{count - 4} more"] * (count > 4)
+        parts.append(f"{text} ({f'{count} runs' if rank == 0 and count > 4 else ', '.join(few)})")
+    return ", ".join(parts)
+
+
+def _deciding(run: Trained) -> dict[str, Any]:
+    return {name: value for name, value in run.settings.items() if name not in LEFT_OUT}
+
+
+def _name(run: Trained, differ: Sequence[str]) -> str:
+    parts = [str(run.settings["mix"])] + [f"{name} {_short(run.settings[name])}" for name in differ if name != "mix"]
+    return ", ".join(parts)
+
+
+def _short(value: Any) -> str:
+    return " ".join(f"{name}={part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _data_name(run: Trained) -> str:
+    return Path(run.settings["data"] or "").name
+
+
+def _by_name(run: Trained) -> dict[str, int]:
+    return dict(zip(run.classes, run.images or (), strict=False))

@@ -1,0 +1,158 @@
+"""The runs that a comparison is made of: several mixes and seeds of one recipe, trained where they are missing."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from transmix.compare.groups import LEFT_OUT
+from transmix.compare.read import number
+from transmix.compare.schedule import Outcome, Task, run_tasks
+from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, load_recipe
+from transmix.runs.disk import replace_file, why
+from transmix.runs.error import RunError
+from transmix.runs.folder import is_finished
+from transmix.runs.log import read_rows
+
+PROGRAM = (sys.executable, "-m", "transmix")
+"""What a run is trained by."""
+
+
+def plan(recipe: Recipe, mixes: Sequence[str], seeds: int) -> dict[str, Recipe]:
+    """Return what is to be trained: name of the run -> its recipe; seed by seed, so that pairs are complete early.
+
+    Raises:
+        RecipeError: a mix twice, fewer than two runs, or settings that a mix contradicts.
+    """
+    twice = sorted({mix for mix in mixes if mixes.count(mix) > 1})
+    if twice:
+        raise RecipeError(f"--mix has {', '.join(twice)} twice")
+    if seeds < 1:
+        raise RecipeError(f"--seeds must be at least 1, not {seeds}")
+    if seeds * len(mixes) < 2:
+        raise RecipeError("one run is nothing to compare; name more mixes, or give more --seeds")
+    planned = {}
+    for seed in range(seeds):
+        for mix in mixes:
+            one = replace(
+                recipe,
+                mixing=replace(recipe.mixing, mix=mix),  # type: ignore[arg-type]
+                run=replace(recipe.run, seed=seed),
+            )
+            check_recipe(one)
+            planned[f"{mix}-seed{seed}"] = one
+    return planned
+
+
+def has_label_twin(mixes: Sequence[str], recipe: Recipe) -> bool:
+    """Whether one of the mixes sees the same mixed images as TransMix, so that the label alone differs."""
+    return "mixup+cutmix" in mixes or ("cutmix" in mixes and recipe.mixing.mixup_alpha == 0)
+
+
+def places(recipe: Recipe, at_once: int | None = None) -> tuple[Recipe, list[dict[str, str]]]:
+    """Return the recipe with its threads and workers fixed, and the places where its runs can be trained side by side.
+
+    On a CPU a run has one thread (or as many as the recipe says) and no loader processes, whatever the number of runs
+    at a time, so that its results do not depend on it; there are as many places as that leaves cores for. Of GPUs,
+    each visible one is a place.
+
+    Args:
+        recipe: of all runs.
+        at_once: how many runs at a time; None: as many as there is room for.
+
+    Raises:
+        RecipeError: `at_once` is no number of runs, or more than there are GPUs.
+    """
+    import torch
+
+    if at_once is not None and at_once < 1:
+        raise RecipeError(f"--at-once must be at least 1, not {at_once}")
+    device, cores = recipe.run.device, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        threads = recipe.run.threads or 1
+        workers = recipe.data.workers or 0
+        fixed = replace(recipe, run=replace(recipe.run, threads=threads), data=replace(recipe.data, workers=workers))
+        number_of = at_once or max(1, cores // (threads + workers))
+        return fixed, [{"OMP_NUM_THREADS": str(threads)} for _ in range(number_of)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    slots = [{"CUDA_VISIBLE_DEVICES": name} for name in names] if device in ("auto", "cuda") else [{}]
+    if at_once is not None and at_once > len(slots):
+        raise RecipeError(f"--at-once {at_once} is more than the {len(slots)} GPUs there are; a run takes one")
+    slots = slots[:at_once]
+    if len(slots) > 1 and recipe.data.workers is None:
+        share = min(16, max(1, cores // len(slots) - 1))
+        recipe = replace(recipe, data=replace(recipe.data, workers=share))
+    return recipe, slots
+
+
+def train_missing(planned: Mapping[str, Recipe], folder: Path, slots: Sequence[Mapping[str, str]]) -> Outcome:
+    """Train what is not finished yet, each run in FOLDER/NAME as a process of its own.
+
+    Beside a run stand NAME.yaml, its recipe, and NAME.log, what it printed. Runs that stopped are gone on with.
+
+    Raises:
+        RunError: a folder holds a run with other settings, or another comparison is at work in FOLDER.
+    """
+    check_folders(planned, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            _lock(lock.fileno(), folder)
+            tasks = [_task(name, recipe, folder) for name, recipe in planned.items()]
+            left = [task for task in tasks if not is_finished(folder / task.name, None)]
+            kept = len(tasks) - len(left)
+            if kept:
+                print(f"{kept} of {len(tasks)} runs are finished already", flush=True)
+            return run_tasks(left, slots[: len(left)], keep_open=[lock.fileno()]) if left else Outcome((), {}, 0)
+    except OSError as error:
+        raise RunError(f"cannot write in {folder}: {why(error)}", 1) from error
+
+
+def check_folders(planned: Mapping[str, Recipe], folder: Path) -> None:
+    """Refuse run folders whose recipe is not the one that is asked for, before anything is trained.
+
+    Raises:
+        RunError: which folder, and what differs.
+    """
+    for name, recipe in planned.items():
+        run = folder / name
+        if not (run / "recipe.yaml").exists():
+            continue
+        changed = changed_settings(load_recipe(str(run / "recipe.yaml")), recipe)
+        may = LEFT_OUT - {"data", "seed", "on_bad_image"}
+        refused = [text for text in changed if text.split(":")[0] not in may]
+        if refused:
+            raise RunError(
+                f"{run} was trained with other settings: {'; '.join(refused)}. Ask for the same, give another --out, "
+                f"or remove it first"
+            )
+
+
+def _task(name: str, recipe: Recipe, folder: Path) -> Task:
+    run, file = folder / name, folder / f"{name}.yaml"
+    replace_file(file, dump_recipe(recipe).encode())
+    command = ["train", "--recipe", str(file), "--out", str(run), "--resume"]
+    epochs = recipe.optimization.epochs + recipe.optimization.cooldown_epochs
+
+    def share() -> tuple[float, str]:
+        done = [row["epoch"] for row in read_rows(run / "metrics.jsonl") if number(row.get("epoch"))]
+        ended = max(done, default=1) - 1  # rows of the epoch that is under way bear its number too
+        return ended / epochs, f"epoch {ended + 1}/{epochs}"
+
+    return Task(name, [*PROGRAM, *command], folder / f"{name}.log", share)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Take hold of a folder; the trainings inherit the hold, so that one left behind by a crash keeps it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(
+            f"another transmix compare is at work in {folder}, or trainings that it started; wait for them to end"
+        ) from error

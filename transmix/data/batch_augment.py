@@ -1,0 +1,215 @@
+"""What `augment` does to one image, for a batch on the device: first draw for all samples, then change all pixels.
+
+Draws are whole numbers, and tables looked up by them. Each has the distribution that torchvision and timm draw from.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from transmix.data.batch_pixels import erase, jittered, resized_crop, shifted
+from transmix.data.hashed import (
+    BOX,
+    CROP,
+    JITTER,
+    PLACE,
+    below,
+    chance,
+    fraction,
+    fractions_of_16_bits,
+    seed_keys,
+    words,
+)
+from transmix.recipes.settings import Augmentation
+
+TRIES = 10
+"""So many rectangles are tried, here as in torchvision's crop and in timm's erasing."""
+
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
+"""timm's: share of the image, and height by width."""
+
+ORDERS = (0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)
+"""In which brightness, contrast and saturation follow each other."""
+
+STEPS = 4096
+"""Jitter's factors are multiples of 1/4096: a factor times a difference of pixels is then exact in float32."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is to be done to n samples; None is not done at all.
+
+    Attributes:
+        samples: (n, 3) int64, (epoch, index, repeat); erasing's noise follows from it.
+        shift: (n, 2) int64, rows and columns that the image moves up and left.
+        crop: (n, 4) int64, top, left, height and width in the image as it is kept.
+        order: (n, 3) int64, permutation of brightness 0, contrast 1 and saturation 2.
+        factors: (n, 3) float32, of brightness, contrast and saturation.
+        flip: (n,) bool.
+        erased: (n, 4) int64, top, left, height and width; 0, 0, 0, 0 where nothing is erased.
+    """
+
+    samples: Tensor
+    shift: Tensor | None = None
+    crop: Tensor | None = None
+    order: Tensor | None = None
+    factors: Tensor | None = None
+    flip: Tensor | None = None
+    erased: Tensor | None = None
+
+    def __getitem__(self, rows: slice) -> "Draws":
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Draws(*(part if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
+
+class BatchAugmentation:
+    """Crop, flip, colour and erasing of a batch of training images, all of it decided by the samples' keys.
+
+    Args:
+        settings: what to do; `rand_augment` is not looked at.
+        source: height and width of the images that go in; but for crop 'random-resized', S each.
+        size: S, side of the images that come out.
+        seed: of the run.
+        device: of the images.
+    """
+
+    def __init__(
+        self,
+        settings: Augmentation,
+        source: tuple[int, int],
+        size: int,
+        seed: int,
+        device: torch.device | str,
+    ):
+        self.settings, self.source, self.size, self.keys = settings, source, size, seed_keys(seed)
+        self.aspects = erased_aspects().to(device)
+        self.crop_aspects = log_uniform(*settings.crop_ratio).to(device)
+        self.noise = noise_levels(settings.mean, settings.std).to(device)
+        self.orders = torch.tensor(ORDERS, device=device)
+
+    def draw(self, samples: Tensor) -> Draws:
+        """Decide what is done to samples (n, 3) int64, (epoch, index, repeat) a row, on their device."""
+        settings, size = self.settings, (self.size, self.size)
+        rows, columns, flip, erase = words(samples, self.keys, PLACE)[:, 0].unbind(1)
+        shift = crop = order = factors = erased = None
+        if settings.crop == "pad":
+            shift = torch.stack([below(one, 2 * settings.pad + 1) - settings.pad for one in (rows, columns)], 1)
+        elif settings.crop == "random-resized":
+            tried = words(samples, self.keys, CROP, TRIES)
+            crop = crop_boxes(tried, self.source, settings.crop_scale, settings.crop_ratio, self.crop_aspects)
+        if settings.color_jitter > 0:
+            which, *strengths = words(samples, self.keys, JITTER)[:, 0].unbind(1)
+            order = self.orders[below(which, len(ORDERS))]
+            factors = jitter_factors(torch.stack(strengths, 1), settings.color_jitter)
+        if settings.random_erasing > 0:
+            boxes = erased_boxes(words(samples, self.keys, BOX, TRIES), size, self.aspects)
+            erased = boxes * chance(erase, settings.random_erasing)[:, None]
+        return Draws(
+            samples, shift, crop, order, factors, chance(flip, settings.flip) if settings.flip > 0 else None, erased
+        )
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Do to images (n, 3, H, W) uint8 what was drawn; return (n, 3, S, S) uint8 with memory of its own."""
+        if draws.crop is not None:
+            images = resized_crop(images, draws.crop, self.size)
+        elif draws.shift is not None:
+            images = shifted(images, draws.shift)
+        if draws.order is not None and draws.factors is not None:
+            images = jittered(images, draws.order, draws.factors)
+        if draws.flip is not None:
+            images = torch.where(draws.flip[:, None, None, None], images.flip(3), images)
+        if draws.erased is None:
+            return images
+        if images.device.type != "cpu" or torch.compiler.is_compiling():
+            return erase(images, draws.erased, draws.samples, self.keys, self.noise)
+        rows = draws.erased[:, 2].nonzero()[:, 0]  # a GPU would have to be waited for; a CPU is spared noise
+        some = erase(images[rows], draws.erased[rows], draws.samples[rows], self.keys, self.noise)
+        return images.index_copy(0, rows, some)
+
+
+def log_uniform(low: float, high: float) -> Tensor:
+    """Return quantiles (65536,) float64 of a number whose logarithm is uniform."""
+    return (math.log(low) + math.log(high / low) * fractions_of_16_bits()).exp()
+
+
+def erased_aspects() -> Tensor:
+    """Return quantiles (65536,) float64 of an erased rectangle's height by width."""
+    return log_uniform(*ERASED_ASPECT)
+
+
+def noise_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return quantiles (3, 65536) uint8 of erasing's noise: N(0, 1) of normalised pixels, clipped to what they can be.
+
+    Args:
+        mean: of each channel, in 0..1.
+        std: of each channel, in 0..1.
+    """
+    normal = torch.special.ndtri(fractions_of_16_bits())
+    levels = [(normal * deviation + middle) * 255 for middle, deviation in zip(mean, std, strict=True)]
+    return torch.stack(levels).round().clamp(0, 255).byte()
+
+
+def crop_boxes(
+    tried: Tensor, source: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], aspects: Tensor
+) -> Tensor:
+    """Return top, left, height and width (n, 4) int64 of random resized crops, as torchvision draws them.
+
+    Args:
+        tried: words (n, tries, 4).
+        source: height and width of the image.
+        scale: area of the crop as a share of the image's, from and to.
+        ratio: width by height, from and to.
+        aspects: quantiles (65536,) of width by height.
+    """
+    height, width = source
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * fraction(tried[..., 0]))
+    aspect = aspects[tried[..., 1] >> 16]
+    columns, rows = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+    fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
+    top, left = below(tried[..., 2], height - rows + 1), below(tried[..., 3], width - columns + 1)
+    return _first(torch.stack([top, left, rows, columns], -1), fits, _central(source, ratio))
+
+
+def _central(source: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Return the box that torchvision takes where none of its tries fits."""
+    height, width = source
+    rows, columns = height, width
+    if width / height < min(ratio):
+        rows = round(width / min(ratio))
+    elif width / height > max(ratio):
+        columns = round(height * max(ratio))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def erased_boxes(tried: Tensor, size: tuple[int, int], aspects: Tensor) -> Tensor:
+    """Return top, left, height and width (n, 4) int64 of erased rectangles, as timm draws them; zeros if none fits.
+
+    Args:
+        tried: words (n, tries, 4).
+        size: height and width of the image.
+        aspects: quantiles (65536,) of height by width.
+    """
+    height, width = size
+    low, high = ERASED_AREA
+    area = height * width * (low + (high - low) * fraction(tried[..., 0]))
+    aspect = aspects[tried[..., 1] >> 16]
+    rows, columns = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+    fits = (rows < height) & (columns < width)
+    top, left = below(tried[..., 2], height - rows + 1), below(tried[..., 3], width - columns + 1)
+    return _first(torch.stack([top, left, rows, columns], -1), fits, (0, 0, 0, 0))
+
+
+def _first(boxes: Tensor, fits: Tensor, otherwise: tuple[int, ...]) -> Tensor:
+    """Return of (n, tries, 4) boxes the first that fits, (n, 4)."""
+    first = (fits * torch.arange(fits.shape[1], 0, -1, device=fits.device)).argmax(1)
+    found = boxes.take_along_dim(first[:, None, None], 1)[:, 0]
+    some = fits.any(1)
+    return torch.stack([torch.where(some, one, last) for one, last in zip(found.unbind(1), otherwise, strict=True)], 1)
+
+
+def jitter_factors(words: Tensor, strength: float) -> Tensor:
+    """Return factors (n, 3) float32, uniform around 1 and not below 0, of words (n, 3)."""
+    low, high = round(max(0.0, 1 - strength) * STEPS), round((1 + strength) * STEPS)
+    return (low + below(words, high - low + 1)).float() / STEPS

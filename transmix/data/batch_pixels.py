@@ -1,0 +1,117 @@
+"""Changes to the pixels of a batch, each sample by what was drawn for it.
+
+Pixels are moved, or computed in arithmetic that rounds nothing which the order of operations could change: a CPU and a
+GPU, and any batch that a sample is in, give the same bits. They are Pillow's, given the same draws.
+"""
+
+import torch
+from torch import Tensor
+
+from transmix.data.hashed import NOISE, words
+
+PILLOW_BITS = 22
+"""Pillow's resize weighs pixels by multiples of 2**-22."""
+
+
+def shifted(images: Tensor, shift: Tensor) -> Tensor:
+    """Move images (n, C, H, W) up and left by (n, 2); what comes in at the border is mirrored."""
+    height, width = images.shape[2:]
+    rows = _mirror(torch.arange(height, device=images.device) + shift[:, :1], height)
+    columns = _mirror(torch.arange(width, device=images.device) + shift[:, 1:], width)
+    places = (rows[:, :, None] * width + columns[:, None]).flatten(1)[:, None]
+    pixels = images.flatten(2)
+    return pixels.gather(2, places.expand_as(pixels)).view_as(images)
+
+
+def _mirror(places: Tensor, length: int) -> Tensor:
+    """Bring places into [0, length) by reflection at the first and the last."""
+    period = max(2 * (length - 1), 1)
+    places = places % period
+    return torch.where(places < length, places, period - places)
+
+
+def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut a box (n, 4) out of each of (n, C, H, W) uint8, resized to (n, C, S, S) as Pillow does: bicubic, first along.
+
+    Sums are of whole numbers in float64, which holds them exactly in whatever order they are added.
+    """
+    top, left, height, width = boxes.unbind(1)
+    across = _weights(left, width, images.shape[3], size)
+    down = _weights(top, height, images.shape[2], size)
+    narrow = _to_pixels(images.double().flatten(1, 2) @ across.mT).unflatten(1, images.shape[1:3])
+    low = _to_pixels(narrow.mT.flatten(1, 2) @ down.mT).unflatten(1, (-1, size))  # (n, C, S across, S down)
+    return low.byte().mT.contiguous()
+
+
+def _to_pixels(sums: Tensor) -> Tensor:
+    return sums.div_(2**PILLOW_BITS).add_(0.5).floor_().clamp_(0, 255)
+
+
+def _weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
+    """Return how much each source pixel counts for each one that comes out: (n, S, source), whole numbers in float64.
+
+    Args:
+        start: (n,) int64, first pixel that is seen.
+        length: (n,) int64, number of pixels that are seen.
+        source: pixels there are.
+        size: S.
+    """
+    scale = length.double()[:, None] / size
+    widened = scale.clamp(min=1)[:, :, None]  # to average where there are fewer pixels than before
+    centre = (torch.arange(size, device=start.device) + 0.5) * scale
+    place = torch.arange(source, device=start.device) - start[:, None]
+    seen = (place >= 0) & (place < length[:, None])
+    weight = _cubic((place[:, None] - centre[:, :, None] + 0.5).div_(widened).abs_()).mul_(seen[:, None])
+    return weight.div_(weight.sum(2, keepdim=True)).mul_(2**PILLOW_BITS).round_()
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Return the value of Pillow's bicubic filter at distances x: Keys' with a = -0.5."""
+    inner = (1.5 * x).sub_(2.5).mul_(x).mul_(x).add_(1)
+    x = x.clamp(max=2)
+    outer = (x - 5).mul_(x).add_(8).mul_(x).sub_(4).mul_(-0.5)
+    return torch.where(x < 1, inner, outer)
+
+
+def jittered(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of (n, 3, H, W) uint8 as Pillow's ImageEnhance does.
+
+    Each is a blend of the image with a lesser one: black, its mean grey, itself in grey.
+
+    Args:
+        images: (n, 3, H, W) uint8.
+        order: (n, 3) int64, in which order brightness 0, contrast 1 and saturation 2 are changed.
+        factors: (n, 3) float32, multiples of 1/4096, of brightness, contrast and saturation.
+    """
+    for kind in order.unbind(1):
+        red, green, blue = images.int().unbind(1)
+        grey = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).float()[:, None]
+        mean = (grey.mean((1, 2, 3), dtype=torch.float64) + 0.5).floor().float()[:, None, None, None]
+        kind = kind[:, None, None, None]
+        lesser = torch.where(kind == 0, 0.0, torch.where(kind == 1, mean, grey))
+        factor = factors.take_along_dim(kind[:, :, 0, 0], 1)[:, :, None, None]
+        images = (lesser + factor * (images - lesser)).clamp(0, 255).byte()
+    return images
+
+
+def erase(images: Tensor, boxes: Tensor, samples: Tensor, keys: tuple[int, int], levels: Tensor) -> Tensor:
+    """Fill a box (n, 4) of each of (n, 3, H, W) uint8 with noise that follows from the sample.
+
+    Args:
+        images: (n, 3, H, W) uint8.
+        boxes: (n, 4) int64, top, left, height and width.
+        samples: (n, 3) int64, (epoch, index, repeat).
+        keys: of the run.
+        levels: quantiles (3, 65536) uint8 of each channel's noise.
+    """
+    count, _, height, width = images.shape
+    values = 3 * height * width
+    drawn = words(samples, keys, NOISE, -(-values // 8)).flatten(1)
+    drawn = torch.cat([drawn >> 16, drawn & 0xFFFF], 1)[:, :values].view(count, 3, height * width)
+    drawn = drawn + torch.arange(0, 3 << 16, 1 << 16, device=drawn.device)[:, None]  # each channel's own quantiles
+    noise = levels.flatten().index_select(0, drawn.flatten()).view_as(images)
+    top, left, rows, columns = boxes[:, :, None, None].unbind(1)
+    row = torch.arange(height, device=images.device)[:, None]
+    column = torch.arange(width, device=images.device)
+    inside = (row >= top) & (row < top + rows) & (column >= left) & (column < left + columns)
+    return torch.where(inside[:, None], noise, images)

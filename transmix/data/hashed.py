@@ -1,0 +1,93 @@
+"""Random numbers as a function of a counter, in torch's whole numbers: the same on every device and in any batch.
+
+The function is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), from four
+counters and two keys of 32 bits to four words of 32 bits. The counters name what is drawn for: a sample's index, epoch
+and repeat, and a place; so a sample's numbers depend neither on what else is drawn nor on who draws.
+"""
+
+import torch
+from torch import Tensor
+
+from transmix.data.keyed import key
+
+WORD = 0xFFFFFFFF
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+WEYL = 0x9E3779B9, 0xBB67AE85  # what the two keys grow by from round to round
+ROUNDS = 10
+PLACES = 1 << 24
+"""Blocks of four words that a stream has for each sample."""
+
+PLACE, JITTER, CROP, BOX, NOISE = range(5)
+"""Streams: what words are for. Those of one say nothing about those of another."""
+
+
+def philox(counters: tuple[Tensor, ...], keys: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Return four tensors of words, int64 in [0, 2**32), from four of counters likewise, elementwise.
+
+    No product leaves the range of int64, whose overflow nobody defines: a multiplier m goes in as m - 2**32, which
+    is small and negative, so that x * m = x * (m - 2**32) + x * 2**32 has its upper word in `(product >> 32) + x`.
+
+    Args:
+        counters: four of one shape, or of shapes that broadcast.
+        keys: two, each in [0, 2**32).
+    """
+    first, second, third, fourth = counters
+    for turn in range(ROUNDS):
+        key_0, key_1 = ((start + turn * step) & WORD for start, step in zip(keys, WEYL, strict=True))
+        product_0, product_1 = first * (MULTIPLIERS[0] - 2**32), third * (MULTIPLIERS[1] - 2**32)
+        first, second, third, fourth = (
+            ((product_1 >> 32) + third) ^ second ^ key_0,
+            product_1 & WORD,
+            ((product_0 >> 32) + first) ^ fourth ^ key_1,
+            product_0 & WORD,
+        )
+    return first, second, third, fourth
+
+
+def seed_keys(seed: int) -> tuple[int, int]:
+    """Return the two keys that follow from a run's seed."""
+    whole = key(seed, "on-device")
+    return whole >> 32, whole & WORD
+
+
+def words(samples: Tensor, keys: tuple[int, int], stream: int, blocks: int = 1) -> Tensor:
+    """Return words (n, blocks, 4), int64 in [0, 2**32), of n samples.
+
+    Args:
+        samples: (n, 3) int64, (epoch, index, repeat) a row, each in [0, 2**32).
+        keys: of the run.
+        stream: what the words are for.
+        blocks: how many times four words.
+
+    Raises:
+        ValueError: more blocks than a stream has.
+    """
+    if blocks > PLACES:
+        raise ValueError(f"a stream has {PLACES} blocks of words for each sample, not {blocks}")
+    place = torch.arange(stream * PLACES, stream * PLACES + blocks, device=samples.device)
+    epoch, index, repeat = (part[:, None] for part in samples.unbind(1))
+    return torch.stack(philox((index, epoch, repeat, place), keys), dim=-1)
+
+
+def below(words: Tensor, count: int | Tensor) -> Tensor:
+    """Return whole numbers in [0, count), each as likely as the others to within count / 2**32; count < 2**31."""
+    return words * count >> 32
+
+
+def chance(words: Tensor, probability: float) -> Tensor:
+    """Return true as often as `probability` says: never at 0, always at 1."""
+    return words < round(probability * 2**32)
+
+
+def fraction(words: Tensor) -> Tensor:
+    """Return float64 in [0, 1), in steps of 2**-32, which are exact."""
+    return words.double() * 2.0**-32
+
+
+def fractions_of_16_bits() -> Tensor:
+    """Return the middles of 65,536 equal parts of [0, 1], float64 on the CPU.
+
+    A function of them, looked up by the upper 16 bits of a word, is a function of a random fraction; an exponential or
+    a normal quantile is so taken once, on the CPU, and cannot differ between devices.
+    """
+    return (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)

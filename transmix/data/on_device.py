@@ -1,0 +1,185 @@
+"""A data set that lies decoded on the device, where its batches are cut and augmented too.
+
+For small images the loader, image by image, takes longer than a small model. What a sample looks like follows from
+its key, as in the loader; the two draw other numbers from it, of the same distribution.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transmix.data.augment import EvaluationCrop, fit, to_tensor
+from transmix.data.bad import BadImages
+from transmix.data.batch_augment import BatchAugmentation, Draws
+from transmix.data.dataset import ImageData, Split
+from transmix.data.kept import check_memory, keep, kept_size
+from transmix.data.loader import TrainingSamples
+from transmix.data.order import EpochOrder, SampleKey
+from transmix.recipes.settings import Augmentation, Recipe, RecipeError
+
+BLOCK = 8192
+"""Samples that are drawn for at once: the device is told of few large draws rather than of many small ones."""
+
+
+class TrainingImages:
+    """Training images on the device, as N x 3 x H x W bytes, and what they look like augmented.
+
+    Crops 'pad' and 'none' see every image at S x S, to which it is resized once; 'random-resized' at its own size.
+
+    Args:
+        split: N images.
+        settings: the augmentation, without `rand_augment`.
+        size: S.
+        seed: of the run.
+        device: where to.
+        max_bad: How many images may be unreadable. Another one stands in for each, the same as in the loader.
+
+    Raises:
+        RecipeError: crop 'random-resized' of images whose sizes differ.
+        DataError: more than `max_bad` images cannot be read.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        settings: Augmentation,
+        size: int,
+        seed: int,
+        device: torch.device | str,
+        max_bad: int = 0,
+    ):
+        source = kept_size(split, settings.crop, size)
+        self.images, self.bad = keep(
+            split,
+            range(len(split)),
+            lambda image: to_tensor(image if settings.crop == "random-resized" else fit(image, size)),
+            source,
+            device,
+            max_bad,
+        )
+        self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
+        self.augment = BatchAugmentation(settings, source, size, seed, device)
+        self.instead = TrainingSamples(replace(split, bad=self.bad), to_tensor, seed)
+        self.device = torch.device(device)
+
+    def batch(self, samples: list[SampleKey]) -> tuple[Tensor, Tensor]:
+        """Return images (b, 3, S, S) uint8 and labels (b,) int64 of samples, on the device."""
+        return self.take(*self.draw(samples))
+
+    def draw(self, samples: list[SampleKey]) -> tuple[Tensor, Draws]:
+        """Return where the images of samples lie, (n,) int64, and what is to be done to them."""
+        keys = torch.tensor(samples, dtype=torch.int64)
+        sources = keys[:, 1].clone()
+        if self.bad:
+            for row, (epoch, index, _) in enumerate(samples):
+                if index in self.bad:
+                    sources[row] = self.instead._readable(epoch, index)[1]
+        keys, sources = (self._there(one) for one in (keys, sources))
+        return sources, self.augment.draw(keys)
+
+    def take(self, sources: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return images (b, 3, S, S) uint8 and labels (b,) int64 of what was drawn."""
+        return self.augment.apply(self.images[sources], draws), self.labels[sources]
+
+    def _there(self, numbers: Tensor) -> Tensor:
+        pinned = numbers.pin_memory() if self.device.type == "cuda" else numbers  # else the copy would be waited for
+        return pinned.to(self.device, non_blocking=True)
+
+
+class TrainingBatchesOnDevice:
+    """Batches of training images as `training_loader` gives them, but on the device.
+
+    Args:
+        images: on the device.
+        order: of the samples; each iteration is the epoch it is at.
+        bad: is told of images that cannot be read.
+    """
+
+    def __init__(self, images: TrainingImages, order: EpochOrder, bad: BadImages):
+        self.images, self.order, self.bad = images, order, bad
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.bad.add((error.where, error.reason) for error in self.images.bad.values())
+        batches, batch = iter(self.order), self.order.batch
+        while block := list(islice(batches, max(1, BLOCK // batch))):
+            sources, draws = self.images.draw([sample for samples in block for sample in samples])
+            for start in range(0, len(sources), batch):
+                rows = slice(start, start + batch)
+                yield self.images.take(sources[rows], draws[rows])
+
+
+class EvaluationImages:
+    """One process's share of a split on the device, cropped once.
+
+    Args:
+        split: N images.
+        crop: of each.
+        device: where to.
+        rank: of this process.
+        world: number of processes.
+        max_bad: How many images may be unreadable; they are black and do not count.
+
+    Raises:
+        DataError: more than `max_bad` images cannot be read.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        crop: EvaluationCrop,
+        device: torch.device | str,
+        rank: int = 0,
+        world: int = 1,
+        max_bad: int = 0,
+    ):
+        mine = range(rank, len(split), world)
+        self.images, self.bad = keep(split, mine, crop, (crop.size, crop.size), device, max_bad)
+        self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)[rank::world]).to(device)
+        self.valid = torch.tensor([index not in self.bad for index in mine], dtype=torch.bool)
+        self.most = len(range(0, len(split), world))
+
+    def batches(
+        self, batch: int, bad: BadImages | None = None, even: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield (images, labels, valid) as `evaluation_batches` does, but on the device; valid is on the CPU."""
+        if bad is not None:
+            bad.add((error.where, error.reason) for error in self.bad.values())
+        for start in range(0, len(self.labels), batch):
+            rows = slice(start, start + batch)
+            valid = self.valid[rows]
+            yield self.images[rows], self.labels[rows], None if valid.all() else valid
+        if even:
+            for _ in range(-(-self.most // batch) - -(-len(self.labels) // batch)):
+                black = self.images.new_zeros(1, *self.images.shape[1:])
+                yield black, self.labels.new_zeros(1), torch.zeros(1, dtype=torch.bool)
+
+
+def hold_on_device(
+    data: ImageData,
+    recipe: Recipe,
+    order: EpochOrder,
+    crop: EvaluationCrop,
+    device: torch.device,
+    bad: BadImages,
+) -> tuple[TrainingBatchesOnDevice, EvaluationImages]:
+    """Bring a run's images to its device: this process's training batches, and its share of the validation images.
+
+    Raises:
+        RecipeError: they do not fit, or the crop needs images of one size.
+        DataError: more images cannot be read than `bad` allows.
+    """
+    if device.type == "mps":
+        raise RecipeError("on_device computes in float64, which mps does not have; leave --on-device out")
+    size, settings = recipe.data.image_size, recipe.augmentation
+    share = len(range(order.rank, len(data.val), order.world))
+    check_memory(len(data.train), kept_size(data.train, settings.crop, size), share, size, device)
+    train = TrainingImages(data.train, settings, size, recipe.run.seed, device, bad.limit)
+    val = EvaluationImages(data.val, crop, device, order.rank, order.world, bad.limit)
+    return TrainingBatchesOnDevice(train, order, bad), val
