@@ -1,0 +1,101 @@
+"""The report of a run: one HTML file that stands alone, written into its folder."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transmix.report import course, result, scores
+from transmix.report.page import data_uri, render, write_page
+from transmix.report.read import RunFiles, read_file, read_run, tried
+
+LARGEST = 3_000_000
+"""Bytes of a report."""
+
+WIDEST, HEAVIEST = 1520, 600_000
+"""Pixels and bytes of a picture; a larger one is scaled down."""
+
+
+class Picture(NamedTuple):
+    """A picture as part of the page."""
+
+    source: str
+    width: int
+    height: int
+
+
+def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a run, finished or not.
+
+    Args:
+        folder: of the run.
+        out: the file; report.html in the folder if not given.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: there is no run, or the report cannot be written. What is missing or damaged in the folder is said in
+            the report itself.
+    """
+    path = Path(out) if out is not None else Path(folder) / "report.html"
+    write_page(path, report(Path(folder)))
+    return path
+
+
+def report(folder: Path) -> str:
+    """Return the report of a run as HTML of at most `LARGEST` bytes.
+
+    Raises:
+        RunError: there is no run.
+    """
+    found = read_run(folder)
+    pictures = {name: tried(found.problems, name, lambda name=name: picture(folder / name)) for name in PICTURES}
+    values = {name: _section(found, name, make) for name, make in SECTIONS.items()}
+    html = render("run.html", pictures=pictures, problems=found.problems, **values)
+    if len(html.encode()) > LARGEST:  # by the bounds of each part this does not happen
+        found.problems |= dict.fromkeys(PICTURES, "left out: with it, the report would be too large")
+        html = render("run.html", pictures=dict.fromkeys(PICTURES), problems=found.problems, **values)
+    return html
+
+
+def picture(path: Path) -> Picture:
+    """Return a picture made small enough for a page: PNG if that does, else JPEG, and scaled down until it does.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(read_file(path))) as image:
+        pixels = image.convert("RGB")
+    pixels.thumbnail((WIDEST, 4 * WIDEST), Image.Resampling.LANCZOS)
+    while True:
+        for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
+            file = io.BytesIO()
+            pixels.save(file, kind, **options)
+            if file.tell() <= HEAVIEST:
+                return Picture(data_uri(file.getvalue(), f"image/{kind}"), *pixels.size)
+        pixels = pixels.resize((pixels.width * 3 // 4 or 1, pixels.height * 3 // 4 or 1), Image.Resampling.LANCZOS)
+
+
+def _section(found: RunFiles, name: str, make: Callable[[RunFiles], Any]) -> Any:
+    return tried(found.problems, name, lambda: make(found))
+
+
+PICTURES = ("first_boxes.png", "last_boxes.png")
+SECTIONS = {
+    "overview": result.overview,
+    "result": result.result,
+    "curves": result.curves,
+    "label_shift": result.label_shift,
+    "classes": scores.classes,
+    "calibration": scores.calibration,
+    "evaluations": scores.evaluations,
+    "cost": course.cost,
+    "incidents": course.incidents,
+    "recipe": course.recipe,
+    "environment": course.environment,
+}
+"""Part of the template -> what makes its values of the run's files."""

@@ -1,0 +1,80 @@
+"""Numbers as people read them, each on one line with its unit."""
+
+import math
+from typing import Any
+
+from transmix.report.page import NO_BREAK, shorten
+
+NONE = "–"
+"""What stands where there is no number."""
+
+
+def percent(value: Any, digits: int = 2) -> str:
+    """Write a share in 0..1: 0.9194 -> '91.94 %'."""
+    return written(value, lambda share: f"{100 * share:.{digits}f}{NO_BREAK}%")
+
+
+def points(value: Any) -> str:
+    """Write a difference of shares: 0.114 -> '11.4 points'."""
+    return written(value, lambda share: f"{100 * share:.1f}{NO_BREAK}points")
+
+
+def decimal(value: Any) -> str:
+    """Write a number with four significant digits, as short as it goes, thousands set apart."""
+    return written(value, lambda real: f"{real:,.0f}" if abs(real) >= 1000 or real == int(real) else f"{real:.4g}")
+
+
+def whole(value: Any) -> str:
+    """Write a count, thousands set apart."""
+    return written(value, lambda count: f"{count:,.0f}")
+
+
+def duration(seconds: Any) -> str:
+    """Write a time: 129 -> '2 min 9 s'."""
+    return written(seconds, _duration)
+
+
+def size(count: Any) -> str:
+    """Write a number of bytes: 739936 -> '740 kB'."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if type(count) in (int, float) and count >= factor:
+            return f"{count / factor:.3g}{NO_BREAK}{unit}"
+    return written(count, lambda few: f"{few:.0f}{NO_BREAK}bytes")
+
+
+def setting(value: Any, depth: int = 2) -> str:
+    """Write a setting as in a recipe; of what is nested deeply, or long, no more than a line."""
+    if isinstance(value, dict | list | tuple) and not depth:
+        text = "…"
+    elif isinstance(value, dict):
+        text = ", ".join(f"{name}={setting(part, depth - 1)}" for name, part in list(value.items())[:20]) or "none"
+    elif isinstance(value, list | tuple):
+        text = ", ".join(setting(part, depth - 1) for part in value[:20]) or "none"
+    elif isinstance(value, bool) or value is None:
+        text = {True: "yes", False: "no", None: "none"}[value]
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    return shorten(text, 300)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Write a count of things: '1 step', '3 steps'."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def written(value: Any, write: Any) -> str:
+    """Write a number if it is one; what is none, or not finite, is said."""
+    if type(value) not in (int, float):
+        return NONE
+    return write(value) if math.isfinite(value) else "not a number" if math.isnan(value) else "infinite"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f}{NO_BREAK}s"
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
+    first = next(at for at, (count, _) in enumerate(parts) if count)
+    return NO_BREAK.join(f"{count}{NO_BREAK}{unit}" for count, unit in parts[first : first + 2] if count)
