@@ -104,3 +104,22 @@ def test_a_non_finite_logit_makes_the_error_nan(poison):
     logits, labels = random_batch(4, 8, 6)
     logits[2, 4] = poison
     assert math.isnan(measured(logits, labels))
+
+
+def test_what_each_bin_holds_is_what_the_error_is_made_of():
+    generator = torch.Generator().manual_seed(5)
+    logits, labels = 3 * torch.randn(200, 4, generator=generator), torch.randint(4, (200,), generator=generator)
+    error = CalibrationError(4, bins=10)
+    error.update(logits, labels)
+    found = dict(error.compute())
+    confidence, predicted = logits.softmax(1).max(1)
+    where = torch.ceil(confidence * 10).long() - 1  # bins (m/10, (m+1)/10]
+    for bin_number in range(10):
+        inside = where == bin_number
+        assert found["reliability"]["count"][bin_number] == int(inside.sum())
+        assert found["reliability"]["hits"][bin_number] == int((predicted == labels)[inside].sum())
+        assert found["reliability"]["confidence"][bin_number] == pytest.approx(
+            float(confidence[inside].sum()), abs=1e-4
+        )
+    gaps = zip(found["reliability"]["hits"], found["reliability"]["confidence"], strict=True)
+    assert found["calibration_error"] == pytest.approx(sum(abs(right - sure) for right, sure in gaps) / 200, abs=1e-9)

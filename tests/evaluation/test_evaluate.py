@@ -44,8 +44,10 @@ def score(model, batches, **changes):
 def assert_same(ours, theirs, tolerance=1e-6):
     assert ours.keys() == theirs.keys()
     assert torch.as_tensor(ours["confusion"]).equal(torch.as_tensor(theirs["confusion"]))
+    for part, values in theirs["reliability"].items():
+        assert ours["reliability"][part] == pytest.approx(values, abs=1e-5), part
     for name, value in theirs.items():
-        assert name == "confusion" or ours[name] == pytest.approx(value, abs=tolerance, nan_ok=True), name
+        assert name in ("confusion", "reliability") or ours[name] == pytest.approx(value, abs=tolerance, nan_ok=True), name
 
 
 def test_scores_are_those_of_the_model_in_evaluation_mode():
@@ -64,6 +66,7 @@ def test_scores_are_those_of_the_model_in_evaluation_mode():
         "top1",
         "top5",
         "calibration_error",
+        "reliability",
         "per_class_accuracy",
         "confusion",
     }

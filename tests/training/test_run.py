@@ -39,7 +39,9 @@ def test_a_run_leaves_everything_that_its_folder_promises(finished):
         "model.safetensors",
         "ema.safetensors",
         "confusion.csv",
+        "reliability.json",
         "summary.json",
+        "report.html",
     }
     assert load_recipe(str(folder / "recipe.yaml")) == recipe
     assert json.loads((folder / "classes.json").read_text()) == ["dark", "light"]
@@ -306,3 +308,23 @@ def test_layer_decay_and_binary_cross_entropy_and_tensorboard_work_together(imag
     changes = {"layer_decay": 0.7, "loss": "bce", "tensorboard": True, "max_steps": 3, "mix_mode": "elem"}
     train(small_recipe(images, **changes), tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_a_run_ends_with_its_report_and_does_without_where_that_fails(
+    images, small_recipe, tmp_path, monkeypatch, capsys
+):
+    train(small_recipe(images, max_steps=2), tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    bins = json.loads((tmp_path / "run" / "reliability.json").read_text())
+    assert sum(bins["model"]["count"]) == sum(bins["ema"]["count"]) == 8  # validation images
+    assert "Training report" in page
+    assert f"report: {tmp_path / 'run' / 'report.html'}\n" in capsys.readouterr().out
+
+    def fail(folder):
+        raise ValueError("no room")
+
+    monkeypatch.setattr("transmix.report.run.write_report", fail)
+    assert train(small_recipe(images, max_steps=2), tmp_path / "other")["step"] == 2
+    said = capsys.readouterr().out
+    assert f"no report: ValueError: no room; transmix report {tmp_path / 'other'} tries again\n" in said
+    assert not (tmp_path / "other" / "report.html").exists()

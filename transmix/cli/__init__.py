@@ -14,6 +14,7 @@ VERBS = {
     "models": "list the models that are read, where, and how well",
     "replay": "run a step that was not finite again, and say where",
     "show": "draw figures: mixed pairs, attention, curves, reliability",
+    "report": "write one page about a run that stands alone",
     "recipes": "list, show or copy the recipes that come with the package",
 }
 

@@ -1,6 +1,7 @@
 """Whether a model that says 80 % is right 80 % of the time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +30,9 @@ class CalibrationError:
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu", bins: int = 15) -> None:
         self.num_classes = num_classes
+        self.images = torch.zeros(bins, dtype=torch.int64, device=device)
         self.hits = torch.zeros(bins, dtype=torch.int64, device=device)
         self.confidence = torch.zeros(bins, dtype=sum_dtype(device), device=device)
-        self.count = torch.zeros((), dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
@@ -43,11 +44,18 @@ class CalibrationError:
         # result nan
         where = (torch.bucketize(confidence, edges) - 1).clamp(0, bins - 1)
         hit = top_classes(logits)[:, 0] == labels
+        self.images.index_add_(0, where, torch.ones_like(where))
         self.hits.index_add_(0, where, hit.long())
         self.confidence.index_add_(0, where, confidence.to(self.confidence.dtype))
-        self.count += len(labels)
 
-    def compute(self) -> Iterator[tuple[str, float]]:
-        """Yield 'calibration_error'; nan if no sample came."""
+    def compute(self) -> Iterator[tuple[str, Any]]:
+        """Yield 'calibration_error', nan if no sample came, and 'reliability', what each bin holds.
+
+        That is M numbers each of 'count' (images), 'hits' (of them right) and 'confidence' (the sum of theirs).
+        """
         # n_m cancels: n_m * |accuracy_m - mean confidence_m| = |hits_m - sum of confidences_m|
-        yield "calibration_error", float((self.hits - self.confidence).abs().sum() / self.count)
+        yield "calibration_error", float((self.hits - self.confidence).abs().sum() / self.images.sum())
+        yield (
+            "reliability",
+            {"count": self.images.tolist(), "hits": self.hits.tolist(), "confidence": self.confidence.tolist()},
+        )

@@ -44,8 +44,8 @@ def evaluate(
 
     Returns:
         'images', their number; 'loss' in nats; 'nonfinite_logits', a number of images; 'top1', 'top5',
-        'calibration_error' in 0..1; 'per_class_accuracy', K numbers in 0..1, nan for a class without
-        images; 'confusion', (K, K) counts.
+        'calibration_error' in 0..1; 'reliability', what the bins of confidence hold (see `CalibrationError`);
+        'per_class_accuracy', K numbers in 0..1, nan for a class without images; 'confusion', (K, K) counts.
 
     Raises:
         ValueError: If no rank has an image that counts, or shapes do not fit.

@@ -9,7 +9,8 @@
     examples/              per epoch, attention and logits of eight fixed validation images
     checkpoints/           to resume from
 
-and when the run is finished model.safetensors, ema.safetensors, confusion.csv, summary.json.
+and when the run is finished model.safetensors, ema.safetensors, confusion.csv, reliability.json (what bins of
+confidence hold), summary.json, report.html.
 """
 
 import csv
@@ -191,7 +192,13 @@ def write_confusion(folder: Path, counts: Tensor, classes: tuple[str, ...]) -> N
     replace_file(folder / "confusion.csv", text.getvalue().encode())
 
 
-def write_end(folder: Path, summary: dict[str, Any], confusion: Tensor, classes: tuple[str, ...]) -> None:
+def write_end(
+    folder: Path,
+    summary: dict[str, Any],
+    confusion: Tensor,
+    classes: tuple[str, ...],
+    reliability: dict[str, Any] | None = None,
+) -> None:
     """Write what a finished run has, the summary last.
 
     Raises:
@@ -199,6 +206,8 @@ def write_end(folder: Path, summary: dict[str, Any], confusion: Tensor, classes:
     """
     with writing(folder):
         write_confusion(folder, confusion, classes)
+        if reliability:
+            replace_file(folder / "reliability.json", json.dumps(reliability, indent=1).encode())
         newest, _ = newest_checkpoint(folder / "checkpoints")
         for name in ("model.safetensors", "ema.safetensors"):
             if newest is not None and (newest / name).exists():

@@ -116,6 +116,7 @@ class TrainingRun:
         self.best: dict[str, Any] | None = None
         self.reads: list[dict[str, Any]] = []
         self.scores: dict[str, Any] | None = None
+        self.reliability: dict[str, Any] = {}
         self.pending_random_state: dict[str, Tensor] | None = None
         self.random_states: dict[int, dict[str, Tensor]] = {}  # before each step since the last read, by its number
         self.failed_saves = 0
@@ -262,6 +263,8 @@ class TrainingRun:
             if better:
                 self.best = {"score": score, "step": self.step_number, "epoch": epoch + 1}
             keep_examples(self, epoch)
+        if self.world.device.type == "cuda":
+            row["peak_memory"] = torch.cuda.max_memory_allocated(self.world.device)
         if count := self.bad.count():
             row["bad_images"] = count
         if self.world.leads:
@@ -295,6 +298,7 @@ class TrainingRun:
                 normalise=self.normalise,
                 amp_dtype=AMP[self.recipe.model.amp],
             )
+            self.reliability["ema" if prefix else "model"] = self.scores["reliability"]
             scores |= {
                 prefix + ("val_loss" if name == "loss" else name): self.scores[name]
                 for name in ("loss", "top1", "top5", "calibration_error")
@@ -338,6 +342,16 @@ class TrainingRun:
             assert self.scores is not None
             summary["last"] = self.log.epochs[-1] if self.log.epochs else None
             self.log.close()
-            run_folder.write_end(self.folder, summary, self.scores["confusion"], self.data.classes)
+            run_folder.write_end(self.folder, summary, self.scores["confusion"], self.data.classes, self.reliability)
+            self._write_report()
         distributed.wait_for_all(self.world)
         return summary
+
+    def _write_report(self) -> None:
+        """Write the page about the run; the run is done whether or not that works."""
+        try:
+            from transmix.report.run import write_report
+
+            print(f"report: {write_report(self.folder)}", flush=True)
+        except Exception as error:  # whatever it is, no run fails for it
+            print(f"no report: {type(error).__name__}: {error}; transmix report {self.folder} tries again", flush=True)
