@@ -9,6 +9,7 @@ VERBS = {
     "train": "train a Vision Transformer as a recipe says",
     "doctor": "look at every image of a data set for what would stop or mislead training",
     "evaluate": "measure a run, a timm model or a weights file",
+    "app": "serve a page to this computer: drag a box over two images, see what the label becomes",
     "compare": "set runs beside each other: is a difference more than noise?",
     "export": "write a run's model for timm, Hugging Face or ONNX",
     "models": "list the models that are read, where, and how well",
@@ -41,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"transmix.cli.{verb}")
     except ModuleNotFoundError as error:
-        return complain(f"{error.name} is not installed; install what this needs: pip install 'transmix[train]'")
+        extra = "app" if error.name == "gradio" else "train"
+        return complain(f"{error.name} is not installed; install what this needs: pip install 'transmix[{extra}]'")
     from transmix.attention import AttentionError
     from transmix.data.dataset import DataError
     from transmix.distributed import LostProcessError

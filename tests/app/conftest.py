@@ -1,0 +1,46 @@
+"""The page's default model, with random weights, and image files of every kind that people have."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transmix.app.opened import open_model
+from transmix.app.values import Watched
+
+
+@pytest.fixture(scope="session")
+def opened():
+    """deit_tiny_patch16_224 as it is opened where nothing is named."""
+    return open_model()
+
+
+@pytest.fixture(scope="session")
+def watched(opened):
+    torch.set_num_threads(1)
+    return Watched(opened.viewed, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Name -> image file of that kind; red above, blue below, 60 x 40 pixels (height x width) when upright."""
+    folder = tmp_path_factory.mktemp("files")
+    pixels = np.zeros((60, 40, 3), dtype=np.uint8)
+    pixels[:30, :, 0], pixels[30:, :, 2] = 255, 255
+    image = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # lies on its side: to be turned by 90 degrees
+    made = {
+        "plain": (image, "png", {}),
+        "large": (image.resize((1000, 1500)), "jpeg", {"quality": 95}),
+        "grey": (image.convert("L"), "png", {}),
+        "deep": (Image.fromarray(np.full((60, 40), 30_000, dtype=np.uint16)), "png", {}),
+        "clear": (image.convert("RGBA"), "png", {}),
+        "rotated": (image.transpose(Image.Transpose.ROTATE_90), "jpeg", {"exif": turned, "quality": 95}),
+    }
+    made["clear"][0].putalpha(0)
+    paths = {}
+    for name, (one, kind, options) in made.items():
+        paths[name] = folder / f"{name}.{kind}"
+        one.save(paths[name], kind, **options)
+    return paths

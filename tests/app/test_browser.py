@@ -1,0 +1,136 @@
+"""The page as people use it, in a real browser: drop, drag, switch, copy."""
+
+import contextlib
+import io
+import json
+import re
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+
+from transmix.app.page import build_page
+from transmix.app.picture import SAMPLES, read_picture, sample
+from transmix.app.serve import private_files, served
+from transmix.app.values import Setting, percents, show
+
+
+@pytest.fixture(scope="module")
+def address(opened, watched):
+    with private_files(), served(build_page(opened, watched)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def page(browser, address):
+    context = browser.new_context(viewport={"width": 1280, "height": 1100})
+    page = context.new_page()
+    page.seen = {"requests": [], "errors": []}
+    page.on("request", lambda request: page.seen["requests"].append(request.url))
+    page.on("pageerror", lambda error: page.seen["errors"].append(str(error)))
+    page.on("console", lambda line: page.seen["errors"].append(line.text) if line.type == "error" else None)
+    page.goto(address)
+    page.wait_for_selector("#share-own", timeout=60_000)
+    yield page
+    context.close()
+
+
+def box_on_page(page):
+    sides = [int(float(page.locator(f"#box-{side} input").input_value())) for side in ("top", "left", "tall", "wide")]
+    top, left, tall, wide = sides
+    return top, left, top + tall, left + wide
+
+
+def state(page):
+    """What the page says: of a model with random weights, the label alone may not change to three decimals."""
+    texts = [page.locator(part).text_content() for part in ("#shares", "#attention", "#classes")]
+    return [*texts, page.locator("#attention img").get_attribute("src"), box_on_page(page)]
+
+
+def settles(page, before):
+    """Wait until the page says something else than `before`, and has said the same for a moment."""
+    for _ in range(100):
+        page.wait_for_timeout(300)
+        now = state(page)
+        if now != before:
+            page.wait_for_timeout(500)
+            if state(page) == now:
+                return
+    raise AssertionError("the page does not change, or does not rest")
+
+
+def assert_shows(page, setting, own, partner, watched):
+    shown = show(setting, *(watched.crop(read_picture(path)) for path in (own, partner)), watched)
+    for rule, lam in shown.lam.items():
+        cells = page.locator(f"tr[data-rule={rule}] td").all_text_contents()
+        assert [cells[0], cells[2]] == [f"{share:.1f} %" for share in percents(lam)], rule
+    assert page.locator("#share-own").text_content() == f"{percents(shown.lam[setting.rule])[0]:.1f} %"
+    return shown
+
+
+def test_drag_switch_upload_and_copy(page, address, watched, files):
+    own, partner = map(sample, SAMPLES)
+    before = state(page)
+    first = box_on_page(page)
+    assert_shows(page, Setting(first), own, partner, watched)
+
+    frame = page.locator("#stage .tm-stage").bounding_box()  # dragging the box: press in its middle, move, release
+    assert frame is not None
+    middle = [frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2]
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] - frame["width"] / 8, middle[1] + frame["height"] / 8, steps=5)
+    page.mouse.up()
+    settles(page, before)
+    box = box_on_page(page)
+    assert box != first
+    assert (box[2] - box[0], box[3] - box[1]) == (first[2] - first[0], first[3] - first[1])
+    assert box[0] > first[0]
+    assert box[1] < first[1]
+    assert_shows(page, Setting(box), own, partner, watched)
+
+    before = state(page)  # a rule, and a file of one's own
+    page.get_by_label("area", exact=True).check()
+    settles(page, before)
+    assert_shows(page, Setting(box, rule="area"), own, partner, watched)
+    before = state(page)
+    page.get_by_label("attention", exact=True).check()
+    settles(page, before)
+    before = state(page)
+    page.locator("#image-a input[type=file]").set_input_files(files["rotated"])
+    settles(page, before)
+    shown = assert_shows(page, Setting(box, rule="attention"), files["rotated"], partner, watched)
+
+    code = page.locator("#code .cm-content").inner_text()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(code, "copied.py", "exec"), {})
+    lam = [float(one) for one in re.findall(r"lam (\d\.\d{3})", said.getvalue())]
+    assert lam == pytest.approx(list(shown.lam.values()), abs=0.00051)
+
+    assert all(url.startswith((address, "data:", "blob:")) for url in page.seen["requests"])
+    assert page.seen["errors"] == []
+
+
+def test_a_wrong_file_is_a_sentence_and_the_page_stays(page, files, tmp_path):
+    (tmp_path / "notes.txt").write_text("not an image")
+    label = page.locator("#label").text_content()
+    page.locator("#image-b input[type=file]").set_input_files(tmp_path / "notes.txt")
+    note = page.locator("#remarks .tm-error")
+    note.wait_for(timeout=20_000)
+    assert note.text_content() == (
+        "notes.txt: cannot read the image (not an image, or of a kind that is not read); replace or remove it."
+    )
+    assert page.locator("#label").text_content() == label
+
+
+def test_nothing_serious_for_who_cannot_see_or_use_a_mouse(page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    found = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    ours = [one for one in found if "tm-" in json.dumps(one["nodes"])]
+    assert [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in ours] == []
+    page.locator("#stage .tm-box").focus()
+    before, top = state(page), box_on_page(page)[0]
+    page.keyboard.press("ArrowUp")
+    settles(page, before)
+    assert box_on_page(page)[0] < top

@@ -1,0 +1,81 @@
+"""Images that people give: every kind upright and in colour, or a sentence."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transmix.app import picture
+from transmix.app.answer import Controls, answer
+from transmix.app.picture import SAMPLES, is_sample, read_picture, received, sample
+from transmix.data.dataset import DataError
+
+NO_IMAGE = "cannot read the image (not an image, or of a kind that is not read); replace or remove it"
+
+
+@pytest.mark.parametrize(
+    ("name", "above", "below"),
+    [
+        ("plain", (255, 0, 0), (0, 0, 255)),
+        ("large", (254, 0, 0), (0, 0, 254)),
+        ("rotated", (254, 0, 0), (0, 0, 254)),
+        ("grey", (76, 76, 76), (29, 29, 29)),
+        ("deep", (117, 117, 117), (117, 117, 117)),
+        ("clear", (255, 255, 255), (255, 255, 255)),
+    ],
+)
+def test_every_kind_is_upright_and_in_colour(name, above, below, files, opened, watched):
+    pixels = read_picture(files[name])
+    height, width = pixels.shape[:2]
+    np.testing.assert_allclose(pixels[height // 4, width // 2].astype(int), above, atol=3)
+    np.testing.assert_allclose(pixels[3 * height // 4, width // 2].astype(int), below, atol=3)
+    found = answer(Controls(files[name], files["plain"], (9, 9, 50, 50), (9, 9, 59, 59)), opened, watched)
+    assert found.errors == ()
+    assert found.shown is not None
+    assert found.shown.mixed.shape == (3, 224, 224)
+
+
+def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, opened, watched, monkeypatch):
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "cut.jpeg").write_bytes(files["large"].read_bytes()[:3000])
+    expected = {
+        "text.png": f"text.png: {NO_IMAGE}",
+        "empty.png": "empty.png: the file is empty",
+        "gone.png": "gone.png: the file is no longer there; give it again",
+    }
+    for name, message in expected.items():
+        with pytest.raises(DataError) as error:
+            read_picture(tmp_path / name)
+        assert str(error.value) == message
+    with pytest.raises(DataError, match=r"^cut\.jpeg: cannot read the image"):
+        read_picture(tmp_path / "cut.jpeg")
+    asked = Controls(tmp_path / "text.png", files["plain"], (9, 9, 50, 50), (9, 9, 59, 59))
+    assert answer(asked, opened, watched).errors == (f"{expected['text.png']}.",)
+    assert answer(replace(asked, own=files["plain"]), opened, watched).errors == ()
+    monkeypatch.setattr(picture, "LARGEST_IMAGE", 60 * 40 - 1)
+    Image.new("RGB", (40, 60)).save(tmp_path / "wide.png")
+    with pytest.raises(DataError, match=r"^wide\.png: 60 x 40 pixels are too many"):
+        read_picture(tmp_path / "wide.png")
+    monkeypatch.setattr(picture, "LARGEST_FILE", 10)
+    Image.new("RGB", (4, 4)).save(tmp_path / "heavy.png")
+    with pytest.raises(DataError, match=r"^heavy\.png: 0 MB are too much"):
+        read_picture(tmp_path / "heavy.png")
+
+
+def test_only_files_given_to_the_page_are_read(tmp_path, files):
+    folder = files["plain"].parent
+    assert received({"path": str(files["plain"])}, folder) == files["plain"].resolve()
+    with pytest.raises(DataError, match="not a file that was given to this page"):
+        received({"path": str(folder / ".." / "elsewhere.png")}, folder)
+    with pytest.raises(DataError, match=r"^big\.png: 100 MB are too much; up to 32 MB are read$"):
+        received({"name": "big.png", "size": 100 * 2**20}, tmp_path)
+    with pytest.raises(DataError, match=r"^a\.png: the file did not arrive; give it again$"):
+        received({"name": "a.png", "size": 3}, tmp_path)
+
+
+def test_samples_are_known_by_their_content(tmp_path):
+    assert all(is_sample(sample(name)) for name in SAMPLES)
+    (tmp_path / SAMPLES[0]).write_bytes(b"another picture of that name")
+    assert not is_sample(tmp_path / SAMPLES[0])

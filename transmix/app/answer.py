@@ -1,0 +1,139 @@
+"""From what the controls hold to what the page shows: read the images, settle the box, look, weigh, write."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from transmix.app.code import write_code
+from transmix.app.opened import Opened
+from transmix.app.picture import data_uri, read_picture
+from transmix.app.values import LAST, MEAN, Setting, Shown, Watched, box_within, scaled_box, show
+from transmix.data.dataset import DataError
+from transmix.mixing.box import Box, box_area
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the controls hold, as it came from the browser.
+
+    Attributes:
+        own: File of image A, None where there is none.
+        partner: File of image B.
+        box: (top, left, height, width) in pixels; what is None is not filled in.
+        anchor: The box last set by hand, which the ratio scales.
+        ratio: lam, 0..1: in a blend the weight of A, else the area left to A.
+        blend: Mixup instead of a box.
+        rule: One of `WEIGHTS`.
+        layer: Number of a layer, or `LAST`.
+        head: Of a head, or `MEAN`.
+        downsample: "nearest" or "fraction".
+        moved: What was moved last: "ratio", "box", or anything else.
+    """
+
+    own: Path | None
+    partner: Path | None
+    box: tuple[float | None, ...]
+    anchor: Box
+    ratio: float = 0.5
+    blend: bool = False
+    rule: str = "mean"
+    layer: int = LAST
+    head: int = MEAN
+    downsample: str = "nearest"
+    moved: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the page shows.
+
+    Attributes:
+        setting: What was understood.
+        anchor: As in `Controls`, for the next time.
+        lam: Of the mixing ratio's control.
+        images: A and B as the model takes them, (3, H, W) uint8; None where there is none.
+        shown: None unless both images are there.
+        code: Likewise; reproduces `shown`.
+        errors: What cannot be done, and why.
+        remarks: What else is to be said.
+    """
+
+    setting: Setting
+    anchor: Box
+    lam: float
+    images: tuple[Tensor | None, Tensor | None]
+    shown: Shown | None = None
+    code: str = ""
+    errors: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def stage(self, size: tuple[int, int]) -> dict[str, Any] | None:
+        """Return what the picture with the box is drawn of; see stage.js."""
+        own, partner = self.images
+        if own is None or partner is None:
+            return None
+        a, b = (data_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner))
+        box, blend, lam = list(self.setting.box), self.setting.blend, self.setting.lam
+        return {"a": a, "b": b, "height": size[0], "width": size[1], "box": box, "blend": blend, "lam": lam}
+
+
+def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "cpu") -> Answer:
+    """Work out what the page shows; what is wrong with an image or the box is said, not raised.
+
+    Args:
+        controls: What was chosen.
+        opened: The model, for the code.
+        watched: The same as it runs.
+        device: Where it runs.
+    """
+    errors: list[str] = []
+    try:
+        setting, anchor, ratio = _settle(controls, watched)
+    except ValueError as error:
+        errors.append(str(error))
+        setting, anchor, ratio = _settle(replace(controls, box=_sides(controls.anchor), moved=""), watched)
+    own, partner = (_image(path, watched, errors) for path in (controls.own, controls.partner))
+    if own is None or partner is None or controls.own is None or controls.partner is None:
+        missing = " and ".join(
+            f"image {name}" for name, path in (("A", controls.own), ("B", controls.partner)) if not path
+        )
+        remarks = (f"There is no {missing} yet: drop a file on its field, or use the example photographs.",)
+        return Answer(setting, anchor, ratio, (own, partner), None, "", tuple(errors), remarks if missing else ())
+    shown = show(setting, own, partner, watched)
+    code = write_code(setting, controls.own, controls.partner, opened, watched, device)
+    return Answer(setting, anchor, ratio, (own, partner), shown, code, tuple(errors), shown.remarks)
+
+
+def _settle(controls: Controls, watched: Watched) -> tuple[Setting, Box, float]:
+    """Return the setting, the box last set by hand, and the mixing ratio."""
+    height, width = watched.size
+    ratio = min(max(float(controls.ratio), 0.0), 1.0)
+    if controls.moved == "ratio" and not controls.blend:
+        anchor, box = controls.anchor, scaled_box(controls.anchor, ratio, height, width)
+    else:
+        box = box_within(controls.box, height, width)
+        anchor = box if controls.moved == "box" else controls.anchor
+    layer = controls.layer if controls.layer in watched.heads else LAST
+    heads = watched.heads.get(layer if layer != LAST else max(watched.heads, default=LAST), 0)
+    head = controls.head if controls.head < heads else MEAN
+    lam = ratio if controls.blend else 1 - box_area(box) / (height * width)
+    chosen = (controls.rule, layer, head, controls.downsample)
+    return Setting(box, lam, controls.blend, *chosen), anchor, lam
+
+
+def _image(path: Path | None, watched: Watched, errors: list[str]) -> Tensor | None:
+    """Read an image as the model takes it; what is wrong with it is added to the errors."""
+    if path is None:
+        return None
+    try:
+        return watched.crop(read_picture(path))
+    except DataError as error:
+        errors.append(f"{error}.")
+        return None
+
+
+def _sides(box: Box) -> tuple[float, ...]:
+    top, left, bottom, right = box
+    return top, left, bottom - top, right - left

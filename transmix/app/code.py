@@ -1,0 +1,104 @@
+"""The Python that reproduces what is on the page: the public functions, the same images, the same numbers."""
+
+from pathlib import Path
+
+from transmix.app.opened import Opened
+from transmix.app.picture import is_sample
+from transmix.app.values import LAST, MEAN, WEIGHTS, Setting, Watched
+
+
+def write_code(setting: Setting, own: Path, partner: Path, opened: Opened, watched: Watched, device: str) -> str:
+    """Write a program that prints the shares that the page shows.
+
+    Args:
+        setting: What was chosen.
+        own: File of image A.
+        partner: File of image B.
+        opened: The model, and how it is made.
+        watched: The same as it runs.
+        device: Where it runs, "cpu" or another.
+    """
+    imports, make_model = opened.code
+    wanted = {"import torch", "import transmix", *imports}
+    reading = _reading(setting, watched)
+    if "attention_maps" in reading:
+        wanted.add("from transmix.attention import attention_maps")
+    read_own, read_partner = (_image(path, wanted) for path in (own, partner))
+    elsewhere = "" if device == "cpu" else f".to({device!r})"
+    lines = [
+        *_sorted(wanted),
+        "",
+        make_model,
+        *([f"model = model{elsewhere}"] if elsewhere else []),
+        "",
+        f"own = crop({read_own})  # image A, (3, H, W) uint8",
+        f"partner = crop({read_partner})  # image B",
+        "images, labels = torch.stack([own, partner]), torch.tensor([0, 1])",
+        _mixing(setting),
+        "",
+        "shift, scale = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]",
+        f"inputs = ((mixed.images / 255 - shift) / scale){elsewhere}",
+        reading,
+        "",
+        f"for rule, weight in {WEIGHTS!r}.items():",
+        "    relabelled = transmix.attention_labels(",
+        f"        mixed, attention, grid={watched.grid}, weight=weight, downsample={setting.downsample!r}",
+        "    )",
+        "    lam = relabelled.lam[0].item()  # of row 0: the weight of image A's own label",
+        "    share = round(100 * lam, 1)",
+        '    print(f"{rule:<9}  lam {lam:.3f}  A {share:5.1f} %  B {100 - share:5.1f} %")',
+        "",
+        "probabilities, classes = logits[0].softmax(0).topk(min(3, logits.shape[1]))",
+        "for number, probability in zip(classes.tolist(), probabilities.tolist()):",
+        '    print(f"class {number}: {probability:.1%}")',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sorted(imports: set[str]) -> list[str]:
+    """Order imports as tools for that do: others, a blank line, transmix; `import` before `from`."""
+    blocks = [
+        sorted(
+            (line for line in imports if ("transmix" in line) == ours), key=lambda line: (line.startswith("from"), line)
+        )
+        for ours in (False, True)
+    ]
+    return [*blocks[0], "", *blocks[1]]
+
+
+def _image(path: Path, imports: set[str]) -> str:
+    """Return the expression that reads an image, and add what it needs to the imports."""
+    if is_sample(path):
+        imports.add("from sklearn.datasets import load_sample_image")
+        return f"load_sample_image({path.name!r})"
+    imports.add("from transmix.data.decode import decode_image")
+    return f"decode_image({str(path)!r}, {path.name!r})"
+
+
+def _mixing(setting: Setting) -> str:
+    if setting.blend:
+        return f"mixed = transmix.mixup(images, labels, lam={setting.lam!r})"
+    return f"mixed = transmix.cutmix(images, labels, box={setting.box})  # top, left, bottom, right"
+
+
+def _reading(setting: Setting, watched: Watched) -> str:
+    """Return the lines that make `attention` (2, P) and `logits` (2, K)."""
+    if setting.layer == LAST and setting.head == MEAN:
+        return "\n".join(
+            [
+                "with transmix.AttentionReader(model, eval=True) as reader, torch.no_grad():",
+                "    logits = model(inputs)",
+                "    attention = reader.take().cpu()  # (2, P): the row that TransMix reads",
+            ]
+        )
+    layer = max(watched.heads) if setting.layer == LAST else setting.layer
+    heads = ".mean(1)[:, 0" if setting.head == MEAN else f"[:, {setting.head}, 0"
+    what = "the mean over the heads" if setting.head == MEAN else f"head {setting.head}"
+    return "\n".join(
+        [
+            "with torch.no_grad():",
+            "    logits = model(inputs)",
+            f"maps = attention_maps(model, inputs, layers={layer})[0].cpu()  # (2, G, N, N)",
+            f"attention = maps{heads}, -{watched.grid[0] * watched.grid[1]}:]  # (2, P): the class token's, {what}",
+        ]
+    )

@@ -1,0 +1,143 @@
+"""What happens when a control of the page is used: one question to `answer`, and its answer to the components."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from transmix.app.answer import Answer, Controls, answer
+from transmix.app.opened import Opened
+from transmix.app.parts import NOTHING, attention_part, classes_part, field_part, remarks_part, shares_part
+from transmix.app.picture import SAMPLES, received, sample
+from transmix.app.values import LAST, MEAN, Watched
+from transmix.data.dataset import DataError
+
+SIDES = ("top", "left", "tall", "wide")
+ASKED = ("own", "partner", "anchor", "method", "ratio", *SIDES, "rule", "layer", "head", "downsample")
+"""The components that hold what was chosen."""
+
+BOX_MOVED = ("stage", "typing", "leaving")
+
+log = logging.getLogger("transmix.app")
+
+
+def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: Watched, device: str) -> None:
+    """Connect the components of a page, by name, to what they do."""
+    inputs = {parts[name] for name in ASKED}
+    outputs = [part for name, part in parts.items() if name not in ("swap", "examples")]
+    how: dict[str, Any] = {
+        "show_progress": "hidden",
+        "trigger_mode": "always_last",  # while an answer is on its way, of all that happens only the last is asked
+        "concurrency_id": "answer",
+        "concurrency_limit": 1,
+        "api_visibility": "private",
+    }
+
+    def respond(held: Mapping[Any, Any], moved: str, refused: str = "", **changes: Any) -> dict[Any, Any]:
+        """Answer, with `changes` over what the components hold, and bring them in step."""
+        values = {name: held[parts[name]] for name in ASKED} | changes
+        try:
+            found = answer(controls_of(values, moved), opened, watched, device)
+            written = changes | read(found, opened, watched, refused) | in_step(found, watched, moved)
+        except Exception as error:  # whatever goes wrong, the page says so in a sentence
+            log.exception("the page could not answer")
+            said = f"That went wrong: {type(error).__name__}: {error}. The terminal has the details."
+            written = {"remarks": remarks_part([said], [])}
+        return {parts[name]: value for name, value in written.items()}
+
+    def on(event: Callable, moved: str, **changes: Any) -> None:
+        def listen(held: dict[Any, Any]) -> dict[Any, Any]:
+            return respond(held, moved, **changes)
+
+        event(listen, inputs, outputs, **how)
+
+    def drag(held: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        top, left, bottom, right = event._data["box"]
+        return respond(held, "stage", top=top, left=left, tall=bottom - top, wide=right - left)
+
+    def swap(held: dict[Any, Any]) -> dict[Any, Any]:
+        return respond(held, "images", own=held[parts["partner"]], partner=held[parts["own"]])
+
+    def on_upload(name: str) -> None:
+        def give(held: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+            try:
+                path = received(event._data, Path(get_upload_folder()))
+            except DataError as error:
+                return respond(held, "", refused=f"{error}.")
+            return respond(held, "images", **{name: str(path)})
+
+        parts[f"{name}_field"].upload(give, inputs, outputs, **how)
+
+    parts["stage"].input(drag, inputs, outputs, **how)
+    on(parts["ratio"].input, "ratio")
+    for side in SIDES:
+        on(parts[side].input, "typing")
+        on(parts[side].submit, "leaving")
+        on(parts[side].blur, "leaving")
+    for name in ("method", "rule", "layer", "head", "downsample"):
+        on(parts[name].input, name)
+    for name in ("own", "partner"):
+        on_upload(name)
+        on(parts[f"{name}_field"].clear, "images", **{name: None})
+    parts["swap"].click(swap, inputs, outputs, **how)
+    samples = dict(zip(("own", "partner"), (str(sample(name)) for name in SAMPLES), strict=True))
+    on(parts["examples"].click, "images", **samples)
+    on(page.load, "images")
+
+
+def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
+    """Make `Controls` of what the components hold, by name."""
+    own, partner = (Path(values[name]) if values[name] else None for name in ("own", "partner"))
+    return Controls(
+        own,
+        partner,
+        tuple(values[side] for side in SIDES),
+        tuple(values["anchor"]),
+        values["ratio"] or 0.0,
+        values["method"] == "mixup",
+        values["rule"],
+        int(values["layer"]),
+        int(values["head"]),
+        values["downsample"],
+        "box" if moved in BOX_MOVED else moved,
+    )
+
+
+def read(found: Answer, opened: Opened, watched: Watched, refused: str = "") -> dict[str, Any]:
+    """Return what there is to read in an answer, by component."""
+    errors = [*([refused] if refused else []), *found.errors]
+    written = {"remarks": remarks_part(errors, found.remarks), "code": found.code}
+    if found.shown is None:
+        return written | dict.fromkeys(("attention", "shares", "classes"), NOTHING)
+    return written | {
+        "attention": attention_part(found.shown, found.setting, watched.size),
+        "shares": shares_part(found.shown, found.setting),
+        "classes": classes_part(found.shown, opened.classes),
+    }
+
+
+def in_step(found: Answer, watched: Watched, moved: str) -> dict[str, Any]:
+    """Return what the controls are to hold after an answer, but for the one in someone's hand."""
+    top, left, bottom, right = found.setting.box
+    changed: dict[str, Any] = {"anchor": found.anchor}
+    if moved != "stage":
+        changed["stage"] = found.stage(watched.size)
+    if moved != "ratio":
+        changed["ratio"] = found.lam
+    if moved != "typing":
+        for side, value in zip(SIDES, (top, left, bottom - top, right - left), strict=True):
+            changed[side] = gr.Number(value, interactive=not found.setting.blend)
+    if moved == "layer":
+        changed["head"] = gr.Dropdown(head_choices(watched, found.setting.layer), value=found.setting.head)
+    if moved == "images":
+        changed["own_field"], changed["partner_field"] = map(field_part, found.images, "AB")
+    return changed
+
+
+def head_choices(watched: Watched, layer: int) -> list[tuple[str, int]]:
+    """Return what can be chosen among the heads of a layer: label and value."""
+    number = watched.heads.get(max(watched.heads, default=LAST) if layer == LAST else layer, 0)
+    return [("mean of all", MEAN), *((str(head), head) for head in range(number))]

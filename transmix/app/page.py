@@ -1,0 +1,146 @@
+"""The page: Gradio's controls around a picture with a box; `events` says what happens when they are used."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from transmix.app.events import connect, head_choices
+from transmix.app.opened import Opened
+from transmix.app.parts import NOTHING
+from transmix.app.picture import LARGEST_FILE, SAMPLES, sample
+from transmix.app.values import LAST, MEAN, Watched
+from transmix.mixing.box import Box
+
+HERE = Path(__file__).parent
+EDGES = "".join(f'<i data-edges="{edge}"></i>' for edge in ("n", "s", "w", "e"))
+CORNERS = "".join(f'<i class="tm-corner" data-edges="{corner}"></i>' for corner in ("nw", "ne", "sw", "se"))
+STAGE = f"""
+<div class="tm-stage tm-none"><img alt="Image A" draggable="false"><img alt="Image B, pasted into it" draggable="false">
+<div class="tm-box" tabindex="0" role="group" aria-roledescription="movable box">{EDGES}{CORNERS}</div>
+<p class="tm-missing">Two images are needed.</p></div>
+<p class="tm-small">Drag the box to move it, an edge or corner to resize it, elsewhere to draw a new one.
+Keys: arrows move it, with Shift they resize it.</p>"""
+DROP = """
+<div class="tm-drop tm-{letter}"><label><input type="file" accept="image/*" aria-label="Image {upper}: choose a file">
+<span class="tm-thumb">${{value}}</span></label>
+<span><b>Image {upper}</b><span class="tm-small">Drop a file here, or click</span>
+<button type="button" class="tm-remove" aria-label="Remove image {upper}">Remove</button></span></div>"""
+CREDIT = """
+<p class="tm-small">Example photographs: china.jpg by danielbuechele, flower.jpg by vultilion, CC BY 2.0, as they come
+with scikit-learn. Images stay on this computer, and are deleted when the app stops.</p>"""
+
+
+def build_page(opened: Opened, watched: Watched, device: str = "cpu") -> gr.Blocks:
+    """Make the page of a model."""
+    height, width = watched.size
+    first = (height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2)
+    with gr.Blocks(title=f"transmix: {opened.name}", analytics_enabled=False) as page:
+        gr.HTML(_head(opened, watched))
+        parts: dict[str, Any] = {
+            "remarks": gr.HTML(
+                "", html_template='<div role="status">${value}</div>', js_on_load=None, elem_id="remarks"
+            )
+        }
+        with gr.Row(equal_height=False, elem_classes="tm-row"):
+            parts |= _pictures()
+        with gr.Row(equal_height=False, elem_classes="tm-row"):
+            parts |= _images() | _mixing(height, width, first) | _weighing(watched)
+        gr.HTML('<h2 class="tm">The Python that gives these numbers</h2>', elem_id="code-head")
+        parts["code"] = gr.Code(
+            language="python", label="Python", elem_id="code", show_line_numbers=False, buttons=["copy"]
+        )
+        parts["anchor"] = gr.State(first)
+        connect(page, parts, opened, watched, device)
+    return page
+
+
+def _head(opened: Opened, watched: Watched) -> str:
+    (height, width), (h, w) = watched.size, watched.grid
+    notice = f'<p class="tm-note">{_with_code(opened.notice)}</p>' if opened.notice else ""
+    return f"""<header class="tm-head"><h1>Whose label is it?</h1>
+<p>A box of image B is pasted into image A. CutMix gives B the share of the label that the box has of the area; TransMix
+asks the model where it looks. Drag the box and see.</p>
+<p class="tm-small">Model: <b>{escape(opened.name)}</b>, {height} × {width} pixels, {h} × {w} patches.</p></header>
+{notice}"""
+
+
+def _with_code(text: str) -> str:
+    """Escape a text, and set what stands between backquotes as code."""
+    return "".join(f"<code>{part}</code>" if odd % 2 else part for odd, part in enumerate(escape(text).split("`")))
+
+
+def _pictures() -> dict[str, Any]:
+    """Lay out the mixed image, the attention, and the label."""
+    parts: dict[str, Any] = {}
+    with gr.Column(min_width=280):
+        gr.HTML('<h2 class="tm">Mixed image</h2>')
+        script = (HERE / "stage.js").read_text(encoding="utf-8")
+        parts["stage"] = gr.HTML(None, html_template=STAGE, js_on_load=script, elem_id="stage")
+    with gr.Column(min_width=280):
+        gr.HTML('<h2 class="tm">Where the model looks</h2>')
+        parts["attention"] = gr.HTML(NOTHING, elem_id="attention")
+    with gr.Column(min_width=280):
+        gr.HTML('<h2 class="tm">Label</h2>')
+        parts["shares"] = gr.HTML(NOTHING, elem_id="shares")
+        gr.HTML('<h2 class="tm tm-later">What the model says</h2>')
+        parts["classes"] = gr.HTML(NOTHING, elem_id="classes")
+    return parts
+
+
+def _images() -> dict[str, Any]:
+    """Lay out the fields for both images; "own" and "partner" hold the paths of their files."""
+    parts: dict[str, Any] = {}
+    script = (HERE / "drop.js").read_text(encoding="utf-8").replace("LARGEST", str(LARGEST_FILE))
+    with gr.Column(min_width=280):
+        gr.HTML('<h2 class="tm">Images</h2>')
+        for name, letter, file in (("own", "a", SAMPLES[0]), ("partner", "b", SAMPLES[1])):
+            template = DROP.format(letter=letter, upper=letter.upper())
+            parts[f"{name}_field"] = gr.HTML("", html_template=template, js_on_load=script, elem_id=f"image-{letter}")
+            parts[name] = gr.State(str(sample(file)))
+        with gr.Row(elem_classes="tm-buttons"):
+            parts["swap"] = gr.Button("Swap A and B", size="sm", min_width=100)
+            parts["examples"] = gr.Button("Example photographs", size="sm", min_width=100)
+        gr.HTML(CREDIT)
+    return parts
+
+
+def _mixing(height: int, width: int, box: Box) -> dict[str, Any]:
+    """Lay out how the images are mixed."""
+    top, left, bottom, right = box
+    sides = {
+        "top": ("Top", top, height),
+        "left": ("Left", left, width),
+        "tall": ("Height", bottom - top, height),
+        "wide": ("Width", right - left, width),
+    }
+    parts: dict[str, Any] = {}
+    with gr.Column(min_width=280):
+        gr.HTML('<h2 class="tm">Mixing</h2>')
+        methods = [("CutMix: paste a box", "cutmix"), ("Mixup: blend", "mixup")]
+        parts["method"] = gr.Radio(methods, value="cutmix", label="Method", elem_id="method")
+        about: dict[str, Any] = {"label": "Mixing ratio, lam", "info": "The part of the picture that is A’s."}
+        parts["ratio"] = gr.Slider(0, 1, 0.75, step=0.01, elem_id="ratio", buttons=[], **about)
+        with gr.Row(elem_classes="tm-sides"):
+            for name, (label, value, most) in sides.items():
+                limits: dict[str, Any] = {"minimum": 0, "maximum": most, "precision": 0}
+                parts[name] = gr.Number(value, label=label, min_width=70, elem_id=f"box-{name}", **limits)
+    return parts
+
+
+def _weighing(watched: Watched) -> dict[str, Any]:
+    """Lay out whose attention counts, and for what."""
+    rules = [("area", "area"), ("attention", "attention"), ("mean (TransMix)", "mean")]
+    layers = [("last", LAST), *((str(number), number) for number in sorted(watched.heads)[:-1])]
+    downs = [("nearest, as published", "nearest"), ("fraction of each patch", "fraction")]
+    parts: dict[str, Any] = {}
+    with gr.Column(min_width=280):
+        gr.HTML('<h2 class="tm">Attention and label</h2>')
+        parts["rule"] = gr.Radio(rules, value="mean", label="Rule", elem_id="rule")
+        with gr.Row():
+            parts["layer"] = gr.Dropdown(layers, value=LAST, label="Layer", min_width=100, elem_id="layer")
+            heads = head_choices(watched, LAST)
+            parts["head"] = gr.Dropdown(heads, value=MEAN, label="Head", min_width=100, elem_id="head")
+        parts["downsample"] = gr.Radio(downs, value="nearest", label="Box on patches", elem_id="downsample")
+    return parts

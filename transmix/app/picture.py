@@ -1,0 +1,95 @@
+"""Images that people give: read within bounds, or refused in a sentence; and pictures as a page takes them."""
+
+import base64
+import filecmp
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from transmix.data.dataset import DataError, printable
+from transmix.data.decode import decode_image, image_size
+
+LARGEST_FILE = 32 * 2**20
+LARGEST_IMAGE = 50_000_000
+"""Pixels: 150 MB once decoded."""
+
+SAMPLES = ("china.jpg", "flower.jpg")
+"""The photographs that come with scikit-learn (CC BY, see its images/README.txt)."""
+
+
+def sample(name: str) -> Path:
+    """Return the path of one of `SAMPLES`."""
+    return Path(str(resources.files("sklearn.datasets.images") / name))
+
+
+def is_sample(path: Path) -> bool:
+    """Whether a file is one of `SAMPLES`, under its own name."""
+    return path.name in SAMPLES and filecmp.cmp(path, sample(path.name), shallow=False)
+
+
+def received(sent: Mapping[str, Any], folder: Path) -> Path:
+    """Return the file that a browser gave, once it is known that it can be read.
+
+    Args:
+        sent: What drop.js says: `path` of the file as the app received it, or `name` and `size` of one it did not.
+        folder: Where the app keeps what it receives.
+
+    Raises:
+        DataError: It was not received, or cannot be read.
+    """
+    if "path" not in sent:
+        name, size = str(sent.get("name", "the file")), int(sent.get("size", 0))
+        _check_bytes(name, size)
+        raise DataError(f"{printable(name)}: the file did not arrive; give it again")
+    path = Path(str(sent["path"])).resolve()
+    if not path.is_relative_to(folder.resolve()):  # a path that this page did not get from us
+        raise DataError(f"{printable(path.name)}: not a file that was given to this page")
+    read_picture(path)
+    return path
+
+
+@lru_cache(maxsize=8)
+def read_picture(path: Path) -> np.ndarray:
+    """Decode an image file that someone gave: (H, W, 3) uint8, not to be written to.
+
+    Raises:
+        DataError: It is no image, damaged, or too large; the message names the file, without its folder.
+    """
+    name = printable(path.name)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{name}: the file is no longer there; give it again") from error
+    if size == 0:
+        raise DataError(f"{name}: the file is empty")
+    _check_bytes(name, size)
+    height, width = image_size(path, name)
+    if height * width > LARGEST_IMAGE:
+        raise DataError(
+            f"{name}: {height} x {width} pixels are too many; up to {LARGEST_IMAGE // 10**6} million are read. "
+            f"Make the image smaller"
+        )
+    pixels = decode_image(path, name)
+    pixels.flags.writeable = False
+    return pixels
+
+
+def _check_bytes(name: str, size: int) -> None:
+    if size > LARGEST_FILE:
+        most = LARGEST_FILE // 2**20
+        raise DataError(f"{printable(name)}: {size / 2**20:.0f} MB are too much; up to {most} MB are read")
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """Write (H, W, 3), uint8 or float in 0..1, as what stands in `src` for a picture that is part of the page."""
+    if picture.dtype != np.uint8:
+        picture = np.rint(picture * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,94 @@
+"""Serving the page to this computer alone: no other host is asked for anything, nothing is shared or counted."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gradio as gr
+from gradio.themes import Default, Font
+
+from transmix.recipes import RecipeError
+
+HOST = "127.0.0.1"
+LARGEST_UPLOAD = "64mb"
+"""What is refused while it is sent; `picture.LARGEST_FILE` is what is refused with a sentence on the page."""
+
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; connect-src 'self'; worker-src 'self' blob:"
+)
+"""What a browser may load: nothing from elsewhere, whatever a later Gradio asks for."""
+
+SYSTEM = (
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "Roboto",
+    "Helvetica Neue",
+    "Liberation Sans",
+    "Arial",
+    "sans-serif",
+)
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
+
+
+@contextmanager
+def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
+    """Serve a page while the context lasts, and give its address.
+
+    Files that people upload lie in a folder of their own, deleted at the end.
+
+    Args:
+        page: Of `build_page`, made inside `private_files`.
+        port: Where; None: 7860, or the first free one after it.
+
+    Raises:
+        RecipeError: The port is taken or not allowed.
+    """
+    font = [Font(name) for name in SYSTEM]
+    mono = [Font(name) for name in MONO]
+    try:
+        _, address, _ = page.launch(
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            max_file_size=LARGEST_UPLOAD,
+            footer_links=[],
+            theme=Default(primary_hue="slate", neutral_hue="slate", font=font, font_mono=mono),
+            css_paths=Path(__file__).parent / "style.css",
+            head=f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        )
+    except OSError as error:
+        wanted = f"port {port} cannot be used" if port is not None else "no free port was found"
+        raise RecipeError(
+            f"{wanted} ({error}); give another: --port, or leave it out for the first free one"
+        ) from error
+    try:
+        yield address
+    finally:
+        page.close(verbose=False)
+
+
+@contextmanager
+def private_files() -> Iterator[Path]:
+    """Have Gradio keep files in a folder that is deleted at the end, and ask nobody for anything."""
+    before = {name: os.environ.get(name) for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED")}
+    with tempfile.TemporaryDirectory(prefix="transmix-app-") as folder:
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

@@ -1,0 +1,108 @@
+// The picture with the box. Press, move and release: in the box to move it, at an edge or corner to resize it,
+// elsewhere to draw a new one. Arrow keys move the focused box, with Shift they move its lower right corner. The page
+// hears of every change as it happens, and answers with numbers; the pictures here follow the pointer without waiting.
+const stage = element.querySelector('.tm-stage');
+const [own, partner] = stage.querySelectorAll('img');
+const handle = stage.querySelector('.tm-box');
+let shown = null; // {a, b, height, width, box: [top, left, bottom, right], blend, lam}
+let drag = null; // {edges, box, y, x} while a pointer is down
+let waiting = false;
+
+const clamp = (value, high) => Math.min(Math.max(value, 0), high);
+
+function draw() {
+  stage.classList.toggle('tm-none', !shown);
+  if (!shown) return;
+  const [top, left, bottom, right] = shown.box;
+  const down = (rows) => `${(100 * rows) / shown.height}%`;
+  const across = (columns) => `${(100 * columns) / shown.width}%`;
+  stage.style.aspectRatio = `${shown.width} / ${shown.height}`;
+  for (const [image, source] of [[own, shown.a], [partner, shown.b]]) {
+    if (image.getAttribute('src') !== source) image.setAttribute('src', source);
+    image.classList.toggle('tm-pixels', Math.max(shown.height, shown.width) < 150);
+  }
+  partner.style.opacity = shown.blend ? 1 - shown.lam : 1;
+  partner.style.clipPath = shown.blend
+    ? 'none'
+    : `inset(${down(top)} ${across(shown.width - right)} ${down(shown.height - bottom)} ${across(left)})`;
+  handle.hidden = shown.blend;
+  Object.assign(handle.style, {
+    top: down(top), left: across(left), height: down(bottom - top), width: across(right - left),
+  });
+  handle.setAttribute('aria-label', `Box of image B: top ${top}, left ${left}, height ${bottom - top}, ` +
+    `width ${right - left} pixels. Arrow keys move it, with Shift they resize it.`);
+}
+
+function tell() { // at most once a frame
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    trigger('input', { box: shown.box });
+  });
+}
+
+function place(box) {
+  if (box.every((side, index) => side === shown.box[index])) return;
+  shown = { ...shown, box };
+  draw();
+  tell();
+}
+
+function moved([top, left, bottom, right], rows, columns) {
+  const y = clamp(top + rows, shown.height - (bottom - top)) - top;
+  const x = clamp(left + columns, shown.width - (right - left)) - left;
+  return [top + y, left + x, bottom + y, right + x];
+}
+
+function resized([top, left, bottom, right], edges, rows, columns) {
+  if (edges.includes('n')) top += rows;
+  if (edges.includes('s')) bottom += rows;
+  if (edges.includes('w')) left += columns;
+  if (edges.includes('e')) right += columns;
+  [top, bottom] = [top, bottom].map((side) => clamp(side, shown.height)).sort((one, other) => one - other);
+  [left, right] = [left, right].map((side) => clamp(side, shown.width)).sort((one, other) => one - other);
+  return [top, left, bottom, right];
+}
+
+function pointed(event) { // in pixels of the image
+  const frame = stage.getBoundingClientRect();
+  return [
+    Math.round(((event.clientY - frame.top) / frame.height) * shown.height),
+    Math.round(((event.clientX - frame.left) / frame.width) * shown.width),
+  ];
+}
+
+stage.addEventListener('pointerdown', (event) => {
+  if (!shown || shown.blend || event.button !== 0) return;
+  event.preventDefault();
+  const [y, x] = pointed(event);
+  const inside = handle.contains(event.target);
+  drag = { edges: event.target.dataset.edges || (inside ? '' : 'se'), box: inside ? shown.box : [y, x, y, x], y, x };
+  stage.setPointerCapture(event.pointerId);
+  handle.focus({ preventScroll: true });
+});
+stage.addEventListener('pointermove', (event) => {
+  if (!drag) return;
+  const [y, x] = pointed(event);
+  const [rows, columns] = [y - drag.y, x - drag.x];
+  place(drag.edges ? resized(drag.box, drag.edges, rows, columns) : moved(drag.box, rows, columns));
+});
+for (const end of ['pointerup', 'pointercancel']) stage.addEventListener(end, () => { drag = null; });
+
+handle.addEventListener('keydown', (event) => {
+  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+  if (!shown || !steps) return;
+  event.preventDefault();
+  const step = Math.max(1, Math.round(shown.height / 56));
+  const [rows, columns] = steps.map((way) => way * step);
+  place(event.shiftKey ? resized(shown.box, 'se', rows, columns) : moved(shown.box, rows, columns));
+});
+
+function take() {
+  if (drag) return; // the pointer knows better
+  shown = props.value || null;
+  draw();
+}
+watch('value', take);
+take();

@@ -1,0 +1,223 @@
+"""What is on the page, as numbers: from two images, a box and a rule to attention, shares of the label, and classes.
+
+Nothing here knows of a page. `lam` is the weight of image A's own label everywhere.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transmix.attention import attention_maps
+from transmix.mixing import Mixed, attention_labels, mixup
+from transmix.mixing.box import Box, box_area
+from transmix.mixing.labels import mask_on_patches
+from transmix.models.build import normaliser
+from transmix.visual.boxes import Boxed, paste
+from transmix.visual.look import layer_rows, look
+from transmix.visual.viewed import Viewed
+
+WEIGHTS = {"area": 0.0, "attention": 1.0, "mean": 0.5}
+"""The rules, and how much each heeds attention: CutMix, attention alone, and what TransMix trains."""
+
+LAST, MEAN = -1, -1
+"""The last layer, and the mean over its heads: together the very row that TransMix reads."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What someone chose.
+
+    Attributes:
+        box: (top, left, bottom, right) in pixels of the model's input.
+        lam: Weight of image A in a blend, 0..1.
+        blend: Mixup instead of a box.
+        rule: One of `WEIGHTS`, the one that gives the label.
+        layer: Whose attention counts, or `LAST`.
+        head: Likewise, or `MEAN`.
+        downsample: How the box comes down to patches, as in `attention_labels`.
+    """
+
+    box: Box
+    lam: float = 0.5
+    blend: bool = False
+    rule: str = "mean"
+    layer: int = LAST
+    head: int = MEAN
+    downsample: str = "nearest"
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What follows from a setting.
+
+    Attributes:
+        mixed: (3, H, W) uint8.
+        attention: (P,) of the class token over the mixed image.
+        grid: (h, w), h * w = P.
+        lam: Rule -> weight of image A's label.
+        classes: Position and probability of the classes that the model finds most likely, the first the most.
+        remarks: Sentences on what is odd about the box.
+    """
+
+    mixed: Tensor
+    attention: Tensor
+    grid: tuple[int, int]
+    lam: dict[str, float]
+    classes: list[tuple[int, float]]
+    remarks: tuple[str, ...] = ()
+
+
+class Watched:
+    """A model, and what it looks at in one image; what it saw in the last few images is remembered.
+
+    Safe to use from several threads: one forward at a time.
+
+    Args:
+        viewed: The model and its preprocessing.
+        device: Where it is to run.
+
+    Attributes:
+        size: (H, W) of the images it takes.
+        grid: (h, w) of its patches.
+        heads: Number of each layer in which the class token looks at the patches -> number of its heads.
+
+    Raises:
+        AttentionError: The model's attention cannot be read.
+    """
+
+    def __init__(self, viewed: Viewed, device: torch.device):
+        self.model = viewed.model.to(device)
+        self.crop = viewed.crop
+        self._normalise = normaliser(*viewed.mean_std, device, channels_last=False)
+        blank = self.crop(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy())
+        self.size = (blank.shape[1], blank.shape[2])
+        self._first = look(self.model, self._normalise(blank[None]))
+        self.grid = self._first.grid
+        self.heads = {number: rows.shape[1] for number, rows in layer_rows(self._first)}
+        self._lock = Lock()
+        self._seen = lru_cache(maxsize=32)(self._forward)
+
+    def see(self, image: Tensor, layer: int = LAST, head: int = MEAN) -> tuple[Tensor, Tensor]:
+        """Return what the class token looks at in an image (3, H, W) uint8, (P,), and the logits (K,).
+
+        One forward for an image that was not seen lately, and one more for the first head or layer of it other than
+        the row that TransMix reads, because whole maps cost memory that a dragged box need not pay.
+        """
+        pixels = image.contiguous().numpy().tobytes()
+        if layer == LAST and head == MEAN:
+            rows, logits = self._seen(pixels, False)
+            return rows[LAST][0], logits
+        rows, logits = self._seen(pixels, True)
+        heads = rows[max(rows) if layer == LAST else layer]
+        return heads.mean(0) if head == MEAN else heads[head], logits
+
+    def _forward(self, pixels: bytes, every_layer: bool) -> tuple[dict[int, Tensor], Tensor]:
+        """Return layer -> (G, P), or `LAST` -> (1, P) of the reader alone, and the logits."""
+        image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(1, 3, *self.size)
+        logits: list[Any] = []
+        with self._lock:
+            hook = self.model.register_forward_hook(lambda _, __, output: logits.append(output))
+            try:
+                inputs = self._normalise(image)
+                if every_layer:
+                    maps = tuple(one.cpu() for one in attention_maps(self.model, inputs))
+                    rows = {number: one[0] for number, one in layer_rows(replace(self._first, maps=maps))}
+                else:
+                    rows = {LAST: look(self.model, inputs, maps=False).attention}
+            finally:
+                hook.remove()
+        return rows, logits[0][0].float().cpu()
+
+
+def show(setting: Setting, own: Tensor, partner: Tensor, watched: Watched, most: int = 3) -> Shown:
+    """Mix image A with image B, look at what came out, and weigh the labels.
+
+    Args:
+        setting: What was chosen.
+        own: Image A, (3, H, W) uint8.
+        partner: Image B, likewise.
+        watched: The model.
+        most: How many classes to name at most.
+    """
+    mixed = mix(setting, own, partner)
+    attention, logits = watched.see(mixed.images[0], setting.layer, setting.head)
+    lam = {
+        rule: attention_labels(
+            mixed, attention[None], grid=watched.grid, weight=weight, downsample=setting.downsample
+        ).lam.item()
+        for rule, weight in WEIGHTS.items()
+    }
+    found = logits.softmax(0).topk(min(most, len(logits)))
+    classes = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+    return Shown(mixed.images[0], attention, watched.grid, lam, classes, remarks(mixed, watched.grid, setting))
+
+
+def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:
+    """Return the one mixed image of a setting, its partner being of no row: -1."""
+    if not setting.blend:
+        return paste([Boxed(0, 1, setting.box)], [own, partner].__getitem__)
+    both = mixup(torch.stack([own, partner]), torch.tensor([0, 1]), setting.lam)
+    nobody = torch.tensor([-1])
+    return Mixed(both.images[:1], nobody, nobody, both.lam[:1], both.lam_area[:1])
+
+
+def remarks(mixed: Mixed, grid: tuple[int, int], setting: Setting) -> tuple[str, ...]:
+    """Say what is odd about a mix."""
+    if mixed.mask is None:
+        return ("A blend has no box, so attention cannot weigh it: by every rule the label is the mixing ratio.",)
+    if not mixed.mask.any():
+        return ("The box is empty: nothing of B is in the picture, and A keeps all of its label.",)
+    if mixed.mask.all():
+        return ("The box covers the whole picture: nothing of A is left, and B gets all of the label.",)
+    if setting.downsample == "nearest" and not mask_on_patches(mixed.mask, grid, "nearest").any():
+        return (
+            "The box holds no patch's top left pixel: as “nearest” brings it down to patches, attention sees nothing "
+            "of it. “fraction” counts the part of each patch that it covers.",
+        )
+    return ()
+
+
+def box_within(sides: Sequence[float | None], height: int, width: int) -> Box:
+    """Make a box of (top, left, height, width) as someone typed or dragged them: whole pixels, inside the image.
+
+    Raises:
+        ValueError: They are not four finite numbers.
+    """
+    numbers = [side for side in sides if side is not None and math.isfinite(side)]
+    if len(sides) != 4 or len(numbers) != 4:
+        raise ValueError("The box needs four numbers: top, left, height and width in pixels.")
+    limits = (height, width, height, width)
+    top, left, tall, wide = (round(min(max(side, 0), limit)) for side, limit in zip(numbers, limits, strict=True))
+    return top, left, min(top + tall, height), min(left + wide, width)
+
+
+def scaled_box(box: Box, lam: float, height: int, width: int) -> Box:
+    """Scale a box around its centre until it leaves `lam` of the image's area to image A, up to whole pixels.
+
+    It keeps its shape, that of the image if it is empty, as CutMix's boxes do. Those are cut off where they leave the
+    image, so that their area no longer fits `lam`; this one is moved inside, and grows the other way where a side has
+    reached the image's.
+    """
+    top, left, bottom, right = box
+    ratio = (bottom - top) / (right - left) if box_area(box) else height / width
+    area = (1 - lam) * height * width
+    if area <= 0:
+        tall = wide = 0
+    else:
+        exact = min(max(math.sqrt(area * ratio), area / width), height)
+        tall, wide = round(exact), round(min(area / exact, width))
+    top = min(max(round((top + bottom - tall) / 2), 0), height - tall)
+    left = min(max(round((left + right - wide) / 2), 0), width - wide)
+    return top, left, top + tall, left + wide
+
+
+def percents(lam: float) -> tuple[float, float]:
+    """Return the shares of A and of B in percent to one decimal; they sum to 100."""
+    own = round(100 * lam, 1)
+    return own, round(100 - own, 1)
