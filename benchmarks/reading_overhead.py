@@ -11,12 +11,11 @@ timed at its published width with fewer blocks (marked short), where reading wei
 
 import argparse
 import json
-import platform
 import statistics
-import time
 from importlib.metadata import version
 from pathlib import Path
 
+import timing
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -30,23 +29,18 @@ WARM_UP = 2
 def seconds(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, read: bool) -> float:
     """Return the time of one forward and backward; a step that reads takes its row too."""
     reader = AttentionReader(model) if read else None
-    _wait(images)
-    started = time.perf_counter()
-    output = model(images)
-    if reader is not None:
-        reader.take()
-    F.cross_entropy(getattr(output, "logits", output), labels).backward()
-    _wait(images)
-    taken = time.perf_counter() - started
+
+    def step() -> None:
+        output = model(images)
+        if reader is not None:
+            reader.take()
+        F.cross_entropy(getattr(output, "logits", output), labels).backward()
+
+    taken = timing.seconds(step, device=images.device.type)
     model.zero_grad(set_to_none=True)
     if reader is not None:
         reader.detach()
     return taken
-
-
-def _wait(images: torch.Tensor) -> None:
-    if images.is_cuda:
-        torch.cuda.synchronize()
 
 
 def measure(entry: Readable, batch: int, repeats: int, device: str) -> dict:
@@ -62,8 +56,8 @@ def measure(entry: Readable, batch: int, repeats: int, device: str) -> dict:
         if round_ >= 0:
             ratios.append(taken[True] / taken[False])
             plain.append(taken[False])
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {"median": middle, "quartiles": [low, high], "plain_ms": 1e3 * statistics.median(plain)}
+    middle, quartiles = timing.spread(ratios)
+    return {"median": middle, "quartiles": quartiles, "plain_ms": 1e3 * statistics.median(plain)}
 
 
 def main() -> None:
@@ -83,7 +77,7 @@ def main() -> None:
     kept = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
     rows = {tuple(row["key"]): row for row in kept}
     on_gpu = arguments.device == "cuda"
-    machine = torch.cuda.get_device_name() if on_gpu else f"{_cpu()}, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name() if on_gpu else f"{timing.processor()}, {torch.get_num_threads()} threads"
     where = f"{machine}, batch {arguments.batch}, {arguments.repeats} rounds"
     print(where)
     for entry in entries:
@@ -96,13 +90,6 @@ def main() -> None:
         print(f"{entry.library:<13}{entry.name[:43]:<44}{shown}", flush=True)
         if arguments.json:
             arguments.json.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
-
-
-def _cpu() -> str:
-    """The processor's name where Linux tells it, else its kind."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_what_each_bin_holds_is_what_the_error_is_made_of():
     logits, labels = 3 * torch.randn(200, 4, generator=generator), torch.randint(4, (200,), generator=generator)
     error = CalibrationError(4, bins=10)
     error.update(logits, labels)
-    found = dict(error.compute())
+    found = dict(error.compute()) | {"reliability": error.reliability()}
     confidence, predicted = logits.softmax(1).max(1)
     where = torch.ceil(confidence * 10).long() - 1  # bins (m/10, (m+1)/10]
     for bin_number in range(10):

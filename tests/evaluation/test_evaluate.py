@@ -47,7 +47,9 @@ def assert_same(ours, theirs, tolerance=1e-6):
     for part, values in theirs["reliability"].items():
         assert ours["reliability"][part] == pytest.approx(values, abs=1e-5), part
     for name, value in theirs.items():
-        assert name in ("confusion", "reliability") or ours[name] == pytest.approx(value, abs=tolerance, nan_ok=True), name
+        assert name in ("confusion", "reliability") or ours[name] == pytest.approx(value, abs=tolerance, nan_ok=True), (
+            name
+        )
 
 
 def test_scores_are_those_of_the_model_in_evaluation_mode():

@@ -1,8 +1,7 @@
-"""A browser, a look at a page in it, a page taken apart without one, and the folder of a run that nobody had to train."""
+"""A look at a page in a browser, a page taken apart without one, and the folder of a run that nobody had to train."""
 
 import csv
 import json
-import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -13,21 +12,6 @@ import pytest
 from PIL import Image
 
 from transmix.recipes import dump_recipe
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Start a headless Chromium, the system's or Playwright's own, or skip."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, CHROMIUM)), playwright.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip("no Chromium on this machine; `make browser` installs one")
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="session")
@@ -80,9 +64,9 @@ class Seen:
 class Parsed(HTMLParser):
     """A page taken apart: its text, its tables by caption, its elements; raises where tags do not match."""
 
-    VOID = {"meta", "img", "br", "hr", "input", "link"}
-    INLINE = {"bdi", "code", "strong", "a"}
-    DRAWN = {"path", "rect", "circle"}
+    VOID = frozenset({"meta", "img", "br", "hr", "input", "link"})
+    INLINE = frozenset({"bdi", "code", "strong", "a"})
+    DRAWN = frozenset({"path", "rect", "circle"})
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)

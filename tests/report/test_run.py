@@ -156,7 +156,11 @@ def test_hostile_names_are_shown_and_do_nothing(run_folder, parsed, classes):
     folder = run_folder(classes=classes, name='run "><script>alert(2)</script>'.replace("/", "⁄"))
     recipe = (folder / "recipe.yaml").read_text()
     (folder / "recipe.yaml").write_text(recipe.replace("data: digits", "data: <img src=x>"))
-    environment = {"<b>": "</td><script>", "command": "transmix train --out '\"<svg onload=alert(1)>'", "more": [1, None]}
+    environment = {
+        "<b>": "</td><script>",
+        "command": "transmix train --out '\"<svg onload=alert(1)>'",
+        "more": [1, None],
+    }
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "evaluation-<i>.json").write_text(json.dumps({"scores": {"<u>": {"</style>": 1}}, "data": "<s>"}))
     html = report(folder)
@@ -182,7 +186,9 @@ def test_nothing_is_loaded_from_elsewhere(run_folder, parsed):
 
 @pytest.mark.parametrize(("classes", "epochs"), [(1000, 300), (21841, 300)])
 def test_many_classes_and_epochs_with_long_names_stay_below_the_limit(run_folder, parsed, classes, epochs):
-    folder = run_folder(classes=[f"{number} " + "très long " * 40 for number in range(classes)], epochs=epochs, steps=1250)
+    folder = run_folder(
+        classes=[f"{number} " + "très long " * 40 for number in range(classes)], epochs=epochs, steps=1250
+    )
     for name in ("first_boxes.png", "last_boxes.png"):  # noise of many pixels is what compresses worst
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (1700, 1600, 3), dtype=np.uint8)).save(folder / name)
     scores = {weights: {f"score {number}": number for number in range(5000)} for weights in ("model", "ema")}
@@ -211,7 +217,10 @@ def test_a_large_confusion_matrix_is_named_and_left_out(run_folder, parsed):
     folder = run_folder()
     with (folder / "confusion.csv").open("wb") as file:
         file.truncate(954_000_000)  # takes no room on disk
-    assert "confusion.csv cannot be used: it has 954.0 MB, more than the report reads (100 MB)" in parsed(report(folder)).text
+    assert (
+        "confusion.csv cannot be used: it has 954.0 MB, more than the report reads (100 MB)"
+        in parsed(report(folder)).text
+    )
 
 
 FILES = ["recipe.yaml", "environment.json", "metrics.jsonl", "summary.json", "confusion.csv", "reliability.json"]
@@ -222,7 +231,7 @@ DAMAGE = {
     "cut": "half",
     "noise": random.Random(0).randbytes(3000),
     "other JSON": b'[1, {"a": [[]]}, "x"]',
-    "other types": b'{"scores": 3, "last": [], "best": {"epoch": "x", "score": []}, "model": {"hits": 1}, "mixing": 5}\n',
+    "other types": b'{"scores": 3, "last": [], "best": {"epoch": "x", "score": []}, "model": {"hits": 1}, "mixing": 5}',
     "not numbers": b'{"kind": "epoch", "step": 4, "top1": NaN, "label_shift": 1e400, "epoch": null, "loss": "x"}\n',
     "deep": b"[" * 200_000,
     "pipe": "pipe",
@@ -301,7 +310,9 @@ def test_a_run_that_mixes_nothing_and_one_without_attention(run_folder, parsed):
 def test_scores_that_are_not_numbers_are_called_so(run_folder, parsed):
     folder = run_folder(epochs=1)
     text = (folder / "metrics.jsonl").read_text()
-    (folder / "metrics.jsonl").write_text(re.sub(r'"(ema_)?(val_loss|loss|calibration_error)": [\d.]+', r'"\1\2": NaN', text))
+    (folder / "metrics.jsonl").write_text(
+        re.sub(r'"(ema_)?(val_loss|loss|calibration_error)": [\d.]+', r'"\1\2": NaN', text)
+    )
     page = parsed(report(folder))
     assert "Calibration error not a number averaged weights: not a number" in page.text
     assert "loss: no value is a finite number." in page.text
@@ -331,7 +342,9 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(run_folder, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("transmix.runs.disk.write_file", full)
-    with pytest.raises(RunError, match=r"cannot write .*report.html: No space left on device \(free some space there\)"):
+    with pytest.raises(
+        RunError, match=r"cannot write .*report.html: No space left on device \(free some space there\)"
+    ):
         write_report(folder)
     assert (folder / "report.html").read_text() == before
     assert not list(folder.glob("*.tmp"))

@@ -1,24 +1,34 @@
-"""transmix evaluate: the scores of a run, of a timm model, or of a weights file."""
+"""transmix evaluate: the scores of a run, of a timm model, or of a weights file, and suites of further measures."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad import BadImages
 from transmix.data.dataset import listing, printable
-from transmix.evaluation.subject import evaluate_subject, open_subject
+from transmix.evaluation.subject import evaluate_models, open_models, open_subject
+from transmix.evaluation.suites import Settings, SuiteName, run_suites
+from transmix.recipes import RecipeError
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure top-1, top-5, loss, calibration error and per-class accuracy of a run, a timm model or a weights file."""
+    """Measure top-1, top-5, loss, calibration error and per-class accuracy of a run, a timm model or a weights file.
+
+    Suites measure more, on the same images unless they bring their own.
+    """
 
     target: Annotated[str, tyro.conf.Positional]
     """A run folder; a .safetensors file; or the name of a timm model, whose published weights are used."""
+    suite: tuple[SuiteName, ...] = ()
+    """Measure these too. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion: accuracy
+    without some of the patches; shuffle: accuracy with patches in other places; shifts: images of --shift-data and
+    --outlier-data; attention-quality: what the class token looks at; label-truth: mixed labels against masks."""
     data: str | None = None
     """Data set to evaluate on, its validation split; a run's own if not given. Classes are matched by name."""
     checkpoint: Literal["last", "best"] = "last"
@@ -33,28 +43,60 @@ class Evaluate:
     """Processes that load images; None: what the cores allow."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Autocast type."""
+    compile: bool = False
+    """torch.compile the model."""
     on_bad_image: Literal["error", "skip"] = "error"
     """'skip': leave images that cannot be read out of all scores, and name them."""
     max_bad_images: int = 100
     """How many may be skipped; more are an error."""
     out: Path | None = None
     """Where the scores are written as JSON; a run's own folder (evaluation.json) if not given."""
+    settings: Settings = field(default_factory=Settings)
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line, measure, print a table and write JSON."""
+    """Parse the command line, measure, print a table for the scores and for each suite, and write JSON.
+
+    Under torchrun every process measures its share, and the first prints and writes.
+    """
     asked = parse(Evaluate, "evaluate", arguments)
+    if (asked.settings.shift_data or asked.settings.outlier_data) and "shifts" not in asked.suite:
+        raise RecipeError("--shift-data and --outlier-data are for the suite 'shifts'; ask for it: --suite shifts")
     subject = open_subject(asked.target, checkpoint=asked.checkpoint, model=asked.model, data=asked.data)
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
-    scores = evaluate_subject(
-        subject, batch_size=asked.batch_size, device=asked.device, workers=asked.workers, amp=asked.amp, bad=bad
+    models = open_models(
+        subject,
+        batch_size=asked.batch_size,
+        device=asked.device,
+        workers=asked.workers,
+        amp=asked.amp,
+        compile=asked.compile,
+        bad=bad,
     )
-    print_scores(scores, subject.classes)
+    try:
+        with distributed.losing_others(models[0].world):
+            _measure(asked, models, subject, bad)
+    finally:
+        distributed.stop()
+
+
+def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> None:
+    leads = models[0].world.leads
+    suites = run_suites(asked.suite, models, subject.data, asked.settings)  # here: what they lack is found first
+    scores = evaluate_models(models, subject.data)
+    result = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint, "scores": scores}
+    if leads:
+        print_scores(scores, subject.classes)
+    for suite, found in suites:
+        result[suite] = found
+        if leads:
+            print_suite(suite, found)
+    if not leads:
+        return
     if bad.known:
         print(f"left out because they cannot be read: {listing(sorted(bad.known), len(bad.known))}")
     out = asked.out or (Path(asked.target) / "evaluation.json" if Path(asked.target).is_dir() else None)
     if out is not None:
-        result = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint, "scores": scores}
         out.write_text(json.dumps(result, indent=1))
         print(f"written to {out}")
 
@@ -74,3 +116,29 @@ def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) ->
     last = list(scores.values())[-1]["per_class_accuracy"]
     worst = sorted(zip(last, classes, strict=True))[:5]
     print("worst classes       " + ", ".join(f"{printable(name)} {100 * accuracy:.1f} %" for accuracy, name in worst))
+
+
+def print_suite(suite: str, found: dict[str, dict[str, Any]]) -> None:
+    """Print a suite's numbers with one column per set of weights, and its lists with one row per set of weights.
+
+    Fractions stay fractions: 0.8123 is 81.23 %. A text or a list that is the same for all weights is printed once.
+    """
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    width = max(20, *(len(f"{name} ({model})") + 2 for name in names for model in found))
+    print(f"\n{suite:<{width}}" + "".join(f"{model:>10}" for model in found))
+    for name in names:
+        values = {model: of_model.get(name) for model, of_model in found.items()}
+        if all(isinstance(value, int | float | None) for value in values.values()):
+            print(f"{printable(name):<{width}}" + "".join(f"{_number(value):>10}" for value in values.values()))
+            continue
+        same = len({str(value) for value in values.values()}) == 1
+        for model, value in list(values.items())[: 1 if same else None]:
+            label = printable(name) if same else f"{printable(name)} ({model})"
+            text = "".join(f"{_number(one):>8}" for one in value) if isinstance(value, list) else f"  {value}"
+            print(f"{label:<{width}}{printable(text)}")
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -63,3 +63,21 @@ def sum_over_ranks(accumulator: AnyAccumulator) -> AnyAccumulator:
                 dist.all_reduce(value)
             setattr(total, name, value)
     return total
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Give the rows (n, ...) of all processes, one process after the other, to every process.
+
+    For what cannot be added up because it must be sorted. Every rank must call it, one that has no row too. Without a
+    process group the rows are its own.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = max(map(int, counts))
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    everyone = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(everyone, padded)
+    return torch.cat([theirs[: int(count)] for theirs, count in zip(everyone, counts, strict=True)])

@@ -1,7 +1,6 @@
 """Whether a model that says 80 % is right 80 % of the time."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,14 +47,15 @@ class CalibrationError:
         self.hits.index_add_(0, where, hit.long())
         self.confidence.index_add_(0, where, confidence.to(self.confidence.dtype))
 
-    def compute(self) -> Iterator[tuple[str, Any]]:
-        """Yield 'calibration_error', nan if no sample came, and 'reliability', what each bin holds.
-
-        That is M numbers each of 'count' (images), 'hits' (of them right) and 'confidence' (the sum of theirs).
-        """
+    def compute(self) -> Iterator[tuple[str, float]]:
+        """Yield 'calibration_error'; nan if no sample came."""
         # n_m cancels: n_m * |accuracy_m - mean confidence_m| = |hits_m - sum of confidences_m|
         yield "calibration_error", float((self.hits - self.confidence).abs().sum() / self.images.sum())
-        yield (
-            "reliability",
-            {"count": self.images.tolist(), "hits": self.hits.tolist(), "confidence": self.confidence.tolist()},
-        )
+
+    def reliability(self) -> dict[str, list[float]]:
+        """Return what each of the M bins holds: 'count' of images, 'hits' among them, 'confidence', their sum."""
+        return {
+            "count": self.images.tolist(),
+            "hits": self.hits.tolist(),
+            "confidence": self.confidence.tolist(),
+        }

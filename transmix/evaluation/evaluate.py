@@ -44,8 +44,8 @@ def evaluate(
 
     Returns:
         'images', their number; 'loss' in nats; 'nonfinite_logits', a number of images; 'top1', 'top5',
-        'calibration_error' in 0..1; 'reliability', what the bins of confidence hold (see `CalibrationError`);
-        'per_class_accuracy', K numbers in 0..1, nan for a class without images; 'confusion', (K, K) counts.
+        'calibration_error' in 0..1; 'reliability', see `CalibrationError.reliability`; 'per_class_accuracy', K numbers
+        in 0..1, nan for a class without images; 'confusion', (K, K) counts.
 
     Raises:
         ValueError: If no rank has an image that counts, or shapes do not fit.
@@ -55,11 +55,11 @@ def evaluate(
     if isinstance(model, DistributedDataParallel):
         # its forward broadcasts buffers, and waits for ever where ranks differ in their number of batches
         model = model.module
-    accuracy = Accuracy(num_classes, device)
+    accuracy, calibration = Accuracy(num_classes, device), CalibrationError(num_classes, device)
     accumulators = (
         CrossEntropy(num_classes, device),
         accuracy,
-        CalibrationError(num_classes, device),
+        calibration,
         Confusion(num_classes, device),
     )
     # Of a sharded model, weights that are put together in inference mode could not be trained afterwards.
@@ -88,6 +88,7 @@ def evaluate(
     scores: dict[str, Any] = {"images": images_seen}
     for accumulator in accumulators:
         scores.update(sum_over_ranks(accumulator).compute())
+    scores["reliability"] = sum_over_ranks(calibration).reliability()
     return scores
 
 

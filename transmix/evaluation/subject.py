@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -14,14 +13,17 @@ from transmix import distributed
 from transmix.data.augment import EvaluationCrop
 from transmix.data.bad import BadImages
 from transmix.data.dataset import ImageData
-from transmix.data.loader import choose_threads, choose_workers, evaluation_batches
 from transmix.data.source import check_same_classes, open_data, relabel_to
 from transmix.evaluation.evaluate import evaluate
+from transmix.evaluation.opened import OpenedModel
 from transmix.models.build import AMP, build_model, head_size, normaliser, published_classes
 from transmix.recipes import RecipeError, load_recipe
 from transmix.recipes.settings import Model
 from transmix.runs.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
 from transmix.runs.folder import RunError, read_best_step
+
+LEFT_OUT = ("confusion", "reliability")
+"""What `evaluate` finds and no table of scores has room for."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,56 @@ def open_subject(
     return _published(target, open_data(data))
 
 
+def open_models(
+    subject: Subject,
+    *,
+    batch_size: int = 128,
+    device: str = "auto",
+    workers: int | None = None,
+    amp: str = "none",
+    compile: bool = False,
+    bad: BadImages | None = None,
+) -> list[OpenedModel]:
+    """Bring a subject's models to the device; under torchrun, join the other processes.
+
+    Args:
+        subject: as `open_subject` gives it.
+        batch_size: images at once.
+        device: "auto", "cpu", "cuda", ...
+        workers: processes that load images; None: what the cores allow.
+        amp: "none", "bf16" or "fp16".
+        compile: torch.compile the models.
+        bad: how many images may be unreadable, and which are; None: none may.
+
+    Raises:
+        RecipeError: a device that this machine does not have, or processes that cannot find each other.
+    """
+    world = distributed.start(device)
+    opened = []
+    for name, model in subject.models.items():
+        model = model.to(world.device).eval()
+        ready: Any = torch.compile(model) if compile else model
+        about = (subject.classes, subject.crop, subject.mean_std)
+        opened.append(OpenedModel(name, ready, *about, world, batch_size, workers, AMP[amp], bad))
+    return opened
+
+
+def evaluate_models(models: list[OpenedModel], data: ImageData) -> dict[str, dict[str, Any]]:
+    """Return the scores of each model on a data set's validation split, but for `LEFT_OUT`."""
+    scores = {}
+    for one in models:
+        found = evaluate(
+            one.model,
+            one.loaded(data.val),
+            len(one.classes),
+            one.device,
+            normalise=normaliser(*one.mean_std, one.device, channels_last=False),
+            amp_dtype=one.amp_dtype,
+        )
+        scores[one.name] = {metric: value for metric, value in found.items() if metric not in LEFT_OUT}
+    return scores
+
+
 def evaluate_subject(
     subject: Subject,
     *,
@@ -77,36 +129,12 @@ def evaluate_subject(
     amp: str = "none",
     bad: BadImages | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return the scores of each of a subject's models, as `evaluate` gives them but for the confusion counts.
+    """Return the scores of each of a subject's models, as `evaluate` gives them but for `LEFT_OUT`.
 
     Images that cannot be read are left out, as far as `bad` allows (None: not at all), and are known to it then.
     """
-    world = distributed.start(device)
-    in_memory = isinstance(subject.data.val.images, np.ndarray | list)
-    workers = choose_workers(workers, in_memory, world.local)
-    if world.device.type == "cpu":
-        torch.set_num_threads(choose_threads(None, workers, world.local))
-    scores = {}
-    for name, model in subject.models.items():
-        found = evaluate(
-            model.to(world.device),
-            evaluation_batches(
-                subject.data.val,
-                subject.crop,
-                batch_size,
-                workers,
-                world.device.type == "cuda",
-                world.rank,
-                world.size,
-                bad,
-            ),
-            len(subject.classes),
-            world.device,
-            normalise=normaliser(*subject.mean_std, world.device, channels_last=False),
-            amp_dtype=AMP[amp],
-        )
-        scores[name] = {metric: value for metric, value in found.items() if metric != "confusion"}
-    return scores
+    models = open_models(subject, batch_size=batch_size, device=device, workers=workers, amp=amp, bad=bad)
+    return evaluate_models(models, subject.data)
 
 
 def _run(folder: Path, which: str, data_name: str | None) -> Subject:

@@ -1,0 +1,216 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import jaccard_score
+from torch import nn
+from torch.nn import functional as F
+
+from transmix.attention import AttentionError
+from transmix.data.dataset import DataError, ImageData, Split
+from transmix.distributed import World
+from transmix.evaluation import attention_quality as quality
+from transmix.evaluation import localisation as loc
+from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.suites import Settings, load_suite
+from transmix.visual.viewed import Cover
+
+HEIGHT, WIDTH, PATCH = 16, 24, 4
+GRID = 4, 6
+
+
+class Looks(nn.Module):
+    """Attention by which each head looks at bright patches, or at dark ones where its sharpness is below 0."""
+
+    def __init__(self, sharpness):
+        super().__init__()
+        self.sharpness = torch.tensor(sharpness)
+
+    def forward(self, patches):
+        key = F.pad(patches.flatten(1)[:, None] * self.sharpness[:, None], (1, 0), value=-1e4)[..., None]
+        return F.scaled_dot_product_attention(torch.ones_like(key), key, key, scale=1.0)[:, :, 0].mean(1)
+
+
+class LooksAtBright(nn.Module):
+    """A model of one layer, of which it is known where its class token looks."""
+
+    def __init__(self, *sharpness):
+        super().__init__()
+        self.global_pool, self.num_prefix_tokens, self.cls_token = "token", 1, nn.Parameter(torch.zeros(1))
+        self.patch_embed = nn.Conv2d(3, 1, PATCH, PATCH)
+        nn.init.constant_(self.patch_embed.weight, 1 / (3 * PATCH**2))
+        nn.init.zeros_(self.patch_embed.bias)
+        self.blocks = nn.ModuleList([nn.ModuleDict({"attn": Looks(sharpness)})])
+
+    def forward(self, images):
+        return self.blocks[0]["attn"](self.patch_embed(images)).expand(-1, 2)
+
+
+def bright_data(samples=13, aligned=True, empty=()):
+    """Make images that are white on the foreground, a rectangle, and black elsewhere."""
+    rng, masks = np.random.default_rng(4), np.zeros((samples, HEIGHT, WIDTH), dtype=bool)
+    step = PATCH if aligned else 1
+    for index in set(range(samples)) - set(empty):
+        height, width = rng.integers(1, 3) * PATCH, rng.integers(1, 4) * PATCH
+        top, left = rng.integers(0, (HEIGHT - height) // step + 1), rng.integers(0, (WIDTH - width) // step + 1)
+        masks[index, top * step : top * step + height, left * step : left * step + width] = True
+    images = np.repeat(masks[..., None].astype(np.uint8) * 255, 3, axis=-1)
+    split = Split(images, np.arange(samples) % 2, masks)
+    return ImageData("bright", ("a", "b"), split, split)
+
+
+def open_model(model, world=None, batch_size=5):
+    world = world or World(0, 1, 1, torch.device("cpu"))
+    half = (0.5,) * 3
+    return OpenedModel("model", model.eval(), ("a", "b"), Cover((HEIGHT, WIDTH)), (half, half), world, batch_size, 0)
+
+
+def measure(model, data, **options):
+    return dict(load_suite("attention-quality")(open_model(model, **options), data, Settings()))
+
+
+def assert_same(ours, theirs):
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=1e-6), name
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=12).filter(any), st.sampled_from([0.3, 0.6, 0.8]))
+def test_kept_patches_are_the_largest_that_hold_the_mass(values, mass):
+    total, kept = sum(values), [False] * len(values)
+    ascending = sorted(range(len(values)), key=lambda index: values[index])
+    for rank, index in enumerate(ascending):
+        kept[index] = sum(values[other] for other in ascending[: rank + 1]) / total > 1 - mass + 1e-9
+    ours = loc.keep_mass(torch.tensor(values).float() * 0.01, mass + 1e-9)  # no sum is on the very edge
+    assert sorted(v for v, k in zip(values, ours, strict=True) if k) == sorted(
+        v for v, k in zip(values, kept, strict=True) if k
+    )
+    held = sum(v for v, k in zip(values, ours, strict=True) if k)
+    assert held / total >= mass - 1e-6
+
+
+def test_the_jaccard_score_is_scikit_learns_over_the_sure_pixels():
+    rng = np.random.default_rng(0)
+    found, masks = rng.random((5, 7, 9)) < 0.4, rng.integers(0, 3, (5, 7, 9)).astype(np.uint8)
+    ours = loc.jaccard(torch.from_numpy(found), torch.from_numpy(masks))
+    for one, mask, score in zip(found, masks, ours, strict=True):
+        sure = mask != 2
+        assert score.item() == pytest.approx(jaccard_score(mask[sure] == 1, one[sure]), abs=1e-12)
+    assert (ours - loc.jaccard(torch.from_numpy(found), torch.from_numpy(masks).roll(1, 1))).abs().min() > 0.001
+
+
+def test_a_map_comes_to_pixels_patch_by_patch():
+    patches = torch.arange(2 * 24).view(2, 24)
+    pixels = loc.on_pixels(patches, GRID, (HEIGHT, WIDTH))
+    for image in range(2):
+        for row in range(HEIGHT):
+            for column in range(WIDTH):
+                assert pixels[image, row, column] == image * 24 + row // PATCH * 6 + column // PATCH
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 11), min_size=8, max_size=8))
+def test_two_boxes_overlap_by_the_pixels_they_share(sides):
+    boxes = [(min(a, b), min(c, d), max(a, b), max(c, d)) for a, b, c, d in (sides[:4], sides[4:])]
+    covered = [{(r, c) for r in range(box[0], box[2]) for c in range(box[1], box[3])} for box in boxes]
+    union = covered[0] | covered[1]
+    assert loc.overlap(*boxes) == pytest.approx(len(covered[0] & covered[1]) / len(union) if union else 0)
+
+
+def test_the_box_is_around_the_largest_part():
+    patches = np.zeros(GRID, dtype=bool)
+    patches[0, 0] = patches[2, 3] = patches[3, 4] = True  # the last two meet at a corner
+    assert loc.largest_box(patches, (HEIGHT, WIDTH)) == (8, 12, 16, 20)
+    patches[1, 0] = patches[1, 1] = True
+    assert loc.largest_box(patches, (HEIGHT, WIDTH)) == (0, 0, 8, 8)
+    assert loc.largest_box(patches, (HEIGHT + 8, WIDTH)) == (0, 0, 12, 8)
+    assert loc.largest_box(np.zeros(GRID, dtype=bool), (HEIGHT, WIDTH)) == (0, 0, 0, 0)
+
+
+def test_a_model_that_looks_at_the_foreground_has_full_marks():
+    found = measure(LooksAtBright(6.0, 6.0), bright_data())
+    assert found["images"] == 13
+    assert found["left_out"] == 0
+    for name in ("mass_on_foreground", "pointing", "localisation_best_cut"):
+        assert found[name] == pytest.approx(1, abs=1e-3), name
+    assert 0.5 < found["jaccard"] < 1  # 60 % of an even map over the foreground
+    for name in ("jaccard_whole_image", "area_of_foreground", "pointing_by_chance", "localisation_whole_image"):
+        assert found[name] < 0.6, name
+
+
+def test_a_model_that_looks_away_has_none():
+    found = measure(LooksAtBright(-6.0), bright_data())
+    assert found["jaccard"] == found["pointing"] == 0
+    assert found["mass_on_foreground"] < 0.001
+
+
+def test_an_even_map_has_the_share_of_the_area():
+    found = measure(LooksAtBright(0.0), bright_data(aligned=False))
+    assert found["mass_on_foreground"] == pytest.approx(found["area_of_foreground"], abs=1e-6)
+    assert found["area_of_foreground"] == pytest.approx(bright_data(aligned=False).val.masks.mean(), abs=1e-6)
+    assert found["jaccard_whole_image"] == pytest.approx(found["area_of_foreground"], abs=1e-6)
+
+
+def test_each_head_is_scored_alone():
+    found = measure(LooksAtBright(6.0, -6.0, 0.0), bright_data())
+    alone = [measure(LooksAtBright(sharp), bright_data())["jaccard"] for sharp in (6.0, -6.0, 0.0)]
+    assert found["jaccard_heads"] == pytest.approx(alone, abs=1e-9)
+    assert found["jaccard_best_head"] == max(alone)
+    assert found["jaccard_best_head_of_each_image"] >= max(alone)
+
+
+def test_a_mask_that_is_shifted_by_a_row_scores_otherwise():
+    data = bright_data()
+    shifted = Split(data.val.images, data.val.labels, np.roll(data.val.masks, 1, axis=1))
+    ours, theirs = (
+        measure(LooksAtBright(6.0), ImageData("bright", ("a", "b"), split, split)) for split in (data.val, shifted)
+    )
+    assert theirs["jaccard"] < ours["jaccard"] - 0.01
+    assert theirs["mass_on_foreground"] < ours["mass_on_foreground"] - 0.05
+
+
+def test_the_size_of_batches_changes_nothing():
+    data = bright_data(aligned=False)
+    model = LooksAtBright(3.0, -1.0)
+    assert_same(measure(model, data, batch_size=1), measure(model, data, batch_size=50))
+
+
+def test_images_without_foreground_are_left_out():
+    found = measure(LooksAtBright(6.0), bright_data(empty=(2, 5)))
+    assert (found["images"], found["left_out"]) == (11, 2)
+    with pytest.raises(DataError, match=r"^bright: no validation image has foreground in what the model sees of it$"):
+        measure(LooksAtBright(6.0), bright_data(3, empty=(0, 1, 2)))
+
+
+def test_it_is_refused_before_anything_is_measured(noise, small_vit, opened):
+    with pytest.raises(DataError, match=r"^noise: no foreground masks"):
+        quality.attention_quality(opened(), noise(), Settings())
+    with pytest.raises(AttentionError, match="averages its class token away"):
+        quality.attention_quality(opened(small_vit(global_pool="avg")), bright_data(), Settings())
+
+
+def test_a_vit_of_timm_is_read_head_by_head(opened, noise):
+    data, rng = noise(7), np.random.default_rng(0)
+    split = Split(data.val.images, data.val.labels, rng.random((7, 16, 16)) < 0.3)
+    found = dict(quality.attention_quality(opened(), ImageData("noise", data.classes, split, split), Settings()))
+    assert len(found["jaccard_heads"]) == 2
+    assert 0 < found["jaccard"] < 1
+
+
+@pytest.mark.parametrize("samples", [1, 13])
+def test_two_processes_give_what_one_gives(monkeypatch, samples):
+    """With one image the second process has none."""
+    model, data, sent = LooksAtBright(3.0, -1.0), bright_data(samples), []
+
+    def exchange(mine, world):
+        sent.append(mine)
+        return sent
+
+    monkeypatch.setattr(quality, "gather", exchange)
+    shares = [measure(model, data, world=World(rank, 2, 2, torch.device("cpu"))) for rank in range(2)]
+    monkeypatch.undo()
+    assert [len(theirs.get("index", ())) for theirs in sent] == [samples - samples // 2, samples // 2]
+    assert_same(shares[1], measure(model, data))
+    if samples > 1:
+        assert shares[0]["jaccard"] != shares[1]["jaccard"]

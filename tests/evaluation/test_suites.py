@@ -1,0 +1,209 @@
+"""All suites together: one table, one command, one result however many processes share the work."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import transmix
+from transmix.cli import main
+from transmix.evaluation.suites import SUITES, Settings, SuiteName, load_suite, run_suites
+
+OURS = ("calibration", "occlusion", "shuffle", "shifts")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, write_folders):
+    """A data set of two classes, and a folder of shifted images that has one of its own and one more image."""
+    root = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 1), ("val", 4)):
+        write_folders(root / "set" / split, {"ant": count, "bee": count + 1})
+    write_folders(root / "shifted", {"ant": 3, "bee": 2})
+    write_folders(root / "outside", {"bee": 3})
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(folders, small_vit):
+    """A weights file as a run writes it, which says what it holds."""
+    from transmix.models.build import build_model
+    from transmix.recipes.settings import Model
+
+    options = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    model = build_model(Model("vit_tiny_patch16_224", options), 2, 16)
+    torch.nn.init.normal_(model.head.weight)
+    about = {"classes": ["ant", "bee"], "model": "vit_tiny_patch16_224", "model_options": options, "image_size": 16}
+    about |= {"eval_crop": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
+    save_file(model.state_dict(), folders / "model.safetensors", {"transmix": json.dumps(about)})
+    return folders / "model.safetensors"
+
+
+def command(weights, *more):
+    folders = weights.parent
+    plain = ["evaluate", str(weights), "--data", str(folders / "set"), "--workers", "0", "--batch-size", "2"]
+    return [*plain, *map(str, more)]
+
+
+def all_suites(weights, out):
+    folders = weights.parent
+    shifted = ["--shift-data", folders / "shifted", "--outlier-data", folders / "outside"]
+    return command(weights, "--suite", *OURS, *shifted, "--out", out)
+
+
+def test_the_table_and_the_option_name_the_same_suites_and_each_of_ours_is_there():
+    assert set(SuiteName.__args__) == set(SUITES)
+    assert all(callable(load_suite(name)) for name in OURS)
+
+
+def test_every_suite_is_called_before_any_runs(opened, noise, monkeypatch):
+    happened = []
+
+    def suite(name):
+        def call(one, data, settings):
+            happened.append(f"call {name}")
+            return (happened.append(f"run {name}") or ("value", number) for number in range(1))
+
+        return call
+
+    monkeypatch.setattr("transmix.evaluation.suites.load_suite", suite)
+    found = dict(run_suites(("shuffle", "calibration", "shuffle"), [opened()], noise(), Settings()))
+    assert happened == ["call shuffle", "call calibration", "run shuffle", "run calibration"]
+    assert found == {"shuffle": {"model": {"value": 0}}, "calibration": {"model": {"value": 0}}}
+
+
+def test_the_command_prints_a_table_for_each_suite_and_writes_all_under_its_name(weights, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    assert main(all_suites(weights, out)) == 0
+    shown = capsys.readouterr().out
+    result = json.loads(out.read_text())
+    assert set(result) == {"target", "data", "checkpoint", "scores", *OURS}
+    assert set(result["scores"]["model"]) >= {"top1", "loss", "calibration_error", "per_class_accuracy"}
+    top1 = result["scores"]["model"]["top1"]
+    assert result["occlusion"]["model"]["random"][0] == result["shuffle"]["model"]["top1"][0] == top1
+    assert result["calibration"]["model"]["loss"] == pytest.approx(result["scores"]["model"]["loss"], abs=1e-6)
+    assert {"shifted/top1", "outside/aupr"} <= set(result["shifts"]["model"])
+    lines = shown.splitlines()
+    for suite in OURS:
+        assert any(line.split() == [suite, "model"] for line in lines), suite
+    ratios = next(line.split() for line in lines if line.startswith("ratios"))
+    assert ratios[1:4] == ["0.0000", "0.1000", "0.2000"]
+    assert "class attention of blocks.1.attn" in shown
+
+
+def test_without_suites_the_result_is_what_it_was(weights, tmp_path):
+    assert main(command(weights, "--out", tmp_path / "scores.json")) == 0
+    result = json.loads((tmp_path / "scores.json").read_text())
+    assert set(result) == {"target", "data", "checkpoint", "scores"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--suite", "calibrate"], "invalid choice 'calibrate' for argument '--suite'"),
+        (
+            ["--suite", "shifts"],
+            "the suite 'shifts' needs images: --shift-data FOLDER ... or --outlier-data FOLDER ...",
+        ),
+        (["--shift-data", "folder"], "are for the suite 'shifts'; ask for it: --suite shifts"),
+        (["--suite", "calibration", "shifts", "--shift-data", "nowhere"], "nowhere: no such folder"),
+        (["--suite", "shuffle", "--shuffle-grids", "3"], "shuffle_grids [3] do not divide the image of 16 pixels"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_measured(weights, capsys, options, words):
+    assert main(command(weights, *options)) == 2
+    out, err = capsys.readouterr()
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+
+
+RANK = """
+    import json, os, sys
+
+    rank, folder, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    import torch
+    import torch.distributed as dist
+    from conftest import _data, _opened
+    from transmix.cli import main
+    from transmix.distributed import World
+    from transmix.evaluation.accumulate import gather_rows
+    from transmix.evaluation.suites import Settings, load_suite
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    world, found = World(rank, 2, 2, torch.device("cpu")), {}
+    for suite, samples in (("calibration", 2), ("calibration", 23), ("occlusion", 1), ("shuffle", 1)):
+        one, data = _opened(world=world), _data(samples)
+        found[f"{suite} {samples}"] = dict(load_suite(suite)(one, data, Settings(occlusion_ratios=(0.0, 0.5))))
+    found["rows"] = gather_rows(torch.arange(3 * rank)).tolist() + gather_rows(torch.ones(2 - rank, 1)).tolist()
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump(found, file)
+    assert main(arguments) == 0
+"""
+
+
+def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(
+    request, weights, tmp_path, opened, noise
+):
+    """Of one image, and of two that are halved, the second process has none."""
+    (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
+    paths = os.pathsep.join([str(Path(transmix.__file__).parents[1]), str(request.path.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    suites = all_suites(weights, tmp_path / "both.json")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "rank.py"), str(rank), str(tmp_path), *suites],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [rank.communicate(timeout=120)[0] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+    settings = Settings(occlusion_ratios=(0.0, 0.5))
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found.pop("rows") == [0, 1, 2, [1.0], [1.0], [1.0]]
+        for name, theirs in found.items():
+            suite, samples = name.split()
+            assert_same(theirs, dict(load_suite(suite)(opened(), noise(int(samples)), settings)))
+
+    assert main(all_suites(weights, tmp_path / "alone.json")) == 0
+    both, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("both", "alone"))
+    assert set(both) == set(alone)
+    for suite in OURS:
+        assert_same(both[suite]["model"], alone[suite]["model"])
+    assert "written to" in said[0]
+    assert said[1] == ""
+
+
+def assert_same(ours, theirs):
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        expected = value if isinstance(value, str) else pytest.approx(value, abs=1e-6, nan_ok=True)
+        assert ours[name] == expected, name
+
+
+def test_images_of_another_share_would_be_keyed_otherwise_without_their_place_in_the_split(opened, noise):
+    """The negative control: numbering a process's images from nought would drop other patches than one process does."""
+    from transmix.distributed import World
+    from transmix.evaluation.occlusion import random_order
+
+    second = opened(world=World(1, 2, 2, torch.device("cpu")))
+    index = torch.cat([index for _, _, index in second.batches(noise(23).val)])
+    assert index.tolist() == list(range(1, 23, 2))
+    wrong = torch.arange(len(index))
+    assert not torch.equal(random_order(index, 16, 0), random_order(wrong, 16, 0))

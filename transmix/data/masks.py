@@ -1,0 +1,147 @@
+"""Foreground masks of validation images: where a data set keeps them, and how they are cropped as the images are."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from transmix.data.dataset import DataError, ImageData, listing
+from transmix.data.decode import FORMATS
+from transmix.data.folder import FolderImages
+from transmix.data.parquet import ParquetImages
+
+BACKGROUND, FOREGROUND, UNSURE = 0, 1, 2
+"""What a pixel of a mask is; unsure pixels lie on the outline, and scores leave them out."""
+
+TRIMAP = {1: FOREGROUND, 2: BACKGROUND, 3: UNSURE}
+"""The values of an Oxford-IIIT Pet trimap."""
+
+COLUMN = "mask"
+"""The column of Parquet files that holds encoded masks."""
+
+Masks = Callable[[int], np.ndarray]
+"""Position of an image in a split -> its mask (H, W) uint8, in the image's own size."""
+
+
+def open_masks(data: ImageData) -> Masks:
+    """Find the foreground masks of a data set's validation images.
+
+    They come with the built-in digits; with Parquet files that have a column `mask` of encoded images; and with
+    Oxford-IIIT Pet where `annotations/trimaps` is unpacked. Encoded masks are trimaps (1 foreground, 2 background, 3
+    not classified), or 0 for background and one other value, 1 or 255, for foreground.
+
+    Args:
+        data: as `open_data` gives it, its images not decoded yet.
+
+    Returns:
+        A function from a position in `data.val` to a mask; it raises a DataError for one that cannot be read, has
+        other values, or another size than its image.
+
+    Raises:
+        DataError: The data set has no masks.
+    """
+    images, masks = data.val.images, data.val.masks
+    if masks is not None:
+        return lambda index: np.asarray(masks[index], dtype=np.uint8)
+    trimaps = images.folder.parent / "annotations" / "trimaps" if isinstance(images, FolderImages) else None
+    if isinstance(images, ParquetImages):
+        encoded = _column(images.files)
+        return _decoded(
+            images, lambda index: encoded[index].as_py(), lambda index: f"{COLUMN} of {images.where(index)}"
+        )
+    if isinstance(images, FolderImages) and trimaps is not None and trimaps.is_dir():
+        paths = lambda index: trimaps / f"{images.path(index).stem}.png"  # noqa: E731
+        return _decoded(images, lambda index: _content(paths(index)), lambda index: str(paths(index)))
+    raise DataError(
+        f"{data.name}: no foreground masks. They come with 'digits', with Parquet files that have a column {COLUMN!r}, "
+        f"and with Oxford-IIIT Pet where annotations/trimaps is unpacked"
+    )
+
+
+def crop_mask(mask: np.ndarray, crop: Callable[[np.ndarray], Tensor]) -> Tensor:
+    """Bring a mask to what a model sees of its image.
+
+    The three values are laid into the three channels of a picture, that goes through the image's own crop, and each
+    pixel gets the value that covers most of it: the geometry is the image's, whatever the crop does. Where nothing is
+    resized, nothing changes.
+
+    Args:
+        mask: (H, W) uint8, as `open_masks` gives it.
+        crop: (H, W, 3) uint8 array -> (3, H', W') uint8 tensor.
+
+    Returns:
+        (H', W') uint8.
+    """
+    covers = np.stack([mask == value for value in (BACKGROUND, FOREGROUND, UNSURE)], axis=-1)
+    return crop(covers.astype(np.uint8) * 255).argmax(dim=0).to(torch.uint8)
+
+
+def _column(files: tuple[str, ...]) -> Any:
+    """Read the encoded masks of Parquet files into one ChunkedArray."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    chunks = []
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as file:
+                if COLUMN not in file.schema_arrow.names:
+                    columns = listing(file.schema_arrow.names)
+                    raise DataError(f"{path}: no foreground masks: no column {COLUMN!r} among {columns}")
+                table = file.read([COLUMN]).flatten()
+                name = COLUMN if COLUMN in table.column_names else f"{COLUMN}.bytes"
+                chunks += table[name].cast(pa.large_binary()).chunks
+        except (pa.ArrowException, KeyError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{path}: the column {COLUMN!r} must be binary or a struct with a field bytes ({reason})"
+            ) from error
+    return pa.chunked_array(chunks, pa.large_binary())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the mask ({error.strerror}); unpack annotations.tar.gz again") from error
+
+
+def _decoded(images: Any, content: Callable[[int], bytes | None], where: Callable[[int], str]) -> Masks:
+    """Make a function that decodes masks and checks them against their images."""
+
+    def mask(index: int) -> np.ndarray:
+        found = _decode(content(index), where(index))
+        size = images.size(index)
+        if found.shape != size:
+            raise DataError(
+                f"{where(index)}: the mask is {found.shape[0]} x {found.shape[1]} pixels, its image {size[0]} x "
+                f"{size[1]}; both must show the same"
+            )
+        return found
+
+    return mask
+
+
+def _decode(encoded: bytes | None, where: str) -> np.ndarray:
+    if encoded is None:
+        raise DataError(f"{where}: the mask is null; fill it in or drop the row")
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            stored = np.asarray(image)
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise DataError(f"{where}: cannot read the mask ({' '.join(str(error).split())}); replace it") from error
+    values = set(np.unique(stored).tolist())
+    if stored.ndim == 2 and values <= TRIMAP.keys():
+        return np.array([BACKGROUND, *TRIMAP.values()], dtype=np.uint8)[stored]
+    if stored.ndim == 2 and (values <= {0, 1} or values <= {0, 255}):
+        return (stored > 0).astype(np.uint8)
+    shape = " x ".join(map(str, stored.shape))
+    raise DataError(
+        f"{where}: a mask of {shape} with values {listing(map(str, sorted(values)), 5)}; expected one channel of a "
+        f"trimap (1 foreground, 2 background, 3 not classified), or of 0 and 1, or of 0 and 255"
+    )

@@ -1,0 +1,161 @@
+"""The suite 'attention-quality': does the class token look at the foreground? Maps against masks, image by image."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from transmix.attention import AttentionReader, attention_maps
+from transmix.data.dataset import DataError, ImageData
+from transmix.data.masks import FOREGROUND, Masks, crop_mask, open_masks
+from transmix.distributed import gather
+from transmix.evaluation.localisation import (
+    box_around,
+    jaccard,
+    keep_mass,
+    largest_box,
+    on_pixels,
+    overlap,
+)
+from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.suites import Settings
+from transmix.mixing.labels import find_grid, mask_on_patches
+
+CUTS = tuple(step / 20 for step in range(20))
+"""Thresholds of a map scaled to 0..1, of which MaxBoxAcc takes the best."""
+
+AT_ONCE = 16
+"""Images whose whole maps are formed at once: 12 layers of ViT-S take 0.2 GB."""
+
+
+def image_scores(attention: Tensor, heads: Tensor, grid: tuple[int, int], masks: Tensor) -> dict[str, Tensor]:
+    """Score the maps of some images.
+
+    Args:
+        attention: (B, P), the mean head.
+        heads: (B, G, P), or (B, 0, P) where heads are not known.
+        grid: (h, w).
+        masks: (B, H, W) uint8, each with some foreground.
+
+    Returns:
+        Name -> (B,) or (B, n) float64, as `attention_quality` calls them; 'jaccard_heads' (B, G); 'boxes', (B, 20),
+        whether the box at each of `CUTS` has an overlap of at least 0.5 with the mask's.
+    """
+    height, width = masks.shape[-2:]
+    size = height, width
+    foreground = masks == FOREGROUND
+    theirs = [box_around(mask) for mask in foreground.numpy()]
+
+    def has_box(patches: Tensor) -> Tensor:
+        ours = [largest_box(one, size) for one in patches.view(-1, *grid).numpy()]
+        return torch.tensor([overlap(*both) >= 0.5 for both in zip(ours, theirs, strict=True)]).double()
+
+    def has_shape(patches: Tensor) -> Tensor:
+        return jaccard(on_pixels(patches, grid, size), masks)
+
+    kept, everything = keep_mass(attention), torch.ones_like(attention, dtype=torch.bool)
+    lowest, highest = attention.amin(1, keepdim=True), attention.amax(1, keepdim=True)
+    scaled = torch.where(highest > lowest, (attention - lowest) / (highest - lowest), 1.0)
+    share = mask_on_patches(foreground, grid, "fraction").flatten(1).double()
+    hits = (share > 0).double()
+    of_heads = [has_shape(keep_mass(head)) for head in heads.unbind(1)]
+    return {
+        "jaccard": has_shape(kept),
+        "jaccard_heads": torch.stack(of_heads, 1) if of_heads else torch.zeros(len(masks), 0).double(),
+        "jaccard_whole_image": has_shape(everything),
+        "mass_on_foreground": (attention.double() * share).sum(1) / attention.double().sum(1),
+        "area_of_foreground": share.mean(1),
+        "pointing": hits.gather(1, attention.argmax(1, keepdim=True))[:, 0],
+        "pointing_by_chance": hits.mean(1),
+        "localisation": has_box(kept),
+        "localisation_whole_image": has_box(everything),
+        "boxes": torch.stack([has_box(scaled > cut) for cut in CUTS], 1),
+    }
+
+
+def read_attention(opened: OpenedModel, reader: AttentionReader, pixels: Tensor) -> tuple[Tensor, Tensor, tuple]:
+    """Return what the class token looks at in pixels (B, 3, S, S), on the CPU: mean (B, P), heads (B, G, P), grid.
+
+    Heads come from the last layer's whole maps, of a second forward; where their mean is not the row that TransMix
+    reads, because another layer is read, G is 0.
+    """
+    opened.logits(pixels)
+    attention = reader.take().cpu()
+    grid = reader.grid or find_grid(attention.shape[1], *pixels.shape[-2:])
+    patches = attention.shape[1]
+    reader.eval = False
+    found = [attention_maps(opened.model, part, -1)[0][:, :, 0].cpu() for part in pixels.split(AT_ONCE)]
+    reader.eval = True
+    heads = torch.cat(found)[..., -patches:]
+    same = heads.shape[-1] == patches and torch.allclose(heads.mean(1), attention, rtol=0.05, atol=0.01)
+    return attention, heads if same else heads.new_zeros(len(pixels), 0, patches), grid
+
+
+def attention_quality(
+    opened: OpenedModel, data: ImageData, settings: Settings
+) -> Iterator[tuple[str, float | list | str]]:
+    """Yield how well the class token's attention over unmixed validation images agrees with their masks.
+
+    All are means over images, in 0..1, higher is better; 'images' are those with foreground in view, 'left_out' others.
+
+    'jaccard'                the map's patches that hold 60 % of its mass, against the mask; mean of all heads
+    'jaccard_heads'          the same for each head of the layer, if they can be read
+    'jaccard_best_head'      the best of them over all images; '..._of_each_image' takes the best for each image, which
+                             looks at the mask: it is what published tables on PASCAL VOC give
+    'mass_on_foreground'     share of the attention on the foreground; a uniform map has 'area_of_foreground'
+    'pointing'               the patch that gets most holds foreground, be it one pixel (the published tolerance is 15
+                             pixels of a photograph; here it is the patch, because a map points no finer); a patch taken
+                             at random has 'pointing_by_chance'
+    'localisation'           the box around the largest part of the 60 % map overlaps the mask's by at least half
+    'localisation_best_cut'  the same at the threshold of a map scaled to 0..1 that is best over all images, 'best_cut':
+                             MaxBoxAcc
+    '..._whole_image'        the same score of the whole image, for comparison
+
+    Sources: Caron et al., DINO (ICCV 2021); Naseer et al., Intriguing properties of vision transformers (NeurIPS 2021),
+    for PASCAL VOC; Zhang et al. (ECCV 2016), for the pointing game; Choe et al., Evaluating weakly-supervised object
+    localization methods right (CVPR 2020), for MaxBoxAcc.
+
+    Raises:
+        DataError: The data has no masks, or none with foreground in view.
+        AttentionError: The model's attention cannot be read.
+    """
+    masks = open_masks(data)
+    AttentionReader(opened.model).detach()  # raises if it cannot
+    return _measure(opened, data, masks)
+
+
+def _measure(opened: OpenedModel, data: ImageData, masks: Masks) -> Iterator[tuple[str, float | list | str]]:
+    scores = _score_all(opened, data, masks)
+    images = len(scores["index"])
+    if images == 0:
+        raise DataError(f"{data.name}: no validation image has foreground in what the model sees of it")
+    means = {name: values.mean(0).tolist() for name, values in scores.items() if name != "index"}
+    heads, boxes = means.pop("jaccard_heads"), means.pop("boxes")
+    yield "images", images
+    yield "left_out", len(data.val) - images
+    yield from means.items()
+    yield "localisation_best_cut", max(boxes)
+    yield "best_cut", CUTS[boxes.index(max(boxes))]
+    if heads:
+        yield "jaccard_heads", heads
+        yield "jaccard_best_head", max(heads)
+        yield "jaccard_best_head_of_each_image", float(scores["jaccard_heads"].amax(1).mean())
+
+
+def _score_all(opened: OpenedModel, data: ImageData, masks: Masks) -> dict[str, Tensor]:
+    """Score all images that have foreground, in the order of their 'index', in whichever process they were."""
+    parts = []
+    with AttentionReader(opened.model, training=False, eval=True) as reader:
+        for pixels, _, index in opened.batches(data.val, "attention-quality"):
+            cropped = torch.stack([crop_mask(masks(int(one)), opened.crop) for one in index])
+            counts = (cropped == FOREGROUND).flatten(1).any(1)
+            if counts.any():
+                attention, heads, grid = read_attention(opened, reader, pixels[counts.to(pixels.device)])
+                parts.append({"index": index[counts]} | image_scores(attention, heads, grid, cropped[counts]))
+    mine = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    everyone = [theirs for theirs in gather(mine, opened.world) if theirs]
+    if not everyone:
+        return {"index": torch.empty(0)}
+    together = {name: torch.cat([theirs[name] for theirs in everyone]) for name in everyone[0]}
+    order = together["index"].argsort()
+    return {name: values[order] for name, values in together.items()}

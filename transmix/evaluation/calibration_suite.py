@@ -1,0 +1,77 @@
+"""The suite 'calibration': whether confidence can be believed, and how much one temperature would help."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from transmix.data.dataset import DataError, ImageData, Split
+from transmix.data.keyed import key
+from transmix.evaluation.accumulate import sum_over_ranks
+from transmix.evaluation.accuracy import Accuracy
+from transmix.evaluation.brier import BrierScore
+from transmix.evaluation.calibration import CalibrationError
+from transmix.evaluation.confidence import Confidences
+from transmix.evaluation.loss import CrossEntropy
+from transmix.evaluation.opened import OpenedModel, part_of
+from transmix.evaluation.suites import Settings
+from transmix.evaluation.temperature import Temperature
+
+
+def calibration(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, float]]:
+    """Yield calibration errors, AURRA, Brier score and cross-entropy of all images, then of temperature scaling.
+
+    The temperature is fitted on one half of the images (`halves`); '..._before' and '..._after' are measured on the
+    other, with the logits as they are and divided by it. Each image passes the model once.
+
+    Raises:
+        DataError: fewer than two images.
+    """
+    if len(data.val) < 2:
+        raise DataError(f"{data.name}: temperature scaling needs at least two images, there is {len(data.val)}")
+    return _measure(opened, data.val, settings.suite_seed)
+
+
+def halves(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Share N positions out at random into those to fit on, N // 2, and the rest; each (n,) int64 ascending."""
+    order = np.random.Generator(np.random.Philox(key(seed, "temperature"))).permutation(samples)
+    return np.sort(order[: samples // 2]), np.sort(order[samples // 2 :])
+
+
+def _measure(opened: OpenedModel, split: Split, seed: int) -> Iterator[tuple[str, float]]:
+    fitting, scoring = halves(len(split), seed)
+    classes, device = len(opened.classes), opened.device
+    accuracy = Accuracy(classes, device)
+    whole, before, after = (
+        (CalibrationError(classes, device), BrierScore(classes, device), CrossEntropy(classes, device))
+        for _ in range(3)
+    )
+    confidences, temperature = Confidences(classes, device), Temperature(classes, device)
+
+    def see(positions: np.ndarray):
+        for pixels, labels, _ in opened.batches(part_of(split, positions), "calibration"):
+            logits = opened.logits(pixels)
+            for score in (accuracy, confidences, *whole):
+                score.update(logits, labels)
+            yield logits, labels
+
+    for logits, labels in see(fitting):
+        temperature.update(logits, labels)
+    best = temperature.fit()
+    temperature.batches.clear()
+    for logits, labels in see(scoring):
+        for score in before:
+            score.update(logits, labels)
+        for score in after:
+            score.update(logits / best, labels)
+
+    yield "images", int(sum_over_ranks(accuracy).count)
+    yield from _values(whole)
+    yield from confidences.compute()
+    yield "temperature", best
+    for scores, when in ((before, "before"), (after, "after")):
+        yield from ((f"{name}_{when}", value) for name, value in _values(scores))
+
+
+def _values(scores: tuple) -> Iterator[tuple[str, float]]:
+    for score in scores:
+        yield from (pair for pair in sum_over_ranks(score).compute() if pair[0] != "nonfinite_logits")

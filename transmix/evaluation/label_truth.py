@@ -1,0 +1,232 @@
+"""The suite 'label-truth': how far a mixed label is from the share of foreground that each image really contributes.
+
+Pairs of validation images and CutMix boxes are drawn, as training draws them; the model sees the mixed image, and each
+label rule gives its lam. Foreground masks tell what lam should have been.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transmix.attention import AttentionReader
+from transmix.data.bad import BadImages
+from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
+from transmix.data.keyed import key
+from transmix.data.masks import FOREGROUND, Masks, crop_mask, open_masks
+from transmix.distributed import gather
+from transmix.evaluation.agreement import agreement
+from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.suites import Settings
+from transmix.mixing import Mixed, attention_labels
+from transmix.mixing.box import Box, box_area, draw_box
+from transmix.mixing.labels import find_grid
+from transmix.mixing.mixed import box_mask
+from transmix.models.build import normaliser
+
+PAIRS = 2000
+"""How many the suite draws."""
+
+Rule = Callable[..., Mixed]
+"""(Mixed, attention (B, P), grid=(h, w)) -> Mixed with another lam."""
+
+RULES: Mapping[str, Rule] = {
+    "area": partial(attention_labels, weight=0.0),
+    "attention": partial(attention_labels, weight=1.0),
+    "mean": attention_labels,
+    "attention_fraction": partial(attention_labels, weight=1.0, downsample="fraction"),
+    "mean_fraction": partial(attention_labels, downsample="fraction"),
+}
+"""What is compared: CutMix's label, attention alone, TransMix's mean of both; the last two again with the fraction of
+each patch that the box covers in place of its upper left pixel."""
+
+
+class Pair(NamedTuple):
+    """One mixed image to come: which image is pasted into which, and where."""
+
+    own: int  # position of image A
+    partner: int  # of image B
+    box: Box  # (top, left, bottom, right) in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """What n pairs weigh by each rule, and what is seen of the foreground of their images.
+
+    Attributes:
+        pairs: (n,) int64, which of the drawn pairs they are.
+        lam: rule -> (n,) float64, weight of image A's label.
+        lam_area: (n,) float64, the share of the area that the box leaves to image A.
+        seen: (n, 2) float64, foreground pixels that the mixed image shows of A and of B.
+        whole: (n, 2) float64, foreground pixels of A and of B before mixing.
+    """
+
+    pairs: np.ndarray
+    lam: dict[str, np.ndarray]
+    lam_area: np.ndarray
+    seen: np.ndarray
+    whole: np.ndarray
+
+
+def draw_pairs(
+    count: int, labels: Sequence[int] | np.ndarray, size: tuple[int, int], seed: int, alpha: float = 1.0
+) -> list[Pair]:
+    """Draw pairs of images of different classes, each with a box as `Mixer` draws it.
+
+    No box changes a label between images of one class, and an empty box mixes nothing: these are drawn again. Each
+    pair follows from the seed and its number alone.
+
+    Args:
+        count: How many.
+        labels: (N,) of the images; where all are of one class, pairs are of that class.
+        size: (H, W) of the images as the model sees them.
+        seed: Decides it all.
+        alpha: The area left to image A is drawn from Beta(alpha, alpha).
+
+    Raises:
+        DataError: There are fewer than two images.
+    """
+    if len(labels) < 2:
+        raise DataError(f"a pair needs two images, there is {len(labels)}")
+    one_class = len({int(label) for label in labels}) == 1
+    pairs = []
+    for number in range(count):
+        rng = random.Random(key(seed, "label-truth", number))
+        while True:
+            own, partner = rng.sample(range(len(labels)), 2)
+            box = draw_box(rng, rng.betavariate(alpha, alpha), *size)
+            if box_area(box) and (one_class or labels[own] != labels[partner]):
+                break
+        pairs.append(Pair(own, partner, box))
+    return pairs
+
+
+def true_lam(seen: np.ndarray, whole: np.ndarray, by: str = "object") -> np.ndarray:
+    """Return what the weight of image A's label should be, given what is seen of both images' foreground.
+
+        by object   lam = (seen_A / whole_A) / (seen_A / whole_A + seen_B / whole_B)
+        by pixel    lam = seen_A / (seen_A + seen_B)
+
+    By object is the default: an unmixed image has the label 1 whether its object is small or large, so a label counts
+    objects and not their pixels, and half a mouse beside half an elephant is half of each. By pixel the elephant would
+    win. Where both objects are equally large, both are the same.
+
+    Args:
+        seen: (n, 2) foreground pixels that the mixed image shows of A and of B.
+        whole: (n, 2) the same before mixing.
+        by: "object" or "pixel".
+
+    Returns:
+        (n,) float64; nan where no foreground is seen, and by object also where an image has none to begin with.
+    """
+    if by not in ("object", "pixel"):
+        raise ValueError(f"a label is true by 'object' or by 'pixel', not {by!r}")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shown = seen / whole if by == "object" else np.asarray(seen, dtype=np.float64)
+        return shown[:, 0] / shown.sum(axis=1)
+
+
+def seen_size(opened: OpenedModel) -> tuple[int, int]:
+    """Return the (H, W) of the images that a model sees."""
+    height, width = opened.crop(np.zeros((8, 8, 3), dtype=np.uint8)).shape[-2:]
+    return height, width
+
+
+def weigh(
+    opened: OpenedModel, split: Split, masks: Masks, pairs: Sequence[Pair], rules: Mapping[str, Rule] = RULES
+) -> Weighed:
+    """Mix each pair, run the model in evaluation mode, and weigh the labels by each rule.
+
+    Under several processes each takes its share, and all get the whole.
+
+    Args:
+        opened: The model.
+        split: The images.
+        masks: Position -> mask (H, W); what equals `FOREGROUND` counts.
+        pairs: As `draw_pairs` gives them for the size that the model sees.
+        rules: Name -> label rule.
+
+    Raises:
+        AttentionError: The model's attention cannot be read.
+        DataError: More images cannot be read than `opened.bad` allows; pairs with those it allows are left out.
+    """
+    normalise = normaliser(*opened.mean_std, opened.device, channels_last=False)
+
+    @lru_cache(maxsize=1024)  # images of one pair come back in others
+    def load(index: int) -> tuple[Tensor, Tensor]:
+        return opened.crop(split.image(index)), crop_mask(masks(index), opened.crop) == FOREGROUND
+
+    rows = []
+    share = range(opened.world.rank, len(pairs), opened.world.size)
+    with AttentionReader(opened.model, training=False, eval=True) as reader:
+        for start in range(0, len(share), opened.batch_size):
+            numbers, loaded = [], []
+            for number in share[start : start + opened.batch_size]:
+                try:
+                    loaded.append((*load(pairs[number].own), *load(pairs[number].partner)))
+                    numbers.append(number)
+                except UnreadableImageError as error:
+                    (opened.bad or BadImages()).add([(error.where, error.reason)])
+            if not numbers:
+                continue
+            own, own_mask, partner, partner_mask = map(torch.stack, zip(*loaded, strict=True))
+            pasted = box_mask([pairs[number].box for number in numbers], own.shape[-2], own.shape[-1], own.device)
+            mixed = _paste(own, partner, pasted)
+            opened.logits(normalise(mixed.images))
+            attention = reader.take().cpu()
+            grid = reader.grid or find_grid(attention.shape[1], *mixed.images.shape[-2:])
+            lam = [rule(mixed, attention, grid=grid).lam for rule in rules.values()]
+            shown = [own_mask & ~pasted, partner_mask & pasted, own_mask, partner_mask]
+            pixels = [of_image.flatten(1).sum(1) for of_image in shown]
+            rows.append(torch.stack([torch.tensor(numbers), mixed.lam_area, *pixels, *lam], dim=1).double())
+    mine = torch.cat(rows) if rows else torch.empty(0, 6 + len(rules), dtype=torch.float64)
+    found = torch.cat([theirs["rows"] for theirs in gather({"rows": mine}, opened.world)])
+    table = found[found[:, 0].argsort()].numpy()
+    by_rule = dict(zip(rules, table[:, 6:].T, strict=True))
+    return Weighed(table[:, 0].astype(np.int64), by_rule, table[:, 1], table[:, 2:4], table[:, 4:6])
+
+
+def label_truth(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, float | list | str]]:
+    """Yield how far the label by each rule is from the truth by object, and by pixel.
+
+    For a rule R: 'error_R' is the mean of |lam - truth|, in 0..1, and 'rank_correlation_R' Spearman's of both;
+    'error_over_area_R' is the mean of how much more R errs than area does on the same pair, below 0 where R is better.
+    A list '..._interval' is the 95 % interval, over pairs. 'pairs' are those that count, 'left_out' those without
+    foreground to be seen, or with an image that cannot be read.
+
+    Raises:
+        DataError: The data has no masks, or fewer than two images.
+        AttentionError: The model's attention cannot be read.
+    """
+    masks = open_masks(data)
+    AttentionReader(opened.model).detach()  # raises if it cannot
+    pairs = draw_pairs(PAIRS, data.val.labels, seen_size(opened), settings.suite_seed)
+    return _measure(opened, data.val, masks, pairs)
+
+
+def _measure(opened: OpenedModel, split: Split, masks: Masks, pairs: Sequence[Pair]) -> Iterator:
+    weighed = weigh(opened, split, masks, pairs)
+    for by, suffix in (("object", ""), ("pixel", "_by_pixel")):
+        truth = true_lam(weighed.seen, weighed.whole, by)
+        known = ~np.isnan(truth)
+        yield f"pairs{suffix}", int(known.sum())
+        yield f"left_out{suffix}", len(pairs) - int(known.sum())
+        for rule, lam in weighed.lam.items():
+            found = agreement(lam[known], truth[known], weighed.lam_area[known])
+            if rule == "area":
+                del found["error_over_area"]
+            for name, (value, low, high) in found.items():
+                yield f"{name}_{rule}{suffix}", value
+                yield f"{name}_{rule}{suffix}_interval", [low, high]
+
+
+def _paste(own: Tensor, partner: Tensor, pasted: Tensor) -> Mixed:
+    """Mix (n, 3, H, W) uint8 with partners that are no rows of the batch, where `pasted` (n, H, W) says so."""
+    lam = 1 - pasted.double().mean((1, 2)).float()
+    nobody = torch.full((len(own),), -1)
+    return Mixed(torch.where(pasted[:, None], partner, own), nobody, nobody, lam, lam, pasted)

@@ -1,0 +1,128 @@
+"""The suite 'occlusion': how accuracy falls as patches are dropped, at random, the salient ones, or the others.
+
+Source: Naseer et al., Intriguing Properties of Vision Transformers (NeurIPS 2021, arXiv 2105.10497), and its code. As
+there, floor(ratio * P) of the P patches are dropped, and a dropped patch is black, 0 before normalisation. Differently:
+- every image has patches of its own dropped, where the code drops the same ones in a whole batch;
+- at a higher ratio the patches of a lower one are dropped too, which makes curves smooth;
+- saliency is the model's own class attention, and a ratio is one of patches; there it is a share of the attention of
+  one head of DINO. A model whose class attention cannot be read is occluded at random only.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transmix.attention import AttentionError, AttentionReader
+from transmix.attention.find import unwrap
+from transmix.data.dataset import ImageData
+from transmix.data.keyed import key
+from transmix.evaluation.accumulate import sum_over_ranks
+from transmix.evaluation.accuracy import Accuracy
+from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.suites import Settings, Value
+from transmix.mixing.labels import find_grid
+from transmix.recipes import RecipeError
+
+WITHOUT_PATCHES = (14, 14)
+"""The grid for models that do not cut images into patches: that of the paper."""
+
+
+def occlusion(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
+    """Yield the grid, what saliency is, the ratios, and for each way of dropping the top-1 accuracies at them.
+
+    Raises:
+        RecipeError: a ratio outside 0..1.
+    """
+    ratios = settings.occlusion_ratios
+    if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
+        raise RecipeError(f"occlusion_ratios are shares of the patches in 0..1, not {list(ratios)}")
+    grid, saliency = _try(opened)
+    return _measure(opened, data, settings, grid, saliency)
+
+
+def _measure(
+    opened: OpenedModel, data: ImageData, settings: Settings, grid: tuple[int, int], saliency: str
+) -> Iterator[tuple[str, Value]]:
+    patches, readable = grid[0] * grid[1], not saliency.startswith("none")
+    mean, std = (torch.tensor(values, device=opened.device) for values in opened.mean_std)
+    fill = -mean / std if settings.occlusion_fill == "black" else torch.zeros_like(mean)
+    counts = [drop_count(ratio, patches) for ratio in settings.occlusion_ratios]
+    ways = ("random", "salient", "non_salient") if readable else ("random",)
+    scores = {way: [Accuracy(len(opened.classes), opened.device) for _ in counts] for way in ways}
+    with _reader(opened.model) if readable else nullcontext() as reader:
+        for pixels, labels, index in opened.batches(data.val, "occlusion"):
+            clean = opened.logits(pixels)
+            orders = {"random": random_order(index, patches, settings.suite_seed).to(opened.device)}
+            if reader is not None:
+                attention = reader.take()
+                orders["salient"] = attention.argsort(dim=1, descending=True, stable=True)
+                orders["non_salient"] = attention.argsort(dim=1, stable=True)
+            for way in ways:
+                for score, count in zip(scores[way], counts, strict=True):
+                    occluded = drop(pixels, orders[way][:, :count], grid, fill)
+                    score.update(opened.logits(occluded) if count else clean, labels)
+
+    yield "images", int(sum_over_ranks(scores["random"][0]).count)
+    yield "grid", f"{grid[0]} x {grid[1]}"
+    yield "saliency", saliency
+    yield "ratios", list(settings.occlusion_ratios)
+    for way in ways:
+        yield way, [dict(sum_over_ranks(score).compute())["top1"] for score in scores[way]]
+
+
+def drop_count(ratio: float, patches: int) -> int:
+    """Return floor(ratio * patches), where 0.7 of 10 is 7 whatever the last bit of 0.7."""
+    return int(ratio * patches + 1e-9)
+
+
+def random_order(index: Tensor, patches: int, seed: int) -> Tensor:
+    """Return the order in which each image loses its patches, (b, P) int64; it follows from (seed, index) alone."""
+    orders = [
+        np.random.Generator(np.random.Philox(key(seed, "occlusion", image))).permutation(patches)
+        for image in index.tolist()
+    ]
+    return torch.from_numpy(np.stack(orders))
+
+
+def drop(pixels: Tensor, patches: Tensor, grid: tuple[int, int], fill: Tensor) -> Tensor:
+    """Return images with some of their patches filled.
+
+    Args:
+        pixels: (B, C, H, W).
+        patches: (B, n) int64, which to drop, row-major; pixel row y belongs to row floor(y * h / H) of the grid.
+        grid: (h, w).
+        fill: (C,), the colour.
+    """
+    dropped = torch.zeros(len(pixels), grid[0] * grid[1], device=pixels.device).scatter_(1, patches, 1)
+    covered = F.interpolate(dropped.view(-1, 1, *grid), size=pixels.shape[-2:], mode="nearest")
+    return torch.where(covered > 0, fill.to(pixels.dtype)[:, None, None], pixels)
+
+
+def _try(opened: OpenedModel) -> tuple[tuple[int, int], str]:
+    """Return the grid of patches and what saliency is, by a look at one black image, the same on every process."""
+    black = opened.crop(np.zeros((8, 8, 3), dtype=np.uint8))[None].to(opened.device).float()
+    try:
+        with _reader(opened.model) as reader:
+            opened.logits(black)
+            grid: Any = reader.grid or find_grid(reader.take().shape[1], black.shape[-2], black.shape[-1])
+            return grid, f"class attention of {reader.name}"
+    except AttentionError as error:
+        return _embedded(unwrap(opened.model), black), f"none: {error}"
+
+
+def _reader(model: nn.Module) -> AttentionReader:
+    return AttentionReader(model, training=False, eval=True)
+
+
+def _embedded(model: nn.Module, images: Tensor) -> tuple[int, int]:
+    """Return the grid that a timm model's patch embedding makes, or the paper's."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch is None:
+        return WITHOUT_PATCHES
+    down, across = (patch, patch) if isinstance(patch, int) else patch
+    return images.shape[-2] // down, images.shape[-1] // across

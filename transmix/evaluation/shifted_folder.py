@@ -1,0 +1,90 @@
+"""Folders of class folders made for evaluation, whose classes are some or all of a model's."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from transmix.data.dataset import DataError, Split, listing
+from transmix.data.folder import _class_folders, _read_split
+
+
+@dataclass(frozen=True)
+class ShiftedFolder:
+    """A folder `<folder>/<class>/*.jpg`.
+
+    Attributes:
+        path: where it is.
+        folders: its class folders, sorted.
+        classes: (n,) int64, which of the model's classes each of them is.
+    """
+
+    path: Path
+    folders: tuple[str, ...]
+    classes: np.ndarray
+
+    @property
+    def subset(self) -> np.ndarray:
+        """The model's classes that occur, ascending: (m,) int64, m <= n."""
+        return np.unique(self.classes)
+
+    def read(self) -> Split:
+        """List the images; labels are positions in `subset`.
+
+        Raises:
+            DataError: a class folder has no image.
+        """
+        split = _read_split(self.path, self.folders)
+        return replace(split, labels=np.searchsorted(self.subset, self.classes)[split.labels])
+
+
+def open_shifted(path: str | Path, classes: Sequence[str], class_map: Mapping[str, str]) -> ShiftedFolder:
+    """Match the class folders in a folder with a model's classes, by name or through a map from name to name.
+
+    Raises:
+        DataError: there is no such folder, it has no class folders, or one of them is no class of the model.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder")
+    position = {name: index for index, name in enumerate(classes)}
+    folders = _class_folders(path)
+    names = {folder: class_map.get(folder, folder) for folder in folders}
+    if unknown := [folder for folder, name in names.items() if name not in position]:
+        raise DataError(
+            f"{path}: the model has no class for the class folders {listing(unknown)}; its classes are "
+            f"{listing(classes, 3)}; say which is which in a file: --class-map FILE"
+        )
+    return ShiftedFolder(path, folders, np.array([position[names[folder]] for folder in folders], dtype=np.int64))
+
+
+def read_class_map(path: str | Path | None) -> dict[str, str]:
+    """Read which class of the model a class folder is: JSON {folder: class}, or CSV with the columns folder and class.
+
+    Raises:
+        DataError: the file is not there, or is neither.
+    """
+    if path is None:
+        return {}
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # a spreadsheet writes a byte order mark
+        if path.suffix.lower() != ".csv":
+            return _checked(json.loads(text), path)
+        rows = list(csv.DictReader(text.splitlines()))
+        return _checked({row["folder"]: row["class"] for row in rows}, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the class map ({error.strerror})") from error
+    except (ValueError, KeyError) as error:
+        raise DataError(
+            f'{path}: not a class map ({error}); write JSON {{"folder": "class"}}, or CSV with the header folder,class'
+        ) from error
+
+
+def _checked(found: object, path: Path) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ValueError("expected a class name for every folder name")
+    return found

@@ -1,0 +1,66 @@
+"""The suite 'shuffle': accuracy once an image is cut into patches that change places, which destroys its structure.
+
+Source: Naseer et al., Intriguing Properties of Vision Transformers (NeurIPS 2021, arXiv 2105.10497), section 3.4, and
+its code, which gives a whole batch one permutation; here every image has its own.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transmix.data.dataset import ImageData
+from transmix.data.keyed import key
+from transmix.evaluation.accumulate import sum_over_ranks
+from transmix.evaluation.accuracy import Accuracy
+from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.suites import Settings, Value
+from transmix.recipes import RecipeError
+
+GRIDS = (1, 2, 4, 8, 14, 16)
+"""The published sizes, and 1: the image as it is."""
+
+
+def shuffle(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
+    """Yield the grids (patches along each side), and the top-1 accuracy at each.
+
+    Raises:
+        RecipeError: a grid that does not divide the image.
+    """
+    side = opened.crop(np.zeros((8, 8, 3), dtype=np.uint8)).shape[-1]
+    grids = settings.shuffle_grids or tuple(grid for grid in GRIDS if side % grid == 0)
+    if wrong := [grid for grid in grids if grid < 1 or side % grid]:
+        divisors = [grid for grid in range(2, side) if side % grid == 0]
+        raise RecipeError(f"shuffle_grids {wrong} do not divide the image of {side} pixels; these do: {divisors}")
+    return _measure(opened, data, grids, settings.suite_seed)
+
+
+def _measure(opened: OpenedModel, data: ImageData, grids: tuple[int, ...], seed: int) -> Iterator[tuple[str, Value]]:
+    scores = [Accuracy(len(opened.classes), opened.device) for _ in grids]
+    for pixels, labels, index in opened.batches(data.val, "shuffle"):
+        for score, grid in zip(scores, grids, strict=True):
+            order = random_places(index, grid, seed).to(opened.device)
+            score.update(opened.logits(shuffled(pixels, order, grid)), labels)
+    yield "images", int(sum_over_ranks(scores[0]).count)
+    yield "grids", list(grids)
+    yield "top1", [dict(sum_over_ranks(score).compute())["top1"] for score in scores]
+
+
+def random_places(index: Tensor, grid: int, seed: int) -> Tensor:
+    """Return a permutation of grid * grid patches for each image, (b, P) int64, by (seed, grid, index) alone."""
+    orders = [
+        np.random.Generator(np.random.Philox(key(seed, "shuffle", grid, image))).permutation(grid * grid)
+        for image in index.tolist()
+    ]
+    return torch.from_numpy(np.stack(orders))
+
+
+def shuffled(pixels: Tensor, order: Tensor, grid: int) -> Tensor:
+    """Return images (B, C, S, S) whose patch p is patch order[:, p] of what they were."""
+    batch, channels, side, _ = pixels.shape
+    small = side // grid
+    cut = pixels.view(batch, channels, grid, small, grid, small).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    moved = cut[torch.arange(batch, device=pixels.device)[:, None], order]
+    back = moved.view(batch, grid, grid, channels, small, small).permute(0, 3, 1, 4, 2, 5)
+    return back.reshape(batch, channels, side, side)

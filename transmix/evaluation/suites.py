@@ -1,0 +1,98 @@
+"""Suites: what `transmix evaluate --suite` measures beyond accuracy, one file each.
+
+A suite is a function (opened, data, settings) that yields (name, value):
+
+    opened    an `OpenedModel`: `opened.batches(split)` gives this process's share, `opened.logits(pixels)` runs it
+    data      an `ImageData` whose labels are positions in `opened.classes`; suites measure on `data.val`
+    settings  the `Settings` below: all that a user can choose, for all suites
+    value     a number; a list of numbers, one row of a table; or a text, for how it was measured
+
+It checks what it is given when it is called, before the first value is asked for: all suites are called before any
+of them runs, so that a folder that is missing is found before hours are spent. Every process of a group runs the same
+suites and yields the same values, for the whole of the data, whatever its share (`sum_over_ranks`, `gather_rows`).
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transmix.data.dataset import ImageData
+from transmix.evaluation.opened import OpenedModel
+
+Value = float | int | str | list[float] | list[int]
+
+Suite = Callable[[OpenedModel, ImageData, "Settings"], Iterator[tuple[str, Value]]]
+
+SUITES = {
+    "calibration": "transmix.evaluation.calibration_suite:calibration",
+    "occlusion": "transmix.evaluation.occlusion:occlusion",
+    "shuffle": "transmix.evaluation.shuffle:shuffle",
+    "shifts": "transmix.evaluation.shifts:shifts",
+    "attention-quality": "transmix.evaluation.attention_quality:attention_quality",
+    "label-truth": "transmix.evaluation.label_truth:label_truth",
+}
+"""Where each suite is: its module and the function in it, imported when it is asked for."""
+
+SuiteName = Literal["calibration", "occlusion", "shuffle", "shifts", "attention-quality", "label-truth"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user can choose about the suites."""
+
+    suite_seed: int = 0
+    """Decides what suites draw: dropped patches, shuffled patches, halves of the data. Batches and processes do not."""
+    occlusion_ratios: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """occlusion: shares of the patches that are dropped."""
+    occlusion_fill: Literal["black", "mean"] = "black"
+    """occlusion: what a dropped patch becomes. 'black': 0 before normalisation, as in the published code; 'mean': 0
+    after normalisation."""
+    shuffle_grids: tuple[int, ...] | None = None
+    """shuffle: patches along each side; those of 2, 4, 8, 14 and 16 that divide the image if not given."""
+    shift_data: tuple[str, ...] = ()
+    """shifts: folders of class folders (ImageNet-A, -R, -Sketch), or of corruptions (ImageNet-C:
+    <corruption>/<severity>/<class>)."""
+    outlier_data: tuple[str, ...] = ()
+    """shifts: folders of images that belong to no class of the model, in class folders that name the classes they are
+    set against (ImageNet-O)."""
+    class_map: str | None = None
+    """shifts: file that maps the names of class folders to the model's class names, JSON or CSV (folder,class)."""
+    baseline_errors: str | None = None
+    """shifts: JSON file of the baseline's error per corruption, in 0..1; AlexNet's if not given."""
+
+
+def load_suite(name: str) -> Suite:
+    """Import a suite by its name in the table."""
+    module, function = SUITES[name].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def run_suites(
+    names: tuple[str, ...], models: list[OpenedModel], data: ImageData, settings: Settings
+) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Call every suite for every model, then run one after the other.
+
+    Returns:
+        An iterator over (suite, {model: {name: value}}), in the order asked for.
+
+    Raises:
+        AttentionError, DataError, RecipeError: from here, if a suite cannot be run; while iterating, if it turns out
+            later.
+    """
+    called = {
+        name: {one.name: load_suite(name)(one, data, settings) for one in models} for name in dict.fromkeys(names)
+    }
+    return _run(called, talks=models[0].world.leads)
+
+
+def _run(called: dict[str, dict[str, Iterator[tuple[str, Any]]]], talks: bool) -> Iterator[tuple[str, dict]]:
+    for suite, of_models in called.items():
+        found = {}
+        for model, values in of_models.items():
+            started = time.perf_counter()
+            found[model] = dict(values)
+            if talks:
+                print(f"{suite} of {model}: {time.perf_counter() - started:.0f} s", flush=True)
+        yield suite, found
