@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test check bench chaos docs results fuzz models lock clean
+.PHONY: setup train test check browser bench chaos docs results fuzz models lock clean
 
 setup: .venv/.done
 
@@ -25,8 +25,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-bench: setup  ## step time of TransMix over CutMix
-	$(BIN)/python benchmarks/step_overhead.py
+browser: setup  ## a Chromium for the tests that open pages, if there is none
+	$(BIN)/python scripts/browser.py
+
+bench: setup  ## the speed benchmarks that a CPU can run, about five minutes, into runs/bench
+	$(BIN)/python benchmarks/all.py
 
 models: setup  ## measure every listed model: the table of `transmix models` and docs/models.md
 	$(BIN)/python scripts/models.py
