@@ -1,4 +1,4 @@
-"""Find a Chromium for the tests that open pages, or install one: the system's package, else Playwright's own download."""
+"""Find a Chromium for the tests that open pages, or install one: the system's package, else Playwright's download."""
 
 import os
 import shutil
