@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from masks import empty_boxes, label_truth
 from shown import cell, figure, link, origin, ratio, table, title
 
 from transmix.compare.comparison import METRICS
@@ -215,6 +216,8 @@ MOMENTS = ("mean", "sd", "low", "high", "p")
 SECTIONS: Sequence[tuple[Callable[[dict], bool], Callable[[str, dict[str, Any]], str]]] = (
     (lambda found: found.get("kind") == "comparison", comparison),
     (lambda found: "last_epoch" in found, digits),
+    (lambda found: "truth" in found, label_truth),
+    (lambda found: found.get("benchmark") == "empty_boxes", empty_boxes),
     (lambda found: "benchmark" in found and bool(found.get("rows")), timed),
     (lambda found: "variants" in found, steps),
     (lambda found: isinstance(found.get("models"), list) and all("timed" in one for one in found["models"]), reading),
