@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from transmix import distributed
 from transmix.cli import main
+from transmix.data.loader import TrainingSamples
 from transmix.runs.checkpoint import load_checkpoint
 from transmix.runs.log import read_rows
 from transmix.training.loop import train
@@ -81,11 +82,9 @@ def test_it_stops_with_the_step_its_images_and_what_replays_it(images, small_rec
 
 
 def test_the_images_it_names_are_those_the_step_saw(images, small_recipe, tmp_path, monkeypatch):
-    from transmix.training import loop
-
-    seen, readable = [], loop.TrainingSamples._readable
+    seen, readable = [], TrainingSamples._readable
     monkeypatch.setattr(
-        loop.TrainingSamples,
+        TrainingSamples,
         "_readable",
         lambda self, epoch, index: seen.append(index) or readable(self, epoch, index),
     )
