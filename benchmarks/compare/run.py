@@ -54,7 +54,8 @@ def main(words: list[str]) -> int:
     words, remarks = take(words, "--remark")
     words, out = take(words, "--out")
     budget, folder = BUDGETS[name], Path(out[-1] if out else f"runs/compare-{name}")
-    asked = ["--recipe", budget.recipe, "--mix", *budget.mixes, "--seeds", str(budget.seeds), *budget.settings, *words]
+    seeds = [] if "--seeds" in words else ["--seeds", str(budget.seeds)]
+    asked = ["--recipe", budget.recipe, "--mix", *budget.mixes, *seeds, *budget.settings, *words]
     try:
         compare([*asked, "--out", str(folder)])
     except RecipeError as error:
@@ -66,7 +67,10 @@ def main(words: list[str]) -> int:
     if not (folder / "compare.json").exists():
         return complain(f"{folder} holds no comparison: {' '.join(remarks)}", 1)
     path = RESULTS / f"compare_{name}.json"
-    path.write_text(json.dumps(collect(folder, shlex.join(["transmix", "compare", *asked]), remarks), indent=1) + "\n")
+    text = json.dumps(collect(folder, shlex.join(["transmix", "compare", *asked]), remarks), indent=1)
+    path.write_text(
+        text.replace(str(folder.absolute()), f"runs/{folder.name}") + "\n"
+    )  # where it lay here helps nobody
     print(f"written to {path}")
     return 0
 

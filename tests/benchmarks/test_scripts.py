@@ -52,6 +52,14 @@ def test_step_overhead(rows_of):
     assert rows[case, "none"]["over_none"] == 1
 
 
+def test_app_answer(script, tmp_path, capsys):
+    script("app_answer").main(["--boxes", "2", "--json", str(tmp_path / "out.json")])
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["the row that TransMix reads", "the first layer's heads"]
+    said = capsys.readouterr().out
+    assert all(row["variant"] in said and row["median_ms"] > 0 for row in rows)
+
+
 def test_step_overhead_refuses_to_leave_out_what_it_compares_with(script, capsys):
     with pytest.raises(SystemExit):
         script("step_overhead").main(["--ways", "transmix"])

@@ -1,0 +1,61 @@
+"""How long the app takes from a moved box to an answer, without the browser: one forward, labels, pictures, code.
+
+python benchmarks/app_answer.py                 deit_tiny_patch16_224, 20 boxes
+python benchmarks/app_answer.py --json FILE
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from timing import where
+
+from transmix.app.answer import Controls, answer
+from transmix.app.opened import open_model
+from transmix.app.parts import attention_part, classes_part, shares_part
+from transmix.app.picture import SAMPLES, sample
+from transmix.app.values import LAST, Watched
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", nargs="?", help="run folder, .safetensors file or timm model")
+    parser.add_argument("--boxes", type=int, default=20, help="how many boxes to ask for")
+    parser.add_argument("--json", type=Path, help="write the result there")
+    asked = parser.parse_args(words)
+    opened = open_model(asked.target)
+    watched = Watched(opened.viewed, torch.device("cpu"))
+    own, partner = map(sample, SAMPLES)
+    rows = []
+    for what, layer in (("the row that TransMix reads", LAST), ("the first layer's heads", min(watched.heads))):
+        seconds = []
+        for number in range(asked.boxes + 1):
+            controls = Controls(own, partner, (number, 2 * number, 90, 90), (0, 0, 90, 90), layer=layer, moved="box")
+            started = time.perf_counter()
+            found = answer(controls, opened, watched)
+            assert found.shown is not None
+            attention_part(found.shown, found.setting, watched.size)
+            shares_part(found.shown, found.setting)
+            classes_part(found.shown, opened.classes)
+            found.stage(watched.size)
+            seconds.append(time.perf_counter() - started)
+        seconds = sorted(seconds[1:])  # the first one reads the files
+        median, slowest = statistics.median(seconds), seconds[-1]
+        print(f"{what:<30}  median {1000 * median:.0f} ms, slowest {1000 * slowest:.0f} ms")
+        quartiles = [1000 * seconds[len(seconds) // 4], 1000 * seconds[3 * len(seconds) // 4]]
+        rows.append({"case": opened.name, "variant": what, "median_ms": 1000 * median, "quartiles_ms": quartiles})
+    if asked.json:
+        asked.json.write_text(
+            json.dumps(
+                {"benchmark": "app_answer", "command": "python benchmarks/app_answer.py", **where("cpu"), "rows": rows},
+                indent=1,
+            )
+            + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
