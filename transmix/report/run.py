@@ -72,7 +72,7 @@ def picture(path: Path) -> Picture:
         pixels = image.convert("RGB")
     pixels.thumbnail((WIDEST, 4 * WIDEST), Image.Resampling.LANCZOS)
     while True:
-        for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
+        for kind, options in (("png", {}), ("jpeg", {"quality": 85})):
             file = io.BytesIO()
             pixels.save(file, kind, **options)
             if file.tell() <= HEAVIEST:
