@@ -23,7 +23,7 @@ class Controls:
         partner: File of image B.
         box: (top, left, height, width) in pixels; what is None is not filled in.
         anchor: The box last set by hand, which the ratio scales.
-        ratio: lam, 0..1: in a blend the weight of A, else the area left to A; None: not filled in.
+        ratio: lam, 0..1: in a blend the weight of A, else the area left to A.
         blend: Mixup instead of a box.
         rule: One of `WEIGHTS`.
         layer: Number of a layer, or `LAST`.
@@ -36,7 +36,7 @@ class Controls:
     partner: Path | None
     box: tuple[float | None, ...]
     anchor: Box
-    ratio: float | None = 0.5
+    ratio: float = 0.5
     blend: bool = False
     rule: str = "mean"
     layer: int = LAST
@@ -69,17 +69,14 @@ class Answer:
     errors: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    def stage(self, size: tuple[int, int]) -> dict[str, Any]:
-        """Return what stage.js draws, but for the pictures."""
-        (height, width), box = size, list(self.setting.box)
-        return {"height": height, "width": width, "box": box, "blend": self.setting.blend, "lam": self.setting.lam}
-
-    def pictures(self) -> list[str]:
-        """Return images A and B as stage.js draws them; none unless both are there."""
+    def stage(self, size: tuple[int, int]) -> dict[str, Any] | None:
+        """Return what the picture with the box is drawn of; see stage.js."""
         own, partner = self.images
         if own is None or partner is None:
-            return []
-        return [data_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
+            return None
+        a, b = (data_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner))
+        box, blend, lam = list(self.setting.box), self.setting.blend, self.setting.lam
+        return {"a": a, "b": b, "height": size[0], "width": size[1], "box": box, "blend": blend, "lam": lam}
 
 
 def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "cpu") -> Answer:
@@ -96,8 +93,7 @@ def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "
         setting, anchor, ratio = _settle(controls, watched)
     except ValueError as error:
         errors.append(str(error))
-        asked = replace(controls, box=_sides(controls.anchor), ratio=0.5, moved="")
-        setting, anchor, ratio = _settle(asked, watched)
+        setting, anchor, ratio = _settle(replace(controls, box=_sides(controls.anchor), moved=""), watched)
     own, partner = (_image(path, watched, errors) for path in (controls.own, controls.partner))
     if own is None or partner is None or controls.own is None or controls.partner is None:
         missing = " and ".join(
@@ -113,9 +109,7 @@ def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "
 def _settle(controls: Controls, watched: Watched) -> tuple[Setting, Box, float]:
     """Return the setting, the box last set by hand, and the mixing ratio."""
     height, width = watched.size
-    if controls.ratio is None:
-        raise ValueError("The mixing ratio needs a number from 0 to 1.")
-    ratio = min(max(controls.ratio, 0.0), 1.0)
+    ratio = min(max(float(controls.ratio), 0.0), 1.0)
     if controls.moved == "ratio" and not controls.blend:
         anchor, box = controls.anchor, scaled_box(controls.anchor, ratio, height, width)
     else:

@@ -16,7 +16,7 @@ from transmix.app.values import LAST, MEAN, Watched
 from transmix.data.dataset import DataError
 
 SIDES = ("top", "left", "tall", "wide")
-ASKED = ("stage", "own", "partner", "anchor", "method", "ratio", *SIDES, "rule", "layer", "head", "downsample")
+ASKED = ("own", "partner", "anchor", "method", "ratio", *SIDES, "rule", "layer", "head", "downsample")
 """The components that hold what was chosen."""
 
 BOX_MOVED = ("stage", "typing", "leaving")
@@ -54,8 +54,8 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
 
         event(listen, inputs, outputs, **how)
 
-    def drag(held: dict[Any, Any]) -> dict[Any, Any]:
-        top, left, bottom, right = held[parts["stage"]]["box"]
+    def drag(held: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        top, left, bottom, right = event._data["box"]
         return respond(held, "stage", top=top, left=left, tall=bottom - top, wide=right - left)
 
     def swap(held: dict[Any, Any]) -> dict[Any, Any]:
@@ -69,8 +69,7 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
                 return respond(held, "", refused=f"{error}.")
             return respond(held, "images", **{name: str(path)})
 
-        # of what waits Gradio keeps the newest values but the oldest event, and the file comes with the event
-        parts[f"{name}_field"].upload(give, inputs, outputs, **how | {"trigger_mode": "multiple"})
+        parts[f"{name}_field"].upload(give, inputs, outputs, **how)
 
     parts["stage"].input(drag, inputs, outputs, **how)
     on(parts["ratio"].input, "ratio")
@@ -97,7 +96,7 @@ def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
         partner,
         tuple(values[side] for side in SIDES),
         tuple(values["anchor"]),
-        values["ratio"],
+        values["ratio"] or 0.0,
         values["method"] == "mixup",
         values["rule"],
         int(values["layer"]),
@@ -124,11 +123,10 @@ def in_step(found: Answer, watched: Watched, moved: str) -> dict[str, Any]:
     """Return what the controls are to hold after an answer, but for the one in someone's hand."""
     top, left, bottom, right = found.setting.box
     changed: dict[str, Any] = {"anchor": found.anchor}
-    pictures: dict[str, Any] = {"pictures": found.pictures()} if moved == "images" else {}
     if moved != "stage":
-        changed["stage"] = gr.HTML(found.stage(watched.size), **pictures)
+        changed["stage"] = found.stage(watched.size)
     if moved != "ratio":
-        changed["ratio"] = round(found.lam, 2)
+        changed["ratio"] = found.lam
     if moved != "typing":
         for side, value in zip(SIDES, (top, left, bottom - top, right - left), strict=True):
             changed[side] = gr.Number(value, interactive=not found.setting.blend)

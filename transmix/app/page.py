@@ -32,28 +32,21 @@ CREDIT = """
 with scikit-learn. Images stay on this computer, and are deleted when the app stops.</p>"""
 
 
-class Ratio(gr.Slider):
-    """A slider from 0 to 1; a number typed beyond its ends is brought inside, which Gradio's own refuses."""
-
-    is_template = True  # drawn as what it inherits from
-
-    def preprocess(self, payload: float | None) -> float | None:  # type: ignore[override]
-        """Return the number, None where the field is empty."""
-        return None if payload is None else min(max(payload, 0.0), 1.0)
-
-
 def build_page(opened: Opened, watched: Watched, device: str = "cpu") -> gr.Blocks:
     """Make the page of a model."""
     height, width = watched.size
     first = (height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2)
     with gr.Blocks(title=f"transmix: {opened.name}", analytics_enabled=False) as page:
         gr.HTML(_head(opened, watched))
+        parts: dict[str, Any] = {
+            "remarks": gr.HTML(
+                "", html_template='<div role="status">${value}</div>', js_on_load=None, elem_id="remarks"
+            )
+        }
         with gr.Row(equal_height=False, elem_classes="tm-row"):
-            parts = _pictures()
-        status = '<div role="status">${value}</div>'  # below the pictures, which must not move under a pointer
-        parts["remarks"] = gr.HTML("", html_template=status, js_on_load=None, elem_id="remarks")
+            parts |= _pictures()
         with gr.Row(equal_height=False, elem_classes="tm-row"):
-            parts |= _images() | _mixing(first) | _weighing(watched)
+            parts |= _images() | _mixing(height, width, first) | _weighing(watched)
         gr.HTML('<h2 class="tm">The Python that gives these numbers</h2>', elem_id="code-head")
         parts["code"] = gr.Code(
             language="python", label="Python", elem_id="code", show_line_numbers=False, buttons=["copy"]
@@ -84,7 +77,7 @@ def _pictures() -> dict[str, Any]:
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Mixed image</h2>')
         script = (HERE / "stage.js").read_text(encoding="utf-8")
-        parts["stage"] = gr.HTML(None, html_template=STAGE, js_on_load=script, elem_id="stage", pictures=[])
+        parts["stage"] = gr.HTML(None, html_template=STAGE, js_on_load=script, elem_id="stage")
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Where the model looks</h2>')
         parts["attention"] = gr.HTML(NOTHING, elem_id="attention")
@@ -113,14 +106,14 @@ def _images() -> dict[str, Any]:
     return parts
 
 
-def _mixing(box: Box) -> dict[str, Any]:
+def _mixing(height: int, width: int, box: Box) -> dict[str, Any]:
     """Lay out how the images are mixed."""
     top, left, bottom, right = box
     sides = {
-        "top": ("Top", top),
-        "left": ("Left", left),
-        "tall": ("Height", bottom - top),
-        "wide": ("Width", right - left),
+        "top": ("Top", top, height),
+        "left": ("Left", left, width),
+        "tall": ("Height", bottom - top, height),
+        "wide": ("Width", right - left, width),
     }
     parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
@@ -128,10 +121,11 @@ def _mixing(box: Box) -> dict[str, Any]:
         methods = [("CutMix: paste a box", "cutmix"), ("Mixup: blend", "mixup")]
         parts["method"] = gr.Radio(methods, value="cutmix", label="Method", elem_id="method")
         about: dict[str, Any] = {"label": "Mixing ratio, lam", "info": "The part of the picture that is A’s."}
-        parts["ratio"] = Ratio(0, 1, 0.75, step=0.01, elem_id="ratio", buttons=[], **about)
+        parts["ratio"] = gr.Slider(0, 1, 0.75, step=0.01, elem_id="ratio", buttons=[], **about)
         with gr.Row(elem_classes="tm-sides"):
-            for name, (label, value) in sides.items():  # no limits: Gradio's complaint would keep ours from being made
-                parts[name] = gr.Number(value, label=label, precision=0, min_width=70, elem_id=f"box-{name}")
+            for name, (label, value, most) in sides.items():
+                limits: dict[str, Any] = {"minimum": 0, "maximum": most, "precision": 0}
+                parts[name] = gr.Number(value, label=label, min_width=70, elem_id=f"box-{name}", **limits)
     return parts
 
 

@@ -68,9 +68,10 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
             head=f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         )
     except OSError as error:
-        wanted = "no port from 7860 to 7959 is free" if port is None else f"port {port} is taken, or not allowed"
-        hint = "give another" if port is None else "give another, or leave it out for the first free one from 7860"
-        raise RecipeError(f"{wanted}; {hint}: --port") from error
+        wanted = f"port {port} cannot be used" if port is not None else "no free port was found"
+        raise RecipeError(
+            f"{wanted} ({error}); give another: --port, or leave it out for the first free one"
+        ) from error
     try:
         yield address
     finally:
