@@ -1,5 +1,7 @@
 """The page's default model, with random weights, and image files of every kind that people have."""
 
+import socket
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,18 @@ from PIL import Image
 
 from transmix.app.opened import open_model
 from transmix.app.values import Watched
+
+
+def _free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Name a port that is free now, so that tests side by side do not reach for the same."""
+    return _free_port
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from transmix.app.values import Setting, percents, show
 
 
 @pytest.fixture(scope="module")
-def address(opened, watched):
-    with private_files(), served(build_page(opened, watched)) as address:
+def address(opened, watched, free_port):
+    with private_files(), served(build_page(opened, watched), free_port()) as address:
         yield address
 
 
@@ -112,6 +112,94 @@ def test_drag_switch_upload_and_copy(page, address, watched, files):
     assert page.seen["errors"] == []
 
 
+def type_into(page, field, number):
+    page.locator(f"{field} input[type=number]").fill(str(number))
+    page.keyboard.press("Tab")
+
+
+def until(page, check, wanted):
+    """Wait until the page is as wanted."""
+    for _ in range(100):
+        if check(page) == wanted:
+            return
+        page.wait_for_timeout(100)
+    assert check(page) == wanted
+
+
+def test_the_box_ends_where_the_pointer_does_however_fast_it_moved(page):
+    for side, number in (("tall", 40), ("wide", 40), ("top", 180), ("left", 180)):
+        type_into(page, f"#box-{side}", number)
+    until(page, box_on_page, (180, 180, 220, 220))
+    frame = page.locator("#stage .tm-stage").bounding_box()
+    at = lambda y, x: (frame["x"] + frame["width"] * x / 224, frame["y"] + frame["height"] * y / 224)  # noqa: E731
+    page.mouse.move(*at(20, 30))
+    page.mouse.down()
+    page.mouse.move(*at(150, 110), steps=12)
+    page.mouse.up()
+    until(page, box_on_page, (20, 30, 150, 110))
+    corner = at(150, 110)
+    page.mouse.move(*corner)
+    page.mouse.down()
+    page.mouse.move(*at(90, 200), steps=12)
+    page.mouse.up()
+    until(page, box_on_page, (20, 30, 90, 200))
+    label = page.locator("#stage .tm-box").get_attribute("aria-label")
+    assert label.startswith("Box of image B: top 20, left 30, height 70, width 170 pixels.")
+
+
+def test_what_is_typed_is_brought_inside_and_the_ratio_keeps_the_shape(page):
+    type_into(page, "#box-top", 56)
+    type_into(page, "#box-left", 500)
+    until(page, lambda page: page.locator("#box-left input").input_value(), "224")
+    for side, number in (("left", 70), ("tall", 100), ("wide", 50)):
+        type_into(page, f"#box-{side}", number)
+    until(page, box_on_page, (56, 70, 156, 120))
+    type_into(page, "#ratio", 0.6)
+    area = 0.4 * 224 * 224
+    tall, wide = round((area * 2) ** 0.5), round((area / 2) ** 0.5)
+    until(page, lambda page: box_on_page(page)[2] - box_on_page(page)[0], tall)
+    assert box_on_page(page)[3] - box_on_page(page)[1] == wide
+    type_into(page, "#ratio", 7)
+    until(page, lambda page: page.locator("#label").text_content(), "1.000 · A + 0.000 · B")
+    type_into(page, "#ratio", 0.75)
+    until(page, lambda page: page.locator("#remarks p").count(), 0)
+    assert page.seen["errors"] == []
+
+
+def test_heads_layers_and_blends(page, watched, files):
+    page.get_by_role("button", name="Example photographs").click()
+    page.get_by_label("mean (TransMix)").check()
+    before = state(page)
+    page.get_by_label("Head").click()
+    page.get_by_role("option", name="1", exact=True).click()
+    settles(page, before)
+    before = state(page)
+    page.get_by_label("Layer").click()
+    page.get_by_role("option", name="3", exact=True).click()
+    settles(page, before)
+    samples = tuple(map(sample, SAMPLES))
+    box = box_on_page(page)
+    assert_shows(page, Setting(box, layer=3, head=1), *samples, watched)
+    assert "layer 3, head 1" in page.locator("#attention").text_content()
+    type_into(page, "#ratio", 0.4)
+    page.get_by_label("Mixup: blend").check()
+    until(page, lambda page: page.locator("#stage .tm-box").is_hidden(), True)
+    assert_shows(page, Setting(box, lam=0.4, blend=True, layer=3, head=1), *samples, watched)
+    page.get_by_label("CutMix: paste a box").check()
+    until(page, lambda page: page.locator("#stage .tm-box").is_hidden(), False)
+
+
+def test_another_tab_has_a_state_of_its_own(page, browser, address):
+    type_into(page, "#box-top", 5)
+    until(page, lambda page: box_on_page(page)[0], 5)
+    context = browser.new_context()
+    other = context.new_page()
+    other.goto(address)
+    other.wait_for_selector("#share-own")
+    assert box_on_page(other) == (56, 56, 168, 168)
+    context.close()
+
+
 def test_a_wrong_file_is_a_sentence_and_the_page_stays(page, files, tmp_path):
     (tmp_path / "notes.txt").write_text("not an image")
     label = page.locator("#label").text_content()
@@ -122,6 +210,17 @@ def test_a_wrong_file_is_a_sentence_and_the_page_stays(page, files, tmp_path):
         "notes.txt: cannot read the image (not an image, or of a kind that is not read); replace or remove it."
     )
     assert page.locator("#label").text_content() == label
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(40 * 2**20)
+    sent = len([url for url in page.seen["requests"] if "upload" in url])
+    page.locator("#image-b input[type=file]").set_input_files(tmp_path / "huge.png")
+    until(page, lambda _: note.text_content(), "huge.png: 40 MB are too much; up to 32 MB are read.")
+    assert len([url for url in page.seen["requests"] if "upload" in url]) == sent
+    page.get_by_role("button", name="Remove image B").click()
+    until(page, lambda page: page.locator("#share-own").count(), 0)
+    assert page.locator("#remarks").text_content().strip().startswith("There is no image B yet")
+    page.get_by_role("button", name="Example photographs").click()
+    page.wait_for_selector("#share-own")
 
 
 def test_nothing_serious_for_who_cannot_see_or_use_a_mouse(page):
@@ -129,6 +228,8 @@ def test_nothing_serious_for_who_cannot_see_or_use_a_mouse(page):
     found = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
     ours = [one for one in found if "tm-" in json.dumps(one["nodes"])]
     assert [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in ours] == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.locator("#stage .tm-box").focus()
     before, top = state(page), box_on_page(page)[0]
     page.keyboard.press("ArrowUp")

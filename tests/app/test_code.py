@@ -2,13 +2,19 @@
 
 import contextlib
 import io
+import json
 import re
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from transmix.app.code import write_code
+from transmix.app.opened import open_model
+from transmix.app.parts import classes_part
 from transmix.app.picture import SAMPLES, read_picture, sample
-from transmix.app.values import Setting, show
+from transmix.app.values import Setting, Watched, show
 
 SETTINGS = {
     "as it opens": Setting((56, 56, 168, 168)),
@@ -47,3 +53,32 @@ def test_another_box_gives_other_numbers(opened, watched):
         write_code(Setting(box), *map(sample, SAMPLES), opened, watched, "cpu") for box in ((0, 0, 9, 9), (0, 0, 9, 8))
     }
     assert len(texts) == 2
+
+
+def test_a_weights_file_of_ours_is_opened_by_its_code_and_names_its_classes(tmp_path, files):
+    options = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2}
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3, **options)
+    about = {
+        "model": "vit_tiny_patch16_224",
+        "model_options": options,
+        "classes": ["ant", "bee", "<cat>"],
+        "image_size": 32,
+        "eval_crop": 1.0,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+    }
+    save_file(model.state_dict(), tmp_path / "small.safetensors", {"transmix": json.dumps(about)})
+    opened = open_model(str(tmp_path / "small.safetensors"))
+    assert opened.classes == ("ant", "bee", "<cat>")
+    assert opened.notice == ""
+    watched = Watched(opened.viewed, torch.device("cpu"))
+    assert (watched.size, watched.grid, watched.heads) == ((32, 32), (4, 4), {0: 2, 1: 2})
+    setting = Setting((4, 8, 20, 32), layer=0, head=1)
+    images = files["plain"], files["rotated"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(write_code(setting, *images, opened, watched, "cpu"), "copied.py", "exec"), {})
+    shown = show(setting, *(watched.crop(read_picture(path)) for path in images), watched)
+    lam = [float(one) for one in re.findall(r"lam (\d\.\d{3})", said.getvalue())]
+    assert lam == pytest.approx(list(shown.lam.values()), abs=0.00051)
+    assert "&lt;cat&gt;" in classes_part(shown, opened.classes)

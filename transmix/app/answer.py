@@ -69,14 +69,17 @@ class Answer:
     errors: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    def stage(self, size: tuple[int, int]) -> dict[str, Any] | None:
-        """Return what the picture with the box is drawn of; see stage.js."""
+    def stage(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Return what stage.js draws, but for the pictures."""
+        (height, width), box = size, list(self.setting.box)
+        return {"height": height, "width": width, "box": box, "blend": self.setting.blend, "lam": self.setting.lam}
+
+    def pictures(self) -> list[str]:
+        """Return images A and B as stage.js draws them; none unless both are there."""
         own, partner = self.images
         if own is None or partner is None:
-            return None
-        a, b = (data_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner))
-        box, blend, lam = list(self.setting.box), self.setting.blend, self.setting.lam
-        return {"a": a, "b": b, "height": size[0], "width": size[1], "box": box, "blend": blend, "lam": lam}
+            return []
+        return [data_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
 
 
 def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "cpu") -> Answer:
@@ -109,7 +112,7 @@ def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "
 def _settle(controls: Controls, watched: Watched) -> tuple[Setting, Box, float]:
     """Return the setting, the box last set by hand, and the mixing ratio."""
     height, width = watched.size
-    ratio = min(max(float(controls.ratio), 0.0), 1.0)
+    ratio = min(max(controls.ratio, 0.0), 1.0)
     if controls.moved == "ratio" and not controls.blend:
         anchor, box = controls.anchor, scaled_box(controls.anchor, ratio, height, width)
     else:

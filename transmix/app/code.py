@@ -31,8 +31,12 @@ def write_code(setting: Setting, own: Path, partner: Path, opened: Opened, watch
         make_model,
         *([f"model = model{elsewhere}"] if elsewhere else []),
         "",
-        f"own = crop({read_own})  # image A, (3, H, W) uint8",
-        f"partner = crop({read_partner})  # image B",
+        "# images A and B, (3, H, W) uint8"
+        + (
+            "; the app's copies go when it ends, put your own here" if "decode_image" in read_own + read_partner else ""
+        ),
+        f"own = crop({read_own})",
+        f"partner = crop({read_partner})",
         "images, labels = torch.stack([own, partner]), torch.tensor([0, 1])",
         _mixing(setting),
         "",

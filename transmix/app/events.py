@@ -16,7 +16,7 @@ from transmix.app.values import LAST, MEAN, Watched
 from transmix.data.dataset import DataError
 
 SIDES = ("top", "left", "tall", "wide")
-ASKED = ("own", "partner", "anchor", "method", "ratio", *SIDES, "rule", "layer", "head", "downsample")
+ASKED = ("stage", "own", "partner", "anchor", "method", "ratio", *SIDES, "rule", "layer", "head", "downsample")
 """The components that hold what was chosen."""
 
 BOX_MOVED = ("stage", "typing", "leaving")
@@ -41,7 +41,7 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
         values = {name: held[parts[name]] for name in ASKED} | changes
         try:
             found = answer(controls_of(values, moved), opened, watched, device)
-            written = changes | read(found, opened, watched, refused) | in_step(found, watched, moved)
+            written = changes | read(found, opened, watched, refused) | in_step(found, watched, moved, values)
         except Exception as error:  # whatever goes wrong, the page says so in a sentence
             log.exception("the page could not answer")
             said = f"That went wrong: {type(error).__name__}: {error}. The terminal has the details."
@@ -54,8 +54,8 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
 
         event(listen, inputs, outputs, **how)
 
-    def drag(held: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
-        top, left, bottom, right = event._data["box"]
+    def drag(held: dict[Any, Any]) -> dict[Any, Any]:
+        top, left, bottom, right = held[parts["stage"]]["box"]
         return respond(held, "stage", top=top, left=left, tall=bottom - top, wide=right - left)
 
     def swap(held: dict[Any, Any]) -> dict[Any, Any]:
@@ -69,7 +69,8 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
                 return respond(held, "", refused=f"{error}.")
             return respond(held, "images", **{name: str(path)})
 
-        parts[f"{name}_field"].upload(give, inputs, outputs, **how)
+        # of what waits Gradio keeps the newest values but the oldest event, and the file comes with the event
+        parts[f"{name}_field"].upload(give, inputs, outputs, **how | {"trigger_mode": "multiple"})
 
     parts["stage"].input(drag, inputs, outputs, **how)
     on(parts["ratio"].input, "ratio")
@@ -96,7 +97,7 @@ def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
         partner,
         tuple(values[side] for side in SIDES),
         tuple(values["anchor"]),
-        values["ratio"] or 0.0,
+        values["ratio"],
         values["method"] == "mixup",
         values["rule"],
         int(values["layer"]),
@@ -119,17 +120,23 @@ def read(found: Answer, opened: Opened, watched: Watched, refused: str = "") -> 
     }
 
 
-def in_step(found: Answer, watched: Watched, moved: str) -> dict[str, Any]:
-    """Return what the controls are to hold after an answer, but for the one in someone's hand."""
+def in_step(found: Answer, watched: Watched, moved: str, held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what controls are to hold after an answer, where that is not what they held when it was asked for.
+
+    What someone has typed into another field since then is left alone, and so is the control in their hand.
+    """
     top, left, bottom, right = found.setting.box
     changed: dict[str, Any] = {"anchor": found.anchor}
     if moved != "stage":
-        changed["stage"] = found.stage(watched.size)
-    if moved != "ratio":
-        changed["ratio"] = found.lam
-    if moved != "typing":
-        for side, value in zip(SIDES, (top, left, bottom - top, right - left), strict=True):
+        pictures: dict[str, Any] = {"pictures": found.pictures()} if moved == "images" else {}
+        changed["stage"] = gr.HTML(found.stage(watched.size), **pictures)
+    if moved != "ratio" and held["ratio"] != round(found.lam, 2):
+        changed["ratio"] = round(found.lam, 2)
+    for side, value in zip(SIDES, (top, left, bottom - top, right - left), strict=True):
+        if moved == "method":
             changed[side] = gr.Number(value, interactive=not found.setting.blend)
+        elif moved != "typing" and held[side] != value:
+            changed[side] = value
     if moved == "layer":
         changed["head"] = gr.Dropdown(head_choices(watched, found.setting.layer), value=found.setting.head)
     if moved == "images":

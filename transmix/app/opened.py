@@ -110,4 +110,4 @@ def _classes(target: str, viewed: Viewed) -> tuple[str, ...] | None:
     if subset is None:
         return None
     info = ImageNetInfo(subset)
-    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+    return tuple(info.index_to_description(index).split(",")[0] for index in range(info.num_classes()))

@@ -38,15 +38,12 @@ def build_page(opened: Opened, watched: Watched, device: str = "cpu") -> gr.Bloc
     first = (height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2)
     with gr.Blocks(title=f"transmix: {opened.name}", analytics_enabled=False) as page:
         gr.HTML(_head(opened, watched))
-        parts: dict[str, Any] = {
-            "remarks": gr.HTML(
-                "", html_template='<div role="status">${value}</div>', js_on_load=None, elem_id="remarks"
-            )
-        }
         with gr.Row(equal_height=False, elem_classes="tm-row"):
-            parts |= _pictures()
+            parts = _pictures()
+        status = '<div role="status">${value}</div>'  # below the pictures, which must not move under a pointer
+        parts["remarks"] = gr.HTML("", html_template=status, js_on_load=None, elem_id="remarks")
         with gr.Row(equal_height=False, elem_classes="tm-row"):
-            parts |= _images() | _mixing(height, width, first) | _weighing(watched)
+            parts |= _images() | _mixing(first) | _weighing(watched)
         gr.HTML('<h2 class="tm">The Python that gives these numbers</h2>', elem_id="code-head")
         parts["code"] = gr.Code(
             language="python", label="Python", elem_id="code", show_line_numbers=False, buttons=["copy"]
@@ -77,7 +74,7 @@ def _pictures() -> dict[str, Any]:
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Mixed image</h2>')
         script = (HERE / "stage.js").read_text(encoding="utf-8")
-        parts["stage"] = gr.HTML(None, html_template=STAGE, js_on_load=script, elem_id="stage")
+        parts["stage"] = gr.HTML(None, html_template=STAGE, js_on_load=script, elem_id="stage", pictures=[])
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Where the model looks</h2>')
         parts["attention"] = gr.HTML(NOTHING, elem_id="attention")
@@ -106,14 +103,14 @@ def _images() -> dict[str, Any]:
     return parts
 
 
-def _mixing(height: int, width: int, box: Box) -> dict[str, Any]:
+def _mixing(box: Box) -> dict[str, Any]:
     """Lay out how the images are mixed."""
     top, left, bottom, right = box
     sides = {
-        "top": ("Top", top, height),
-        "left": ("Left", left, width),
-        "tall": ("Height", bottom - top, height),
-        "wide": ("Width", right - left, width),
+        "top": ("Top", top),
+        "left": ("Left", left),
+        "tall": ("Height", bottom - top),
+        "wide": ("Width", right - left),
     }
     parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
@@ -123,9 +120,8 @@ def _mixing(height: int, width: int, box: Box) -> dict[str, Any]:
         about: dict[str, Any] = {"label": "Mixing ratio, lam", "info": "The part of the picture that is A’s."}
         parts["ratio"] = gr.Slider(0, 1, 0.75, step=0.01, elem_id="ratio", buttons=[], **about)
         with gr.Row(elem_classes="tm-sides"):
-            for name, (label, value, most) in sides.items():
-                limits: dict[str, Any] = {"minimum": 0, "maximum": most, "precision": 0}
-                parts[name] = gr.Number(value, label=label, min_width=70, elem_id=f"box-{name}", **limits)
+            for name, (label, value) in sides.items():  # no limits: Gradio's complaint would keep ours from being made
+                parts[name] = gr.Number(value, label=label, precision=0, min_width=70, elem_id=f"box-{name}")
     return parts
 
 

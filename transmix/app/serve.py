@@ -11,6 +11,7 @@ from gradio.themes import Default, Font
 
 from transmix.recipes import RecipeError
 
+HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 LARGEST_UPLOAD = "64mb"
 """What is refused while it is sent; `picture.LARGEST_FILE` is what is refused with a sentence on the page."""
@@ -49,6 +50,8 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
     """
     font = [Font(name) for name in SYSTEM]
     mono = [Font(name) for name in MONO]
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    script = (HERE / "typed.js").read_text(encoding="utf-8")
     try:
         _, address, _ = page.launch(
             server_name=HOST,
@@ -64,14 +67,13 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
             max_file_size=LARGEST_UPLOAD,
             footer_links=[],
             theme=Default(primary_hue="slate", neutral_hue="slate", font=font, font_mono=mono),
-            css_paths=Path(__file__).parent / "style.css",
-            head=f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            css_paths=HERE / "style.css",
+            head=f"{policy}<script>{script}</script>",
         )
     except OSError as error:
-        wanted = f"port {port} cannot be used" if port is not None else "no free port was found"
-        raise RecipeError(
-            f"{wanted} ({error}); give another: --port, or leave it out for the first free one"
-        ) from error
+        wanted = "no port from 7860 to 7959 is free" if port is None else f"port {port} is taken, or not allowed"
+        hint = "give another" if port is None else "give another, or leave it out for the first free one from 7860"
+        raise RecipeError(f"{wanted}; {hint}: --port") from error
     try:
         yield address
     finally:

@@ -4,28 +4,30 @@
 const stage = element.querySelector('.tm-stage');
 const [own, partner] = stage.querySelectorAll('img');
 const handle = stage.querySelector('.tm-box');
-let shown = null; // {a, b, height, width, box: [top, left, bottom, right], blend, lam}
+let shown = null; // {height, width, box: [top, left, bottom, right], blend, lam}
 let drag = null; // {edges, box, y, x} while a pointer is down
 let waiting = false;
 
 const clamp = (value, high) => Math.min(Math.max(value, 0), high);
 
 function draw() {
-  stage.classList.toggle('tm-none', !shown);
-  if (!shown) return;
+  const there = shown && props.pictures.length === 2;
+  stage.classList.toggle('tm-none', !there);
+  if (!there) return;
   const [top, left, bottom, right] = shown.box;
   const down = (rows) => `${(100 * rows) / shown.height}%`;
   const across = (columns) => `${(100 * columns) / shown.width}%`;
   stage.style.aspectRatio = `${shown.width} / ${shown.height}`;
-  for (const [image, source] of [[own, shown.a], [partner, shown.b]]) {
-    if (image.getAttribute('src') !== source) image.setAttribute('src', source);
+  [own, partner].forEach((image, index) => {
+    if (image.getAttribute('src') !== props.pictures[index]) image.setAttribute('src', props.pictures[index]);
     image.classList.toggle('tm-pixels', Math.max(shown.height, shown.width) < 150);
-  }
+  });
   partner.style.opacity = shown.blend ? 1 - shown.lam : 1;
   partner.style.clipPath = shown.blend
     ? 'none'
     : `inset(${down(top)} ${across(shown.width - right)} ${down(shown.height - bottom)} ${across(left)})`;
   handle.hidden = shown.blend;
+  stage.classList.toggle('tm-blend', shown.blend);
   Object.assign(handle.style, {
     top: down(top), left: across(left), height: down(bottom - top), width: across(right - left),
   });
@@ -38,7 +40,8 @@ function tell() { // at most once a frame
   waiting = true;
   requestAnimationFrame(() => {
     waiting = false;
-    trigger('input', { box: shown.box });
+    props.value = shown; // what is asked is read from here when the last answer has come, so that none is of an old box
+    trigger('input');
   });
 }
 
@@ -74,7 +77,7 @@ function pointed(event) { // in pixels of the image
 }
 
 stage.addEventListener('pointerdown', (event) => {
-  if (!shown || shown.blend || event.button !== 0) return;
+  if (stage.classList.contains('tm-none') || shown.blend || event.button !== 0) return;
   event.preventDefault();
   const [y, x] = pointed(event);
   const inside = handle.contains(event.target);
@@ -104,5 +107,5 @@ function take() {
   shown = props.value || null;
   draw();
 }
-watch('value', take);
+watch(['value', 'pictures'], take);
 take();

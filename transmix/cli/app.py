@@ -1,7 +1,7 @@
 """transmix app: a web page on this computer to drag a box over two images and see what the label becomes."""
 
+import queue
 import signal
-import threading
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -46,20 +46,23 @@ def main(arguments: list[str]) -> int:
     device = distributed.start(asked.device).device
     opened = open_model(asked.target, model=asked.model, checkpoint=asked.checkpoint, weights=asked.weights)
     watched = Watched(opened.viewed, device)
-    stop = threading.Event()
-    code = 0
-
-    def end(number: int, _: object) -> None:
-        nonlocal code
-        code = 0 if number == signal.SIGINT else 128 + number
-        stop.set()
-
     with private_files(), served(build_page(opened, watched, str(device)), asked.port) as address:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, end)
         print(f"{opened.name} is at {address}  (Ctrl-C ends it)", flush=True)
         if opened.notice:
             print(opened.notice.replace("`", ""), flush=True)
-        stop.wait()
+        number = _wait_for_signal()
     print("ended; the files given to the page are deleted")
-    return code
+    return 0 if number == signal.SIGINT else 128 + number
+
+
+def _wait_for_signal() -> int:
+    """Wait for Ctrl-C or SIGTERM and return its number."""
+    came: queue.SimpleQueue[int] = queue.SimpleQueue()
+    before = {
+        number: signal.signal(number, lambda number, _: came.put(number)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        return came.get()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,141 @@
+"""From the command line: the page is for this computer alone, and nothing is left when it ends."""
+
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+
+import gradio as gr
+
+from transmix.app.opened import open_model
+from transmix.app.serve import private_files, served
+from transmix.app.values import Watched
+from transmix.attention import AttentionError
+from transmix.cli import app
+from transmix.recipes import RecipeError
+from transmix.recipes.settings import Mixing
+from transmix.visual.viewed import Viewed
+
+ASKED: list[str] = []
+LISTENING = threading.Event()
+
+
+def hear(event, arguments):
+    """Note which hosts this process asks for, by name or address."""
+    if LISTENING.is_set() and event in ("socket.connect", "socket.getaddrinfo"):
+        where = arguments[0] if event == "socket.getaddrinfo" else arguments[1]
+        ASKED.append(str(where[0] if isinstance(where, tuple) else where))
+
+
+sys.addaudithook(hear)  # hooks stay for good; this one hears nothing unless it is asked to
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_it_serves_here_alone_calls_nobody_and_leaves_nothing(
+    number, code, tmp_path, monkeypatch, capsys, opened, free_port
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(app, "open_model", lambda *_, **__: opened)
+    pages, folders, failures = [], [], []
+
+    def visit_and_end():
+        try:
+            for _ in range(600):
+                time.sleep(0.05)
+                if found := re.search(r"is at (http://127\.0\.0\.1:\d+/)  ", capsys.readouterr().out):
+                    break
+            time.sleep(0.2)  # it waits for signals from now on
+            with urllib.request.urlopen(found[1], timeout=30) as page:
+                pages.append(page.read())
+            folders.extend(tmp_path.glob("transmix-app-*"))
+        except Exception as error:
+            failures.append(error)
+        os.kill(os.getpid(), number)
+
+    visitor = threading.Thread(target=visit_and_end)
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    LISTENING.set()
+    ASKED.clear()
+    visitor.start()
+    try:
+        assert app.main(["--port", str(free_port())]) == code
+    finally:
+        LISTENING.clear()
+        visitor.join()
+    assert failures == []
+    assert b"Content-Security-Policy" in pages[0]
+    assert len(folders) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert "127.0.0.1" in ASKED  # the hook hears
+    assert set(ASKED) <= {"127.0.0.1", "localhost", "None"}
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_taken_port_is_an_error_and_without_one_a_free_one_is_found():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with gr.Blocks(analytics_enabled=False) as page:
+            gr.HTML("")
+        with pytest.raises(RecipeError) as error, private_files(), served(page, port):
+            pass
+    assert str(error.value) == (
+        f"port {port} is taken, or not allowed; give another, or leave it out for the first free one from 7860: --port"
+    )
+
+
+def test_files_are_private_and_the_environment_is_as_before(monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "before")
+    monkeypatch.delenv("GRADIO_ANALYTICS_ENABLED", raising=False)
+    with private_files() as folder:
+        assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
+        assert folder.is_dir()
+        (folder / "given.png").write_bytes(b"x")
+    assert not folder.exists()
+    assert os.environ["GRADIO_TEMP_DIR"] == "before"
+    assert "GRADIO_ANALYTICS_ENABLED" not in os.environ
+
+
+def test_published_weights_are_used_if_they_are_here_and_then_nothing_is_said(tmp_path, monkeypatch):
+    from safetensors.torch import save_model
+
+    other = timm.create_model("deit_tiny_patch16_224")
+    save_model(other, str(tmp_path / "model.safetensors"))
+    monkeypatch.setattr("transmix.app.opened.try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
+    opened = open_model()
+    assert opened.notice == ""
+    assert "pretrained=True" in opened.code[1]
+    assert opened.viewed.model.state_dict()["head.weight"].equal(other.state_dict()["head.weight"])
+
+
+def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(opened):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    again = open_model()
+    assert torch.rand(2).equal(expected)
+    assert "random" in again.notice
+    assert again.viewed.model.state_dict()["head.weight"].equal(opened.viewed.model.state_dict()["head.weight"])
+    assert again.classes is not None
+    assert again.classes[950] == "orange"
+
+
+def test_a_model_that_cannot_be_read_says_so_at_the_start(opened):
+    convolutional = timm.create_model("resnet10t", num_classes=2).eval()
+    viewed = Viewed(convolutional, opened.viewed.crop, opened.viewed.mean_std, opened.viewed.open_validation, Mixing())
+    with pytest.raises(AttentionError, match="ResNet"):
+        Watched(viewed, torch.device("cpu"))
+    assert not list(Path(__file__).parents[2].glob("transmix/app/*.pyi"))  # Gradio writes them beside its subclasses
