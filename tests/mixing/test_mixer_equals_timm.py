@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transmix import Mixer
+from transmix import Draw, Mixer
 
 timm_mixup = pytest.importorskip("timm.data.mixup")
 
@@ -72,14 +72,30 @@ def test_images_and_labels_equal_timms(monkeypatch, mode, settings, size):
 
 
 @every_mode
-def test_pasted_and_blended_pixels_are_timms_to_the_bit(monkeypatch, mode):
+def test_pasted_pixels_are_timms_to_the_bit(monkeypatch, mode):
     images, labels = a_batch(6)
-    for settings in ({"mixup_alpha": 0}, {"cutmix_alpha": 0}):
-        draw = draws(mode, settings, 6, count=1)[0]
-        give_timm_our_draw(monkeypatch, draw)
-        expected, _ = timm_mixup.Mixup(mode=mode, num_classes=CLASSES)(images.clone(), labels)
-        if settings == {"mixup_alpha": 0} or mode == "batch":
-            assert torch.equal(draw.apply(images, labels).images, expected)
+    draw = draws(mode, {"mixup_alpha": 0}, 6, count=1)[0]
+    give_timm_our_draw(monkeypatch, draw)
+    expected, _ = timm_mixup.Mixup(mode=mode, num_classes=CLASSES)(images.clone(), labels)
+    assert torch.equal(draw.apply(images, labels).images, expected)
+
+
+@every_mode
+def test_blended_pixels_are_within_two_roundings_of_the_exact_ones(mode):
+    images, labels = a_batch(6)
+    for draw in draws(mode, {"cutmix_alpha": 0}, 6):
+        lam = torch.tensor(draw.lam, dtype=torch.float64).view(-1, 1, 1, 1)
+        exact = lam * images.double() + (1 - lam) * images.double().flip(0)
+        assert (draw.apply(images, labels).images - exact).abs().max() <= 2 * torch.finfo(torch.float32).eps
+
+
+def test_a_row_that_keeps_its_image_keeps_every_bit():
+    images, labels = a_batch(4)
+    draw = Draw(HEIGHT, WIDTH, (3, 2, 1, 0), (1.0, 0.3, 1.0, 0.0), (None,) * 4)
+    mixed = draw.apply(images, labels).images
+    for row, same in ((0, 0), (2, 2), (3, 0)):
+        assert torch.equal(mixed[row], images[same])
+    assert not torch.equal(mixed[1], images[1])
 
 
 WRONG = {

@@ -150,10 +150,10 @@ def paste(onto: Tensor, images: Tensor, boxes: Sequence[Box], mask: Tensor, part
 
 def blend(images: Tensor, lam: float | Tensor, partner: Tensor) -> Tensor:
     """Return lam * images + (1 - lam) * partners, in the images' type; lam a number or (B,)."""
+    exact = images.dtype if images.dtype in (torch.float32, torch.float64) else torch.float32
     if isinstance(lam, Tensor):
-        lam = lam.view(-1, 1, 1, 1)
-    exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
-    blended = exact * lam + exact[partner] * (1 - lam)
+        lam = lam.to(exact).view(-1, 1, 1, 1)
+    blended = images[partner].to(exact).lerp_(images.to(exact), lam)  # in place: indexing has made a copy
     return blended.round_().to(images.dtype) if not images.is_floating_point() else blended.to(images.dtype)
 
 
