@@ -121,12 +121,12 @@ class Report:
         self.path: Path | None = arguments.json
         self.rows: list[dict[str, Any]] = []
         settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "gpu")}
+        words = sys.argv[1:] if argv is None else argv
         self.about = {
             "benchmark": Path(script).stem,
-            "command": " ".join(
-                ["python", f"benchmarks/{Path(script).name}", *(sys.argv[1:] if argv is None else argv)]
-            ),
-            "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
+            # of folders their names: where they lay here helps nobody
+            "command": " ".join(["python", f"benchmarks/{Path(script).name}", *map(_without_folder, words)]),
+            "settings": {name: value.name if isinstance(value, Path) else value for name, value in settings.items()},
             **where(arguments.device),
         }
         found = self.about
@@ -185,6 +185,10 @@ def table(made: list[dict[str, Any]], columns: Mapping[str, str]) -> str:
         for line in lines
     ]
     return "\n".join(line.rstrip() for line in aligned)
+
+
+def _without_folder(word: str) -> str:
+    return Path(word).name if os.path.isabs(word) else word
 
 
 def _small(row: Mapping[str, Any]) -> bool:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -55,6 +56,16 @@ def test_a_report_prints_a_table_and_writes_all_rows_with_where_they_come_from(s
     assert found["rows"][0].keys() == ROW_KEYS | {"peak_mb"}
     printed = capsys.readouterr().out
     assert "one case  mine     1500.0  1.500  1.500-1.500     12.3" in printed
+
+
+def test_of_folders_a_report_keeps_the_names(script, tmp_path):
+    timing = script("timing")
+    words = ["--data", str(tmp_path / "PETS"), "--json", str(tmp_path / "out.json")]
+    parser = timing.flags("text", rounds=3)
+    parser.add_argument("--data", type=Path)
+    report = timing.Report("benchmarks/some.py", timing.parse(parser, words, {}), words)
+    assert report.about["command"] == "python benchmarks/some.py --data PETS --json out.json"
+    assert report.about["settings"]["data"] == "PETS"
 
 
 def test_gpu_sizes_are_defaults_that_other_flags_win_over(script, monkeypatch):
