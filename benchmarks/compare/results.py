@@ -16,6 +16,7 @@ from typing import Any
 
 from masks import empty_boxes, label_truth
 from shown import cell, figure, link, origin, ratio, table, title
+from suites import shown as shown_suites
 
 from transmix.compare.comparison import METRICS
 from transmix.compare.statistics import Difference, Mean, mean_of
@@ -124,12 +125,19 @@ def comparison(name: str, found: dict[str, Any]) -> str:
         table(["", "mean", "interval", "n", "p", "p by Holm", "with the same seed they share"], differences),
         "\n",
         *verdicts,
+        shown_suites(groups, "ema" if score.startswith("ema_") else "model", label_alone(found["differences"])),
         "\nEvery run:\n\n",
         table(["", "seed", *heads], each),
         "\n",
         origin(name, found["command"], environments, sorted({run["seed"] for _, run in runs})),
     ]
     return "".join(parts)
+
+
+def label_alone(differences: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
+    """Return the two groups that saw the same mixed images, so that the label alone differs."""
+    pairs = [(one["group"], one["baseline"]) for one in differences if "the label alone differs" in one["common"]]
+    return pairs[0] if pairs else None
 
 
 def digits(name: str, found: dict[str, Any]) -> str:

@@ -5,9 +5,9 @@
     python benchmarks/compare/run.py digits --out FOLDER --at-once 1
     python benchmarks/compare/run.py digits --remark "..."          a sentence that stays with the figures
 
-More words go to `transmix compare`. The same command goes on after a stop. In the end
-benchmarks/results/compare_NAME.json holds every run with its scores, command, commit, seed, machine and versions, the
-unfinished ones too; `python benchmarks/compare/results.py` makes docs/results.md of all such files.
+More words go to `transmix compare`. The same command goes on after a stop. Then the budget's suites measure each run.
+In the end benchmarks/results/compare_NAME.json holds every run with its scores, command, commit, seed, machine and
+versions, the unfinished ones too; `python benchmarks/compare/results.py` makes docs/results.md of all such files.
 """
 
 import json
@@ -15,6 +15,8 @@ import shlex
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from suites import measure
 
 from transmix.cli import complain
 from transmix.cli.compare import main as compare
@@ -28,20 +30,31 @@ MIXES = ("none", "mixup", "cutmix", "mixup+cutmix", "transmix")
 
 
 class Budget(NamedTuple):
-    """What is trained: a recipe with each mix and seeds 0 to seeds - 1, with settings that hold for all."""
+    """What is trained: a recipe with each mix and seeds 0 to seeds - 1, with settings that hold for all.
+
+    `suites` are the words of `transmix evaluate RUN --suite ...` that each run is measured with.
+    """
 
     recipe: str
     mixes: tuple[str, ...] = MIXES
     seeds: int = 3
     settings: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+
+
+LABEL_ALONE = ("cutmix", "mixup+cutmix", "transmix")
+"""TransMix, the mix that differs from it in the label alone, and CutMix without Mixup."""
+
+WITH_MASKS = ("calibration", "occlusion", "attention-quality", "label-truth")
+WITHOUT_MASKS = ("calibration", "occlusion", "--occlusion-ratios", "0", "0.5")
 
 
 BUDGETS = {
-    "digits": Budget("digits", seeds=5),
-    "digits_boxes": Budget("digits", ("cutmix", "transmix"), 5, ("--mixup-alpha", "0")),
-    "cifar100_small": Budget("cifar100_small"),
-    "cifar100_deit_tiny": Budget("cifar100_deit_tiny"),
-    "imagenet_deit_small": Budget("imagenet_deit_small", ("cutmix", "mixup+cutmix", "transmix")),
+    "digits": Budget("digits", seeds=5, suites=WITH_MASKS),
+    "digits_boxes": Budget("digits", ("cutmix", "transmix"), 5, ("--mixup-alpha", "0"), WITH_MASKS),
+    "cifar100_small": Budget("cifar100_small", LABEL_ALONE, suites=WITHOUT_MASKS),
+    "cifar100_deit_tiny": Budget("cifar100_deit_tiny", LABEL_ALONE, suites=WITHOUT_MASKS),
+    "imagenet_deit_small": Budget("imagenet_deit_small", LABEL_ALONE, suites=WITHOUT_MASKS),
 }
 """Name -> budget. Each has a mix that differs from TransMix in the label alone: both, or CutMix where Mixup is off."""
 
@@ -67,7 +80,7 @@ def main(words: list[str]) -> int:
     if not (folder / "compare.json").exists():
         return complain(f"{folder} holds no comparison: {' '.join(remarks)}", 1)
     path = RESULTS / f"compare_{name}.json"
-    text = json.dumps(collect(folder, shlex.join(["transmix", "compare", *asked]), remarks), indent=1)
+    text = json.dumps(collect(folder, shlex.join(["transmix", "compare", *asked]), remarks, budget.suites), indent=1)
     path.write_text(
         text.replace(str(folder.absolute()), f"runs/{folder.name}") + "\n"
     )  # where it lay here helps nobody
@@ -85,8 +98,8 @@ def take(words: list[str], option: str) -> tuple[list[str], list[str]]:
     return rest, values
 
 
-def collect(folder: Path, command: str, remarks: list[str]) -> dict[str, Any]:
-    """Return a comparison's numbers with what they depend on; of folders only their names."""
+def collect(folder: Path, command: str, remarks: list[str], suites: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a comparison's numbers with what they depend on and what suites find; of folders only their names."""
     numbers = json.loads((folder / "compare.json").read_text())
     numbers |= {"kind": "comparison", "command": command, "remarks": remarks}
     for group in numbers["groups"]:
@@ -96,6 +109,7 @@ def collect(folder: Path, command: str, remarks: list[str]) -> dict[str, Any]:
             run["folder"] = read.folder.name
             run["images"] = sum(read.images or ()) or None
             run["curve"] = curve(read, numbers["compared"])
+            run["suites"] = measure(read.folder, suites) if suites and read.finished else {}
     return numbers
 
 

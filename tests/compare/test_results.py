@@ -27,7 +27,7 @@ def script(name):
     return module
 
 
-results, run = script("results"), script("run")
+results, run, suites = script("results"), script("run"), script("suites")
 
 TRAINER = """
 import json, pathlib, shutil, sys
@@ -149,3 +149,48 @@ def test_every_budget_can_be_planned():
         asked = parse(TrainAndCompare, "compare", settings, TrainAndCompare(settings=load_recipe(budget.recipe)))
         planned = plan(asked.settings, budget.mixes, budget.seeds)
         assert len(planned) == len(budget.mixes) * budget.seeds
+
+
+def found_by_suites(seed, better):
+    """What `transmix evaluate` writes, as far as the page shows it."""
+    values = {"ratios": [0.0, 0.5], "random": [0.9, 0.5 + seed / 100 + better], "salient": [0.9, 0.25]}
+    return {"occlusion": {"ema": values, "model": {**values, "random": [0.9, 0.1]}}}
+
+
+def test_figures_of_suites_are_means_over_seeds_and_a_difference_seed_by_seed():
+    """By hand: 0.50, 0.51, 0.52, and 0.02, 0.03, 0.04 higher; t = 0.03 / (0.01 / sqrt 3), 4.303 its 97.5 % point."""
+    groups = [
+        {"name": name, "runs": [{"seed": seed, "suites": found_by_suites(seed, gain(seed))} for seed in range(3)]}
+        for name, gain in (("cutmix", lambda seed: 0), ("transmix", lambda seed: 0.02 + seed / 100))
+    ]
+    text = suites.shown(groups, "ema", ("transmix", "cutmix"))
+    half = 4.303 * 0.01 / 3**0.5
+    interval = f"+{100 * (0.03 - half):.2f} to +{100 * (0.03 + half):.2f}"
+    row = f"| top-1, half the patches dropped (%) | 51.00 ± 1.00 | 54.00 ± 2.00 | +3.00 ({interval}) | 0.035 |"
+    assert row in text
+    assert "| top-1, the salient half dropped (%) | 25.00 ± 0.00 | 25.00 ± 0.00 | " in text
+    assert "`transmix evaluate RUN --suite occlusion`" in text
+    assert "10.00 ± 0.00" in suites.shown(groups, "model", None)
+
+
+def test_figures_that_some_runs_lack_are_not_shown():
+    groups = [{"name": "cutmix", "runs": [{"seed": 0, "suites": found_by_suites(0, 0)}, {"seed": 1, "suites": {}}]}]
+    assert "50.00" in suites.shown(groups, "ema", None)
+    groups.append({"name": "transmix", "runs": [{"seed": 0, "suites": {}}]})
+    assert suites.shown(groups, "ema", None) == ""
+
+
+def test_a_run_is_measured_once(tmp_path, monkeypatch):
+    asked = []
+
+    def evaluate(words):
+        asked.append(words)
+        (tmp_path / "evaluation.json").write_text(json.dumps({"scores": {}, **found_by_suites(0, 0)}))
+
+    monkeypatch.setattr(suites, "evaluate", evaluate)
+    words = ("occlusion", "--occlusion-ratios", "0", "0.5")
+    assert suites.measure(tmp_path, words) == suites.measure(tmp_path, words) == found_by_suites(0, 0)
+    assert asked == [[str(tmp_path), "--suite", *words]]
+    (tmp_path / "evaluation.json").write_text('{"scores": {}}')  # of an evaluation without suites
+    assert suites.measure(tmp_path, words) == found_by_suites(0, 0)
+    assert len(asked) == 2
