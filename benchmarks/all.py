@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 
-CPU = {"step_overhead": [], "loss": [], "mixing": [], "pipeline": [], "scaling": ["--threads", "1"]}
+CPU = {"step_overhead": [], "loss": [], "mixing": [], "pipeline": [], "on_device": [], "scaling": ["--threads", "1"]}
 GPU = {
     "gpu_step": [],
     "step_overhead": ["--gpu", "--rounds", "8"],
@@ -29,6 +29,7 @@ GPU = {
     "mixing": ["--gpu", "--modes", "batch"],
     "scaling": ["--gpu", "--rounds", "7"],
     "pipeline": ["--gpu"],
+    "on_device": ["--gpu"],
 }
 """Scripts and their flags, the most wanted first."""
 

@@ -1,10 +1,9 @@
-"""Images a second that the loader makes, and that `--on-device` makes, under the same recipe.
+"""Images a second that `--on-device` makes, against the loader's under the same recipe.
 
-    python benchmarks/on_device.py                  CPU, one thread, loader without workers
-    python benchmarks/on_device.py --device cuda --workers 8 --threads 8
+    python benchmarks/on_device.py          CPU, one thread, loader without workers
+    python benchmarks/on_device.py --gpu    images on the GPU, loader with 16 workers
 
-Noise images of 32 pixels; both ways in turn within one run (loader, device, loader, ...), a pass over all images each.
-The table gives the median of each and of their ratios, round by round, with the quartiles of those.
+Noise images of 32 pixels; a turn is a pass over all of them.
 
     digits          shift                          (recipe digits)
     cifar           shift, flip, erasing           (recipe cifar100_deit_tiny without RandAugment)
@@ -12,18 +11,16 @@ The table gives the median of each and of their ratios, round by round, with the
     resized+colour  the same, jitter and erasing
 
 `--check` compiles what is done on the device with inductor (a minute or two) and compares pixels, bit for bit; with
-cuda it also compares them with the CPU's.
+--gpu it also compares them with the CPU's.
 """
 
-import argparse
-import json
-import platform
-import statistics
-import time
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 
 import numpy as np
 import torch
+from timing import Report, flags, parse, rows, take_turns
+from torch import Tensor
 
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.bad import BadImages
@@ -41,14 +38,25 @@ KINDS = {
 }
 
 
-def images_a_second(batches, device: str) -> float:
-    started, count = time.perf_counter(), 0
-    for images, _ in batches:
-        images = images.to(device, non_blocking=True)
-        count += len(images)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return count / (time.perf_counter() - started)
+def passes(batches: Iterable[tuple[Tensor, Tensor]], order: EpochOrder, device: str) -> Callable[[], None]:
+    """Return a function that brings all images to the device once, each call as another epoch."""
+    epochs = count()
+
+    def once() -> None:
+        order.start_at(next(epochs))
+        for images, _ in batches:
+            images.to(device, non_blocking=True)
+
+    return once
+
+
+def variants(split: Split, settings: Augmentation, size: int, batch: int, workers: int, device: str) -> dict:
+    """Return what is timed."""
+    samples = TrainingSamples(split, TrainingAugmentation(settings, size), 0)
+    first, second = (EpochOrder(len(split), 0, batch, batch) for _ in range(2))
+    loader = training_loader(samples, first, workers, device == "cuda")
+    held = TrainingBatchesOnDevice(TrainingImages(split, settings, size, 0, device), second, BadImages())
+    return {"loader": passes(loader, first, device), "on device": passes(held, second, device)}
 
 
 def check(split: Split, kind: str, size: int, device: str) -> None:
@@ -64,57 +72,34 @@ def check(split: Split, kind: str, size: int, device: str) -> None:
     print(kind, ", ".join(f"{name}: {'equal' if equal else 'DIFFERENT'}" for name, equal in same.items()))
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--images", type=int, default=2560, help="images in the set (2560)")
-    parser.add_argument("--size", type=int, default=32, help="their side in pixels (32)")
-    parser.add_argument("--batch", type=int, default=128, help="images a batch (128)")
-    parser.add_argument("--rounds", type=int, default=9, help="passes of each way (9)")
-    parser.add_argument("--workers", type=int, default=0, help="loader workers (0)")
-    parser.add_argument("--threads", type=int, default=1, help="torch's threads (1)")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print and write."""
+    parser = flags(__doc__, rounds=9)
+    parser.add_argument("--images", type=int, default=2560, help="images in the set")
+    parser.add_argument("--size", type=int, default=32, help="their side in pixels")
+    parser.add_argument("--batch", type=int, default=128, help="images a batch")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--check", action="store_true", help="compare bits instead")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (arguments.images, arguments.size, arguments.size, 3), dtype=np.uint8)
+    arguments = parse(parser, argv, {"images": 50000, "workers": 16, "rounds": 3})
+    if not arguments.workers:
+        torch.set_num_threads(arguments.threads or 1)  # what a loader process has
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (arguments.images, arguments.size, arguments.size, 3), dtype=np.uint8
+    )
     split = Split(pixels, np.zeros(arguments.images, dtype=np.int64))
     if arguments.check:
         for kind in KINDS:
             check(split, kind, arguments.size, arguments.device)
         return
-    figures = {}
-    where = torch.cuda.get_device_name() if arguments.device == "cuda" else platform.machine()
-    print(f"{arguments.size} pixels, batch {arguments.batch}, {arguments.workers} loader workers, {where}")
-    print(f"torch {torch.__version__}, {arguments.threads} threads")
-    print(f"{'images/s':<16}{'loader':>10}{'on device':>11}{'ratio':>8}{'quartiles':>16}")
+    report = Report(__file__, arguments, argv)
+    seen = arguments.images // arguments.batch * arguments.batch
     for kind, settings in KINDS.items():
-        order = EpochOrder(arguments.images, 0, arguments.batch, arguments.batch)
-        samples = TrainingSamples(split, TrainingAugmentation(settings, arguments.size), 0)
-        ways = {
-            "loader": training_loader(samples, order, arguments.workers, arguments.device == "cuda"),
-            "device": TrainingBatchesOnDevice(
-                TrainingImages(split, settings, arguments.size, 0, arguments.device), order, BadImages()
-            ),
-        }
-        speeds: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(arguments.rounds + 1):
-            order.start_at(turn)
-            for name, batches in ways.items():
-                speed = images_a_second(batches, arguments.device)
-                if turn:  # the first warms up
-                    speeds[name].append(speed)
-        ratios = [device / loader for device, loader in zip(speeds["device"], speeds["loader"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        loader, device = (statistics.median(speeds[name]) for name in ways)
-        figures[kind] = {"loader": loader, "on_device": device, "ratio": middle, "quartiles": [low, high]}
-        print(f"{kind:<16}{loader:>10,.0f}{device:>11,.0f}{middle:>8.1f}{f'{low:.1f} - {high:.1f}':>16}")
-    if arguments.out:
-        about = {name: getattr(arguments, name) for name in ("images", "size", "batch", "rounds", "workers", "threads")}
-        versions = {"torch": torch.__version__, "device": where}
-        arguments.out.write_text(json.dumps({**about, **versions, "kinds": figures}, indent=1) + "\n")
+        turns = variants(split, settings, arguments.size, arguments.batch, arguments.workers, arguments.device)
+        times = take_turns(turns, arguments.rounds, warm_up=1, device=arguments.device)
+        made = rows(f"{kind}, {arguments.size} pixels, {arguments.workers} workers", times, "loader")
+        report.add(
+            [row | {"images_per_second": 1e3 * seen / row["median_ms"]} for row in made], {"images_per_second": ".0f"}
+        )
 
 
 if __name__ == "__main__":

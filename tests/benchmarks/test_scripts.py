@@ -10,6 +10,7 @@ TINY = {
     "mixing": ["--batches", "4", "--side", "16", "--classes", "5", "--calls", "1"],
     "loss": ["--batch", "4", "--classes", "10", "--calls", "1", "--dtypes", "float32", "bf16"],
     "pipeline": ["--images", "4", "--batch", "4", "--side", "16", "--stored", "20", "24"],
+    "on_device": ["--images", "4", "--batch", "2", "--size", "8"],
     "scaling": [
         "--depth", "1", "--classes", "3", "5", "--tokens", "4", "--batches", "2", "--processes",
     ],
@@ -71,6 +72,12 @@ def test_mixing(rows_of):
     cases = [f"{method} {mode}, batch 4" for mode in ("batch", "elem") for method in ("cutmix", "mixup")]
     assert list(dict.fromkeys(case for case, _ in rows)) == cases
     assert {variant for _, variant in rows} == {"transmix", "transmix + dense", "timm", "timm, copy", "torchvision"}
+
+
+def test_on_device(rows_of):
+    rows = rows_of("on_device")
+    cases = [f"{kind}, 8 pixels, 0 workers" for kind in ("digits", "cifar", "resized", "resized+colour")]
+    assert list(rows) == [(case, way) for case in cases for way in ("loader", "on device")]
 
 
 def test_loss(rows_of):
