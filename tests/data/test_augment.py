@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from transmix.data import augment
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation, fit, shift
+from transmix.data.keyed import global_generators
 from transmix.recipes.settings import Augmentation
 
 SIZE = 16
@@ -207,6 +209,22 @@ def test_erased_pixels_are_noise_with_the_mean_and_deviation_of_the_settings():
     pixels = np.concatenate([out[out.any(-1)] for out in (channels_last(change(image, key)) for key in range(10))])
     assert np.allclose(pixels.mean(0) / 255, mean, atol=0.01)
     assert np.allclose(pixels.std(0) / 255, std, atol=0.006)
+
+
+@pytest.mark.parametrize("side", [3, SIZE, 40])
+def test_erased_pixels_are_timms_of_the_normalised_image(side):
+    """timm erases floats that are normalised already; images travel as bytes here."""
+    settings = Augmentation(random_erasing=1.0)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (settings.mean, settings.std))
+    theirs, ours = RandomErasing(probability=1.0, mode="pixel", device="cpu"), augment._erasing(settings)
+    for seed in range(20):
+        image = noise(side, side, seed)
+        with global_generators(seed):
+            normalised = theirs((augment.to_tensor(image).float() / 255 - mean) / std)
+        with global_generators(seed):
+            found = ours(image)
+        expected = ((normalised * std + mean) * 255).round().clamp(0, 255).byte()
+        assert torch.equal(augment.to_tensor(found), expected)
 
 
 def test_the_chance_of_erasing_is_what_the_setting_says():

@@ -158,8 +158,15 @@ def _erasing(settings: Augmentation) -> Callable[[np.ndarray], np.ndarray]:
     mean, std = (torch.tensor(values)[:, None, None] for values in (settings.mean, settings.std))
 
     def erase(image: np.ndarray) -> np.ndarray:
-        normalised = (to_tensor(image).float() / 255 - mean) / std
-        pixels = (erasing(normalised) * std + mean) * 255
-        return pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        noise = erasing(torch.full((3, *image.shape[:2]), torch.nan))  # on no image: what is erased is then known
+        erased = np.isfinite(noise[0].numpy())
+        rows, columns = (np.flatnonzero(erased.any(axis)) for axis in (1, 0))
+        if len(rows) == 0:
+            return image
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        pixels = (noise[:, *box] * std + mean) * 255
+        image = image.copy()
+        image[box] = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        return image
 
     return erase
