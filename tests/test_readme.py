@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from transmix.cli.options import parse
-from transmix.cli.train import Train, _recipe_name
+from transmix.cli.train import Train, recipe_name
 from transmix.recipes import load_recipe
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
@@ -43,7 +43,7 @@ def commands():
 def test_its_commands_are_understood(command):
     words = shlex.split(command, comments=True)
     arguments = words[words.index("train") + 1 :]
-    parse(Train, "train", arguments, Train(out=Path(), settings=load_recipe(_recipe_name(arguments))))
+    parse(Train, "train", arguments, Train(out=Path(), settings=load_recipe(recipe_name(arguments))))
 
 
 def test_every_folder_of_the_package_is_in_its_tree():

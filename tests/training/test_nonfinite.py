@@ -82,10 +82,10 @@ def test_it_stops_with_the_step_its_images_and_what_replays_it(images, small_rec
 
 
 def test_the_images_it_names_are_those_the_step_saw(images, small_recipe, tmp_path, monkeypatch):
-    seen, readable = [], TrainingSamples._readable
+    seen, readable = [], TrainingSamples.readable
     monkeypatch.setattr(
         TrainingSamples,
-        "_readable",
+        "readable",
         lambda self, epoch, index: seen.append(index) or readable(self, epoch, index),
     )
     poison(monkeypatch, {7})

@@ -71,7 +71,7 @@ def plain(rank, recipe, folder, *more):
 def recorded(rank, recipe, folder):
     """Resume, and keep what the first step started from and which images came."""
     found, seen = {}, []
-    finish, readable = loop.TrainingRun.finish, TrainingSamples._readable
+    finish, readable = loop.TrainingRun.finish, TrainingSamples.readable
 
     def note(run):
         names = {weight: name for name, weight in run.bare.named_parameters()}
@@ -83,7 +83,7 @@ def recorded(rank, recipe, folder):
         return finish(run)
 
     loop.TrainingRun.finish = note
-    TrainingSamples._readable = lambda self, epoch, index: seen.append(index) or readable(self, epoch, index)
+    TrainingSamples.readable = lambda self, epoch, index: seen.append(index) or readable(self, epoch, index)
     code = command(recipe, folder, "--resume")
     torch.save(seen, f"{folder}-seen-{rank}.pt")
     return code
@@ -388,7 +388,7 @@ def test_a_run_of_two_processes_goes_on_from_the_same_bits_and_images_in_one(
     before, runs, recipe, tmp_path, monkeypatch
 ):
     folder, seen, found = rewound(runs, before, tmp_path / "run"), [], {}
-    readable, finish = TrainingSamples._readable, loop.TrainingRun.finish
+    readable, finish = TrainingSamples.readable, loop.TrainingRun.finish
 
     def note(run):
         names = {weight: name for name, weight in run.bare.named_parameters()}
@@ -399,7 +399,7 @@ def test_a_run_of_two_processes_goes_on_from_the_same_bits_and_images_in_one(
 
     monkeypatch.setattr(loop.TrainingRun, "finish", note)
     monkeypatch.setattr(
-        TrainingSamples, "_readable", lambda self, epoch, index: seen.append(index) or readable(self, epoch, index)
+        TrainingSamples, "readable", lambda self, epoch, index: seen.append(index) or readable(self, epoch, index)
     )
     loop.train(shards(recipe, WAYS[before]), folder, resume=True)
     saved = load_checkpoint(runs / before / "checkpoints" / "step-00000007").tensors

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from transmix.cli.options import parse
-from transmix.cli.train import DEFAULT_RECIPE, _recipe_name
+from transmix.cli.train import DEFAULT_RECIPE, recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.draws import NO_TWIN
 from transmix.compare.train import has_label_twin, places, plan, train_missing
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
             raise RecipeError(f"--out is the page to write and ends in .html, got {asked.out}")
         _compare(asked.runs, asked.out, asked.baseline, arguments)
         return 0
-    recipe = load_recipe(_recipe_name(rest) if rest else DEFAULT_RECIPE)
+    recipe = load_recipe(recipe_name(rest) if rest else DEFAULT_RECIPE)
     trained = parse(TrainAndCompare, "compare --mix ...", rest, TrainAndCompare(settings=recipe))
     return _train_and_compare(mixes, trained, recipe, arguments)
 

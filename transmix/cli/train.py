@@ -28,7 +28,7 @@ class Train:
 
 def main(arguments: list[str]) -> None:
     """Parse the command line and train."""
-    recipe = load_recipe(_recipe_name(arguments))
+    recipe = load_recipe(recipe_name(arguments))
     parsed = parse(Train, "train", arguments, Train(out=tyro.MISSING, settings=recipe))
     model = parsed.settings.model
     options = recipe.model.model_options | model.model_options  # options given are added to the recipe's
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     train(settings, parsed.out, parsed.resume)
 
 
-def _recipe_name(arguments: list[str]) -> str:
+def recipe_name(arguments: list[str]) -> str:
     """Return what --recipe says: its values are the defaults of all other options, so it is needed before them."""
     name = DEFAULT_RECIPE
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):

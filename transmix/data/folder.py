@@ -76,14 +76,15 @@ def read_folder(root: str | os.PathLike[str]) -> ImageData:
             "put the images to validate on in val/<class>/"
         )
 
-    classes = _class_folders(train_folder)
-    difference = class_difference(expected=classes, found=_class_folders(val_folder))
+    classes = class_folders(train_folder)
+    difference = class_difference(expected=classes, found=class_folders(val_folder))
     if difference:
         raise DataError(f"{val_folder}: classes differ from those of train ({difference})")
-    return ImageData(root.resolve().name, classes, _read_split(train_folder, classes), _read_split(val_folder, classes))
+    return ImageData(root.resolve().name, classes, read_split(train_folder, classes), read_split(val_folder, classes))
 
 
-def _class_folders(folder: Path) -> tuple[str, ...]:
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """List the names of the folders in a folder, sorted; DataError if there is none."""
     with os.scandir(folder) as entries:
         # not the entry's own is_dir, which raises on a link to itself
         names = sorted(entry.name for entry in entries if Path(entry).is_dir() and not entry.name.startswith("."))
@@ -92,7 +93,8 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_split(folder: Path, classes: tuple[str, ...]) -> Split:
+def read_split(folder: Path, classes: tuple[str, ...]) -> Split:
+    """List the images in the class folders of a folder; DataError if one holds none."""
     files = [_image_files(folder, name) for name in classes]
     empty = [name for name, paths in zip(classes, files, strict=True) if not paths]
     if empty:

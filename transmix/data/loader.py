@@ -49,11 +49,11 @@ class TrainingSamples(Dataset):
     def load(self, sample: SampleKey) -> Sample:
         """Return an image, its label, and what could not be read on the way to it."""
         epoch, index, repeat = sample
-        image, source, found = self._readable(epoch, index)
+        image, source, found = self.readable(epoch, index)
         image = self.augment(image, key(self.seed, "augment", epoch, index, repeat))
         return image, int(self.split.labels[source]), found
 
-    def _readable(self, epoch: int, index: int) -> tuple[np.ndarray, int, Found]:
+    def readable(self, epoch: int, index: int) -> tuple[np.ndarray, int, Found]:
         """Return an image, its index, and what could not be read before it."""
         source, found = index, []
         for attempt in range(TRIES):

@@ -77,7 +77,7 @@ class TrainingImages:
         if self.bad:
             for row, (epoch, index, _) in enumerate(samples):
                 if index in self.bad:
-                    sources[row] = self.instead._readable(epoch, index)[1]
+                    sources[row] = self.instead.readable(epoch, index)[1]
         keys, sources = (self._there(one) for one in (keys, sources))
         return sources, self.augment.draw(keys)
 

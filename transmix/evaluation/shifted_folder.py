@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from transmix.data.dataset import DataError, Split, listing
-from transmix.data.folder import _class_folders, _read_split
+from transmix.data.folder import class_folders, read_split
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ShiftedFolder:
         Raises:
             DataError: a class folder has no image.
         """
-        split = _read_split(self.path, self.folders)
+        split = read_split(self.path, self.folders)
         return replace(split, labels=np.searchsorted(self.subset, self.classes)[split.labels])
 
 
@@ -51,7 +51,7 @@ def open_shifted(path: str | Path, classes: Sequence[str], class_map: Mapping[st
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
     position = {name: index for index, name in enumerate(classes)}
-    folders = _class_folders(path)
+    folders = class_folders(path)
     names = {folder: class_map.get(folder, folder) for folder in folders}
     if unknown := [folder for folder, name in names.items() if name not in position]:
         raise DataError(
