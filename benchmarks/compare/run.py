@@ -81,9 +81,12 @@ def main(words: list[str]) -> int:
         return complain(f"{folder} holds no comparison: {' '.join(remarks)}", 1)
     path = RESULTS / f"compare_{name}.json"
     text = json.dumps(collect(folder, shlex.join(["transmix", "compare", *asked]), remarks, budget.suites), indent=1)
-    path.write_text(
-        text.replace(str(folder.absolute()), f"runs/{folder.name}") + "\n"
-    )  # where it lay here helps nobody
+    places = {str(folder.absolute()): f"runs/{folder.name}"} | {
+        word: Path(word).name for word in words if Path(word).is_absolute()
+    }
+    for place, name in places.items():  # where it lay here helps nobody
+        text = text.replace(place, name)
+    path.write_text(text + "\n")
     print(f"written to {path}")
     return 0
 

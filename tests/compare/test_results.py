@@ -52,6 +52,7 @@ def collected(made_run, tmp_path_factory):
         patch.setattr(run, "RESULTS", root / "results")
         patch.setitem(run.BUDGETS, "tiny", run.Budget("digits", seeds=3, settings=("--epochs", "6")))
         words = ["tiny", "--out", str(root / "runs"), "--device", "cpu", "--remark", "Seed 1 of mixup: the disk."]
+        words += ["--data", str(root / "DIGITS")]
         assert run.main(words) == 0
     return root / "results"
 
