@@ -14,7 +14,7 @@ from transmix.data.kept import check_memory, free_memory, keep, kept_size
 from transmix.data.loader import TrainingSamples, evaluation_batches
 from transmix.data.on_device import EvaluationImages, TrainingBatchesOnDevice, TrainingImages, hold_on_device
 from transmix.data.order import EpochOrder
-from transmix.recipes.settings import Augmentation, Data, Recipe, RecipeError
+from transmix.recipes.settings import Augmentation, Data, Model, Recipe, RecipeError
 
 SIZE = 12
 PAD = Augmentation(crop="pad", pad=2, rand_augment=None, random_erasing=0.5)
@@ -128,6 +128,38 @@ def test_an_epoch_begun_in_its_middle_goes_on_with_the_same_bits(split):
     assert not whole[0][0].equal(rest[0][0])
 
 
+@pytest.mark.parametrize("settings", [PAD, RESIZED])
+def test_compiled_the_pixels_are_the_same(split, settings, monkeypatch):
+    calls = []
+    compiler = torch.compile
+
+    def compile(function, fullgraph):
+        calls.append(function)
+        return compiler(function, fullgraph=fullgraph, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    plain, _ = batches_of(split, settings)
+    assert not calls
+    compiled, _ = batches_of(split, settings, compiled=True)
+    assert len(calls) == 1
+    for (images, labels), (same, same_labels) in zip(plain, compiled, strict=True):
+        assert torch.equal(images, same)
+        assert torch.equal(labels, same_labels)
+
+
+def test_a_gpu_gets_it_compiled_where_the_model_is(split, monkeypatch):
+    monkeypatch.setattr(on_device, "TrainingImages", lambda *about: about)
+    monkeypatch.setattr(on_device, "EvaluationImages", lambda *about: about)
+    monkeypatch.setattr(on_device, "TrainingBatchesOnDevice", lambda images, order, bad: images)
+    monkeypatch.setattr(on_device, "check_memory", lambda *about: None)
+    found = {
+        (device, compile): held(split, device=device, compile=compile)[0][-1]
+        for device in ("cpu", "cuda")
+        for compile in (False, True)
+    }
+    assert [which for which, compiled in found.items() if compiled] == [("cuda", True)]
+
+
 def test_every_epoch_seed_and_repeat_looks_different(split):
     images, _ = TrainingImages(split, PAD, SIZE, 3, "cpu").batch([(e, 7, r) for e in range(4) for r in range(4)])
     assert len({image.numpy().tobytes() for image in images}) >= 15
@@ -235,9 +267,9 @@ def test_images_of_one_size_keep_it_for_the_random_resized_crop(make):
     assert found.batch([(0, 1, 0)])[0].shape == (1, 3, SIZE, SIZE)
 
 
-def held(split, free=None, device="cpu", settings=PAD):
+def held(split, device="cpu", settings=PAD, compile=False):
     data = ImageData("noise", tuple("abcde"), split, split_of(pictures(10)))
-    recipe = Recipe(Data(data="x", image_size=SIZE), settings)
+    recipe = Recipe(Data(data="x", image_size=SIZE), settings, Model(compile=compile))
     order = EpochOrder(len(split), 0, 4, 4, world=2)
     return hold_on_device(data, recipe, order, EvaluationCrop(SIZE, 1.0), torch.device(device), BadImages())
 

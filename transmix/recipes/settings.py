@@ -33,7 +33,7 @@ class Data:
     """Decode a split once and keep it if it takes at most this much memory (per process)."""
     on_device: bool = False
     """Keep all images decoded on the device, and crop, flip, jitter and erase there, a batch at once: for small images,
-    with rand_augment None. Other draws of the same distribution than without."""
+    with rand_augment None. Other draws of the same distribution than without. On a GPU --compile compiles this too."""
     download: str | None = None
     """A folder to fetch the published data set that `data` names into, once, and to read it from: cifar10, cifar100,
     mnist, fashion-mnist, emnist-balanced (-letters, -digits, -byclass, -bymerge, -mnist), oxford-pets."""
