@@ -43,7 +43,7 @@ def attention_labels(
     Raises:
         ValueError: attention of another shape, a grid that does not fit, a parameter out of its range.
 
-    Source: Chen et al., TransMix (CVPR 2022), sections 3.2 and 4.1.
+    Source: Chen et al., TransMix (CVPR 2022): the label by attention; its section 4.1 takes the mean of both.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight is the share of attention in [0, 1], not {weight}")
