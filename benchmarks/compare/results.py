@@ -19,7 +19,7 @@ from shown import cell, figure, link, origin, ratio, table, title
 from suites import shown as shown_suites
 
 from transmix.compare.comparison import METRICS
-from transmix.compare.statistics import Difference, Mean, mean_of
+from transmix.compare.statistics import Difference, Mean
 from transmix.compare.text import (
     ALWAYS,
     COLUMNS,
@@ -140,22 +140,6 @@ def label_alone(differences: Sequence[dict[str, Any]]) -> tuple[str, str] | None
     return pairs[0] if pairs else None
 
 
-def digits(name: str, found: dict[str, Any]) -> str:
-    """Show the last epoch of several seeds of one recipe."""
-    rows = {key.removeprefix("seed "): row for key, row in found["last_epoch"].items()}
-    known = [one for one in (*COLUMNS["ema_top1"], "images_per_second") if all(one in row for row in rows.values())]
-    lines = [[seed, *(show(row[one], METRICS[one]) for one in known)] for seed, row in rows.items()]
-    if len(rows) > 1:
-        means = {one: mean_of([row[one] for row in rows.values()]) for one in known}
-        lines.append(["mean", *(show_mean(means[one], METRICS[one]) for one in known)])
-    return (
-        "## Digits, TransMix\n\nValidation scores after the last epoch.\n\n"
-        + table(["seed", *(heading(METRICS[one]) for one in known)], lines)
-        + "\n"
-        + origin(name, found["command"], [found["environment"]], list(rows))
-    )
-
-
 def timed(name: str, found: dict[str, Any]) -> str:
     """Show a benchmark's rows: time, and its ratio to the peer's of the same run."""
     rows = found["rows"]
@@ -165,7 +149,7 @@ def timed(name: str, found: dict[str, Any]) -> str:
         [
             cell(row.get("case", "")),
             cell(row.get("variant", "")),
-            figure(row.get("median_ms"), 1),
+            figure(row.get("median_ms"), 1 if (row.get("median_ms") or 0) >= 10 else 3),
             ratio(row.get("ratio"), row.get("ratio_quartiles")),
             *(figure(row.get(key), 3) for key in more),
         ]
@@ -175,26 +159,10 @@ def timed(name: str, found: dict[str, Any]) -> str:
     heads = ["case", "variant", "ms", f"ratio to {', '.join(peers) or 'the peer'} (quartiles)"]
     about = {**found, "packages": found.get("versions", {})}
     return (
-        f"## {title(found['benchmark'])}\n\n"
+        f"## {title(name.removesuffix('.json'))}\n\n"
         + table([*heads, *(key.replace("_", " ") for key in more)], lines)
         + "\n"
         + origin(name, found["command"], [about], [])
-    )
-
-
-def steps(name: str, found: dict[str, Any]) -> str:
-    """Show step times of ways to train, in the form in which they were first written down."""
-    lines = [
-        [cell(way), figure(one["median_ms"], 1), ratio(one["ratio"], one["quartiles"])]
-        for way, one in found["variants"].items()
-    ]
-    about = {"device": found["device"], "packages": {key: found[key] for key in ("torch", "timm")}}
-    case = f"{found['model']}, batch {found['batch']}, {found['rounds']} rounds."
-    return (
-        f"## {title(name.removesuffix('.json'))}\n\n{case}\n\n"
-        + table(["way", "ms", "ratio to cutmix (quartiles)"], lines)
-        + "\n"
-        + origin(name, found.get("command"), [about], [])
     )
 
 
@@ -223,11 +191,9 @@ MOMENTS = ("mean", "sd", "low", "high", "p")
 
 SECTIONS: Sequence[tuple[Callable[[dict], bool], Callable[[str, dict[str, Any]], str]]] = (
     (lambda found: found.get("kind") == "comparison", comparison),
-    (lambda found: "last_epoch" in found, digits),
     (lambda found: "truth" in found, label_truth),
     (lambda found: found.get("benchmark") == "empty_boxes", empty_boxes),
     (lambda found: "benchmark" in found and bool(found.get("rows")), timed),
-    (lambda found: "variants" in found, steps),
     (lambda found: isinstance(found.get("models"), list) and all("timed" in one for one in found["models"]), reading),
 )
 """How a file is known, and what shows it; sections stand in this order."""

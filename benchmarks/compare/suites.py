@@ -9,7 +9,7 @@ from shown import cell, table
 
 from transmix.cli.evaluate import main as evaluate
 from transmix.compare.comparison import Metric
-from transmix.compare.statistics import difference, mean_of
+from transmix.compare.statistics import difference, holm, mean_of
 from transmix.compare.text import heading, interval, show_mean, show_p, signed
 
 DROPPED = 0.5
@@ -46,7 +46,16 @@ def measure(run: Path, suites: Sequence[str]) -> dict[str, Any]:
     if not path.exists() or any(name not in json.loads(path.read_text()) for name in names):
         evaluate([str(run), "--suite", *suites])
     found = json.loads(path.read_text())
-    return {name: found[name] for name in names}
+    return rounded({name: found[name] for name in names})
+
+
+def rounded(value: Any) -> Any:
+    """Return a value with all numbers in it rounded to six decimals."""
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def figures(found: dict[str, Any], weights: str) -> dict[tuple[str, str], float]:
@@ -77,22 +86,36 @@ def shown(groups: Sequence[dict[str, Any]], weights: str, pair: tuple[str, str] 
     ]
     if not measured:
         return ""
-    lines = []
-    for key in measured:
-        metric, values = (
-            FIGURES[key],
-            {name: {seed: one[key] for seed, one in runs.items()} for name, runs in known.items()},
-        )
-        found = difference(values[pair[0]], values[pair[1]]) if pair else None
-        line = [heading(metric), *(show_mean(mean_of(list(of_seed.values())), metric) for of_seed in values.values())]
-        lines.append(
-            line + ([f"{signed(found.mean, metric)} ({interval(found, metric)})", show_p(found.p)] if found else [])
-        )
-    heads = ["", *map(cell, known), *([f"{cell(pair[0])} − {cell(pair[1])}", "p"] if pair else [])]
+    values = {
+        key: {name: {seed: one[key] for seed, one in runs.items()} for name, runs in known.items()} for key in measured
+    }
+    lines = [
+        [heading(FIGURES[key]), *(show_mean(mean_of(list(each.values())), FIGURES[key]) for each in of_key.values())]
+        for key, of_key in values.items()
+    ]
+    heads = ["", *map(cell, known)]
+    if pair is not None:
+        heads += [f"{cell(pair[0])} − {cell(pair[1])}", "p", "p by Holm"]
+        more = differences({key: (of_key[pair[0]], of_key[pair[1]]) for key, of_key in values.items()})
+        lines = [line + cells for line, cells in zip(lines, more, strict=True)]
     which = {"ema": "averaged weights", "model": "weights as trained"}[weights]
     return (
         f"\nRobustness, calibration, attention and label truth after the last epoch, {which} "
         f"(`transmix evaluate RUN --suite {' '.join(dict.fromkeys(suite for suite, _ in measured))}`); mean ± standard "
         "deviation over seeds. The difference is of two mixes that differ in the label alone, with its 95 % interval; "
-        "p is of that row alone, and among so many rows one below 0.05 can come by chance.\n\n" + table(heads, lines)
+        "p is of that row alone, and among so many rows one below 0.05 can come by chance: by Holm, over all rows.\n\n"
+        + table(heads, lines)
     )
+
+
+def differences(values: dict[tuple[str, str], tuple[dict[int, float], dict[int, float]]]) -> list[list[str]]:
+    """Show for each figure how far one group's seeds are from another's: mean, interval, p, and p by Holm over all."""
+    found = {key: difference(*both) for key, both in values.items()}
+    tested = {key: one.p for key, one in found.items() if one is not None and one.p is not None}
+    raised = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return [
+        [f"{signed(one.mean, FIGURES[key])} ({interval(one, FIGURES[key])})", show_p(one.p), show_p(raised.get(key))]
+        if one is not None
+        else ["", "", ""]
+        for key, one in found.items()
+    ]

@@ -65,9 +65,9 @@ def test_the_page_is_what_the_generator_makes():
 def test_a_figure_that_changed_by_hand_would_be_seen(tmp_path):
     copy = tmp_path / "results"
     shutil.copytree(results.RESULTS, copy)
-    found = json.loads((copy / "digits_cpu.json").read_text())
-    found["last_epoch"]["seed 0"]["ema_top1"] += 0.0001
-    (copy / "digits_cpu.json").write_text(json.dumps(found))
+    found = json.loads((copy / "compare_digits.json").read_text())
+    found["groups"][0]["runs"][0]["scores"]["ema_top1"] += 0.0001
+    (copy / "compare_digits.json").write_text(json.dumps(found))
     assert results.page(copy) != results.page(results.RESULTS)
 
 
@@ -128,7 +128,7 @@ def test_the_new_form_of_benchmark_files_is_shown(tmp_path):
     (tmp_path / "new.json").write_text(json.dumps(about))
     (tmp_path / "odd.json").write_text("{}")
     text = results.page(tmp_path)
-    assert r"| a\|b | x | 1.2 | 1.100 (1.000 to 1.200) | 12.500 |" in text
+    assert r"| a\|b | x | 1.250 | 1.100 (1.000 to 1.200) | 12.500 |" in text
     assert "- commit: abc" in text
     assert "- [benchmarks/results/odd.json](../benchmarks/results/odd.json)" in text
 
@@ -167,7 +167,7 @@ def test_figures_of_suites_are_means_over_seeds_and_a_difference_seed_by_seed():
     text = suites.shown(groups, "ema", ("transmix", "cutmix"))
     half = 4.303 * 0.01 / 3**0.5
     interval = f"+{100 * (0.03 - half):.2f} to +{100 * (0.03 + half):.2f}"
-    row = f"| top-1, half the patches dropped (%) | 51.00 ± 1.00 | 54.00 ± 2.00 | +3.00 ({interval}) | 0.035 |"
+    row = f"| top-1, half the patches dropped (%) | 51.00 ± 1.00 | 54.00 ± 2.00 | +3.00 ({interval}) | 0.035 | 0.035 |"
     assert row in text
     assert "| top-1, the salient half dropped (%) | 25.00 ± 0.00 | 25.00 ± 0.00 | " in text
     assert "`transmix evaluate RUN --suite occlusion`" in text
