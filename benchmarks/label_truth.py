@@ -127,7 +127,9 @@ def write(asked: argparse.Namespace, benchmark: str, figures: dict[str, Any]) ->
     if asked.json is None:
         return
     settings = {name: value for name, value in vars(asked).items() if name not in ("json", "target", "label")}
-    model = asked.label or asked.target
+    if asked.data:
+        settings["data"] = Path(asked.data).name  # where it lay here helps nobody
+    model = asked.label or Path(asked.target).name
     options = "".join(f" --{name} {value}" for name, value in settings.items() if value is not None)
     about = {"benchmark": benchmark, "command": f"python benchmarks/{benchmark}.py RUN{options}", "model": model}
     asked.json.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@
 
 From logits (B, K) that require a gradient, to that gradient. Peak memory is what is held at most beyond the logits: the
 gradient, which everyone needs, targets, and what is kept or passes on the way (see memory.py for how it is counted).
-memory_ratio is the peer's peak over the variant's; grads is the peak in units of one (B, K) float32 matrix.
+memory_ratio is the variant's peak over the peer's; grads is the peak in units of one (B, K) float32 matrix.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             matrix = 4 * arguments.batch * classes
             report.add(
                 [
-                    row | {"peak_mb": peak / 1e6, "memory_ratio": peaks["timm"] / peak, "grads": peak / matrix}
+                    row | {"peak_mb": peak / 1e6, "memory_ratio": peak / peaks["timm"], "grads": peak / matrix}
                     for row in rows(f"{classes} classes, batch {arguments.batch}, {dtype}", times, "timm")
                     for peak in [peaks[row["variant"]]]
                 ],

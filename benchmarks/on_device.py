@@ -55,8 +55,12 @@ def variants(split: Split, settings: Augmentation, size: int, batch: int, worker
     samples = TrainingSamples(split, TrainingAugmentation(settings, size), 0)
     first, second = (EpochOrder(len(split), 0, batch, batch) for _ in range(2))
     loader = training_loader(samples, first, workers, device == "cuda")
-    held = TrainingBatchesOnDevice(TrainingImages(split, settings, size, 0, device), second, BadImages())
-    return {"loader": passes(loader, first, device), "on device": passes(held, second, device)}
+    found = {"loader": passes(loader, first, device)}
+    for name, compiled in {"on device": False, "on device, compiled": True}.items():
+        if not compiled or device == "cuda":  # as `--on-device --compile` has it
+            images = TrainingImages(split, settings, size, 0, device, compiled=compiled)
+            found[name] = passes(TrainingBatchesOnDevice(images, second, BadImages()), second, device)
+    return found
 
 
 def check(split: Split, kind: str, size: int, device: str) -> None:
@@ -70,6 +74,8 @@ def check(split: Split, kind: str, size: int, device: str) -> None:
     on_cpu, _ = TrainingImages(split, KINDS[kind], size, 0, "cpu").batch(samples)
     same = {"compiled and eager": compiled.equal(eager), f"{device} and cpu": eager.cpu().equal(on_cpu)}
     print(kind, ", ".join(f"{name}: {'equal' if equal else 'DIFFERENT'}" for name, equal in same.items()))
+    if not all(same.values()):
+        raise SystemExit(1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

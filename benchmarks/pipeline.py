@@ -1,7 +1,7 @@
 """The input pipeline, stage by stage and whole, against timm's and torchvision's with the same work.
 
     python benchmarks/pipeline.py                     one core: 96 photographs of 500 x 375 pixels
-    python benchmarks/pipeline.py --gpu --workers 16  4,096 photographs, 16 loader processes
+    python benchmarks/pipeline.py --gpu               16,384 photographs, batch 128, 16 loader processes
 
 Stages, in one process and thread: read the file's bytes, decode, augment (random resized crop, flip, RandAugment,
 random erasing), collate a batch, bring it to the device, normalise it. Then whole loaders, from where the images are
@@ -193,11 +193,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--stored", type=int, nargs=2, default=[375, 500], help="height and width of the JPEG files")
     parser.add_argument("--workers", type=int, default=0, help="loader processes; stages have none")
     parser.add_argument("--parts", nargs="+", default=["stages", "loaders"], choices=["stages", "loaders"])
-    arguments = parse(parser, argv, {"images": 4096, "batch": 256, "workers": 16, "rounds": 3})
+    arguments = parse(parser, argv, {"images": 16384, "batch": 128, "workers": 16, "rounds": 2})
     if arguments.images < arguments.batch:
         parser.error(f"--images {arguments.images} do not fill a batch of {arguments.batch}")
-    if not arguments.workers:
-        torch.set_num_threads(arguments.threads or 1)  # what a loader process has
+    torch.set_num_threads(arguments.threads or 1)  # what a loader process has
     report = Report(__file__, arguments, argv)
     height, width = arguments.stored
     with tempfile.TemporaryDirectory() as folder:

@@ -36,10 +36,7 @@ def step_times(arguments: Namespace, classes: int, tokens: int, batch: int, wrap
     made = ways(NAMES, arguments.model, device, options, bf16=device == "cuda", wrap=wrap)
     images, labels = batch_for(batch, 16 * grid, classes, device)
     turns = {name: lambda way=way: way.step(images, labels) for name, way in made.items()}
-    times = take_turns(turns, arguments.rounds, calls=arguments.steps, device=device)
-    del made, turns
-    gc.collect()
-    return times
+    return take_turns(turns, arguments.rounds, calls=arguments.steps, device=device)
 
 
 def in_processes(arguments: Namespace, processes: int) -> dict[str, list[float]]:
@@ -104,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
     gpu = {
-        "model": "deit_small_patch16_224", "depth": 12, "tokens": [196, 49, 576, 1024], "batches": [128, 32, 512],
+        "model": "deit_small_patch16_224", "depth": 12, "tokens": [196, 49, 576, 784], "batches": [128, 32, 512],
         "steps": 5, "processes": list(range(1, torch.cuda.device_count() + 1)),
     }  # fmt: skip
     arguments = parse(parser, argv, gpu)
@@ -113,7 +110,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweeps = {"classes": arguments.classes, "tokens": arguments.tokens, "batch": arguments.batches}
     for name, values in sweeps.items():
         for value in sorted(values):
-            report.add(rows(f"{value} {name}", step_times(arguments, **{**first, name: value}), "cutmix"))
+            try:
+                report.add(rows(f"{value} {name}", step_times(arguments, **{**first, name: value}), "cutmix"))
+            except torch.OutOfMemoryError:
+                print(f"{value} {name}: left out, the GPU's memory is too small for it", flush=True)
+            gc.collect()  # a model that is read refers to itself
+            if arguments.device == "cuda":
+                torch.cuda.empty_cache()  # for the next size, and for other processes
     for processes in arguments.processes:
         report.add(rows(f"{processes} processes", in_processes(arguments, processes), "cutmix"))
 

@@ -188,7 +188,8 @@ def table(made: list[dict[str, Any]], columns: Mapping[str, str]) -> str:
 
 
 def _without_folder(word: str) -> str:
-    return Path(word).name if os.path.isabs(word) else word
+    option, equals, value = word.rpartition("=")
+    return option + equals + (Path(value).name if os.path.isabs(value) else value)
 
 
 def _small(row: Mapping[str, Any]) -> bool:

@@ -158,16 +158,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm-up", type=int, default=4, help="steps of a turn that do not count")
     parser.add_argument("--every", type=int, default=4, help="steps between two lines of the log")
     parser.add_argument("--variants", nargs="+", default=["timm", *OURS], choices=["timm", *OURS])
-    sizes = {"model": "deit_small_patch16_224", "batch": 256, "workers": 15, "steps": 40, "warm_up": 10, "every": 10}
+    sizes = {"model": "deit_small_patch16_224", "batch": 256, "workers": 15, "steps": 160, "warm_up": 40, "every": 10}
     arguments = parse(parser, argv, {**sizes, "rounds": 2})
     if arguments.timm_checkout is None:
         arguments.variants = [name for name in arguments.variants if name != "timm"]
     elif not (arguments.timm_checkout / "train.py").is_file():
         parser.error(f"no train.py in {arguments.timm_checkout}; give a checkout of huggingface/pytorch-image-models")
+    if arguments.warm_up <= 2 * arguments.workers:
+        parser.error(f"--warm-up must be more than the 2 x {arguments.workers} batches that workers have ready by then")
     arguments.timm_checkout = arguments.timm_checkout and arguments.timm_checkout.resolve()
     report = Report(__file__, arguments, argv)
+    report.about["threads"] = arguments.threads or 1  # of the trainers
     if arguments.timm_checkout is not None:
-        version = (arguments.timm_checkout / "timm" / "version.py").read_text().strip()
+        version = (arguments.timm_checkout / "timm" / "version.py").read_text().split("'")[1]
         report.about["timm_checkout"] = {"version": version, "commit": commit(arguments.timm_checkout)}
     peer = arguments.variants[0]
     rates: dict[str, list[float]] = {name: [] for name in arguments.variants}

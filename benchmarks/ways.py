@@ -4,7 +4,9 @@ none          no mixing
 cutmix        fused attention, labels by area
 transmix      this library: fused attention left on, one row read
 last unfused  the last block alone unfused, its matrix kept: what a careful hand-written loop does
-reference     every block unfused and its matrix cloned, as in the authors' repository
+reference     every fused block unfused and its matrix cloned, as in the authors' repository
+
+Where a model fuses its class attention alone (CaiT, XCiT), the last two unfuse little or nothing more than that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,8 @@ SMOOTHING = 0.1
 
 class KeepAttention(nn.Module):
     """Stands in for an attention dropout of 0: keeps the softmax matrix that passes."""
+
+    attention: Tensor | None = None
 
     def forward(self, attention: Tensor) -> Tensor:
         """Keep (B, G, N, N) detached and cloned, as the reference does; hand it on."""
@@ -50,11 +54,13 @@ class Way:
         if name == "transmix":
             generator = torch.Generator().manual_seed(0)
             self.transmix = TransMix(model, smoothing=SMOOTHING, mixup_alpha=0, generator=generator)
-        self.keep, self.prefix = None, getattr(model, "num_prefix_tokens", 1)
+        self.keeps: list[KeepAttention] = []
+        self.prefix = getattr(model, "num_prefix_tokens", 1)
         fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
         for module in {"reference": fused, "last unfused": fused[-1:]}.get(name, []):
             module.fused_attn = False
-            module.attn_drop = self.keep = KeepAttention()
+            module.attn_drop = KeepAttention()
+            self.keeps.append(module.attn_drop)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         self.model = torch.compile(model) if compiled else model
         self.model = wrap(self.model) if wrap else self.model
@@ -64,6 +70,8 @@ class Way:
         self._loss(images, labels).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        for keep in self.keeps:
+            keep.attention = None  # what stays between steps would not be seen to be this step's
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.name == "none":
@@ -73,8 +81,10 @@ class Way:
             return self.transmix.loss(self._logits(mixed.images), mixed)
         mixed = self.mixer(images, labels)
         logits = self._logits(mixed.images)
-        if self.keep is not None:
-            row = self.keep.attention[:, :, 0, self.prefix :].float().mean(1)
+        if self.keeps:
+            kept = self.keeps[-1].attention
+            assert kept is not None
+            row = kept[:, :, 0, self.prefix :].float().mean(1)
             mixed = attention_labels(mixed, row)
         return self.criterion(logits, mixed)
 

@@ -158,6 +158,8 @@ def timed(name: str, found: dict[str, Any]) -> str:
     peers = sorted({str(row["peer"]) for row in rows if row.get("peer")})
     heads = ["case", "variant", "ms", f"ratio to {', '.join(peers) or 'the peer'} (quartiles)"]
     about = {**found, "packages": found.get("versions", {})}
+    if peer := found.get("timm_checkout"):
+        about["packages"] = {**about["packages"], "timm's train.py": f"{peer['version']} {peer['commit']}"}
     return (
         f"## {title(name.removesuffix('.json'))}\n\n"
         + table([*heads, *(key.replace("_", " ") for key in more)], lines)

@@ -103,8 +103,8 @@ def shown(groups: Sequence[dict[str, Any]], weights: str, pair: tuple[str, str] 
         f"\nRobustness, calibration, attention and label truth after the last epoch, {which} "
         f"(`transmix evaluate RUN --suite {' '.join(dict.fromkeys(suite for suite, _ in measured))}`); mean ± standard "
         "deviation over seeds. The difference is of two mixes that differ in the label alone, with its 95 % interval; "
-        "p is of that row alone, and among so many rows one below 0.05 can come by chance: by Holm, over all rows.\n\n"
-        + table(heads, lines)
+        "p is of that row alone, and among so many rows one below 0.05 can come by chance: by Holm, over all that have "
+        "one.\n\n" + table(heads, lines)
     )
 
 

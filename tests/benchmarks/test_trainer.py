@@ -20,13 +20,30 @@ def trainer_arguments(script):
     return script("trainer").Namespace(steps=12, warm_up=4, batch=10, threads=1)
 
 
-def test_the_trainers_speed_is_that_of_its_steady_part(script, tmp_path, trainer_arguments):
-    trainer = script("trainer")
-    command = [sys.executable, "-c", FAKE.replace("{dies_at}", "99")]
+def test_the_trainers_speed_is_that_of_its_steady_part(script, tmp_path, trainer_arguments, monkeypatch):
+    """Two steps of 10 images take 5 s up to step 4, which do not count, and 0.5 s from there on."""
+    trainer, clock, steps = script("trainer"), [0.0], iter(range(1, 12, 2))
+
+    class Started:
+        pid, poll, wait = 0, lambda self: None, lambda self: 0
+
+        def __init__(self, command, **about):
+            self.__class__.output = about["stdout"].name
+
+    def sleep(seconds):
+        step = next(steps, 99)
+        clock[0] += 5.0 if step < 4 else 0.5
+        with open(Started.output, "a") as file:
+            file.write(f"Train: 0 [  {step}/12 (  8%)]  Loss: 1\n")
+
+    monkeypatch.setattr(trainer.subprocess, "Popen", Started)
+    monkeypatch.setattr(trainer.os, "killpg", lambda *about: None)
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(trainer.time, "sleep", sleep)
     rate = trainer.images_per_second(
-        command, tmp_path / "turn", trainer.OUTPUT, trainer.TIMM_STEP, trainer_arguments, offset=1
+        ["timm"], tmp_path / "turn", trainer.OUTPUT, trainer.TIMM_STEP, trainer_arguments, offset=1
     )
-    assert 0 < rate < 10 / 0.02 * 1.5  # a step of 10 images takes 0.02 s or more
+    assert rate == 8 * 10 / (4 * 0.5)
 
 
 def test_a_trainer_that_stops_early_is_an_error_with_its_last_words(script, tmp_path, trainer_arguments):
