@@ -7,11 +7,12 @@ python benchmarks/app_answer.py --json FILE
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import torch
-from timing import where
+from timing import command, where
 
 from transmix.app.answer import Controls, answer
 from transmix.app.opened import open_model
@@ -25,6 +26,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("target", nargs="?", help="run folder, .safetensors file or timm model")
     parser.add_argument("--boxes", type=int, default=20, help="how many boxes to ask for")
     parser.add_argument("--json", type=Path, help="write the result there")
+    words = sys.argv[1:] if words is None else words
     asked = parser.parse_args(words)
     opened = open_model(asked.target)
     watched = Watched(opened.viewed, torch.device("cpu"))
@@ -50,7 +52,7 @@ def main(words: list[str] | None = None) -> None:
     if asked.json:
         asked.json.write_text(
             json.dumps(
-                {"benchmark": "app_answer", "command": "python benchmarks/app_answer.py", **where("cpu"), "rows": rows},
+                {"benchmark": "app_answer", "command": command("app_answer", words), **where("cpu"), "rows": rows},
                 indent=1,
             )
             + "\n"

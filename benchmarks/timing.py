@@ -124,8 +124,7 @@ class Report:
         words = sys.argv[1:] if argv is None else argv
         self.about = {
             "benchmark": Path(script).stem,
-            # of folders their names: where they lay here helps nobody
-            "command": " ".join(["python", f"benchmarks/{Path(script).name}", *map(_without_folder, words)]),
+            "command": command(Path(script).stem, words),
             "settings": {name: value.name if isinstance(value, Path) else value for name, value in settings.items()},
             **where(arguments.device),
         }
@@ -145,6 +144,11 @@ class Report:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps({**self.about, "rows": self.rows}, indent=1) + "\n")
+
+
+def command(benchmark: str, words: Sequence[str]) -> str:
+    """Return how a benchmark was called; of folders their names, where they lay here helps nobody."""
+    return " ".join(["python", f"benchmarks/{benchmark}.py", *map(_without_folder, words)])
 
 
 def where(device: str) -> dict[str, Any]:
