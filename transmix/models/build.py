@@ -85,12 +85,12 @@ def check_patches(model: nn.Module, image_size: int) -> None:
 
 def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
     """Return a function from uint8 images (B, 3, H, W) to the model's float32 input on the device."""
-    shift, scale = (255 * torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+    shift, scale = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
 
     def normalise(images: Tensor) -> Tensor:
         memory = torch.channels_last if channels_last else torch.contiguous_format
         pixels = images.to(device, non_blocking=True).to(torch.float32, memory_format=memory)
-        return pixels.sub_(shift).div_(scale)
+        return pixels.div_(255).sub_(shift).div_(scale)  # to the bit what torchvision does
 
     return normalise
 
