@@ -41,6 +41,13 @@ def box_on_page(page):
     return top, left, top + tall, left + wide
 
 
+def described(page):
+    """What the box in the picture says of itself."""
+    return (page.locator("#stage .tm-box").get_attribute("aria-label") or "")[len("Box of image B: ") :].split(" pix")[
+        0
+    ]
+
+
 def state(page):
     """What the page says: of a model with random weights, the label alone may not change to three decimals."""
     texts = [page.locator(part).text_content() for part in ("#shares", "#attention", "#classes")]
@@ -130,6 +137,7 @@ def test_the_box_ends_where_the_pointer_does_however_fast_it_moved(page):
     for side, number in (("tall", 40), ("wide", 40), ("top", 180), ("left", 180)):
         type_into(page, f"#box-{side}", number)
     until(page, box_on_page, (180, 180, 220, 220))
+    until(page, described, "top 180, left 180, height 40, width 40")  # the fields hold it at once, the picture later
     frame = page.locator("#stage .tm-stage").bounding_box()
     at = lambda y, x: (frame["x"] + frame["width"] * x / 224, frame["y"] + frame["height"] * y / 224)  # noqa: E731
     page.mouse.move(*at(20, 30))
