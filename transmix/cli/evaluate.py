@@ -114,7 +114,8 @@ def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) ->
         cells = (f"{factor * found[metric]:>10.{0 if metric == 'images' else 2}f}" for found in scores.values())
         print(f"{label:<20}" + "".join(cells))
     last = list(scores.values())[-1]["per_class_accuracy"]
-    worst = sorted(zip(last, classes, strict=True))[:5]
+    seen = [(accuracy, name) for accuracy, name in zip(last, classes, strict=True) if accuracy == accuracy]  # not nan
+    worst = sorted(seen)[:5]
     print("worst classes       " + ", ".join(f"{printable(name)} {100 * accuracy:.1f} %" for accuracy, name in worst))
 
 

@@ -133,6 +133,7 @@ def _decode(encoded: bytes | None, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             stored = np.asarray(image)
+            stored = stored.astype(np.uint8) if stored.dtype == bool else stored  # 1-bit PNG
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise DataError(f"{where}: cannot read the mask ({' '.join(str(error).split())}); replace it") from error
     values = set(np.unique(stored).tolist())

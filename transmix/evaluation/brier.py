@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transmix.evaluation.accumulate import check_batch, sum_dtype
+from transmix.evaluation.accumulate import check_batch, finite_rows, sum_dtype
 
 
 class BrierScore:
@@ -31,6 +31,7 @@ class BrierScore:
         """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
         check_batch(logits, labels, self.num_classes)
         probabilities = logits.to(self.total.dtype).softmax(dim=1)
+        probabilities = probabilities.masked_fill(~finite_rows(logits)[:, None], torch.nan)
         self.total += (probabilities - F.one_hot(labels, self.num_classes)).square().sum()
         self.count += len(labels)
 

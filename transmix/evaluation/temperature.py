@@ -44,7 +44,7 @@ class Temperature:
         """
         low, high = 1 / HOTTEST, 1 / COLDEST
         inverse = 1.0
-        if not math.isfinite(self.loss(1.0)[0]):
+        if not all(map(math.isfinite, self.loss(1.0))):
             return math.nan
         if self.loss(low)[1] >= 0:
             return HOTTEST
