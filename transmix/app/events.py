@@ -127,11 +127,9 @@ def in_step(found: Answer, watched: Watched, moved: str, held: Mapping[str, Any]
     """
     top, left, bottom, right = found.setting.box
     changed: dict[str, Any] = {"anchor": found.anchor}
-    stage = found.stage(watched.size)
-    if moved == "images":
-        changed["stage"] = gr.HTML(stage, pictures=found.pictures())
-    elif moved != "stage" and held["stage"] != stage:  # the same again might come when the box has been dragged on
-        changed["stage"] = stage
+    if moved != "stage":
+        pictures: dict[str, Any] = {"pictures": found.pictures()} if moved == "images" else {}
+        changed["stage"] = gr.HTML(found.stage(watched.size), **pictures)
     if moved != "ratio" and held["ratio"] != round(found.lam, 2):
         changed["ratio"] = round(found.lam, 2)
     for side, value in zip(SIDES, (top, left, bottom - top, right - left), strict=True):

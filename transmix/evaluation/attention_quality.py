@@ -101,7 +101,7 @@ def attention_quality(
     'jaccard'                the map's patches that hold 60 % of its mass, against the mask; mean of all heads
     'jaccard_heads'          the same for each head of the layer, if they can be read
     'jaccard_best_head'      the best of them over all images; '..._of_each_image' takes the best for each image, which
-                             looks at the mask, as published tables on PASCAL VOC do (object by object, void pixels included)
+                             looks at the mask, as published tables on PASCAL VOC do (object by object, void included)
     'mass_on_foreground'     share of the attention on the foreground; a uniform map has 'area_of_foreground'
     'pointing'               the patch that gets most holds foreground, be it one pixel (the published tolerance is 15
                              pixels of a photograph; here it is the patch, because a map points no finer); a patch taken
