@@ -23,12 +23,15 @@ if worker == 0:
 os.read(ready, 1)
 stranger = os.fork()
 if stranger == 0:
-    for number in map(int, sys.argv[3:]):
+    for number in map(int, sys.argv[4:]):
         os.kill(worker, number)
     os._exit(0)
 os.waitpid(stranger, 0)
-time.sleep(0.2)
-found, status = os.waitpid(worker, os.WNOHANG)
+until = time.monotonic() + float(sys.argv[3])
+found = 0
+while not found and time.monotonic() < until:
+    time.sleep(0.01)
+    found, status = os.waitpid(worker, os.WNOHANG)
 if found:
     print("ended by a stranger")
 else:
@@ -37,16 +40,17 @@ else:
 """
 
 
-def family(*arguments):
-    command = [sys.executable, "-c", FAMILY, transmix.data.signals.__file__, *map(str, arguments)]
+def family(hears, waits, *signals):
+    """Let a stranger send signals to a worker, wait so many seconds for its end, and say who ended it."""
+    command = [sys.executable, "-c", FAMILY, transmix.data.signals.__file__, hears, str(waits), *map(str, signals)]
     return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not say who sent a signal")
 def test_a_worker_outlives_every_signal_but_its_parents():
-    assert family("deaf", *map(int, SIGNALS)) == "ended by its parent with 0"
+    assert family("deaf", 0.2, *map(int, SIGNALS)) == "ended by its parent with 0"
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_worker_that_listens_does_not(number):
-    assert family("listening", int(number)) == "ended by a stranger"
+    assert family("listening", 10, int(number)) == "ended by a stranger"
