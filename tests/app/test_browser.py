@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 import re
+import time
 
 import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 
+from transmix.app import events
 from transmix.app.page import build_page
 from transmix.app.picture import SAMPLES, read_picture, sample
 from transmix.app.serve import private_files, served
@@ -155,6 +157,31 @@ def test_the_box_ends_where_the_pointer_does_however_fast_it_moved(page):
     assert label.startswith("Box of image B: top 20, left 30, height 70, width 170 pixels.")
 
 
+def test_an_answer_that_comes_late_does_not_undo_a_drag(page, monkeypatch):
+    answer, asked = events.answer, []
+
+    def late(*question):
+        asked.append(question)
+        time.sleep(0.7)
+        return answer(*question)
+
+    monkeypatch.setattr(events, "answer", late)
+    page.locator("#box-left input[type=number]").fill("77")
+    page.wait_for_timeout(200)  # it is asked for, and not answered
+    frame = page.locator("#stage .tm-stage").bounding_box()
+    at = lambda y, x: (frame["x"] + frame["width"] * x / 224, frame["y"] + frame["height"] * y / 224)  # noqa: E731
+    page.mouse.move(*at(200, 10))
+    page.mouse.down()
+    page.mouse.move(*at(214, 50), steps=3)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    assert described(page) == "top 200, left 10, height 14, width 40"
+    until(page, box_on_page, (200, 10, 214, 50))
+    page.wait_for_timeout(1500)
+    assert described(page) == "top 200, left 10, height 14, width 40"
+    assert len(asked) > 1
+
+
 def test_what_is_typed_is_brought_inside_and_the_ratio_keeps_the_shape(page):
     type_into(page, "#box-top", 56)
     type_into(page, "#box-left", 500)
@@ -162,6 +189,7 @@ def test_what_is_typed_is_brought_inside_and_the_ratio_keeps_the_shape(page):
     for side, number in (("left", 70), ("tall", 100), ("wide", 50)):
         type_into(page, f"#box-{side}", number)
     until(page, box_on_page, (56, 70, 156, 120))
+    until(page, described, "top 56, left 70, height 100, width 50")
     type_into(page, "#ratio", 0.6)
     area = 0.4 * 224 * 224
     tall, wide = round((area * 2) ** 0.5), round((area / 2) ** 0.5)

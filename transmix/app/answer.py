@@ -69,10 +69,10 @@ class Answer:
     errors: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    def stage(self, size: tuple[int, int]) -> dict[str, Any]:
-        """Return what stage.js draws, but for the pictures."""
-        (height, width), box = size, list(self.setting.box)
-        return {"height": height, "width": width, "box": box, "blend": self.setting.blend, "lam": self.setting.lam}
+    def stage(self, size: tuple[int, int], turn: int = 0) -> dict[str, Any]:
+        """Return what stage.js draws, but for the pictures; `turn` is that of what was asked."""
+        (height, width), box, blend, lam = size, list(self.setting.box), self.setting.blend, self.setting.lam
+        return {"height": height, "width": width, "box": box, "blend": blend, "lam": lam, "turn": turn}
 
     def pictures(self) -> list[str]:
         """Return images A and B as stage.js draws them; none unless both are there."""

@@ -129,7 +129,8 @@ def in_step(found: Answer, watched: Watched, moved: str, held: Mapping[str, Any]
     changed: dict[str, Any] = {"anchor": found.anchor}
     if moved != "stage":
         pictures: dict[str, Any] = {"pictures": found.pictures()} if moved == "images" else {}
-        changed["stage"] = gr.HTML(found.stage(watched.size), **pictures)
+        turn = held["stage"]["turn"] if held["stage"] else 0
+        changed["stage"] = gr.HTML(found.stage(watched.size, turn), **pictures)
     if moved != "ratio" and held["ratio"] != round(found.lam, 2):
         changed["ratio"] = round(found.lam, 2)
     for side, value in zip(SIDES, (top, left, bottom - top, right - left), strict=True):

@@ -4,7 +4,8 @@
 const stage = element.querySelector('.tm-stage');
 const [own, partner] = stage.querySelectorAll('img');
 const handle = stage.querySelector('.tm-box');
-let shown = null; // {height, width, box: [top, left, bottom, right], blend, lam}
+let shown = null; // {height, width, box: [top, left, bottom, right], blend, lam, turn}
+let turn = 0; // how often the box was changed here; an answer says of which turn it knew
 let drag = null; // {edges, box, y, x} while a pointer is down
 let waiting = false;
 
@@ -47,7 +48,8 @@ function tell() { // at most once a frame
 
 function place(box) {
   if (box.every((side, index) => side === shown.box[index])) return;
-  shown = { ...shown, box };
+  turn += 1;
+  shown = { ...shown, box, turn };
   draw();
   tell();
 }
@@ -103,8 +105,13 @@ handle.addEventListener('keydown', (event) => {
 });
 
 function take() {
-  if (drag) return; // the pointer knows better
-  shown = props.value || null;
+  const value = props.value || null;
+  if (value && shown && value.turn < turn) { // an answer from before the last change knows an older box
+    shown = { ...value, box: shown.box, turn };
+    props.value = shown; // what is asked next is read from here
+  } else if (!drag) { // while one drags, the pointer knows better
+    shown = value;
+  }
   draw();
 }
 watch(['value', 'pictures'], take);
