@@ -136,8 +136,8 @@ def is_part(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def losing_others(world: World) -> Iterator[None]:
-    """Turn what torch raises when another process fails or hangs into one error that says so.
+def losing_others(world: World, remedy: str) -> Iterator[None]:
+    """Turn what torch raises when another process fails or hangs into one error that says so, and the remedy.
 
     Raises:
         LostProcessError: the failure is not this process's.
@@ -152,7 +152,7 @@ def losing_others(world: World) -> Iterator[None]:
             time.sleep(PAUSE)
         raise LostProcessError(
             f"process {world.rank} has lost another process, which failed or does not answer; look for what that one "
-            f"said, and --resume goes on from the last checkpoint ({said.splitlines()[0][:200]})"
+            f"said, and {remedy} ({said.splitlines()[0][:200]})"
         ) from error
 
 
@@ -176,12 +176,12 @@ def share_buffers(model: nn.Module, world: World) -> None:
             dist.broadcast(buffer, 0)
 
 
-def gather(tensors: dict[str, Tensor], world: World) -> list[dict[str, Tensor]]:
-    """Return every process's small tensors, in the order of ranks, to the first process; others get their own."""
+def gather(mine: Any, world: World) -> list[Any]:
+    """Return what every process has, small and for pickle, in the order of ranks, to every process."""
     if world.size == 1:
-        return [tensors]
+        return [mine]
     gathered: list = [None] * world.size
-    dist.all_gather_object(gathered, tensors)
+    dist.all_gather_object(gathered, mine)
     return gathered
 
 

@@ -91,6 +91,14 @@ def test_a_mask_of_two_values_has_no_unsure_pixels(tmp_path, value):
     assert mask.dtype == np.uint8
 
 
+@pytest.mark.parametrize("drawn", [np.ones((HEIGHT, WIDTH)), np.zeros((HEIGHT, WIDTH)), np.eye(HEIGHT, WIDTH)])
+def test_a_mask_of_one_bit_a_pixel_is_read(tmp_path, drawn):
+    file = io.BytesIO()
+    Image.fromarray((drawn * 255).astype(np.uint8)).convert("1").save(file, "PNG")
+    mask = m.open_masks(read_parquet(write_parquet(tmp_path, [file.getvalue()] * 2)))(1)
+    assert np.array_equal(mask, drawn)
+
+
 def test_a_mask_goes_through_the_crop_of_its_image():
     """Where a picture is its own mask, both must stay so: not flipped, not transposed, not shifted."""
     mask = np.zeros((60, 90), dtype=np.uint8)

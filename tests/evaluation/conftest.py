@@ -37,6 +37,12 @@ def _data(samples=23, side=16, classes=CLASSES):
     return ImageData("noise", tuple(classes), split, split)
 
 
+def _masked(samples=7):
+    data, rng = _data(samples), np.random.default_rng(2)
+    split = Split(data.val.images, data.val.labels, rng.random((samples, 16, 16)) < 0.3)
+    return ImageData("masked", data.classes, split, split)
+
+
 def _write_folders(root, counts, side=16):
     """Write `counts[name]` images of noise into root/<name>."""
     rng = np.random.default_rng(7)
@@ -63,6 +69,12 @@ def opened():
 def noise():
     """Make a data set of noise in memory."""
     return _data
+
+
+@pytest.fixture(scope="session")
+def masked():
+    """Make such a data set with masks, of noise too."""
+    return _masked
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from transmix.evaluation import attention_quality as quality
 from transmix.evaluation import localisation as loc
 from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings, load_suite
+from transmix.mixing.labels import mask_on_patches
 from transmix.visual.viewed import Cover
 
 HEIGHT, WIDTH, PATCH = 16, 24, 4
@@ -130,6 +131,122 @@ def test_the_box_is_around_the_largest_part():
     assert loc.largest_box(np.zeros(GRID, dtype=bool), (HEIGHT, WIDTH)) == (0, 0, 0, 0)
 
 
+def parts_of(cells):
+    """Flood a set of (row, column) into parts that touch, at corners too."""
+    left, parts = set(cells), []
+    while left:
+        part, edge = set(), [left.pop()]
+        while edge:
+            row, column = edge.pop()
+            part.add((row, column))
+            near = {(row + down, column + across) for down in (-1, 0, 1) for across in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        parts.append(part)
+    return parts
+
+
+def box_pixels(cells):
+    """All pixels of the box around some cells of the grid."""
+    rows, columns = [row for row, _ in cells], [column for _, column in cells]
+    down = range(min(rows) * PATCH, (max(rows) + 1) * PATCH)
+    return {(y, x) for y in down for x in range(min(columns) * PATCH, (max(columns) + 1) * PATCH)}
+
+
+def over(one, other):
+    return len(one & other) / len(one | other)
+
+
+def scores_by_loops(image, mask, sharpness):
+    """What the suite says of one image, written out: patches are cells, pixels are pairs, maps are dicts."""
+    cells = [(row, column) for row in range(GRID[0]) for column in range(GRID[1])]
+    inside = {
+        cell: [(y, x) for y in range(HEIGHT) for x in range(WIDTH) if (y // PATCH, x // PATCH) == cell]
+        for cell in cells
+    }
+    bright = {cell: sum(image[y, x, 0] / 255 * 2 - 1 for y, x in inside[cell]) / PATCH**2 for cell in cells}
+    weights = [{cell: np.exp(sharp * bright[cell]) for cell in cells} for sharp in sharpness]
+    heads = [{cell: one[cell] / sum(one.values()) for cell in cells} for one in weights]
+    attention = {cell: sum(head[cell] for head in heads) / len(heads) for cell in cells}
+    target = {(y, x) for y in range(HEIGHT) for x in range(WIDTH) if mask[y, x]}
+    share = {cell: len(target.intersection(inside[cell])) / PATCH**2 for cell in cells}
+    kept, mass = set(), 0.0
+    for cell in sorted(cells, key=lambda cell: attention[cell], reverse=True):
+        if mass < 0.6 - 1e-9:
+            kept.add(cell)
+            mass += attention[cell]
+    target_box = {
+        (y, x)
+        for y in range(min(y for y, _ in target), max(y for y, _ in target) + 1)
+        for x in range(min(x for _, x in target), max(x for _, x in target) + 1)
+    }
+    low, high = min(attention.values()), max(attention.values())
+    boxes = []
+    for step in range(20):
+        above = {cell for cell in cells if (attention[cell] - low) / (high - low) > step / 20}
+        boxes.append(over(box_pixels(max(parts_of(above), key=len)), target_box) >= 0.5)
+    best = max(cells, key=lambda cell: attention[cell])
+    return {
+        "jaccard": over({pixel for cell in kept for pixel in inside[cell]}, target),
+        "mass_on_foreground": sum(attention[cell] * share[cell] for cell in cells),
+        "pointing": share[best] > 0,
+        "pointing_by_chance": sum(share[cell] > 0 for cell in cells) / len(cells),
+        "localisation": over(box_pixels(max(parts_of(kept), key=len)), target_box) >= 0.5,
+        "boxes": boxes,
+    }
+
+
+def grainy_data(samples=40):
+    """Images brighter on the foreground, two rectangles off the grid, but with grain: no two patches are alike."""
+    rng, masks = np.random.default_rng(9), np.zeros((samples, HEIGHT, WIDTH), dtype=bool)
+    for mask in masks:
+        for _ in range(2):
+            top, left, height, width = rng.integers((0, 0, 3, 3), (11, 17, 9, 11))
+            mask[top : top + height, left : left + width] = True
+    patches = np.kron(rng.integers(0, 120, (samples, *GRID)), np.ones((1, PATCH, PATCH)))
+    grey = rng.integers(0, 60, (samples, HEIGHT, WIDTH)) + patches + 60 * masks
+    images = np.repeat(grey[..., None].astype(np.uint8), 3, axis=-1)
+    split = Split(images, np.arange(samples) % 2, masks)
+    return ImageData("grainy", ("a", "b"), split, split)
+
+
+def test_every_score_is_that_of_explicit_loops():
+    sharpness, data = (4.0, 2.0, -0.5), grainy_data()
+    found = measure(LooksAtBright(*sharpness), data)
+    each = [scores_by_loops(*pair, sharpness) for pair in zip(data.val.images, data.val.masks, strict=True)]
+    for name in set(each[0]) - {"boxes"}:
+        expected = np.mean([one[name] for one in each])
+        assert found[name] == pytest.approx(expected, abs=1e-5), name
+        assert 0.02 < expected < 0.98, name  # else much else would give the same
+    of_cuts = np.mean([one["boxes"] for one in each], axis=0)
+    assert found["localisation_best_cut"] == pytest.approx(of_cuts.max(), abs=1e-6)
+    assert found["best_cut"] == quality.CUTS[int(of_cuts.argmax())]
+    assert len(set(of_cuts)) > 3
+
+
+MUTATIONS = {
+    "less than half an overlap": lambda patch: patch.setattr(
+        quality, "overlap", lambda *boxes: min(loc.overlap(*boxes) + 0.15, 1.0)
+    ),
+    "one cut": lambda patch: patch.setattr(quality, "CUTS", (0.9,)),
+    "less mass": lambda patch: patch.setattr(quality, "keep_mass", lambda maps: loc.keep_mass(maps, 0.4)),
+    "all parts": lambda patch: patch.setattr(
+        quality, "largest_box", lambda found, size: tuple(PATCH * side for side in loc.box_around(found))
+    ),
+    "upper left pixels": lambda patch: patch.setattr(
+        quality, "mask_on_patches", lambda masks, grid, how: mask_on_patches(masks, grid, "nearest")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_another_protocol_would_be_noticed(name, monkeypatch):
+    ours = measure(LooksAtBright(4.0, 2.0, -0.5), grainy_data())
+    MUTATIONS[name](monkeypatch)
+    with pytest.raises(AssertionError):
+        assert_same(measure(LooksAtBright(4.0, 2.0, -0.5), grainy_data()), ours)
+
+
 def test_a_model_that_looks_at_the_foreground_has_full_marks():
     found = measure(LooksAtBright(6.0, 6.0), bright_data())
     assert found["images"] == 13
@@ -192,12 +309,29 @@ def test_it_is_refused_before_anything_is_measured(noise, small_vit, opened):
         quality.attention_quality(opened(small_vit(global_pool="avg")), bright_data(), Settings())
 
 
-def test_a_vit_of_timm_is_read_head_by_head(opened, noise):
-    data, rng = noise(7), np.random.default_rng(0)
-    split = Split(data.val.images, data.val.labels, rng.random((7, 16, 16)) < 0.3)
-    found = dict(quality.attention_quality(opened(), ImageData("noise", data.classes, split, split), Settings()))
+def test_a_vit_of_timm_is_read_head_by_head(opened, masked):
+    found = dict(quality.attention_quality(opened(), masked(), Settings()))
     assert len(found["jaccard_heads"]) == 2
     assert 0 < found["jaccard"] < 1
+
+
+def test_half_precision_with_sharp_maps_has_heads_for_all_images_or_for_none(opened, small_vit, masked):
+    """Batches of one, of which rounding makes some heads' mean another map than the row that was read."""
+    model = small_vit()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.qkv.weight *= 40
+    one = opened(model, amp_dtype=torch.bfloat16, batch_size=1)
+    found = dict(quality.attention_quality(one, masked(30), Settings()))
+    assert found["images"] == 30
+    assert len(found.get("jaccard_heads", [1, 2])) == 2
+
+
+def test_heads_of_another_layer_are_told_apart():
+    heads = torch.rand(5, 3, 196).softmax(-1)  # as flat as a real map: 1 / 196 each, give or take
+    assert quality.heads_of(heads.mean(1), heads).all()
+    assert not quality.heads_of(torch.rand(5, 196).softmax(-1), heads).any()
+    assert not quality.heads_of(heads.mean(1), heads[:, :0]).any()
 
 
 @pytest.mark.parametrize("samples", [1, 13])

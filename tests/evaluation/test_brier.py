@@ -45,5 +45,6 @@ def test_the_worst_score_is_two_and_the_best_none():
     assert measured(BrierScore, sure, torch.tensor([1, 2, 0])) == pytest.approx(2, abs=1e-12)
 
 
-def test_a_logit_that_is_not_finite_makes_it_nan():
-    assert math.isnan(measured(BrierScore, torch.tensor([[torch.inf, 0.0]]), torch.tensor([0])))
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_logit_that_is_not_finite_makes_it_nan(broken):
+    assert math.isnan(measured(BrierScore, torch.tensor([[0.0, 1.0], [broken, 0.0]]), torch.tensor([0, 1])))

@@ -169,7 +169,7 @@ def test_a_model_that_is_always_right_and_sure_has_no_error():
     assert found == dict.fromkeys(NAMES, 0.0) | {"aurra": 1.0}
 
 
-@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_a_logit_that_is_not_finite_makes_every_result_nan(broken):
     logits, labels = random_batch(0, 250, 5)
     logits[17, 2] = broken

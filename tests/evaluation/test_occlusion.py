@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from torch import nn
 
 from transmix.data.dataset import ImageData, Split
 from transmix.evaluation import occlusion as module
-from transmix.evaluation.occlusion import drop, drop_count, occlusion, random_order
+from transmix.evaluation.occlusion import _try, drop, drop_count, occlusion, random_order
 from transmix.evaluation.suites import Settings
 from transmix.recipes import RecipeError
 
@@ -137,6 +138,15 @@ def test_a_model_without_patches_has_the_grid_of_the_paper(opened, noise):
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
     found = dict(occlusion(opened(plain), noise(9), Settings(occlusion_ratios=(0.5,))))
     assert found["grid"] == "14 x 14"
+
+
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "swin_tiny_patch4_window7_224"])
+def test_a_hierarchical_model_has_the_grid_of_the_paper_and_not_its_first_patches(opened, noise, name):
+    options = {"img_size": 224} if name.startswith("swin") else {}
+    one = opened(timm.create_model(name, num_classes=6, **options), side=224)
+    grid, saliency = _try(one)
+    assert grid == (14, 14)
+    assert saliency.startswith("none: ")
 
 
 @pytest.mark.parametrize("ratios", [(), (0.5, 1.2), (-0.1,)])

@@ -99,6 +99,14 @@ def test_two_folders_may_be_one_class(write_folders, tmp_path):
     assert folder.read().labels.tolist() == [0, 1, 1, 1, 1, 1]
 
 
+def test_classes_may_be_called_as_corruptions_are(opened, noise, write_folders, tmp_path):
+    names = ("fog", "frost", "snow", "sun")
+    one, data = opened(classes=names), noise(classes=names)
+    write_folders(tmp_path / "weather", {"fog": 2, "snow": 3})
+    found = measured(one, data, shift_data=(str(tmp_path / "weather"),))
+    assert (found["weather/images"], found["weather/classes"]) == (5, 2)
+
+
 MERGED = {"wasp": "bee", "bumblebee": "bee"}
 
 

@@ -13,9 +13,12 @@ from safetensors.torch import save_file
 
 import transmix
 from transmix.cli import main
+from transmix.cli.evaluate import print_scores
+from transmix.evaluation import label_truth
 from transmix.evaluation.suites import SUITES, Settings, SuiteName, load_suite, run_suites
 
 OURS = ("calibration", "occlusion", "shuffle", "shifts")
+"""Those that need no masks."""
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +106,17 @@ def test_without_suites_the_result_is_what_it_was(weights, tmp_path):
     assert set(result) == {"target", "data", "checkpoint", "scores"}
 
 
+def test_a_class_without_a_readable_image_is_not_among_the_worst(capsys):
+    scores = {"top1": 0.5, "top5": 1.0, "loss": 1.0, "calibration_error": 0.1, "images": 7}
+    accuracies = [0.9, float("nan"), 0.1, 0.8, 0.7, 0.6, 0.05]
+    print_scores({"model": scores | {"per_class_accuracy": accuracies}}, tuple("abcdefg"))
+    assert "worst classes       g 5.0 %, c 10.0 %, f 60.0 %, e 70.0 %, d 80.0 %\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--out", "nowhere/scores.json"], "--out nowhere/scores.json: no folder nowhere; make it first"),
         (["--suite", "calibrate"], "invalid choice 'calibrate' for argument '--suite'"),
         (
             ["--suite", "shifts"],
@@ -131,9 +142,13 @@ RANK = """
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", LOCAL_RANK=str(rank))
     import torch
     import torch.distributed as dist
-    from conftest import _data, _opened
+    from conftest import _data, _masked, _opened
     from transmix.cli import main
     from transmix.distributed import World
+    from transmix.data.bad import BadImages
+    from transmix.data.dataset import DataError
+    from transmix.distributed import gather
+    from transmix.evaluation import label_truth
     from transmix.evaluation.accumulate import gather_rows
     from transmix.evaluation.suites import Settings, load_suite
 
@@ -142,6 +157,15 @@ RANK = """
     for suite, samples in (("calibration", 2), ("calibration", 23), ("occlusion", 1), ("shuffle", 1)):
         one, data = _opened(world=world), _data(samples)
         found[f"{suite} {samples}"] = dict(load_suite(suite)(one, data, Settings(occlusion_ratios=(0.0, 0.5))))
+    label_truth.PAIRS = 21
+    for suite, samples in (("attention-quality", 1), ("attention-quality", 7), ("label-truth", 7)):
+        found[f"{suite} {samples}"] = dict(load_suite(suite)(_opened(world=world), _masked(samples), Settings()))
+    bad = BadImages(3)
+    bad.add([(f"{rank}{number}.png", "cut off") for number in range(2)])
+    try:
+        bad.join(gather(bad.known, world))
+    except DataError as error:
+        found["bad"] = str(error)
     found["rows"] = gather_rows(torch.arange(3 * rank)).tolist() + gather_rows(torch.ones(2 - rank, 1)).tolist()
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(found, file)
@@ -150,7 +174,7 @@ RANK = """
 
 
 def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(
-    request, weights, tmp_path, opened, noise
+    request, weights, tmp_path, opened, noise, masked, monkeypatch
 ):
     """Of one image, and of two that are halved, the second process has none."""
     (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
@@ -173,13 +197,16 @@ def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(
         for rank in ranks:
             rank.kill()
 
+    monkeypatch.setattr(label_truth, "PAIRS", 21)
     settings = Settings(occlusion_ratios=(0.0, 0.5))
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found.pop("rows") == [0, 1, 2, [1.0], [1.0], [1.0]]
+        assert found.pop("bad").startswith("more than max_bad_images 3 images cannot be read: 00.png, 01.png, 10.png")
         for name, theirs in found.items():
             suite, samples = name.split()
-            assert_same(theirs, dict(load_suite(suite)(opened(), noise(int(samples)), settings)))
+            data = (noise if suite in OURS else masked)(int(samples))
+            assert_same(theirs, dict(load_suite(suite)(opened(), data, settings)))
 
     assert main(all_suites(weights, tmp_path / "alone.json")) == 0
     both, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("both", "alone"))

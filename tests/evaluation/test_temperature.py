@@ -93,6 +93,10 @@ def test_where_every_answer_is_right_it_is_the_coldest_and_where_logits_mislead_
     assert fitted(torch.eye(4)[(labels + 1) % 4], labels) == HOTTEST
 
 
-def test_it_is_nan_without_samples_and_with_a_logit_that_is_not_finite():
+def test_it_is_nan_without_samples():
     assert math.isnan(Temperature(4).fit())
-    assert math.isnan(fitted(torch.tensor([[1.0, torch.nan], [0.0, 1.0]]), torch.tensor([0, 1])))
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_it_is_nan_with_a_logit_that_is_not_finite(broken):
+    assert math.isnan(fitted(torch.tensor([[1.0, broken], [0.0, 1.0]]), torch.tensor([0, 1])))

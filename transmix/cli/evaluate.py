@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
         bad=bad,
     )
     try:
-        with distributed.losing_others(models[0].world):
+        with distributed.losing_others(models[0].world, "start it again"):
             _measure(asked, models, subject, bad)
     finally:
         distributed.stop()
@@ -82,6 +82,9 @@ def main(arguments: list[str]) -> None:
 
 def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> None:
     leads = models[0].world.leads
+    out = asked.out or (Path(asked.target) / "evaluation.json" if Path(asked.target).is_dir() else None)
+    if out is not None and not out.parent.is_dir():
+        raise RecipeError(f"--out {out}: no folder {out.parent}; make it first")
     suites = run_suites(asked.suite, models, subject.data, asked.settings)  # here: what they lack is found first
     scores = evaluate_models(models, subject.data)
     result = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint, "scores": scores}
@@ -91,11 +94,11 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
         result[suite] = found
         if leads:
             print_suite(suite, found)
+    bad.join(distributed.gather(bad.known, models[0].world))
     if not leads:
         return
     if bad.known:
         print(f"left out because they cannot be read: {listing(sorted(bad.known), len(bad.known))}")
-    out = asked.out or (Path(asked.target) / "evaluation.json" if Path(asked.target).is_dir() else None)
     if out is not None:
         out.write_text(json.dumps(result, indent=1))
         print(f"written to {out}")

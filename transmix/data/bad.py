@@ -55,6 +55,16 @@ class BadImages:
         if len(self.known) > self.limit:
             raise too_many(self.limit, sorted(self.known))
 
+    def join(self, others: Iterable[set[str]]) -> None:
+        """Take note of what other processes, without a common list, have met.
+
+        Raises:
+            DataError: Together there are more than the limit.
+        """
+        self.known = self.known.union(*others)
+        if len(self.known) > self.limit:
+            raise too_many(self.limit, sorted(self.known))
+
 
 def bad_images(settings: Data, folder: Path) -> BadImages:
     """Return what a run does about bad images, as its recipe says."""

@@ -76,19 +76,27 @@ def image_scores(attention: Tensor, heads: Tensor, grid: tuple[int, int], masks:
 def read_attention(opened: OpenedModel, reader: AttentionReader, pixels: Tensor) -> tuple[Tensor, Tensor, tuple]:
     """Return what the class token looks at in pixels (B, 3, S, S), on the CPU: mean (B, P), heads (B, G, P), grid.
 
-    Heads come from the last layer's whole maps, of a second forward; where their mean is not the row that TransMix
-    reads, because another layer is read, G is 0.
+    Heads come from the last layer's whole maps, of a second forward; where that layer has other patches than the row
+    that TransMix reads, G is 0.
     """
     opened.logits(pixels)
     attention = reader.take().cpu()
     grid = reader.grid or find_grid(attention.shape[1], *pixels.shape[-2:])
     patches = attention.shape[1]
     reader.eval = False
-    found = [attention_maps(opened.model, part, -1)[0][:, :, 0].cpu() for part in pixels.split(AT_ONCE)]
+    with opened.autocast():
+        found = [attention_maps(opened.model, part, -1)[0][:, :, 0].cpu() for part in pixels.split(AT_ONCE)]
     reader.eval = True
     heads = torch.cat(found)[..., -patches:]
-    same = heads.shape[-1] == patches and torch.allclose(heads.mean(1), attention, rtol=0.05, atol=0.01)
-    return attention, heads if same else heads.new_zeros(len(pixels), 0, patches), grid
+    return attention, heads if heads.shape[-1] == patches else heads.new_zeros(len(pixels), 0, patches), grid
+
+
+def heads_of(attention: Tensor, heads: Tensor) -> Tensor:
+    """Say for which images heads (B, G, P) have the map (B, P) as their mean, as those of another layer do not."""
+    if heads.shape[1] == 0:
+        return torch.zeros(len(heads))
+    off = (heads.mean(1) - attention).abs().amax(1)
+    return (off <= 0.05 * attention.amax(1)).double()
 
 
 def attention_quality(
@@ -130,13 +138,13 @@ def _measure(opened: OpenedModel, data: ImageData, masks: Masks) -> Iterator[tup
     if images == 0:
         raise DataError(f"{data.name}: no validation image has foreground in what the model sees of it")
     means = {name: values.mean(0).tolist() for name, values in scores.items() if name != "index"}
-    heads, boxes = means.pop("jaccard_heads"), means.pop("boxes")
+    heads, boxes, known = means.pop("jaccard_heads"), means.pop("boxes"), means.pop("heads_known") == 1
     yield "images", images
     yield "left_out", len(data.val) - images
     yield from means.items()
     yield "localisation_best_cut", max(boxes)
     yield "best_cut", CUTS[boxes.index(max(boxes))]
-    if heads:
+    if heads and known:
         yield "jaccard_heads", heads
         yield "jaccard_best_head", max(heads)
         yield "jaccard_best_head_of_each_image", float(scores["jaccard_heads"].amax(1).mean())
@@ -151,7 +159,8 @@ def _score_all(opened: OpenedModel, data: ImageData, masks: Masks) -> dict[str, 
             counts = (cropped == FOREGROUND).flatten(1).any(1)
             if counts.any():
                 attention, heads, grid = read_attention(opened, reader, pixels[counts.to(pixels.device)])
-                parts.append({"index": index[counts]} | image_scores(attention, heads, grid, cropped[counts]))
+                known = {"index": index[counts], "heads_known": heads_of(attention, heads)}
+                parts.append(known | image_scores(attention, heads, grid, cropped[counts]))
     mine = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
     everyone = [theirs for theirs in gather(mine, opened.world) if theirs]
     if not everyone:

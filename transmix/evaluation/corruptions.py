@@ -37,8 +37,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def holds_corruptions(folder: str | Path) -> bool:
-    """Tell whether a folder holds folders that are called after corruptions."""
-    return any((Path(folder) / name).is_dir() for name in CORRUPTIONS)
+    """Tell whether a folder holds corruptions by severity; class folders may be called `snow` or `frost` too."""
+    return any((Path(folder) / name / str(severity)).is_dir() for name in CORRUPTIONS for severity in SEVERITIES)
 
 
 def open_corruptions(

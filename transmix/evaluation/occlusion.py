@@ -5,7 +5,9 @@ there, floor(ratio * P) of the P patches are dropped, and a dropped patch is bla
 - every image has patches of its own dropped, where the code drops the same ones in a whole batch;
 - at a higher ratio the patches of a lower one are dropped too, which makes curves smooth;
 - saliency is the model's own class attention, and a ratio is one of patches; there it is a share of the attention of
-  one head of DINO. A model whose class attention cannot be read is occluded at random only.
+  one head of DINO. A model whose class attention cannot be read is occluded at random only;
+- patches are those of the model's class attention or, in a plain ViT, of its embedding; there they are always 14 x 14,
+  as here in all other models.
 """
 
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ from transmix.mixing.labels import find_grid
 from transmix.recipes import RecipeError
 
 WITHOUT_PATCHES = (14, 14)
-"""The grid for models that do not cut images into patches: that of the paper."""
+"""The grid for models that do not keep one cut of the image into patches: that of the paper."""
 
 
 def occlusion(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
@@ -120,9 +122,10 @@ def _reader(model: nn.Module) -> AttentionReader:
 
 
 def _embedded(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Return the grid that a timm model's patch embedding makes, or the paper's."""
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch is None:
+    """Return the grid of a plain ViT of timm, or the paper's: hierarchical models begin with far smaller patches."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not isinstance(model, VisionTransformer):
         return WITHOUT_PATCHES
-    down, across = (patch, patch) if isinstance(patch, int) else patch
+    down, across = model.patch_embed.patch_size
     return images.shape[-2] // down, images.shape[-1] // across

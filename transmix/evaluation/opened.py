@@ -83,8 +83,12 @@ class OpenedModel:
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
         """Return the model's logits (b, K) float32 for pixels (b, 3, S, S) as `batches` gives them."""
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+        with self.autocast():
             return self.model(pixels).float()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model runs."""
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def _shown(self, split: Split, what: str) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Load with a bar in a terminal, for the first process."""

@@ -63,7 +63,7 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
     folder = Path(out)
     world = distributed.start(recipe.run.device, recipe.run.wait_minutes)
     try:
-        with distributed.losing_others(world):
+        with distributed.losing_others(world, "--resume goes on from the last checkpoint"):
             changed = run_folder.check_run(folder, recipe, resume or world.restarted)
             distributed.wait_for_all(world)  # before the first process writes what the others look for
             if run_folder.is_finished(folder, recipe.run.max_steps, changed):
