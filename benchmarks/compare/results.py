@@ -1,7 +1,7 @@
-"""Make docs/results.md of the figures in benchmarks/results: nothing in it is typed by hand.
+"""Make docs/results.md, and the figures in README.md, of benchmarks/results: nothing in them is typed by hand.
 
-    python benchmarks/compare/results.py            write docs/results.md
-    python benchmarks/compare/results.py --check    say whether it is what this would write
+    python benchmarks/compare/results.py            write both
+    python benchmarks/compare/results.py --check    say whether they are what this would write
 
 A JSON file is shown by what it holds (see SECTIONS); one that no section knows is listed at the end.
 """
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from masks import empty_boxes, label_truth
-from shown import cell, figure, link, origin, ratio, table, title
+from readme import put_into
+from shown import cell, figure, link, origin, ratio, read_difference, table, title
 from suites import shown as shown_suites
 
 from transmix.compare.comparison import METRICS
-from transmix.compare.statistics import Difference, Mean
+from transmix.compare.statistics import Mean
 from transmix.compare.text import (
     ALWAYS,
     COLUMNS,
@@ -33,7 +34,7 @@ from transmix.compare.text import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"
+RESULTS, PAGE, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"
 
 HEAD = """\
 <!-- Made by `python benchmarks/compare/results.py` from benchmarks/results; changes by hand are lost. -->
@@ -101,10 +102,9 @@ def comparison(name: str, found: dict[str, Any]) -> str:
     ]
     differences, verdicts = [], []
     for one in found["differences"]:
-        values = one["scores"][score]
-        value = Difference(tuple(values["seeds"]), tuple(values["each"]), *(values[key] for key in MOMENTS))
+        value = read_difference(one["scores"][score])
         pair = f"{cell(one['group'])} − {cell(one['baseline'])}"
-        numbers = [signed(value.mean, metric), interval(value, metric), values["n"]]
+        numbers = [signed(value.mean, metric), interval(value, metric), len(value.each)]
         differences.append([pair, *numbers, show_p(value.p), show_p(one["p_holm"]), cell(one["common"])])
         verdicts.append(f"- {pair}: {one['verdict']}\n")
     each = [
@@ -189,8 +189,6 @@ def reading(name: str, about: dict[str, Any]) -> str:
     )
 
 
-MOMENTS = ("mean", "sd", "low", "high", "p")
-
 SECTIONS: Sequence[tuple[Callable[[dict], bool], Callable[[str, dict[str, Any]], str]]] = (
     (lambda found: found.get("kind") == "comparison", comparison),
     (lambda found: "truth" in found, label_truth),
@@ -203,14 +201,16 @@ SECTIONS: Sequence[tuple[Callable[[dict], bool], Callable[[str, dict[str, Any]],
 
 def main(words: Sequence[str]) -> int:
     """Write the page, or check it."""
-    made = page(RESULTS)
-    if "--check" in words:
-        same = PAGE.exists() and PAGE.read_text() == made
-        print(f"{PAGE} is {'up to date' if same else 'not what the files say: python benchmarks/compare/results.py'}")
-        return 0 if same else 1
-    PAGE.write_text(made)
-    print(f"written to {PAGE}")
-    return 0
+    made = {PAGE: page(RESULTS), README: put_into(README.read_text(), RESULTS)}
+    if "--check" not in words:
+        for path, text in made.items():
+            path.write_text(text)
+            print(f"written to {path}")
+        return 0
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
+    for path in made:
+        print(f"{path} is {'not what the files say: make results' if path in stale else 'up to date'}")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

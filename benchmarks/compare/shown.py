@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from transmix.compare.statistics import Difference
 from transmix.compare.text import ABSENT
 
 
@@ -36,6 +37,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a Markdown table, the first column to the left, the others to the right."""
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in (heads, rule, *rows))
+
+
+def read_difference(values: dict[str, Any]) -> Difference:
+    """Return a difference as it was before it was written to JSON."""
+    moments = (values[key] for key in ("mean", "sd", "low", "high", "p"))
+    return Difference(tuple(values["seeds"]), tuple(values["each"]), *moments)
 
 
 def ratio(value: float | None, quartiles: Sequence[float] | None) -> str:

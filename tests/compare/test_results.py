@@ -62,6 +62,18 @@ def test_the_page_is_what_the_generator_makes():
     assert results.PAGE.read_text() == made, "make it again: python benchmarks/compare/results.py"
 
 
+def test_the_figures_of_the_readme_are_what_the_files_say(tmp_path):
+    text = results.README.read_text()
+    assert text == results.put_into(text, results.RESULTS), "make them again: python benchmarks/compare/results.py"
+    copy = tmp_path / "results"
+    shutil.copytree(results.RESULTS, copy)
+    for name, old, new in (("loss_cpu", '"ratio": ', '"ratio": 1'), ("compare_digits", '"mean": 0.9', '"mean": 0.8')):
+        path = copy / f"{name}.json"
+        path.write_text(path.read_text().replace(old, new))
+        assert results.put_into(text, copy) != text
+        shutil.copyfile(results.RESULTS / path.name, path)
+
+
 def test_a_figure_that_changed_by_hand_would_be_seen(tmp_path):
     copy = tmp_path / "results"
     shutil.copytree(results.RESULTS, copy)
