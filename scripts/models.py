@@ -128,12 +128,12 @@ def compare(entry: Readable) -> Row:
     model, images = sharpen(build(entry, entry.small_size, "small")), example(entry, entry.small_size, 3)
     with AttentionReader(model) as reader:
         model(images)
-        attention = reader.take()
+        attention = reader.take().row
         explicit = explicit_attention(model, reader.name, images)[:, :, 0, -attention.shape[1] :].mean(1)
         torch.compiler.reset()
         try:
             torch.compile(model, fullgraph=True)(images)
-            compiled = "yes" if (reader.take() - explicit).abs().max() < CLOSE else "no"
+            compiled = "yes" if (reader.take().row - explicit).abs().max() < CLOSE else "no"
         except Exception as error:  # whatever the compiler raises is its answer
             print(f"{entry.name} does not compile: {error}", file=sys.stderr)
             compiled = "no"

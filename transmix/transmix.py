@@ -19,6 +19,7 @@ class TransMix:
         downsample: how the box comes down to patches, "nearest" (the paper) or "fraction".
         module: where the class attention is, for models that `AttentionReader` does not know.
         prefix_tokens: how many tokens come before the patches, likewise.
+        grid: (h, w) of the patches, likewise.
         mixer: parameters of `Mixer`: mixup_alpha, cutmix_alpha, prob, switch_prob, mode, generator, ...
 
     Raises:
@@ -43,6 +44,7 @@ class TransMix:
         downsample: str = "nearest",
         module: nn.Module | str | None = None,
         prefix_tokens: int | None = None,
+        grid: tuple[int, int] | None = None,
         **mixer: object,
     ):
         self.mixer = Mixer(**mixer)  # type: ignore[arg-type]
@@ -55,21 +57,27 @@ class TransMix:
             raise ValueError(f"TransMix would change nothing: {reason}")
         self.weight = weight
         self.downsample = downsample
-        self.reader = AttentionReader(model, module, prefix_tokens=prefix_tokens)
+        self.reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, grid=grid)
 
     def mix(self, images: Tensor, labels: Tensor) -> Mixed:
         """Mix a batch; labels by area until `relabel`. Shapes as in `Draw.apply`."""
-        self.reader.clear()
+        self.reader.clear(images)
         return self.mixer(images, labels)
 
-    def relabel(self, mixed: Mixed) -> Mixed:
+    def relabel(self, mixed: Mixed, *, rows: slice | None = None) -> Mixed:
         """Weigh the labels by the attention that the model's forward on `mixed.images` left, and take it.
 
+        Args:
+            mixed: the batch; other forwards of the model may have come before or since.
+            rows: where the batch stands in what the model was given, if that was more: slice(0, B) after
+                `model(torch.cat([mixed.images, clean]))`.
+
         Raises:
-            AttentionError: no forward since `mix`, or its attention was taken already.
+            AttentionError: no attention that is known to be that of `mixed.images`; see `AttentionReader.take`.
         """
+        seen = self.reader.take(mixed.images, rows)
         return attention_labels(
-            mixed, self.reader.take(), grid=self.reader.grid, weight=self.weight, downsample=self.downsample
+            mixed, seen.row, grid=seen.grid, weight=self.weight, downsample=self.downsample, extent=seen.extent
         )
 
     def loss(self, logits: Tensor, mixed: Mixed) -> Tensor:

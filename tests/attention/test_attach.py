@@ -116,7 +116,7 @@ def test_a_deep_copy_does_not_disturb_the_originals_row(family):
     assert torch.equal(reader.attention, row)
     assert reader.grid == grid
     model(family.images(5, seed=2))
-    assert len(reader.take()) == 5
+    assert len(reader.take().row) == 5
 
 
 def test_a_deep_copy_taken_in_training_can_be_averaged_and_loaded(vit):
@@ -141,9 +141,9 @@ def test_a_copy_can_have_a_reader_of_its_own(families, explicit_row, name):
     double(images)
     with pytest.raises(AttentionError, match="no attention was recorded"):
         first.take()
-    row = second.take()
+    row = second.take().row
     model(images)
-    assert not torch.allclose(first.take(), row, atol=1e-4)
+    assert not torch.allclose(first.take().row, row, atol=1e-4)
     second.detach()
     assert torch.allclose(row, explicit_row(double, images, family.name, row.shape[1]), atol=1e-5)
     assert snapshot(double) == snapshot(family.model())
@@ -156,10 +156,10 @@ def test_a_pickled_model_computes_the_same_and_can_be_read(families, name):
     reader = AttentionReader(model, family.module)
     loaded = pickle.loads(pickle.dumps(model))
     assert torch.equal(loaded.train()(images), model(images))
-    row = reader.take()
+    row = reader.take().row
     second = AttentionReader(loaded, family.module)
     loaded(images)
-    assert torch.equal(second.take(), row)
+    assert torch.equal(second.take().row, row)
     second.detach()
     assert snapshot(loaded) == snapshot(family.model())
 
@@ -257,5 +257,15 @@ def test_a_reader_of_a_plain_module_holds_no_patch_embedding():
     model = nn.Sequential(nn.TransformerEncoderLayer(12, 2, 24, batch_first=True))
     reader = AttentionReader(model, "0.self_attn")
     model(torch.rand(3, 7, 12))
-    assert reader.take().shape == (3, 6)
-    assert reader.grid is None
+    with pytest.raises(AttentionError) as error:
+        reader.take()
+    assert str(error.value) == (
+        "'0.self_attn' attends over 6 patches, but no module that is known saw images of which to tell their grid: "
+        "pass grid=(h, w)"
+    )
+    reader.detach()
+    reader = AttentionReader(model, "0.self_attn", grid=(2, 3))
+    model(torch.rand(3, 7, 12))
+    row, grid, _ = reader.take()
+    assert row.shape == (3, 6)
+    assert grid == (2, 3)

@@ -24,7 +24,7 @@ def assert_reads(model, reader, family, explicit_row, seed=0, batch=3):
     bare = reader_free(model)
     expected = explicit_row(bare, images, family.name, 16 if family.square else 24)
     model(images)
-    assert close(reader.take(), expected)
+    assert close(reader.take().row, expected)
     with pytest.raises(AttentionError, match="no attention was recorded"):
         reader.take()
 
@@ -126,11 +126,11 @@ def test_the_image_size_may_change(make_timm, dynamic):
     for size in [(32, 48), (48, 32), (64, 16)]:
         images = torch.randn(2, 3, *size)
         model(images)
-        row, grid = reader.take(), reader.grid
+        row, grid, _ = reader.take()
         assert grid == (size[0] // 8, size[1] // 8)
         assert all(type(side) is int for side in grid)
         bare(images)
-        assert close(row, reader.take())
+        assert close(row, reader.take().row)
 
 
 def test_outputs_and_gradients_are_those_without_a_reader(vit):
@@ -155,7 +155,7 @@ def test_under_autocast_the_row_is_float32(vit, fused_calls):
         model(images)
     query, key, _ = calls[-1]
     scores = query[:, :, :1].double() @ key.double().transpose(-2, -1) / query.shape[-1] ** 0.5
-    row = reader.take()
+    row = reader.take().row
     assert row.dtype == torch.float32
     assert torch.allclose(row.double(), scores.softmax(-1)[:, :, 0, -24:].mean(1), atol=1e-6)
 
@@ -168,7 +168,7 @@ def test_checkpointing_under_compile_is_read_once(shallow_vit, explicit_row, bac
     reader = AttentionReader(bare)
     model = compiled(bare, backend)
     loss = model(images).square().sum()
-    assert close(reader.take(), expected)
+    assert close(reader.take().row, expected)
     loss.backward()
     with pytest.raises(AttentionError, match="no attention was recorded"):
         reader.take()
@@ -230,7 +230,7 @@ def test_reading_works_in_any_order_with_ddp_and_compile(vit, explicit_row, orde
     reader, model = order(bare, AttentionReader)
     for _ in range(2):
         loss = model(images).square().sum()
-        assert close(reader.take(), expected)
+        assert close(reader.take().row, expected)
         loss.backward()
         with pytest.raises(AttentionError, match="no attention was recorded"):
             reader.take()
@@ -250,7 +250,7 @@ def test_checkpointing_under_ddp_is_read_once(vit, explicit_row):
     model = DistributedDataParallel(bare)
     reader = AttentionReader(model)
     loss = model(images).square().sum()
-    assert close(reader.take(), expected)
+    assert close(reader.take().row, expected)
     loss.backward()
     with pytest.raises(AttentionError, match="no attention was recorded"):
         reader.take()

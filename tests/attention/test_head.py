@@ -137,7 +137,7 @@ def test_every_head_is_read_with_its_grid(plain):
     model.class_attention.attn.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
     reader = AttentionReader(model.train())
     model(images)
-    row = reader.take()
+    row = reader.take().row
     assert reader.name == "class_attention.attn"
     assert reader.grid == grid
     assert row.shape == (2, grid[0] * grid[1])

@@ -15,7 +15,7 @@ def close(row, expected):
     return torch.allclose(row, expected, rtol=0, atol=1e-5)
 
 
-def read(family, explicit_row, take=lambda reader: reader.take()):
+def read(family, explicit_row, take=lambda reader: reader.take().row):
     """One forward: what the reader hands over, and what the oracle says."""
     model, images = family.model(), family.images()
     expected = explicit_row(model, images, family.name, PATCHES[family.square])
@@ -150,7 +150,7 @@ def test_attention_that_is_not_fused_is_read_from_its_softmax(family):
     for fused in (True, False):
         model.get_submodule(family.name).fused_attn = fused
         model(images)
-        rows.append(reader.take())
+        rows.append(reader.take().row)
     assert torch.allclose(*rows, rtol=0, atol=1e-6)
     assert rows[1].dtype == torch.float32
     assert not rows[1].requires_grad
@@ -175,7 +175,7 @@ def test_under_autocast_the_row_is_float32_of_the_models_own_query_and_key(famil
     query, key, kwargs = calls[-1]
     assert query.dtype == kind
     assert kwargs.get("scale") is None
-    row = reader.take()
+    row = reader.take().row
     assert row.dtype == torch.float32
     expected = in_float64(query, key)
     if name == "cait":  # timm scales the query itself and lets fused attention scale no more than usual
@@ -223,7 +223,7 @@ def test_the_grid_follows_images_of_any_size(make_timm, pad):
     for height, width in sizes:
         model(torch.randn(2, 3, height, width))
         assert reader.grid == (-(-height // 8), -(-width // 8))
-        assert reader.take().shape == (2, reader.grid[0] * reader.grid[1])
+        assert reader.take().row.shape == (2, reader.grid[0] * reader.grid[1])
 
 
 def test_a_patch_of_the_row_is_where_it_says(make_timm):
@@ -231,10 +231,10 @@ def test_a_patch_of_the_row_is_where_it_says(make_timm):
     model, images = make_timm("deit_tiny_patch16_224", num_heads=1).train(), torch.rand(1, 3, 32, 48)
     reader = AttentionReader(model, "blocks.0.attn")
     model(images)
-    before = reader.take()
+    before = reader.take().row
     images[:, :, 8:16, 40:48] += 3  # row 1, column 5
     model(images)
-    changed = (reader.take() / before).unflatten(1, reader.grid)[0]
+    changed = (reader.take().row / before).unflatten(1, reader.grid)[0]
     others = torch.cat([changed.flatten()[:11], changed.flatten()[12:]])
     assert (others - others.mean()).abs().max() < 1e-5
     assert abs(changed[1, 5] - others.mean()) > 1e-4
@@ -260,15 +260,22 @@ def test_a_row_can_be_looked_at_twice_and_taken_once(vit):
     assert torch.equal(*looked)
     assert looked[0] is not looked[1]
     looked[0].zero_()
-    assert torch.equal(reader.take(), looked[1])  # what is handed out is a copy
+    assert torch.equal(reader.take().row, looked[1])  # what is handed out is a copy
     assert_no_row(reader)
 
 
-def assert_no_row(reader, mode="training"):
-    text = (
-        f"no attention was recorded in 'blocks.1.attn': it is read once per forward in {mode} mode. "
-        f"Run the model's forward first, and take its attention once"
-    )
+NEVER_RAN = (
+    "it has not run since. Call the model that is read, not a copy such as its EMA, on these images first: "
+    "logits = model(mixed.images)"
+)
+IN_EVAL_MODE = (
+    "it ran in eval mode, in which it is not read. Call model.train() first; if this part is meant to stay in eval "
+    "mode (frozen), set tm.reader.eval = True"
+)
+
+
+def assert_no_row(reader, why=NEVER_RAN):
+    text = f"no attention was recorded in 'blocks.1.attn': {why}"
     for ask in (lambda: reader.attention, reader.take):
         with pytest.raises(AttentionError) as error:
             ask()
@@ -283,7 +290,10 @@ def test_a_forward_in_eval_mode_leaves_no_row(vit):
     model = vit.model()
     reader = AttentionReader(model)
     model.eval()(vit.images())
-    assert_no_row(reader)
+    assert_no_row(reader, IN_EVAL_MODE)
+    reader.eval = True  # what the message says
+    model(vit.images())
+    assert reader.take().row.shape == (3, 24)
 
 
 def test_a_cleared_row_is_gone(vit):
@@ -299,7 +309,7 @@ def test_the_last_forward_counts(vit, explicit_row):
     reader = AttentionReader(model)
     model(vit.images(3, seed=1))
     model(vit.images(2, seed=2))
-    assert close(reader.take(), explicit_row(model.train(), vit.images(2, seed=2), vit.name, 24))
+    assert close(reader.take().row, explicit_row(model.train(), vit.images(2, seed=2), vit.name, 24))
 
 
 @pytest.mark.parametrize("name", ["vit", "torchvision", "cait"])
@@ -312,13 +322,15 @@ def test_eval_mode_is_read_when_asked(families, explicit_row, name, context):
     assert (reader.training, reader.eval) == (False, True)
     with context():
         model(images)
-        assert close(reader.take(), expected)
+        assert close(reader.take().row, expected)
     model.train()(images)
-    with pytest.raises(AttentionError, match="in eval mode"):
+    with pytest.raises(
+        AttentionError, match=r"it ran in training mode, in which it is not read. Call model.eval\(\) first"
+    ):
         reader.take()
     reader.training, reader.eval = True, False
     model(images)
-    assert close(reader.take(), expected)
+    assert close(reader.take().row, expected)
 
 
 # ------------------------------------------------------------------------------------ gradient checkpointing
@@ -334,7 +346,7 @@ def test_a_row_recorded_again_in_backward_is_dropped(families, explicit_row, nam
     runs = []
     model.get_submodule(family.name).register_forward_pre_hook(lambda *_: runs.append(1))
     loss = model(images).square().sum()
-    assert close(reader.take(), expected)
+    assert close(reader.take().row, expected)
     loss.backward()
     assert len(runs) == 2 or name in ("cait", "xcit")  # timm checkpoints not all of these
     with pytest.raises(AttentionError, match="no attention was recorded"):
@@ -360,7 +372,7 @@ def test_a_checkpoint_around_the_whole_model_is_read(vit, explicit_row, reentran
     expected = explicit_row(model, images.detach(), vit.name, 24)
     reader = AttentionReader(model)
     loss = checkpoint(model, images, use_reentrant=reentrant).square().sum()
-    assert close(reader.take(), expected)
+    assert close(reader.take().row, expected)
     loss.backward()
     with pytest.raises(AttentionError, match="no attention was recorded"):
         reader.take()

@@ -70,7 +70,7 @@ def test_the_remedy_that_is_named_works(make_timm):
     model = make_timm("eva02_tiny_patch14_224", global_pool="token").train()
     reader = AttentionReader(model)
     model(torch.rand(2, 3, 32, 48))
-    assert reader.take().shape == (2, 24)
+    assert reader.take().row.shape == (2, 24)
 
 
 def test_an_unknown_module_is_refused(vit, families):
@@ -167,7 +167,7 @@ def test_patch_dropout_is_refused(make_timm):
     AttentionReader(model)
     assert failure(model, torch.rand(2, 3, 32, 48)) == (
         "'blocks.1.attn' (Attention) attends over 13 tokens, which cannot be 24 patches after a class token "
-        "(grid (4, 6)): patch dropout, or not the class token's attention"
+        "(grid (4, 6)): patch dropout, merged patches, or not the class token's attention"
     )
 
 
@@ -176,7 +176,7 @@ def test_attention_over_nothing_but_the_class_token_is_refused():
     AttentionReader(model, "0")
     assert failure(model, torch.rand(2, 5, 4)) == (
         "'0' (Calls) attends over 1 tokens, which cannot be 0 patches after a class token "
-        "(grid None): patch dropout, or not the class token's attention"
+        "(grid None): patch dropout, merged patches, or not the class token's attention"
     )
 
 
@@ -185,7 +185,7 @@ def test_attention_between_patches_alone_is_refused(make_timm):
     AttentionReader(model, "blocks.1.attn")
     assert failure(model, torch.rand(2, 3, 32, 48)) == (
         "'blocks.1.attn' (Attention) attends over 24 tokens, which cannot be 24 patches after a class token "
-        "(grid (4, 6)): patch dropout, or not the class token's attention"
+        "(grid (4, 6)): patch dropout, merged patches, or not the class token's attention"
     )
 
 
@@ -199,7 +199,7 @@ def test_an_attention_pool_is_read(make_timm):
     model = make_timm("vit_base_patch16_siglip_224").train()
     reader = AttentionReader(model)
     model(torch.rand(2, 3, 32, 48))
-    row = reader.take()
+    row = reader.take().row
     assert row.shape == (2, 24)
     assert torch.allclose(row.sum(1), torch.ones(2), atol=1e-5)  # no class token that takes a part
 

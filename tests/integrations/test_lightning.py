@@ -162,7 +162,7 @@ def test_lightning_equals_the_loop_on_photographs(real):
 def test_labels_by_area_are_rejected(noise):
     module = Classifier()
     tm = module.transmix
-    tm.relabel = lambda mixed: (tm.reader.take(), mixed)[1]
+    tm.relabel = lambda mixed: (tm.reader.take().row, mixed)[1]
     with pytest.raises(AssertionError):
         assert_equal(fit(noise, module), the_loop(noise))
 

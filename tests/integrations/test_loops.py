@@ -52,7 +52,7 @@ def made(model, seed=0):
 
 
 def by_area(tm):
-    tm.relabel = lambda mixed: (tm.reader.take(), mixed)[1]
+    tm.relabel = lambda mixed: (tm.reader.take().row, mixed)[1]
 
 
 def by_the_batchs_mean(tm):
@@ -102,7 +102,7 @@ def slow_loop(steps, draw=lambda mixers, step, micro: mixers[0], amp=None):
             boxes.append(mixed.mask is not None)
             with torch.autocast("cpu", amp, enabled=amp is not None):
                 logits = model(mixed.images)
-            targets = attention_labels(mixed, reader.take(), grid=(4, 6)).targets(CLASSES, SMOOTHING)
+            targets = attention_labels(mixed, reader.take().row, grid=(4, 6)).targets(CLASSES, SMOOTHING)
             loss = -(targets * logits.float().log_softmax(1)).sum(1).mean()
             (loss / len(micro_batches)).backward()
             losses.append(loss.item())

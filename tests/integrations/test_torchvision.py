@@ -418,7 +418,7 @@ def smoothed(model):
 
 def by_area(model):
     tm = smoothed(model)
-    tm.relabel = lambda mixed: (tm.reader.take(), mixed)[1]
+    tm.relabel = lambda mixed: (tm.reader.take().row, mixed)[1]
     return tm
 
 

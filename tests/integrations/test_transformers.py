@@ -151,7 +151,7 @@ def test_the_trainer_equals_the_loop_on_photographs(real, tmp_path):
 def test_labels_by_area_are_rejected(noise, tmp_path):
     model = a_model()
     tm = made(model)
-    tm.relabel = lambda mixed: (tm.reader.take(), mixed)[1]
+    tm.relabel = lambda mixed: (tm.reader.take().row, mixed)[1]
     with pytest.raises(AssertionError):
         assert_equal(trained(a_trainer(noise, tmp_path, tm, model)), the_loop(noise))
 
@@ -285,7 +285,7 @@ def test_a_batch_without_labels_is_an_error(noise, tmp_path):
 
 
 def test_a_transmix_that_reads_another_model_is_an_error(noise, tmp_path):
-    with pytest.raises(AttentionError, match=f"no attention was recorded in '{ATTENTION}'"):
+    with pytest.raises(AttentionError, match="no attention was recorded: the model that is read is gone"):
         a_trainer(noise, tmp_path, made(a_model())).train()
 
 

@@ -32,7 +32,7 @@ def brute_force(model, boxes, downsample):
         image[:, top:bottom, left:right] = IMAGES[partner][:, top:bottom, left:right]
         with AttentionReader(model, training=False, eval=True) as reader, torch.no_grad():
             model(normalise(image[None]))
-            row = reader.take()[0].double().numpy().reshape(GRID)
+            row = reader.take().row[0].double().numpy().reshape(GRID)
         inside = 0.0
         for y in range(GRID[0]):
             for x in range(GRID[1]):

@@ -92,7 +92,7 @@ def _reading(setting: Setting, watched: Watched) -> str:
             [
                 "with transmix.AttentionReader(model, eval=True) as reader, torch.no_grad():",
                 "    logits = model(inputs)",
-                "    attention = reader.take().cpu()  # (2, P): the row that TransMix reads",
+                "    attention = reader.take().row.cpu()  # (2, P): the row that TransMix reads",
             ]
         )
     layer = max(watched.heads) if setting.layer == LAST else setting.layer

@@ -3,6 +3,13 @@
 from transmix.attention.error import AttentionError
 from transmix.attention.head import ClassAttentionHead, with_class_attention
 from transmix.attention.maps import attention_maps
-from transmix.attention.reader import AttentionReader
+from transmix.attention.reader import Attention, AttentionReader
 
-__all__ = ["AttentionError", "AttentionReader", "ClassAttentionHead", "attention_maps", "with_class_attention"]
+__all__ = [
+    "Attention",
+    "AttentionError",
+    "AttentionReader",
+    "ClassAttentionHead",
+    "attention_maps",
+    "with_class_attention",
+]

@@ -1,6 +1,7 @@
 """Which module of a model attends for the class prediction, and what knows the grid of its patches."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,9 @@ TIMM_PATHS = (
     "blocks.-1.attn",  # ViT, DeiT, BEiT, EVA, DINOv2, DINOv3, ConViT, NaFlexViT and kin
 )
 """Where timm's models keep the last attention of their class token; -1 is the last of several."""
+
+WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
+"""Where torch.compile and torch's activation checkpointing keep a block that was wrapped by itself."""
 
 HUGGING_FACE = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1, "beit": 1}
 """Model types whose class prediction comes from a class token, and their prefix tokens without registers."""
@@ -217,8 +221,12 @@ def _named(model: nn.Module, module: nn.Module | str) -> ClassAttention:
 
 def _resolve(model: nn.Module, path: str) -> tuple[str, nn.Module] | None:
     """Follow a path of names and of -1 for the last child; None where there is no such module."""
-    module, names = model, []
+    module: Any = model
+    names = []
     for part in path.split("."):
+        while wrapped := next((name for name in WRAPPED if name in module._modules), None):
+            module = module._modules[wrapped]
+            names.append(wrapped)
         children = dict(module.named_children())
         name = next(reversed(children), "") if part == "-1" else part
         if name not in children or (part == "-1" and not name.rsplit("_")[-1].isdigit()):

@@ -1,5 +1,7 @@
-"""The grid of the patches: told by the module that cuts images into them, never guessed from their number alone."""
+"""The grid of the patches: told by the module that cuts images into them, never guessed where it can be told."""
 
+from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,21 +10,37 @@ from transmix.attention.error import AttentionError
 from transmix.attention.head import ClassAttentionHead
 
 
-def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[int, int] | None:
-    """Return the grid (h, w) that one forward of a module tells; None for features without spatial axes.
+def cutter_of(embedding: nn.Module) -> nn.Module:
+    """Return the convolution in a patch embedding that cuts the patches, or the module itself."""
+    convolution, patch = getattr(embedding, "proj", None), getattr(embedding, "patch_size", None)
+    if not isinstance(convolution, nn.Conv2d) or patch is None:
+        return embedding
+    return (
+        convolution
+        if convolution.kernel_size == ((patch, patch) if isinstance(patch, int) else tuple(patch))
+        else embedding
+    )
+
+
+def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Return the grid (h, w) that one forward of a module tells, and how many pixels (height, width) it covers.
 
     Args:
         module: a patch embedding, the convolution in one, a class-attention head, or an attention pool over features.
         seen: its first argument: images (B, C, H, W), or features.
         output: what it returned.
 
+    Returns:
+        None, None for features without spatial axes; no pixels for a module that does not see images.
+
     Raises:
         AttentionError: patches of images of different sizes in one batch.
     """
     if isinstance(module, ClassAttentionHead):
         if seen.ndim != 4:
-            return None
-        return (seen.shape[2], seen.shape[3]) if seen.shape[1] == module.width else (seen.shape[1], seen.shape[2])
+            return None, None
+        first = seen.shape[1] == module.width
+        return ((seen.shape[2], seen.shape[3]) if first else (seen.shape[1], seen.shape[2])), None
     if seen.ndim != 4:
         raise AttentionError(
             f"{type(module).__name__} was given patches {tuple(seen.shape)} instead of images: every sample has a grid "
@@ -30,10 +48,37 @@ def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[int, int] | N
         )
     height, width = seen.shape[2:]
     if isinstance(module, nn.Conv2d):
-        return output.shape[2], output.shape[3]
+        grid = (output.shape[2], output.shape[3])
+        if module.stride != module.kernel_size or module.padding not in ((0, 0), "valid"):
+            return grid, (height, width)  # overlapping patches
+        return grid, (grid[0] * module.stride[0], grid[1] * module.stride[1])  # without a remainder at the border
     if (patch := getattr(module, "patch_size", None)) is None:  # a pool over features (B, C, h, w)
-        return height, width
+        return (height, width), None
     down, across = (patch, patch) if isinstance(patch, int) else patch
-    if getattr(module, "dynamic_img_pad", False):
-        return -(-height // down), -(-width // across)
-    return height // down, width // across
+    return (height // down, width // across), (height // down * down, width // across * across)
+
+
+@lru_cache  # asked for at every step
+def find_grid(patches: int, height: int, width: int) -> tuple[int, int]:
+    """Return the grid (h, w) of `patches` patches over an image of `height` x `width` pixels.
+
+    Layers whose strides multiply to s leave h = H / s and w = W / s patches, rounded down or up, and a longer side
+    never fewer than a shorter one. A grid with nothing to round comes first, then one with both sides rounded alike.
+
+    Raises:
+        ValueError: no stride makes that many patches, or several strides make different grids.
+    """
+    exact, alike, unlike = set(), set(), set()
+    for stride in range(1, max(height, width) + 1):
+        for down, right in product((False, True), repeat=2):
+            h, w = (side // stride + (up and side % stride > 0) for side, up in ((height, down), (width, right)))
+            if h * w == patches and (h == w if height == width else (h - w) * (height - width) >= 0):
+                divides = height % stride == 0 and width % stride == 0
+                (exact if divides else alike if down == right else unlike).add((h, w))
+    grids = exact or (alike | unlike if alike else set())
+    if len(grids) != 1:
+        among = f" (it could be {' or '.join(f'{h} x {w}' for h, w in sorted(grids))})" if grids else ""
+        raise ValueError(
+            f"{patches} patches do not make one grid over a {height} x {width} image{among}; pass grid=(h, w)"
+        )
+    return grids.pop()

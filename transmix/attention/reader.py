@@ -1,39 +1,61 @@
-"""The attention reader: hands over what the class token saw in the last training forward.
+"""The attention reader: hands over what the class token saw in a training forward, and for which images.
 
 How: the forward of one module (the last attention of the class token) runs under a mode that sees every torch function
 called in it. When that is fused attention, the mode computes the one row that is wanted from the same query and key;
 fused attention itself runs as it would have. Where a module forms its attention itself, the row is taken from its
 softmax. The model's code, weights, hooks and outputs stay as they are.
+
+A row belongs to the images it was computed from: the model, and the module that cuts patches, remember what they were
+given, and `take(images)` hands over the row of these images or raises.
 """
 
-import importlib
-import types
-from typing import Any
+import weakref
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from transmix.attention.attach import Place, Reading, Row, allow_checkpointing_under_compile, attach
+from transmix.attention.belongs import FITS, compare, same_view, shares_memory
 from transmix.attention.error import AttentionError
-from transmix.attention.find import ClassAttention, find_class_attention, unwrap
-from transmix.attention.grid import grid_of
+from transmix.attention.find import find_class_attention, unwrap
+from transmix.attention.grid import cutter_of, find_grid, grid_of
 from transmix.attention.row import FUSED, SOFTMAX, first_row, is_over_keys
-from transmix.mixing.labels import find_grid
+
+KEPT = 4
+"""Rows that are kept at the most, of forwards whose row nobody took."""
+
+
+class Attention(NamedTuple):
+    """What the class token saw in one batch.
+
+    Attributes:
+        row: (B, P) float32, the softmax row over the patches, mean over heads; sums to at most 1.
+        grid: (h, w) of the patches, row-major.
+        extent: (height, width) in pixels of the images that the grid covers: more than the images where the model pads
+            them at the right and bottom, less where it leaves a remainder out.
+    """
+
+    row: Tensor
+    grid: tuple[int, int]
+    extent: tuple[int, int]
 
 
 class AttentionReader:
     """Reads the class token's attention over the patches, with fused attention left on.
 
     Works in eager mode and under torch.compile(fullgraph=True), autocast, gradient checkpointing, DDP and FSDP2,
-    attached before or after those. Costs nothing in eval mode unless `eval` is set. A deep copy of the model (EMA) is
-    not read.
+    attached before or after those. Costs nothing in eval mode unless `eval` is set. A deep copy of the model alone
+    (EMA) is not read; copied together with its reader (in one deepcopy or pickle) it is, by the reader's copy.
 
     Args:
         model: a ViT of timm, torchvision or Hugging Face, a model `with_class_attention`; or any model, with `module`.
         module: the module (or its dotted name) that attends for the class token, if not the model's last.
         prefix_tokens: how many tokens come before the patches among those that `module` attends to, if the model does
             not say: 1 for a class token alone, 0 for a pool over the patches.
+        grid: (h, w) of the patches, if the model does not tell.
         training: read in training mode.
         eval: read in eval mode, for figures. Both can be changed at any time.
 
@@ -43,7 +65,7 @@ class AttentionReader:
     Example:
         >>> with AttentionReader(model) as reader:
         ...     logits = model(images)
-        ...     attention, grid = reader.attention, reader.grid  # (B, P), (h, w)
+        ...     row, grid, extent = reader.take(images)  # (B, P), (h, w), (H, W)
     """
 
     def __init__(
@@ -52,21 +74,30 @@ class AttentionReader:
         module: nn.Module | str | None = None,
         *,
         prefix_tokens: int | None = None,
+        grid: tuple[int, int] | None = None,
         training: bool = True,
         eval: bool = False,
     ):
         bare = unwrap(model)
-        self._found = find_class_attention(bare, module, prefix_tokens)
-        self._reading = _Reading(self._found, training, eval)
-        _attach(self._found.module, _read_class_attention, self._reading)
+        found = find_class_attention(bare, module, prefix_tokens)
+        self.name = found.name
+        self._reading = Reading(found.name, found.prefix_tokens, grid, prefix_tokens is not None)
+        self._reading.active, self._reading.training, self._reading.eval = True, training, eval
+        self._checked: dict[tuple, str] = {}
+        self._handed: list[weakref.ref[Tensor]] = []
+        self._dropped: list[weakref.ref[Tensor]] = []
+        self._taken: weakref.ref[Tensor] | None = None
+        self._last_grid: tuple[int, int] | None = None
+        cutter = found.grid_from and cutter_of(found.grid_from)
+        places = [(found.module, _read_row), (cutter, _note_grid), (found.size_from, _note_size), (bare, _note_images)]
         try:
-            for module, wrapper in ((self._found.grid_from, _note_grid), (self._found.size_from, _note_image_size)):
-                if module is not None and module is not self._found.module:
-                    _attach(module, wrapper, self._reading)
+            for place, work in places:
+                if place is not None and not (place is found.module and work is not _read_row):
+                    attach(place, self._reading, work)
         except AttentionError:
             self.detach()
             raise
-        _allow_checkpointing_under_compile(bare)
+        allow_checkpointing_under_compile(bare)
 
     @property
     def attention(self) -> Tensor:
@@ -75,31 +106,19 @@ class AttentionReader:
         Raises:
             AttentionError: no forward has left a row since it was last taken.
         """
-        if self._reading.row is None:
-            mode = "training" if self._reading.training else "eval"
-            raise AttentionError(
-                f"no attention was recorded in {self._found.name!r}: it is read once per forward in {mode} mode. "
-                f"Run the model's forward first, and take its attention once"
-            )
+        if not self._reading.rows:
+            raise AttentionError(self._why_nothing(None))
         # A copy: with CUDA graphs the next forward writes into the same memory.
-        return self._reading.row.clone()
-
-    @property
-    def name(self) -> str:
-        """The dotted name of the module that is read."""
-        return self._found.name
+        return self._reading.rows[-1].row.clone()
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """(h, w) of the patches in `attention`; None before a forward, and where the model shows no images.
+        """(h, w) of the patches in `attention`, or else of those last taken; None before.
 
         Raises:
             ValueError: the patches do not make a grid over the images that the model saw.
         """
-        reading = self._reading
-        if reading.grid is None and reading.image_size is not None and reading.patches:
-            return find_grid(reading.patches, *reading.image_size)
-        return reading.grid
+        return self._as_attention(self._reading.rows[-1], None).grid if self._reading.rows else self._last_grid
 
     @property
     def training(self) -> bool:
@@ -119,69 +138,186 @@ class AttentionReader:
     def eval(self, on: bool) -> None:
         self._reading.eval = on
 
-    def take(self) -> Tensor:
-        """Return `attention` and forget it, so that no later batch can be given this one's.
+    def take(self, images: Tensor | None = None, rows: slice | None = None) -> Attention:
+        """Return the attention over a batch of images and forget it, so that no other batch can be given it.
+
+        Args:
+            images: (B, C, H, W) that the model was given. A row computed from the same memory is theirs. If there is
+                none, but one forward alone could be theirs (normalised, cast or resized on the way), that row is taken;
+                the first time for each shape, pixels are compared, which reads from the device.
+                None: whatever the last forward saw.
+            rows: which rows of the model's batch `images` are, if it saw more than them (torch.cat).
 
         Raises:
-            AttentionError: as `attention`.
+            AttentionError: no row is known to belong to these images; the text says why and what to do.
+            ValueError: the patches do not make a grid over the images.
         """
-        attention = self.attention
-        self.clear()
-        return attention
+        kept = self._reading.rows
+        if not kept:
+            raise AttentionError(self._why_nothing(images))
+        index = len(kept) - 1 if images is None else self._index_of(images, rows)
+        # By index: torch.compile may trace this, and then compares no tensors.
+        found = kept[index]
+        taken = self._as_attention(found, images, rows)
+        del kept[index]
+        self._last_grid = taken.grid
+        if images is not None and not torch.compiler.is_compiling():
+            self._taken = weakref.ref(images)
+        return taken
 
-    def clear(self) -> None:
-        """Forget the recorded row."""
-        self._reading.row = None
+    def _index_of(self, images: Tensor, rows: slice | None) -> int:
+        kept = self._reading.rows
+        if rows is None:
+            for index in range(len(kept) - 1, -1, -1):
+                if same_view(images, kept[index].images) or same_view(images, kept[index].cut):
+                    return index
+        if torch.compiler.is_compiling():
+            raise AttentionError(
+                "inside torch.compile a row is known by its images alone, and no forward of the model was given the "
+                "very tensor mixed.images: normalise and cast before mixing, or call tm.relabel outside of the "
+                "compiled function"
+            )
+        fitting = [
+            index
+            for index, row in enumerate(kept)
+            if (len(row.row) if rows is None else len(range(*rows.indices(len(row.row))))) == len(images)
+            and not any(same_view(ref(), row.images) or same_view(ref(), row.cut) for ref in self._handed)
+        ]
+        if len(fitting) != 1:
+            raise AttentionError(self._why_none_fits(images, rows, len(fitting)))
+        return fitting[0]
+
+    def _as_attention(self, found: Row, images: Tensor | None, rows: slice | None = None) -> Attention:
+        """Check that a row's patches lie on the images as they seem to, and say where."""
+        seen = found.cut if found.cut is not None else found.images
+        batch = found.images if images is None else images
+        row = (found.row if rows is None else found.row[rows]).clone()
+        shown = seen if seen is not None and seen.ndim == 4 else batch
+        if shown is None or shown.ndim != 4:
+            if found.grid is None:
+                raise AttentionError(
+                    f"{self.name!r} attends over {found.row.shape[1]} patches, but no module that is known saw images "
+                    f"of which to tell their grid: pass grid=(h, w)"
+                )
+            return Attention(row, found.grid, found.grid)
+        height, width = shown.shape[-2], shown.shape[-1]
+        covers = found.covers or (height, width)
+        if batch is not None and batch.ndim == 4 and seen is not None and seen is not batch:
+            became = self._compare(batch, seen, rows)
+            if became == "resized":
+                covers = (round(covers[0] * batch.shape[-2] / height), round(covers[1] * batch.shape[-1] / width))
+        return Attention(row, found.grid or find_grid(found.row.shape[1], height, width), covers)
+
+    def _compare(self, images: Tensor, seen: Tensor, rows: slice | None) -> str:
+        if (rows is None and same_view(images, seen)) or seen.device.type == "meta":
+            return "same"
+        key: tuple = (tuple(images.shape), tuple(seen.shape), rows and rows.indices(len(seen)))
+        if not torch.compiler.is_compiling() and shares_memory(images, seen):  # perhaps a crop or a transpose
+            key += (seen.stride(), seen.storage_offset() - images.storage_offset())
+        if key in self._checked:
+            return self._checked[key]
+        if torch.compiler.is_compiling():
+            if tuple(images.shape[-2:]) == tuple(seen.shape[-2:]):
+                return "same"
+            raise AttentionError(
+                "the model changes the size of its images, which cannot be checked inside torch.compile: run one step "
+                "without it first, or resize the images before mixing"
+            )
+        became = compare(images, seen if rows is None else seen[rows])
+        if became not in FITS:
+            raise AttentionError(
+                f"what {self.name!r} attends over {became}: its patches do not lie where those of the mixed images do. "
+                f"Hand over mixed.images as they are (normalise, crop, pad and transpose before mixing), and call "
+                f"mixed = tm.relabel(mixed) right after the forward on them"
+            )
+        if became != "flat":
+            self._checked[key] = became
+        return became
+
+    def clear(self, handed: Tensor | None = None) -> None:
+        """Forget the recorded rows; `handed` are images about to be mixed: a row of theirs is not the mix's."""
+        reading = self._reading
+        seen = [images for row in reading.rows for images in (row.images, row.cut) if images is not None]
+        self._dropped = [weakref.ref(images) for images in seen]
+        if handed is not None:
+            self._handed = [*self._handed[1 - KEPT :], weakref.ref(handed)]
+        reading.forget()
+
+    def _why_nothing(self, images: Tensor | None) -> str:
+        modules = dict(self._reading.modules())
+        if not modules:
+            return (
+                "no attention was recorded: the model that is read is gone, or this is a copy that was made without "
+                "it. Copy both in one call, copy.deepcopy((model, tm)), or make a new one for the model in training"
+            )
+        if not self._reading.active:
+            return f"no attention was recorded in {self.name!r}: the reader is detached"
+        if images is not None and self._taken is not None and same_view(self._taken(), images):
+            return (
+                f"no attention was recorded in {self.name!r}: that of these images was taken already. Relabel a batch "
+                f"once, and pass on what that returns: mixed = tm.relabel(mixed)"
+            )
+        if images is not None and any(same_view(ref(), images) for ref in self._dropped):
+            return (
+                f"no attention was recorded in {self.name!r}: another batch was mixed since the forward on this one, "
+                f"and mixing drops what came before. Call mixed = tm.relabel(mixed) right after model(mixed.images)"
+            )
+        if self._reading.ran_unread:
+            is_on, remedy = ("eval", "model.train()") if self.training else ("training", "model.eval()")
+            also = "; if this part is meant to stay in eval mode (frozen), set tm.reader.eval = True"
+            return (
+                f"no attention was recorded in {self.name!r}: it ran in {is_on} mode, in which it is not read. Call "
+                f"{remedy} first{also if self.training else ''}"
+            )
+        return (
+            f"no attention was recorded in {self.name!r}: it has not run since. Call the model that is read, not a "
+            f"copy such as its EMA, on these images first: logits = model(mixed.images)"
+        )
+
+    def _why_none_fits(self, images: Tensor, rows: slice | None, fitting: int) -> str:
+        kept = self._reading.rows
+        sizes = sorted({len(row.row) for row in kept})
+        remedy = "call mixed = tm.relabel(mixed) right after the forward on mixed.images"
+        if fitting > 1:
+            return (
+                f"{fitting} forwards of the model could be the one on this batch, and none was given mixed.images "
+                f"itself: run the others before mixing or after relabelling, or {remedy}, without a copy of them"
+            )
+        if any(same_view(ref(), one) for ref in self._handed for row in kept for one in (row.images, row.cut)):
+            return (
+                f"the model ran on the images as they were before mixing, not on mixed.images: {remedy} (a forward on "
+                f"other images does no harm)"
+            )
+        if rows is None and sizes[-1] > len(images):
+            return (
+                f"the model saw {sizes[-1]} images, of which {len(images)} are this batch: say which, with mixed = "
+                f"tm.relabel(mixed, rows=slice(0, {len(images)})) if they come first"
+            )
+        which = "" if rows is None else f"; rows={rows} are not {len(images)} of them"
+        return f"the model saw {' and '.join(map(str, sizes))} images, this batch has {len(images)}{which}: {remedy}"
 
     def detach(self) -> None:
         """Leave the model as it was before; further forwards are not read. Calling it twice does no harm."""
-        for module in (self._found.module, self._found.grid_from, self._found.size_from):
-            if module is not None and module.__dict__.get(_SLOT) is self._reading:
-                _detach(module)
+        self._reading.active = False
+        for _, place in self._reading.modules():
+            place.remove()
+        self._reading.places.clear()
         self.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name, "_reading": self._reading, "active": self._reading.active}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.name, self._reading = state["name"], state["_reading"]
+        self._reading.active = state["active"]
+        self._checked, self._handed, self._dropped = {}, [], []
+        self._taken = self._last_grid = None
 
     def __enter__(self) -> "AttentionReader":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.detach()
-
-
-class _Reading:
-    """What one reader's modules share: switches, and the row that the last forward left."""
-
-    def __init__(self, found: ClassAttention, training: bool, eval: bool):
-        self.name = found.name
-        self.prefix_tokens = found.prefix_tokens
-        self.tells_grid = found.grid_from is found.module
-        self.training = training
-        self.eval = eval
-        self.grid: tuple[int, int] | None = None
-        self.image_size: tuple[int, int] | None = None
-        self.patches = 0
-        self.row: Tensor | None = None
-
-    def __reduce__(self) -> tuple:
-        return _no_reading, ()  # a deep copy (EMA) or a pickle of the model belongs to no reader
-
-    def record(self, row: Tensor, queries: int, module: nn.Module) -> None:
-        """Keep the patches' columns of a softmax row (B, S)."""
-        tokens = row.shape[1]
-        if self.grid is not None:
-            patches = self.grid[0] * self.grid[1]
-        else:
-            patches = tokens - (1 if self.prefix_tokens is None else self.prefix_tokens)
-        prefix = tokens - patches
-        if patches < 1 or prefix < 0 or (queries > 1 and prefix < 1):
-            raise AttentionError(
-                f"{self.name!r} ({type(module).__name__}) attends over {tokens} tokens, which cannot be {patches} "
-                f"patches after a class token (grid {self.grid}): patch dropout, or not the class token's attention"
-            )
-        self.row, self.patches = row[:, prefix:], patches
-
-
-def _no_reading() -> None:
-    return None
 
 
 class _Watch(TorchFunctionMode):
@@ -204,21 +340,20 @@ class _Watch(TorchFunctionMode):
         return output
 
 
-_SLOT = "_transmix_reading"
-_INNER = "_transmix_inner_forward"
-
-
-def _read_class_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    reading = module.__dict__[_SLOT]
-    if reading is None or not (reading.training if module.training else reading.eval) or _in_backward():
-        return _inner_forward(module, *args, **kwargs)
+def _read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around the module that is read: record the row."""
+    reading, module = place.reading, place.module
+    if not (reading.training if module.training else reading.eval):
+        reading.ran_unread = True
+        return place.run(*args, **kwargs)
     watch = _Watch()
     with watch:
-        output = _inner_forward(module, *args, **kwargs)
+        output = place.run(*args, **kwargs)
     rows = watch.fused or watch.formed
+    kind = type(module).__name__
     if len(rows) != 1:
         raise AttentionError(
-            f"expected {reading.name!r} ({type(module).__name__}) to compute attention once, with torch's "
+            f"expected {reading.name!r} ({kind}) to compute attention once, with torch's "
             f"scaled_dot_product_attention or a softmax over (batch, heads, queries, keys), but it did "
             f"{len(rows)} times. "
             + (
@@ -227,73 +362,89 @@ def _read_class_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 else "Point at the one module that attends for the class token"
             )
         )
-    if reading.tells_grid:
-        reading.grid = grid_of(module, args[0], output)
-    reading.record(*rows[0], module)
-    return output
-
-
-def _note_grid(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    reading = module.__dict__[_SLOT]
-    output = _inner_forward(module, *args, **kwargs)
-    if reading is not None and not _in_backward():
-        reading.grid = grid_of(module, args[0] if args else next(iter(kwargs.values())), output)
-    return output
-
-
-def _note_image_size(module: nn.Module, images: Tensor) -> Any:
-    reading = module.__dict__[_SLOT]
-    if reading is not None and not _in_backward():
-        reading.image_size = (images.shape[-2], images.shape[-1])
-    return _inner_forward(module, images)
-
-
-# Pickle stores a bound method by its name: under this one it finds the module's own forward again.
-_read_class_attention.__name__ = _note_grid.__name__ = _note_image_size.__name__ = "forward"
-
-
-def _attach(module: nn.Module, wrapper: Any, reading: _Reading) -> None:
-    """Put `wrapper` in front of one module's forward.
-
-    A bound method in the instance's dict: a deep copy binds it to the copied module, torch.compile traces through it
-    and notices when it comes or goes, and state_dict and hooks are untouched.
-    """
-    if module.__dict__.get(_SLOT) is not None:
+    row, queries = rows[0]
+    seen = reading.cut if reading.cut is not None else reading.images
+    if seen is not None and seen.ndim == 4 and len(row) != len(seen):
         raise AttentionError(
-            f"{reading.name!r} is being read by another AttentionReader: use that one, or detach it first"
+            f"{reading.name!r} ({kind}) attended over {len(row)} rows where the model was given {len(seen)} images. "
+            + (
+                "Its block drops whole samples (stochastic depth over a part of the batch): set drop_path of this "
+                "block to 0"
+                if len(row) < len(seen)
+                else "Windows, frames or crops in the batch's axis cannot be told apart: read one image a row"
+            )
         )
-    if _SLOT in module.__dict__:  # left over from the model that this is a copy of
-        _detach(module)
-    if "forward" in module.__dict__:
-        module.__dict__[_INNER] = module.__dict__["forward"]
-    module.__dict__[_SLOT] = reading
-    module.__dict__["forward"] = types.MethodType(wrapper, module)
+    grid, covers = (grid_of(module, args[0], output)) if _tells_grid(module) else (reading.grid, reading.covers)
+    grid = reading.given_grid or grid
+    first, patches = _patch_columns(reading, kind, row.shape[1], queries, grid)
+    if len(reading.rows) >= KEPT:
+        del reading.rows[0]
+    reading.rows.append(Row(row[:, first : first + patches], grid, reading.images, reading.cut, covers))
+    return output
 
 
-def _detach(module: nn.Module) -> None:
-    del module.__dict__["forward"], module.__dict__[_SLOT]
-    if _INNER in module.__dict__:
-        module.__dict__["forward"] = module.__dict__.pop(_INNER)
+def _tells_grid(module: nn.Module) -> bool:
+    """Whether the module that attends is given features with spatial axes: an attention pool after a ConvNet."""
+    return type(module).__name__ in ("AttentionPool2d", "RotAttentionPool2d")
 
 
-def _inner_forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    if _INNER in module.__dict__:
-        return module.__dict__[_INNER](*args, **kwargs)
-    return type(module).forward(module, *args, **kwargs)
+def _patch_columns(
+    reading: Reading, kind: str, tokens: int, queries: int, grid: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Return at which of `tokens` columns the patches begin, and how many they are."""
+    known = reading.prefix_tokens
+    if grid is None or (reading.prefix_given and known is not None and known + grid[0] * grid[1] > tokens):
+        prefix = 1 if known is None else known
+        patches = tokens - prefix
+    else:
+        patches = grid[0] * grid[1]
+        prefix = tokens - patches if known is None else known
+    behind = tokens - prefix - patches
+    what = f"{reading.name!r} ({kind}) attends over {tokens} tokens, "
+    if patches < 1 or prefix < 0 or behind < 0 or (queries > 1 and prefix < 1):
+        raise AttentionError(
+            f"{what}which cannot be {patches} patches after a class token (grid {grid}): patch dropout, merged "
+            f"patches, or not the class token's attention"
+        )
+    extra = prefix - 1 if known is None else behind
+    if extra > 0 and not reading.prefix_given:
+        least = 1 if known is None else known
+        raise AttentionError(
+            f"{what}but {least} before {grid} = {patches} patches make {least + patches}: {extra} are unknown. Pass "
+            f"prefix_tokens={least + extra} if they come before the patches, prefix_tokens={least} if behind them"
+        )
+    return prefix, patches
 
 
-def _in_backward() -> bool:
-    """Whether this is the second forward that gradient checkpointing runs during backward."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+def _note_grid(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around the module that cuts patches: note what it was given, and the grid that it made."""
+    seen = args[0] if args else next(iter(kwargs.values()))
+    output = place.run(*args, **kwargs)
+    grid, covers = grid_of(place.module, seen, output)
+    place.reading.grid, place.reading.covers = grid, covers
+    if covers is not None:
+        place.reading.cut = seen
+    return output
 
 
-def _allow_checkpointing_under_compile(model: nn.Module) -> None:
-    # Without this, torch.compile refuses to trace a record made inside a checkpointed region. It then makes the record
-    # in forward and not again in backward: what is wanted.
-    if any(
-        getattr(module, flag, False)
-        for module in model.modules()
-        for flag in ("grad_checkpointing", "gradient_checkpointing")
-    ):
-        config = importlib.import_module("torch._dynamo.config")
-        config.skip_fwd_side_effects_in_bwd_under_checkpoint = True  # type: ignore[attr-defined]
+def _note_size(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around a module that sees the images but does not cut the patches that are attended to."""
+    place.reading.cut = args[0] if args else next(iter(kwargs.values()))
+    return place.run(*args, **kwargs)
+
+
+def _note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around the whole model: note which images this forward is on."""
+    reading = place.reading
+    given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 2]
+    images = [value for value in given if value.ndim == 4] or given
+    if any(value.ndim == 5 for value in given) and reading.training and place.module.training:
+        raise AttentionError(
+            f"{type(place.module).__name__} was given {tuple(images[0].shape)}: attention over several frames has no "
+            f"one grid. Mix and read single frames (B, C, H, W)"
+        )
+    reading.cut = None
+    reading.images = images[0] if len(images) == 1 else None
+    output = place.run(*args, **kwargs)
+    reading.images = reading.cut = None
+    return output

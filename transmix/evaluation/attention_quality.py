@@ -19,7 +19,7 @@ from transmix.evaluation.localisation import (
 )
 from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings
-from transmix.mixing.labels import find_grid, mask_on_patches
+from transmix.mixing.labels import mask_on_patches
 
 CUTS = tuple(step / 20 for step in range(20))
 """Thresholds of a map scaled to 0..1, of which MaxBoxAcc takes the best."""
@@ -80,8 +80,8 @@ def read_attention(opened: OpenedModel, reader: AttentionReader, pixels: Tensor)
     that TransMix reads, G is 0.
     """
     opened.logits(pixels)
-    attention = reader.take().cpu()
-    grid = reader.grid or find_grid(attention.shape[1], *pixels.shape[-2:])
+    attention, grid, _ = reader.take()
+    attention = attention.cpu()
     patches = attention.shape[1]
     reader.eval = False
     with opened.autocast():

@@ -25,7 +25,6 @@ from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings
 from transmix.mixing import Mixed, attention_labels
 from transmix.mixing.box import Box, box_area, draw_box
-from transmix.mixing.labels import find_grid
 from transmix.mixing.mixed import box_mask
 from transmix.models.build import normaliser
 
@@ -178,8 +177,8 @@ def weigh(
             pasted = box_mask([pairs[number].box for number in numbers], own.shape[-2], own.shape[-1], own.device)
             mixed = _paste(own, partner, pasted)
             opened.logits(normalise(mixed.images))
-            attention = reader.take().cpu()
-            grid = reader.grid or find_grid(attention.shape[1], *mixed.images.shape[-2:])
+            attention, grid, _ = reader.take()
+            attention = attention.cpu()
             lam = [rule(mixed, attention, grid=grid).lam for rule in rules.values()]
             shown = [own_mask & ~pasted, partner_mask & pasted, own_mask, partner_mask]
             pixels = [of_image.flatten(1).sum(1) for of_image in shown]

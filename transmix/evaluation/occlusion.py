@@ -12,7 +12,6 @@ there, floor(ratio * P) of the P patches are dropped, and a dropped patch is bla
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from transmix.evaluation.accumulate import sum_over_ranks
 from transmix.evaluation.accuracy import Accuracy
 from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings, Value
-from transmix.mixing.labels import find_grid
 from transmix.recipes import RecipeError
 
 WITHOUT_PATCHES = (14, 14)
@@ -61,7 +59,7 @@ def _measure(
             clean = opened.logits(pixels)
             orders = {"random": random_order(index, patches, settings.suite_seed).to(opened.device)}
             if reader is not None:
-                attention = reader.take()
+                attention = reader.take().row
                 orders["salient"] = attention.argsort(dim=1, descending=True, stable=True)
                 orders["non_salient"] = attention.argsort(dim=1, stable=True)
             for way in ways:
@@ -111,8 +109,7 @@ def _try(opened: OpenedModel) -> tuple[tuple[int, int], str]:
     try:
         with _reader(opened.model) as reader:
             opened.logits(black)
-            grid: Any = reader.grid or find_grid(reader.take().shape[1], black.shape[-2], black.shape[-1])
-            return grid, f"class attention of {reader.name}"
+            return reader.take().grid, f"class attention of {reader.name}"
     except AttentionError as error:
         return _embedded(unwrap(opened.model), black), f"none: {error}"
 

@@ -58,6 +58,8 @@ class TransMixup:
         weight: share of attention against area in the label; 0.5 is the paper's.
         downsample: how the box comes down to patches, "nearest" (the paper) or "fraction".
         module: where the class attention is, for models that `AttentionReader` does not know.
+        prefix_tokens: how many tokens come before the patches, likewise.
+        grid: (h, w) of the patches, likewise.
         generator: where draws come from. None: an own one, seeded with `torch.initial_seed()`, which train.py has set
             to the seed plus the rank.
 
@@ -93,6 +95,8 @@ class TransMixup:
         weight: float = 0.5,
         downsample: str = "nearest",
         module: nn.Module | str | None = None,
+        prefix_tokens: int | None = None,
+        grid: tuple[int, int] | None = None,
         generator: torch.Generator | None = None,
     ):
         self.label_smoothing = label_smoothing
@@ -104,6 +108,8 @@ class TransMixup:
             weight=weight,
             downsample=downsample,
             module=module,
+            prefix_tokens=prefix_tokens,
+            grid=grid,
             mixup_alpha=mixup_alpha,
             cutmix_alpha=cutmix_alpha,
             cutmix_minmax=cutmix_minmax,

@@ -4,13 +4,12 @@ A rule computes from `lam_area` and the mask, never from `lam`, so applying it t
 """
 
 from dataclasses import replace
-from functools import lru_cache
-from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from transmix.attention.grid import find_grid
 from transmix.mixing.mixed import Mixed
 
 DOWNSAMPLE = ("nearest", "fraction")
@@ -23,6 +22,7 @@ def attention_labels(
     grid: tuple[int, int] | None = None,
     weight: float = 0.5,
     downsample: str = "nearest",
+    extent: tuple[int, int] | None = None,
 ) -> Mixed:
     """Weigh labels by where the model looks: TransMix's rule.
 
@@ -39,6 +39,9 @@ def attention_labels(
         weight: share of attention against area; 0.5 is the paper's, 0 is plain CutMix.
         downsample: "nearest": a patch is pasted if its top left pixel is (the paper); "fraction": by the
             fraction of its pixels that are.
+        extent: (height, width) in pixels that the grid covers, from the top left corner; None: the whole image. More
+            than the image where the model pads it (padding belongs to neither image), less where it leaves a
+            remainder out.
 
     Raises:
         ValueError: attention of another shape, a grid that does not fit, a parameter out of its range.
@@ -59,51 +62,35 @@ def attention_labels(
         return replace(mixed, lam=mixed.lam_area, rule="attention")
     with torch.no_grad(), torch.autocast(attention.device.type, enabled=False):
         attention = attention.detach().float()
-        pasted = mask_on_patches(mixed.mask, (h, w), downsample).flatten(1)
+        pasted = mask_on_patches(mixed.mask, (h, w), downsample, extent).flatten(1)
         lam_attention = (attention * (1 - pasted)).sum(1) / attention.sum(1)
         lam = (weight * lam_attention + (1 - weight) * mixed.lam_area).clamp(0, 1)  # rounding may step outside
         has_box = mixed.mask.flatten(1).any(1)
         return replace(mixed, lam=torch.where(has_box, lam, mixed.lam_area), rule="attention")
 
 
-def mask_on_patches(mask: Tensor, grid: tuple[int, int], downsample: str) -> Tensor:
-    """Bring a mask (B, H, W) bool from pixels to patches: (B, h, w) float32 in [0, 1]."""
+def mask_on_patches(
+    mask: Tensor, grid: tuple[int, int], downsample: str, extent: tuple[int, int] | None = None
+) -> Tensor:
+    """Bring a mask (B, H, W) bool from pixels to patches over `extent`: (B, h, w) float32 in [0, 1]."""
+    height, width = extent or mask.shape[-2:]
     if downsample == "nearest":
+        if (height, width) != mask.shape[-2:]:
+            mask = F.pad(mask, (0, width - mask.shape[-1], 0, height - mask.shape[-2]))  # negative: cut
         return F.interpolate(mask[:, None].float(), size=grid, mode="nearest")[:, 0]
-    down, across = (_overlap(cells, pixels, mask.device) for cells, pixels in zip(grid, mask.shape[-2:], strict=True))
+    mask = mask[..., :height, :width]
+    down = _overlap(grid[0], height, mask.shape[-2], mask.device)
+    across = _overlap(grid[1], width, mask.shape[-1], mask.device)
     return down @ mask.float() @ across.T
 
 
-@lru_cache  # asked for at every step
-def find_grid(patches: int, height: int, width: int) -> tuple[int, int]:
-    """Return the grid (h, w) of `patches` patches over an image of `height` x `width` pixels.
+def _overlap(cells: int, extent: int, pixels: int, device: torch.device) -> Tensor:
+    """Return (cells, pixels): the fraction of each of `cells` equal cells over `extent` that each pixel covers.
 
-    Layers whose strides multiply to s leave h = H / s and w = W / s patches, rounded down or up, and a longer side
-    never fewer than a shorter one. A grid with nothing to round comes first, then one with both sides rounded alike.
-
-    Raises:
-        ValueError: no stride makes that many patches, or several strides make different grids.
+    Of a cell that reaches beyond the pixels, the part within counts as the whole: padding belongs to neither image.
     """
-    exact, alike, unlike = set(), set(), set()
-    for stride in range(1, max(height, width) + 1):
-        for down, right in product((False, True), repeat=2):
-            h, w = (side // stride + (up and side % stride > 0) for side, up in ((height, down), (width, right)))
-            if h * w == patches and (h == w if height == width else (h - w) * (height - width) >= 0):
-                divides = height % stride == 0 and width % stride == 0
-                (exact if divides else alike if down == right else unlike).add((h, w))
-    grids = exact or (alike | unlike if alike else set())
-    if len(grids) != 1:
-        among = f" (it could be {' or '.join(f'{h} x {w}' for h, w in sorted(grids))})" if grids else ""
-        raise ValueError(
-            f"{patches} patches do not make one grid over a {height} x {width} image{among}; pass grid=(h, w)"
-        )
-    return grids.pop()
-
-
-def _overlap(cells: int, pixels: int, device: torch.device) -> Tensor:
-    """Return (cells, pixels): the fraction of each of `cells` equal cells that each pixel covers."""
-    size = pixels / cells
+    size = extent / cells
     start = torch.arange(cells, device=device)[:, None] * size
     pixel = torch.arange(pixels, device=device)[None]
-    covered = torch.minimum(start + size, pixel + 1) - torch.maximum(start, pixel)
-    return covered.clamp(min=0) / size
+    covered = (torch.minimum(start + size, pixel + 1) - torch.maximum(start, pixel)).clamp(min=0)
+    return covered / (size if extent <= pixels else covered.sum(1, keepdim=True))

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from transmix.attention import AttentionReader
+from transmix.attention import Attention, AttentionReader
 from transmix.data.loader import EvaluationSamples
-from transmix.mixing.labels import find_grid
 from transmix.runs import folder as run_folder
 from transmix.runs.error import RunError
 
@@ -35,16 +34,16 @@ def keep_examples(run: TrainingRun, epoch: int) -> None:
     if not chosen:
         return
     tensors = {"images": images, "labels": torch.tensor([label for _, label in chosen]), "logits": logits}
-    if attention is not None and run.reader is not None:
-        tensors |= {"attention": attention, "grid": torch.tensor(run.reader.grid or (0, 0))}
+    if attention is not None:
+        tensors |= {"attention": attention.row, "grid": torch.tensor(attention.grid)}
     try:
         run_folder.write_examples(run.folder, epoch, tensors)
     except RunError as error:  # a picture is no reason to lose a run
         run.progress.say(f"warning: {error}")
 
 
-def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return logits (B, K) and attention (B, P), or None without a reader, of a model in eval mode."""
+def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tuple[Tensor, Attention | None]:
+    """Return logits (B, K) and attention, or None without a reader, of a model in eval mode."""
     was_training = model.training
     model.eval()
     if reader is not None:
@@ -52,7 +51,7 @@ def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tu
     try:
         with torch.no_grad():
             logits = model(images)
-        return logits, reader.take() if reader is not None else None
+        return logits, reader.take(images) if reader is not None else None
     finally:
         model.train(was_training)
         if reader is not None:
@@ -75,10 +74,7 @@ def draw_boxes(run: TrainingRun, name: str) -> None:
     )
     on_cpu = {name: getattr(seen.mixed, name).cpu() for name in ("labels", "partner", "lam", "lam_area", "mask")}
     mixed = dataclasses.replace(seen.mixed, images=mixed_images, **on_cpu)
-    attention, grid = seen.attention, seen.grid
-    if attention is not None:
-        attention = attention.cpu()
-        grid = grid or find_grid(attention.shape[1], *images.shape[-2:])
+    attention, grid = (None, None) if seen.attention is None else (seen.attention.row.cpu(), seen.attention.grid)
     try:
         draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images)
     except Exception as error:  # a picture is no reason to lose a run

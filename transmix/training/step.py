@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from transmix.attention import AttentionReader
+from transmix.attention import Attention, AttentionReader
 from transmix.data.keyed import key
 from transmix.losses import MixedBCE, MixedCrossEntropy, mixed_accuracy
 from transmix.mixing import Mixed, Mixer, attention_labels
@@ -27,8 +27,7 @@ class Seen:
 
     images: Tensor
     mixed: Mixed
-    attention: Tensor | None
-    grid: tuple[int, int] | None
+    attention: Attention | None
 
 
 class TrainingStep:
@@ -97,16 +96,21 @@ class TrainingStep:
         mixed = self.mixer(images, labels)
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.model(mixed.images)
-        attention = grid = None
+        seen = None
         if self.reader is not None:
-            attention, grid = self.reader.take(), self.reader.grid
+            seen = self.reader.take(mixed.images)
             mixed = attention_labels(
-                mixed, attention, grid=grid, weight=self.mixing.attention_weight, downsample=self.mixing.downsample
+                mixed,
+                seen.row,
+                grid=seen.grid,
+                weight=self.mixing.attention_weight,
+                downsample=self.mixing.downsample,
+                extent=seen.extent,
             )
         loss = self.criterion(logits, mixed)
         self.meter.add(loss.detach(), mixed_accuracy(logits.detach(), mixed), mixed)
         if self.keep_boxes and mixed.mask is not None:
-            self.boxes = Seen(images, mixed, attention, grid)
+            self.boxes = Seen(images, mixed, seen)
         return loss
 
     def _descend(self, step: int, losses: Tensor) -> None:

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from transmix.attention import AttentionError, AttentionReader, attention_maps
-from transmix.mixing.labels import find_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +55,10 @@ def look(
     reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, training=False, eval=True)
     with reader, _evaluation_mode(model), torch.no_grad():
         model(images)
-        attention = reader.take().cpu()
-        grid: Any = reader.grid or find_grid(attention.shape[1], images.shape[-2], images.shape[-1])
+        attention, grid, _ = reader.take(images)
         own_token = not reader.name.endswith("attn_pool")
     found = tuple(one.cpu() for one in attention_maps(model, images)) if maps else ()
-    return Look(attention, (int(grid[0]), int(grid[1])), found, own_token)
+    return Look(attention.cpu(), (int(grid[0]), int(grid[1])), found, own_token)
 
 
 def head_rows(looked: Look, layer: int = -1) -> Tensor:

@@ -1,0 +1,99 @@
+"""Whose row is it? Whether a model saw the batch in question: by identity where possible, else by its pixels."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ALIKE = 0.97
+"""Least correlation of pixels between a batch and the same batch normalised or cast on the way."""
+
+RESIZED = 0.9
+"""Likewise resized on the way, by an unknown filter."""
+
+FITS = ("same", "padded", "resized", "flat")
+"""Answers of `compare` under which the patches of both lie alike."""
+
+
+def same_view(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors are the same memory in the same layout; while compiling, the same tensor."""
+    if one is None or other is None:
+        return False
+    if one is other:
+        return True
+    return bool(
+        not torch.compiler.is_compiling()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+        and shares_memory(one, other)
+        and one.storage_offset() == other.storage_offset()
+    )
+
+
+def shares_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are views of one storage."""
+    if one.device != other.device or "meta" in (one.device.type, other.device.type):
+        return False
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0
+
+
+def compare(images: Tensor, seen: Tensor) -> str:
+    """Say what became of a batch on its way into a model. Reads from the device.
+
+    Args:
+        images: (B, C, H, W) of the batch.
+        seen: (B, C', H', W') that the model, or what cuts its patches, was given.
+
+    Returns:
+        "same" (but for values: normalised, cast), "padded" at the right and bottom, "resized", "flat" (images of one
+        colour, which tell nothing); or else a reason why patches of `seen` do not lie where those of `images` do.
+    """
+    if seen.ndim != 4:
+        return f"has the shape {tuple(seen.shape)}, not (B, C, H, W)"
+    if len(images) > 16:  # that many tell
+        chosen = torch.linspace(0, len(images) - 1, 16, device=images.device).long()
+        images, seen = images[chosen], seen[chosen.to(seen.device)]
+    with torch.no_grad(), torch.autocast(seen.device.type, enabled=False):
+        batch, other = _grey(images.to(seen.device)), _grey(seen)
+        (height, width), (seen_height, seen_width) = batch.shape[1:], other.shape[1:]
+        if (height, width) == (seen_height, seen_width):
+            alike = correlation(batch, other)
+            if alike >= ALIKE or alike != alike:
+                return "same" if alike == alike else "flat"
+        elif seen_height >= height and seen_width >= width and correlation(batch, other[:, :height, :width]) >= ALIKE:
+            return "padded"
+        elif correlation(_resize(batch, other), other) >= RESIZED:
+            return "resized"
+        changed = {
+            "transposed": batch.transpose(1, 2),
+            "flipped left to right": batch.flip(2),
+            "flipped upside down": batch.flip(1),
+            "rotated": batch.rot90(1, (1, 2)),
+            "rotated the other way": batch.rot90(-1, (1, 2)),
+            "in another order": batch.flip(0),
+        }
+        for word, one in changed.items():
+            if correlation(_resize(one, other), other) >= RESIZED:
+                return f"is {word}"
+    how = "cropped, shifted or another batch" if (height, width) != (seen_height, seen_width) else "another batch"
+    return f"is {how} ({seen_height} x {seen_width} pixels where the batch has {height} x {width})"
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Return the mean correlation over pixels of (B, H, W) pairs; nan if all are of one colour."""
+    one, other = (values.flatten(1) - values.flatten(1).mean(1, keepdim=True) for values in (one, other))
+    spread = (one.square().sum(1) * other.square().sum(1)).sqrt()
+    told = spread > 1e-8 * one.shape[1]
+    if not told.any():
+        return float("nan")
+    return float(((one * other).sum(1)[told] / spread[told]).mean())
+
+
+def _grey(images: Tensor) -> Tensor:
+    return images.float().mean(1).nan_to_num()
+
+
+def _resize(images: Tensor, like: Tensor) -> Tensor:
+    if images.shape[1:] == like.shape[1:]:
+        return images
+    return F.interpolate(images[:, None], size=like.shape[1:], mode="bilinear", antialias=True)[:, 0]
