@@ -41,11 +41,18 @@ class Reading:
     torch.compile would compile again for each value.
     """
 
-    def __init__(self, name: str, prefix_tokens: int | None, grid: tuple[int, int] | None, asked: bool):
+    def __init__(
+        self,
+        name: str,
+        prefix_tokens: int | None,
+        prefix_given: bool,
+        given_grid: tuple[int, int] | None,
+        tells_grid: bool,
+    ):
         self.name = name
-        self.prefix_tokens = prefix_tokens
-        self.given_grid = grid
-        self.prefix_given = asked
+        self.prefix_tokens, self.prefix_given = prefix_tokens, prefix_given
+        self.given_grid = given_grid
+        self.tells_grid = tells_grid  # the module that is read is given features with spatial axes
         self.active = False  # only a reader that is at work makes it so: a copied model (EMA) alone is not read
         self.training = self.eval = False
         self.forget()
@@ -67,7 +74,7 @@ class Reading:
 
     def __getstate__(self) -> dict[str, Any]:
         # Rows and images belong to this process and this model; places of a copy come with the copied modules.
-        kept = ("name", "prefix_tokens", "given_grid", "prefix_given", "training", "eval")
+        kept = ("name", "prefix_tokens", "prefix_given", "given_grid", "tells_grid", "training", "eval")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -83,9 +83,7 @@ def find_class_attention(
         AttentionError: no such module, a model whose logits do not come from a class token, or an unknown model.
     """
     found = _known(model) if module is None else _named(model, module)
-    if prefix_tokens is not None:  # then these tell how many patches there are, and no other module
-        found = replace(found, grid_from=None, size_from=_first_convolution(model), prefix_tokens=prefix_tokens)
-    return found
+    return found if prefix_tokens is None else replace(found, prefix_tokens=prefix_tokens)
 
 
 def _known(model: nn.Module) -> ClassAttention:

@@ -1,0 +1,140 @@
+"""What is recorded around forwards: the row of the module that is read, the grid and the images that it belongs to."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from transmix.attention.attach import Place, Reading, Row
+from transmix.attention.error import AttentionError
+from transmix.attention.grid import grid_of
+from transmix.attention.row import FUSED, SOFTMAX, first_row, is_over_keys
+
+KEPT = 4
+"""Rows that are kept at the most, of forwards whose row nobody took."""
+
+
+class _Watch(TorchFunctionMode):
+    """Sees the torch functions that a module's forward calls, and takes the row of those that are attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused: list[tuple[Tensor, int]] = []
+        self.formed: list[tuple[Tensor, int]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in FUSED:
+            query = args[0] if args else kwargs["query"]
+            queries = query.shape[-2 if func is F.scaled_dot_product_attention else 0]
+            self.fused.append((first_row(FUSED[func](*args, **kwargs, queries=1)), queries))
+        output = func(*args, **kwargs)
+        if func in SOFTMAX and is_over_keys(output, args, kwargs):
+            self.formed.append((first_row(output), output.shape[2]))
+        return output
+
+
+def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around the module that is read: record the row."""
+    reading, module = place.reading, place.module
+    if not (reading.training if module.training else reading.eval):
+        reading.ran_unread = True
+        return place.run(*args, **kwargs)
+    watch = _Watch()
+    with watch:
+        output = place.run(*args, **kwargs)
+    rows = watch.fused or watch.formed
+    kind = type(module).__name__
+    if len(rows) != 1:
+        raise AttentionError(
+            f"expected {reading.name!r} ({kind}) to compute attention once, with torch's "
+            f"scaled_dot_product_attention or a softmax over (batch, heads, queries, keys), but it did "
+            f"{len(rows)} times. "
+            + (
+                "Attention of another kind, or inside an extension, cannot be read: point at another module"
+                if not rows
+                else "Point at the one module that attends for the class token"
+            )
+        )
+    row, queries = rows[0]
+    seen = reading.cut if reading.cut is not None else reading.images
+    if seen is not None and seen.ndim == 4 and len(row) != len(seen):
+        raise AttentionError(
+            f"{reading.name!r} ({kind}) attended over {len(row)} rows where the model was given {len(seen)} images. "
+            + (
+                "Its block drops whole samples (stochastic depth over a part of the batch): set drop_path of this "
+                "block to 0"
+                if len(row) < len(seen)
+                else "Windows, frames or crops in the batch's axis cannot be told apart: read one image a row"
+            )
+        )
+    grid, covers = grid_of(module, args[0], output) if reading.tells_grid else (reading.grid, reading.covers)
+    grid = reading.given_grid or grid
+    first, patches = _patch_columns(reading, kind, row.shape[1], queries, grid)
+    if len(reading.rows) >= KEPT:
+        del reading.rows[0]
+    reading.rows.append(Row(row[:, first : first + patches], grid, reading.images, reading.cut, covers))
+    return output
+
+
+def _patch_columns(
+    reading: Reading, kind: str, tokens: int, queries: int, grid: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Return at which of `tokens` columns the patches begin, and how many they are."""
+    known = reading.prefix_tokens
+    if grid is None or (reading.prefix_given and known is not None and known + grid[0] * grid[1] > tokens):
+        prefix = 1 if known is None else known
+        patches = tokens - prefix
+    else:
+        patches = grid[0] * grid[1]
+        prefix = tokens - patches if known is None else known
+    behind = tokens - prefix - patches
+    what = f"{reading.name!r} ({kind}) attends over {tokens} tokens, "
+    if patches < 1 or prefix < 0 or behind < 0 or (queries > 1 and prefix < 1):
+        raise AttentionError(
+            f"{what}which cannot be {patches} patches after a class token (grid {grid}): patch dropout, merged "
+            f"patches, or not the class token's attention"
+        )
+    extra = prefix - 1 if known is None else behind
+    if extra > 0 and not reading.prefix_given:
+        least = 1 if known is None else known
+        raise AttentionError(
+            f"{what}but {least} before {grid} = {patches} patches make {least + patches}: {extra} are unknown. Pass "
+            f"prefix_tokens={least + extra} if they come before the patches, prefix_tokens={least} if behind them"
+        )
+    return prefix, patches
+
+
+def note_grid(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around the module that cuts patches: note what it was given, and the grid that it made."""
+    seen = args[0] if args else next(iter(kwargs.values()))
+    output = place.run(*args, **kwargs)
+    grid, covers = grid_of(place.module, seen, output)
+    place.reading.grid, place.reading.covers = grid, covers
+    if covers is not None:
+        place.reading.cut = seen
+    return output
+
+
+def note_size(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around a module that sees the images but does not cut the patches that are attended to."""
+    place.reading.cut = args[0] if args else next(iter(kwargs.values()))
+    return place.run(*args, **kwargs)
+
+
+def note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around the whole model: note which images this forward is on."""
+    reading = place.reading
+    given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 2]
+    images = [value for value in given if value.ndim == 4] or given
+    if any(value.ndim == 5 for value in given) and reading.training and place.module.training:
+        raise AttentionError(
+            f"{type(place.module).__name__} was given {tuple(images[0].shape)}: attention over several frames has no "
+            f"one grid. Mix and read single frames (B, C, H, W)"
+        )
+    reading.cut = None
+    reading.images = images[0] if len(images) == 1 else None
+    output = place.run(*args, **kwargs)
+    reading.images = reading.cut = None
+    return output
