@@ -453,7 +453,7 @@ class Floored(nn.Module):
 
 def test_an_embedding_that_leaves_a_remainder_out_has_its_mask_cut_alike():
     model = Floored((24, 40))
-    tm = made(model, module="blocks.1.attn", prefix_tokens=1)
+    tm = made(model, module="vit.blocks.1.attn", prefix_tokens=1)
     images, labels = batch(size=(30, 44))
     mixed = cutmix(images, labels, (0, 0, 9, 20))
     model(mixed.images)
