@@ -1,9 +1,10 @@
 """Losses and accuracy of a mixed batch: logits and what mixing made, in; a number, out."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transmix.mixing.mixed import Mixed
+from transmix.mixing.mixed import IGNORED, Mixed, check_classes
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -14,7 +15,8 @@ class MixedCrossEntropy:
         loss_i = lam_i * CE(logits_i, own label) + (1 - lam_i) * CE(logits_i, partner's label)
 
     with each label smoothed as y * (1 - s) + s / K. (Reducing each CE over the batch first and
-    multiplying by lam after would train every sample with the batch's mean lam.)
+    multiplying by lam after would train every sample with the batch's mean lam.) A label of class -100 adds nothing,
+    and "mean" divides by the weights of the labels that there are, as torch's `ignore_index` does.
 
     Args:
         smoothing: s in [0, 1).
@@ -29,29 +31,38 @@ class MixedCrossEntropy:
         self.reduction = _check_reduction(reduction)
 
     def __call__(self, logits: Tensor, mixed: Mixed) -> Tensor:
-        """Return the loss, float32.
+        """Return the loss: float64 for logits in float64, else float32.
 
         Args:
             logits: (B, K), any float type.
             mixed: B rows.
 
         Raises:
-            ValueError: logits of another batch size or number of classes.
+            ValueError: logits of another batch size or number of classes, or of one class; on the CPU, a class that
+                is none of the K.
+            TypeError: a model's output object instead of its logits.
         """
         _check_logits(logits, mixed)
-        logits = logits.float()
+        if logits.shape[1] == 1:
+            raise ValueError(
+                "one logit has a softmax of 1 whatever the model says: the loss would be 0 and train nothing. Use "
+                "MixedBCE with labels (B, 1) of a float type, or give the model two classes"
+            )
+        logits = _in_full(logits)
         if mixed.labels.is_floating_point():
             targets = mixed.targets(logits.shape[1], self.smoothing)
             per_sample = -(targets * logits.log_softmax(1)).sum(1)
-        else:
-            # -log softmax = logsumexp - logit; nothing of size (B, K) but the logits is kept for backward.
-            own = logits.gather(1, mixed.labels[:, None])[:, 0]
-            partners = logits.gather(1, mixed.labels[mixed.partner][:, None])[:, 0]
-            hit = mixed.lam * own + (1 - mixed.lam) * partners
-            if self.smoothing:
-                hit = (1 - self.smoothing) * hit + self.smoothing * logits.mean(1)
-            per_sample = logits.logsumexp(1) - hit
-        return _reduce(per_sample, self.reduction)
+            return _reduce(per_sample, self.reduction)
+        # -log softmax = logsumexp - logit; nothing of size (B, K) but the logits is kept for backward.
+        classes = check_classes(mixed.labels, logits.shape[1])
+        own = logits.gather(1, classes[:, None])[:, 0]
+        partners = logits.gather(1, mixed.of_partner(classes)[:, None])[:, 0]
+        own_weight, partner_weight, weight = _weights(mixed)
+        hit = own_weight * own + partner_weight * partners
+        if self.smoothing:
+            hit = (1 - self.smoothing) * hit + self.smoothing * weight * logits.mean(1)
+        per_sample = weight * logits.logsumexp(1) - hit
+        return _reduce(per_sample, self.reduction, weight)
 
 
 class MixedBCE:
@@ -73,12 +84,18 @@ class MixedBCE:
         self.reduction = _check_reduction(reduction)
 
     def __call__(self, logits: Tensor, mixed: Mixed) -> Tensor:
-        """Return the loss, float32. Shapes and errors as in `MixedCrossEntropy`."""
+        """Return the loss, in the type of `MixedCrossEntropy`'s; shapes and errors as there, one logit allowed.
+
+        A class of -100 is no label: its share of the target is 0 everywhere, and so no class is wanted for it.
+        """
         _check_logits(logits, mixed)
-        targets = mixed.targets(logits.shape[1], self.smoothing)
+        if logits.shape[1] == 1 and not mixed.labels.is_floating_point():
+            raise ValueError("one logit needs labels (B, 1) of a float type, 1 for yes: pass labels[:, None].float()")
+        logits = _in_full(logits)
+        targets = mixed.targets(logits.shape[1], self.smoothing).to(logits.dtype)
         if self.threshold is not None:
-            targets = targets.gt(self.threshold).float()
-        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+            targets = targets.gt(self.threshold).to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return losses.sum() if self.reduction == "sum" else _reduce(losses.mean(1), self.reduction)
 
 
@@ -86,6 +103,8 @@ def mixed_accuracy(logits: Tensor, mixed: Mixed) -> Tensor:
     """Return the share of the mixed label that the top prediction hits, a scalar in [0, 1].
 
         mean of lam * [prediction = own class] + (1 - lam) * [prediction = partner's class]
+
+    over the weights of the labels that there are: class -100 is none.
 
     Args:
         logits: (B, K).
@@ -98,17 +117,33 @@ def mixed_accuracy(logits: Tensor, mixed: Mixed) -> Tensor:
     if mixed.labels.is_floating_point():
         raise ValueError("mixed_accuracy needs integer labels; float labels have no single class to hit")
     predicted = logits.argmax(1)
-    own, partners = predicted == mixed.labels, predicted == mixed.labels[mixed.partner]
-    return (mixed.lam * own + (1 - mixed.lam) * partners).mean()
+    own, partners = predicted == mixed.labels, predicted == mixed.of_partner(mixed.labels)
+    return _reduce(mixed.lam * own + (1 - mixed.lam) * partners, "mean", _weights(mixed)[2])
 
 
-def _reduce(per_sample: Tensor, reduction: str) -> Tensor:
+def _weights(mixed: Mixed) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weights of the own label and of the partner's, 0 for class -100, and what is left of their sum, 1."""
+    lost = mixed.labels == IGNORED
+    own_lost, partner_lost = lost * mixed.lam, mixed.of_partner(lost) * (1 - mixed.lam)
+    return mixed.lam - own_lost, (1 - mixed.lam) - partner_lost, 1 - own_lost - partner_lost
+
+
+def _reduce(per_sample: Tensor, reduction: str, weight: Tensor | None = None) -> Tensor:
     if reduction == "none":
         return per_sample
-    return per_sample.mean() if reduction == "mean" else per_sample.sum()
+    if reduction == "sum":
+        return per_sample.sum()
+    return per_sample.mean() if weight is None else per_sample.sum() / weight.sum()
+
+
+def _in_full(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _check_logits(logits: Tensor, mixed: Mixed) -> None:
+    if not isinstance(logits, Tensor):
+        remedy = "the item that holds them" if isinstance(logits, tuple | list | dict) else ".logits"
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}: pass {remedy}")
     if logits.ndim != 2 or len(logits) != len(mixed.labels):
         raise ValueError(f"logits must be ({len(mixed.labels)}, K), not {tuple(logits.shape)}")
 

@@ -559,8 +559,8 @@ def test_cutmix_of_images_of_two_sizes_is_refused():
 
 
 SETTINGS = {
-    "alpha 0": ({"alpha": 0}, "alpha must be positive, not 0"),
-    "alpha nan": ({"alpha": NAN}, "alpha must be positive, not nan"),
+    "alpha 0": ({"alpha": 0}, "alpha must be positive and finite, not 0"),
+    "alpha nan": ({"alpha": NAN}, "alpha must be positive and finite, not nan"),
     "getter": ({"labels_getter": 12}, 'labels_getter must be "default" or a function, not 12'),
     "getter None": ({"labels_getter": None}, 'labels_getter must be "default" or a function, not None'),
 }

@@ -159,12 +159,11 @@ def show(setting: Setting, own: Tensor, partner: Tensor, watched: Watched, most:
 
 
 def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:
-    """Return the one mixed image of a setting, its partner being of no row: -1."""
+    """Return the one mixed image of a setting; its partner is no row of the batch."""
     if not setting.blend:
         return paste([Boxed(0, 1, setting.box)], [own, partner].__getitem__)
     both = mixup(torch.stack([own, partner]), torch.tensor([0, 1]), setting.lam)
-    nobody = torch.tensor([-1])
-    return Mixed(both.images[:1], nobody, nobody, both.lam[:1], both.lam_area[:1])
+    return Mixed(both.images[:1], both.labels[:1], None, both.lam[:1], both.lam_area[:1])
 
 
 def remarks(mixed: Mixed, grid: tuple[int, int], setting: Setting) -> tuple[str, ...]:

@@ -227,5 +227,5 @@ def _measure(opened: OpenedModel, split: Split, masks: Masks, pairs: Sequence[Pa
 def _paste(own: Tensor, partner: Tensor, pasted: Tensor) -> Mixed:
     """Mix (n, 3, H, W) uint8 with partners that are no rows of the batch, where `pasted` (n, H, W) says so."""
     lam = 1 - pasted.double().mean((1, 2)).float()
-    nobody = torch.full((len(own),), -1)
-    return Mixed(torch.where(pasted[:, None], partner, own), nobody, nobody, lam, lam, pasted)
+    nothing = torch.zeros(len(own), dtype=torch.int64)  # labels are not looked at
+    return Mixed(torch.where(pasted[:, None], partner, own), nothing, None, lam, lam, pasted)

@@ -11,7 +11,8 @@ Three lines in train.py, at the end of `elif mixup_active:` where the training l
 
 Everything else stays: --smoothing, --mixup-off-epoch, --bce-loss and its kin, --amp, --channels-last,
 --grad-accum-steps, --torchcompile, --model-ema, DDP. A script that hands `criterion_kwargs` to a timm task instead of
-a loss takes `TransMixup(model, task.criterion, **mixup_args)` and `task.criterion = mixup_fn.loss` after the task.
+a loss takes `TransMixup(model, task.criterion, **mixup_args)` and `task.criterion = mixup_fn.loss` after the task;
+with a MultiLabelClassificationTask, `multi_label=True` as well.
 
 timm's prefetcher mixes in the collate function, before any model: the loss then refuses what it is given. To keep the
 prefetcher, mix the batches that it delivers, by two more changes:
@@ -181,10 +182,12 @@ class TransMixLoss(nn.Module):
                 f"batch. timm's prefetcher mixes in the collate function and never calls it: run train.py with "
                 f"--no-prefetcher, or mix after the prefetcher (see transmix.integrations.timm)"
             )
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"logits must be a tensor, got {type(logits).__name__}: pass the tensor in it")
         if self.num_classes is not None and logits.shape[1] != self.num_classes:
             raise ValueError(f"the model gives {logits.shape[1]} classes, but num_classes is {self.num_classes}")
         if self.criterion is None:
             return self.transmix.loss(logits, target)
         mixed = target if target.rule == "attention" else self.transmix.relabel(target)
-        # float: on CPU, autocast leaves a loss in bfloat16
-        return self.criterion(logits.float(), mixed.targets(logits.shape[1], self.smoothing))
+        full = logits if logits.dtype == torch.float64 else logits.float()  # on CPU, autocast leaves bfloat16
+        return self.criterion(full, mixed.targets(logits.shape[1], self.smoothing).to(full.dtype))

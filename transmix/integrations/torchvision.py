@@ -266,10 +266,10 @@ def check_alpha(alpha: float) -> float:
     """Return alpha as a float.
 
     Raises:
-        ValueError: alpha is not positive.
+        ValueError: alpha is not positive, or infinite.
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive, not {alpha}")
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be positive and finite, not {alpha}")
     return float(alpha)
 
 

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from transmix.data.keyed import key
+from transmix.losses import MixedBCE
 from transmix.transmix import TransMix
 
 
 class TransMixTrainer(Trainer):
     """A `transformers.Trainer` that trains on mixed images with labels by attention.
 
-    Evaluation and prediction are the Trainer's own: plain images, the model's own loss, ordinary metrics. Data sets,
-    collator, loader workers, gradient accumulation, precision, compilation and several processes are used as ever.
+    The loss is cross-entropy, or binary cross-entropy where the model's own is (`config.problem_type`). Evaluation and
+    prediction are the Trainer's own: plain images, the model's own loss, ordinary metrics. Data sets, collator, loader
+    workers, gradient accumulation, precision, compilation and several processes are used as ever.
     How a batch is mixed follows from (args.seed, optimizer step, micro-batch, process), whatever generator `transmix`
     came with: no two processes mix alike, and a resumed run mixes as if it had not stopped.
 
@@ -73,7 +75,11 @@ class TransMixTrainer(Trainer):
         mixed = self.transmix.mix(inputs[images], inputs["labels"])
         others = {name: value for name, value in inputs.items() if name not in (images, "labels")}
         outputs = model(**{images: mixed.images}, **others)
-        loss = self.transmix.loss(outputs["logits"] if isinstance(outputs, dict) else outputs[0], mixed)
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        if problem_of(getattr(self.model, "config", None), inputs["labels"]) == "multi_label_classification":  # type: ignore[union-attr]
+            loss = MixedBCE(self.transmix.criterion.smoothing)(logits, self.transmix.relabel(mixed))
+        else:
+            loss = self.transmix.loss(logits, mixed)
         return (loss, outputs) if return_outputs else loss
 
     def _key(self) -> int:
@@ -81,6 +87,13 @@ class TransMixTrainer(Trainer):
         step = self.state.global_step
         self._step, self._micro = step, self._micro + 1 if step == self._step else 0
         return key(self.args.seed, "mix", step, self._micro, self.args.process_index)
+
+
+def problem_of(config: Any, labels: Tensor) -> str:
+    """Return the problem type of a model, by the rule with which Transformers' models find it themselves."""
+    if kind := getattr(config, "problem_type", None):
+        return kind
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
 def why_not(trainer: Trainer) -> str | None:
@@ -91,6 +104,12 @@ def why_not(trainer: Trainer) -> str | None:
         return "compute_loss_func would be ignored; the loss is TransMix's"
     if trainer.model_init is not None:
         return "model_init makes a new model, which TransMix does not read; pass the model that it reads"
+    config = getattr(trainer.model, "config", None)
+    if getattr(config, "problem_type", None) == "regression" or getattr(config, "num_labels", 2) == 1:
+        return (
+            "the model is made for regression (problem_type='regression', or num_labels=1, which means it), and "
+            "TransMix mixes labels of classes; two classes are num_labels=2"
+        )
     if trainer.args.n_gpu > 1:
         return (
             f"nn.DataParallel over {trainer.args.n_gpu} GPUs runs copies of the model, which TransMix does not read; "

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from transmix.mixing.box import Box, box_area, check_box
 
+IGNORED = -100
+"""The class of a row without a label, as `ignore_index` of torch's losses: it adds nothing to loss or accuracy."""
+
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
@@ -22,27 +25,50 @@ class Mixed:
 
     Attributes:
         images: (B, C, H, W) the mixed images, in the type that came in.
-        labels: (B,) int64 classes, or (B, K) float, of the rows' own images.
-        partner: (B,) int64, the row whose image came in.
+        labels: (B,) int64 classes, or (B, K) float, of the rows' own images. Class -100 (`IGNORED`) is no label.
+        partner: (B,) int64, the row whose image came in; a row without a partner is its own. None: no row has one in
+            this batch.
         lam: (B,) float32 in [0, 1], the weight of the row's own label.
         lam_area: (B,) float32, the same before any label rule changed it.
         mask: (B or 1, H, W) bool, True where the partner's pixels are; rows without a box are all False.
             None if no row has a box.
         rule: the label rule that gave `lam`: "area", or "attention".
+
+    Raises:
+        ValueError: a partner that is no row of the batch. (Checked on the CPU; elsewhere it would have to wait for the
+            device.)
     """
 
     images: Tensor
     labels: Tensor
-    partner: Tensor
+    partner: Tensor | None
     lam: Tensor
     lam_area: Tensor
     mask: Tensor | None = None
     rule: str = "area"
 
+    def __post_init__(self) -> None:
+        if self.partner is not None:
+            check_rows(self.partner, len(self.labels))
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the labels: 1 for classes, 2 for (B, K). timm's tasks ask a target for it."""
+        return self.labels.ndim
+
+    def is_floating_point(self) -> bool:
+        """Whether labels are weights (B, K)."""
+        return self.labels.is_floating_point()
+
+    def of_partner(self, rows: Tensor) -> Tensor:
+        """Return what the partners have, of something that each row has: (B, ...)."""
+        return rows if self.partner is None else rows[self.partner]
+
     def targets(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
         """Return the label of every row as a dense distribution.
 
-        y = own * lam + partner's * (1 - lam), each smoothed first: y * (1 - s) + s / K.
+        y = own * lam + partner's * (1 - lam), each smoothed first: y * (1 - s) + s / K. A class of -100 is a row of
+        zeros. Where a weight is 0, what it weighs does not matter, not even a NaN.
 
         Args:
             num_classes: K.
@@ -52,8 +78,13 @@ class Mixed:
             (B, K) float32.
         """
         own = dense_labels(self.labels, num_classes) * (1 - smoothing) + smoothing / num_classes
-        lam = self.lam[:, None]
-        return lam * own + (1 - lam) * own[self.partner]
+        if not self.labels.is_floating_point():
+            own = own * (self.labels != IGNORED)[:, None]
+        lam, partners = self.lam[:, None], self.of_partner(own)
+        mixed = lam * own + (1 - lam) * partners
+        if self.labels.is_floating_point():  # 0 * NaN is NaN
+            mixed = torch.where(lam == 1, own, torch.where(lam == 0, partners, mixed))
+        return mixed
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Mixed":
         """Return the record with all its tensors on `device`; `non_blocking` as in `Tensor.to`."""
@@ -69,16 +100,33 @@ class Mixed:
 
 
 def dense_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """Return labels (B,) int64 or (B, K) float as (B, K) float32.
+    """Return labels (B,) int64 or (B, K) float as (B, K) float32; of class -100, class 0.
 
     Raises:
-        ValueError: float labels whose width is not `num_classes`.
+        ValueError: float labels whose width is not `num_classes`; on the CPU, a class that is none of them.
     """
     if labels.is_floating_point():
         if labels.shape[-1] != num_classes:
             raise ValueError(f"labels have {labels.shape[-1]} columns, but there are {num_classes} classes")
         return labels.float()
-    return torch.nn.functional.one_hot(labels, num_classes).float()
+    return torch.nn.functional.one_hot(check_classes(labels, num_classes), num_classes).float()
+
+
+def check_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """Return classes (B,) with 0 in the place of -100, so that they can index.
+
+    Raises:
+        ValueError: on the CPU, where it costs no waiting, a class outside of 0 to K - 1.
+    """
+    known = torch.where(labels == IGNORED, 0, labels)
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and len(labels):
+        low, high = int(known.min()), int(known.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"class {low if low < 0 else high} is none of the {num_classes} that the model predicts (0 to "
+                f"{num_classes - 1}); a row without a label has class {IGNORED}"
+            )
+    return known
 
 
 def cutmix(images: Tensor, labels: Tensor, box: Box | Sequence[Box] | Tensor, partner: Tensor | None = None) -> Mixed:
@@ -134,7 +182,10 @@ def mixup(images: Tensor, labels: Tensor, lam: float | Tensor, partner: Tensor |
     if not bool(((weights >= 0) & (weights <= 1)).all()):
         raise ValueError(f"lam must lie in [0, 1], not {lam}")
     weights = weights.to(images.device).expand(len(images)).contiguous()
-    blended = blend(images, float(lam) if isinstance(lam, int | float) else weights, partner)
+    if isinstance(lam, int | float):  # at 1 nothing of the partner comes in, not even a NaN
+        blended = images.clone() if lam == 1 else blend(images, float(lam), partner)
+    else:
+        blended = blend(images, weights, partner)
     return Mixed(blended, labels, partner, weights, weights)
 
 
@@ -154,6 +205,8 @@ def blend(images: Tensor, lam: float | Tensor, partner: Tensor) -> Tensor:
     if isinstance(lam, Tensor):
         lam = lam.to(exact).view(-1, 1, 1, 1)
     blended = images[partner].to(exact).lerp_(images.to(exact), lam)  # in place: indexing has made a copy
+    if isinstance(lam, Tensor):  # a row that is not mixed takes nothing of its partner, not even a NaN
+        blended = torch.where(lam == 1, images.to(exact), blended)
     return blended.round_().to(images.dtype) if not images.is_floating_point() else blended.to(images.dtype)
 
 
@@ -180,15 +233,18 @@ def check_batch(images: Tensor, labels: Tensor) -> Tensor:
     """
     if images.ndim != 4:
         raise ValueError(f"images must be (B, C, H, W), not {tuple(images.shape)}")
+    if len(images) == 0:
+        raise ValueError("the batch is empty: there is nothing to mix")
     if len(labels) != len(images):
         raise ValueError(f"{len(images)} images came with {len(labels)} labels")
-    if labels.ndim == 2 and labels.is_floating_point():
-        return labels
+    if labels.ndim == 2 and (labels.is_floating_point() or labels.dtype == torch.bool):
+        return labels if labels.is_floating_point() else labels.float()
     if labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool:
         return labels.long()
     raise ValueError(
         f"labels must be classes (B,) of an integer type or weights (B, K) of a float type, "
         f"not {tuple(labels.shape)} {labels.dtype}"
+        + (": pass labels.squeeze(1)" if labels.ndim == 2 and labels.shape[1] == 1 else "")
     )
 
 
@@ -198,7 +254,24 @@ def check_partner(images: Tensor, partner: Tensor | None) -> Tensor:
         return torch.arange(len(images) - 1, -1, -1, device=images.device)
     if partner.shape != (len(images),) or partner.is_floating_point():
         raise ValueError(f"partner must be ({len(images)},) row numbers, not {tuple(partner.shape)} {partner.dtype}")
+    check_rows(partner, len(images))
     return partner.long().to(images.device)
+
+
+def check_rows(partner: Tensor, batch: int) -> None:
+    """Check partners (B,) on the CPU; elsewhere it would have to wait for the device.
+
+    Raises:
+        ValueError: a partner that is no row of the batch.
+    """
+    if partner.device.type != "cpu" or torch.compiler.is_compiling() or not len(partner):
+        return
+    low, high = int(partner.min()), int(partner.max())
+    if low < 0 or high >= batch:
+        raise ValueError(
+            f"partner holds row {low if low < 0 else high}, but the batch has rows 0 to {batch - 1}. A row without a "
+            f"partner is its own; partner=None if no row has one"
+        )
 
 
 def _as_boxes(box: Box | Sequence[Box] | Tensor, batch: int, height: int, width: int) -> list[Box]:

@@ -1,10 +1,13 @@
 """The mixer: draws how a batch is to be mixed (Mixup, CutMix or neither) and applies the draw."""
 
+import math
 import random
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.utils.data
 from torch import Tensor
 
 from transmix.mixing.box import Box, box_area, draw_box, draw_box_minmax
@@ -79,7 +82,9 @@ class Mixer:
         mode: "batch" one draw for the batch; "pair" one for each row and its partner; "elem" one per row.
         correct_lam: take lam from the box that is left inside the image rather than from the Beta draw.
         partner: "flip" pairs row i with row B - 1 - i; "random" with a random permutation.
-        generator: where randomness comes from. None: an own one, seeded with `torch.initial_seed()`.
+        generator: where randomness comes from. None: an own one, seeded with `torch.initial_seed()`. In a worker of a
+            DataLoader a draw also depends on the worker's own seed, which is new for every worker and epoch and
+            follows from the loader's generator: no two workers or epochs draw alike, and the same loader does again.
 
     Raises:
         ValueError: a parameter out of its range, both methods off.
@@ -101,9 +106,11 @@ class Mixer:
         partner: str = "flip",
         generator: torch.Generator | None = None,
     ):
-        if mixup_alpha < 0 or cutmix_alpha < 0:
+        if not (mixup_alpha >= 0 and cutmix_alpha >= 0):
             raise ValueError(f"alpha must not be negative: mixup {mixup_alpha}, cutmix {cutmix_alpha}")
-        if cutmix_minmax is not None and not 0 <= cutmix_minmax[0] <= cutmix_minmax[1] <= 1:
+        if cutmix_minmax is not None and not (
+            len(cutmix_minmax) == 2 and 0 <= cutmix_minmax[0] <= cutmix_minmax[1] <= 1
+        ):
             raise ValueError(f"cutmix_minmax must be two rising fractions in [0, 1], not {cutmix_minmax}")
         if mixup_alpha == 0 and cutmix_alpha == 0 and cutmix_minmax is None:
             raise ValueError("nothing to mix with: mixup_alpha and cutmix_alpha are both 0")
@@ -125,6 +132,7 @@ class Mixer:
         self.correct_lam = correct_lam
         self.partner = partner
         self.generator = generator or torch.Generator().manual_seed(torch.initial_seed())
+        self._worker_seed: int | None = None
         self.enabled = True
         self._told_of_single = False
 
@@ -162,17 +170,47 @@ class Mixer:
         says_cut = rng.random() < self.switch_prob  # drawn always: then CutMix alone pastes the boxes that both paste
         cut = can_cut and (self.mixup_alpha == 0 or says_cut)
         if not cut:
-            return rng.betavariate(self.mixup_alpha, self.mixup_alpha), None
+            return draw_beta(rng, self.mixup_alpha), None
         if self.cutmix_minmax is not None:
             box = draw_box_minmax(rng, self.cutmix_minmax, height, width)
         else:
-            lam = rng.betavariate(self.cutmix_alpha, self.cutmix_alpha)
+            lam = draw_beta(rng, self.cutmix_alpha)
             box = draw_box(rng, lam, height, width)
             if not self.correct_lam:
                 return lam, box
         return 1 - box_area(box) / (height * width), box
 
     def _random(self) -> random.Random:
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None and worker.seed != self._worker_seed:
+            # Every worker has a copy of the same generator, and a new one each epoch.
+            self._worker_seed = worker.seed
+            self.generator.manual_seed((self._whole_number() + worker.seed) % 2**63)
         # One whole number from torch's generator seeds Python's: torch offers no Beta draw from a generator.
-        device = self.generator.device
-        return random.Random(int(torch.randint(2**62, (), generator=self.generator, device=device)))
+        return random.Random(self._whole_number())
+
+    def _whole_number(self) -> int:
+        return int(torch.randint(2**62, (), generator=self.generator, device=self.generator.device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's generators do not reach a spawned process.
+        state = bytes(self.generator.get_state().tolist())
+        return {**self.__dict__, "generator": (str(self.generator.device), state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device, generator = state["generator"]
+        self.__dict__.update(state)
+        self.generator = torch.Generator(device)
+        self.generator.set_state(torch.tensor(list(generator), dtype=torch.uint8))
+
+
+def draw_beta(rng: random.Random, alpha: float) -> float:
+    """Draw from Beta(alpha, alpha); of an infinite alpha its limit, 0.5."""
+    if math.isinf(alpha):
+        return 0.5
+    if alpha >= 0.05:
+        return rng.betavariate(alpha, alpha)
+    # Python divides Gamma draws, which both come out as 0 for a small alpha. Their logarithms do not:
+    # Gamma(alpha) is distributed as Gamma(alpha + 1) * U^(1 / alpha).
+    one, other = (math.log(rng.gammavariate(alpha + 1, 1)) + math.log(1 - rng.random()) / alpha for _ in range(2))
+    return 1 / (1 + math.exp(min(other - one, 700.0)))

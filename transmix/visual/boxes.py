@@ -116,7 +116,7 @@ def judge(
 
 
 def paste(boxes: Sequence[Boxed], image: Callable[[int], Tensor]) -> Mixed:
-    """Return the n mixed images of n boxes, each row's partner being of no row: -1."""
+    """Return the n mixed images of n boxes; the partners are no rows of the batch, and labels mean nothing."""
     own, partner = (torch.stack([image(getattr(box, side)) for box in boxes]) for side in ("own", "partner"))
     count = len(boxes)
     mixed = cutmix(
@@ -126,8 +126,8 @@ def paste(boxes: Sequence[Boxed], image: Callable[[int], Tensor]) -> Mixed:
         torch.arange(2 * count).roll(count),
     )
     assert mixed.mask is not None
-    nobody = torch.full((count,), -1)
-    return Mixed(mixed.images[:count], nobody, nobody, mixed.lam[:count], mixed.lam_area[:count], mixed.mask[:count])
+    lam, lam_area, mask = mixed.lam[:count], mixed.lam_area[:count], mixed.mask[:count]
+    return Mixed(mixed.images[:count], mixed.labels[:count], None, lam, lam_area, mask)
 
 
 def most_disputed(judged: Judged, count: int, *, empty: bool = False) -> list[int]:
