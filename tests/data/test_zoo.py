@@ -386,6 +386,37 @@ def test_a_hostile_file_is_refused_by_name_and_quickly(name):
     assert time.perf_counter() - started < 2
 
 
+@pytest.mark.parametrize(
+    ("bands", "dtype", "photometric", "what"),
+    [
+        (2, np.uint8, 1, "2 bands of 8 bits: write one of them as grey, or three as RGB of 8 bits"),
+        (5, np.uint16, 1, "5 bands of 16 bits: write one of them as grey, or three as RGB of 8 bits"),
+        (13, np.uint16, 1, "13 bands of 16 bits: write one of them as grey, or three as RGB of 8 bits"),
+        (3, np.float32, 2, "3 bands of 32 bits, floating point: write one of them as grey, or three as RGB of 8 bits"),
+        (3, np.int16, 2, "3 bands of 16 bits, signed: write one of them as grey, or three as RGB of 8 bits"),
+        (1, np.float64, 1, "1 band of 64 bits, floating point: write it as grey of 8 bits"),
+    ],
+)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("read", [decode_image, image_size])
+def test_a_tiff_of_other_bands_is_called_so(bands, dtype, photometric, what, order, read):
+    data = np.zeros((H, W, bands), dtype).astype(np.dtype(dtype).newbyteorder(order))
+    kind = {"u": 1, "i": 2, "f": 3}[data.dtype.kind]
+    content = tiff(data.tobytes(), 8 * data.itemsize, photometric, bands, kind, order=order)
+    message = f"x.tif: cannot read the image (TIFF with {what}); replace or remove it"
+    for source in (content, io.BytesIO(content)):
+        with pytest.raises(UnreadableImageError, match=f"^{re.escape(message)}$"):
+            read(source, "x.tif")
+
+
+def test_of_bands_beyond_red_green_and_blue_the_first_three_are_taken_and_the_doctor_says_so():
+    from transmix.doctor.look import look_at_content
+
+    content = tiff(np.dstack([RGB, ALPHA, ALPHA]).tobytes(), 8, 2, 5, extra={338: [0, 0]})
+    np.testing.assert_array_equal(decode_image(content, "x"), RGB)
+    assert [kind for kind, _ in look_at_content(content, ".tif").oddities] == ["bands"]
+
+
 def test_the_zoo_is_large_and_its_pixels_would_tell_a_wrong_decoder():
     assert len(SOUND) + len(REFUSED) > 100
     differing = {name for name, (_, expected, atol) in SOUND.items() if np.abs(expected - expected[::-1]).max() > atol}
