@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image, features
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+import transmix
 from transmix.data.dataset import DataError
 from transmix.data.folder import read_folder
 from transmix.data.formats import SHALLOW, SUFFIXES
@@ -197,3 +200,36 @@ def test_a_sample_of_a_kind_that_is_not_read_names_what_it_holds(tmp_path):
         DataError, match=r"sample a: no image that is read \(.jpg, .jpeg, .png, .webp and others\) among"
     ):
         open_data(shards(tmp_path, [("a.heic", b"x"), ("a.cls", b"0")]))
+
+
+HEIF_PLUGIN = """
+from PIL import Image, ImageFile
+
+class Plugin(ImageFile.ImageFile):
+    format, format_description = "HEIF", "a stand-in"
+
+    def _open(self):
+        self._size, self._mode, self.tile = (3, 2), "L", [ImageFile._Tile("raw", (0, 0, 3, 2), 12, "L")]
+
+def register_heif_opener():
+    Image.register_open("HEIF", Plugin, lambda start: start[4:12] == b"ftypheic")
+    Image.register_extensions("HEIF", [".heic", ".heif"])
+"""
+
+
+def test_heic_is_read_where_its_plugin_is_installed(pets, tmp_path):
+    (pets / "train" / "cat" / "1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(range(6)))
+    (tmp_path / "pillow_heif.py").write_text(HEIF_PLUGIN)
+    code = (
+        f"from transmix.data.folder import read_folder\ndata = read_folder({str(pets)!r})\n"
+        "print(len(data.train), data.notes, data.train.images[1].mean(axis=-1).tolist())"
+    )
+    places = os.pathsep.join([str(tmp_path), str(Path(transmix.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "3 () [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]"
