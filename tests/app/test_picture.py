@@ -25,8 +25,9 @@ NO_IMAGE = "cannot read the image (not an image, or of a kind that is not read);
         ("clear", (255, 255, 255), (255, 255, 255)),
     ],
 )
-def test_every_kind_is_upright_and_in_colour(name, above, below, files, opened, watched):
-    pixels = read_picture(files[name])
+def test_every_kind_is_upright_and_in_colour(name, above, below, files, opened, watched, monkeypatch):
+    monkeypatch.setattr(watched, "grey", (0.0, 65535.0))
+    pixels = read_picture(files[name], watched.grey)
     height, width = pixels.shape[:2]
     np.testing.assert_allclose(pixels[height // 4, width // 2].astype(int), above, atol=3)
     np.testing.assert_allclose(pixels[3 * height // 4, width // 2].astype(int), below, atol=3)
@@ -62,6 +63,24 @@ def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, opened, wa
     Image.new("RGB", (4, 4)).save(tmp_path / "heavy.png")
     with pytest.raises(DataError, match=r"^heavy\.png: 0 MB are too much"):
         read_picture(tmp_path / "heavy.png")
+
+
+def test_deep_grey_is_scaled_by_the_range_of_the_model_and_refused_where_it_has_none(
+    files, opened, watched, monkeypatch
+):
+    message = (
+        "deep.png: grey of more than 8 bits, and no range of values is known to scale it by; give the values that are "
+        "black and white: --grey-range LOW HIGH"
+    )
+    with pytest.raises(DataError, match=f"^{message}$"):
+        received({"path": str(files["deep"])}, files["deep"].parent)
+    asked = Controls(files["deep"], files["plain"], (9, 9, 50, 50), (9, 9, 59, 59))
+    assert answer(asked, opened, watched).errors == (f"{message}.",)
+    monkeypatch.setattr(watched, "grey", (20_000.0, 40_000.0))
+    found = answer(asked, opened, watched)
+    assert found.errors == ()
+    assert int(found.images[0][0, 0, 0]) == 128  # round(255 * (30,000 - 20,000) / 20,000)
+    assert f"decode_image({str(files['deep'])!r}, 'deep.png', (20000.0, 40000.0))" in found.code
 
 
 def test_only_files_given_to_the_page_are_read(tmp_path, files):

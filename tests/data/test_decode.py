@@ -11,6 +11,7 @@ from PIL import Image, ImageFile
 
 from transmix.data.dataset import DataError
 from transmix.data.decode import decode_image, image_size
+from transmix.data.grey import EACH_IMAGE
 
 HEIGHT, WIDTH = 5, 7
 
@@ -21,8 +22,8 @@ def encode(image, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def decode(content):
-    return decode_image(content, where="here")
+def decode(content, grey=None):
+    return decode_image(content, where="here", grey=grey)
 
 
 def colours():
@@ -79,7 +80,7 @@ def test_exif_orientation_is_applied_to_jpeg(orientation):
 def test_exif_orientation_is_applied_to_16_bit_greyscale():
     ramp = np.linspace(0, 65535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
     content = encode(Image.fromarray(ramp), exif=with_orientation(6))
-    np.testing.assert_array_equal(decode(content)[..., 0], np.rot90(ramp, -1) >> 8)
+    np.testing.assert_array_equal(decode(content, EACH_IMAGE)[..., 0], np.rot90(ramp, -1) >> 8)
 
 
 def test_exif_data_behind_the_pixels_of_a_png_is_applied():
@@ -103,7 +104,7 @@ def test_damaged_exif_data_does_not_cost_the_image():
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_a_16_bit_ramp_is_rescaled_and_not_clipped(kind):
     ramp = np.linspace(0, 65535, 16 * 24).astype(np.uint16).reshape(16, 24)
-    pixels = decode(encode(Image.fromarray(ramp), kind))
+    pixels = decode(encode(Image.fromarray(ramp), kind), EACH_IMAGE)
     np.testing.assert_array_equal(pixels, np.repeat((ramp >> 8)[..., None], 3, axis=2))
     assert (pixels.min(), pixels.max()) == (0, 255)
 
@@ -112,26 +113,26 @@ def test_a_16_bit_ramp_of_the_other_byte_order_is_rescaled_the_same():
     ramp = np.linspace(0, 65535, HEIGHT * WIDTH).astype(">u2").reshape(HEIGHT, WIDTH)
     content = encode(Image.frombytes("I;16B", (WIDTH, HEIGHT), ramp.tobytes()), "TIFF")
     assert Image.open(io.BytesIO(content)).mode == "I;16B"
-    np.testing.assert_array_equal(decode(content)[..., 0], ramp.astype(int) // 256)
+    np.testing.assert_array_equal(decode(content, EACH_IMAGE)[..., 0], ramp.astype(int) // 256)
 
 
 @pytest.mark.parametrize("factor", [256, 257])
 def test_8_bits_that_were_widened_to_16_come_back_exactly(factor):
     grey = np.arange(256, dtype=np.uint16).reshape(8, 32)
-    np.testing.assert_array_equal(decode(encode(Image.fromarray(grey * np.uint16(factor))))[..., 0], grey)
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(grey * np.uint16(factor))), EACH_IMAGE)[..., 0], grey)
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0, 65535.0])
 def test_fractions_are_read_on_the_smallest_usual_scale_that_holds_them(scale):
     fractions = np.linspace(0, 0.9, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
     content = encode(Image.fromarray((fractions * scale).astype(np.float32)), "TIFF")
-    np.testing.assert_allclose(decode(content)[..., 0], fractions * 255, atol=0.51)
+    np.testing.assert_allclose(decode(content, EACH_IMAGE)[..., 0], fractions * 255, atol=0.51)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_values_of_no_usual_scale_are_stretched_from_black_to_white(dtype):
     values = np.linspace(-300_000, 500_000, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
-    pixels = decode(encode(Image.fromarray(values.astype(dtype)), "TIFF"))[..., 0]
+    pixels = decode(encode(Image.fromarray(values.astype(dtype)), "TIFF"), EACH_IMAGE)[..., 0]
     np.testing.assert_allclose(pixels, (values + 300_000) / 800_000 * 255, atol=0.51)
 
 
@@ -139,14 +140,14 @@ def test_values_of_no_usual_scale_are_stretched_from_black_to_white(dtype):
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e9])
 def test_an_even_image_of_fractions_is_no_division_by_zero(value):
     content = encode(Image.fromarray(np.full((HEIGHT, WIDTH), value, dtype=np.float32)), "TIFF")
-    assert not decode(content).any()
+    assert not decode(content, EACH_IMAGE).any()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_pixels_that_are_not_finite_are_an_error(value):
     content = encode(Image.fromarray(np.full((HEIGHT, WIDTH), value, dtype=np.float32)), "TIFF")
     with pytest.raises(DataError, match=r"^here: cannot read the image \(ValueError: pixels are not finite\)"):
-        decode(content)
+        decode(content, EACH_IMAGE)
 
 
 def over_white(colour, alpha):
@@ -183,7 +184,7 @@ def test_a_colour_that_is_declared_transparent_becomes_white(mode):
     image = Image.new(mode, (WIDTH, HEIGHT))
     image.putpixel((2, 1), (3, 4, 5) if mode == "RGB" else 1)
     hidden = (0, 0, 0) if mode == "RGB" else 0
-    pixels = decode(encode(image, transparency=hidden))
+    pixels = decode(encode(image, transparency=hidden), (0, 65535))
     expected = np.full((HEIGHT, WIDTH, 3), 255)
     expected[1, 2] = {"1": (255, 255, 255), "L": (1, 1, 1), "RGB": (3, 4, 5), "I;16": (0, 0, 0)}[mode]
     np.testing.assert_array_equal(pixels, expected)

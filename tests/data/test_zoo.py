@@ -19,6 +19,8 @@ from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.dataset import DataError, UnreadableImageError
 from transmix.data.decode import decode_image, image_size
 from transmix.data.folder import read_folder
+from transmix.data.grey import EACH_IMAGE
+from transmix.data.grey_range import with_grey
 from transmix.recipes.settings import Augmentation
 
 H, W = 6, 8
@@ -367,7 +369,7 @@ SOUND, REFUSED = sound(), refused()
 @pytest.mark.parametrize("name", SOUND)
 def test_an_odd_file_gives_the_pixels_that_another_decoder_or_arithmetic_gives(name):
     content, expected, tolerance = SOUND[name]
-    pixels = decode_image(content, where=name)
+    pixels = decode_image(content, where=name, grey=EACH_IMAGE)
     assert pixels.shape == expected.shape
     np.testing.assert_allclose(pixels.astype(float), expected, atol=tolerance)
     assert image_size(content, where=name) == expected.shape[:2]
@@ -380,8 +382,39 @@ def test_a_hostile_file_is_refused_by_name_and_quickly(name):
     with pytest.raises(
         UnreadableImageError, match=rf"^{re.escape(name)}: cannot read the image \(.+\); replace or remove"
     ):
-        decode_image(REFUSED[name], where=name)
+        decode_image(REFUSED[name], where=name, grey=EACH_IMAGE)
     assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "photometric", "what"),
+    [
+        (2, np.uint8, 1, "2 bands of 8 bits: write one of them as grey, or three as RGB of 8 bits"),
+        (5, np.uint16, 1, "5 bands of 16 bits: write one of them as grey, or three as RGB of 8 bits"),
+        (13, np.uint16, 1, "13 bands of 16 bits: write one of them as grey, or three as RGB of 8 bits"),
+        (3, np.float32, 2, "3 bands of 32 bits, floating point: write one of them as grey, or three as RGB of 8 bits"),
+        (3, np.int16, 2, "3 bands of 16 bits, signed: write one of them as grey, or three as RGB of 8 bits"),
+        (1, np.float64, 1, "1 band of 64 bits, floating point: write it as grey of 8 bits"),
+    ],
+)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("read", [decode_image, image_size])
+def test_a_tiff_of_other_bands_is_called_so(bands, dtype, photometric, what, order, read):
+    data = np.zeros((H, W, bands), dtype).astype(np.dtype(dtype).newbyteorder(order))
+    kind = {"u": 1, "i": 2, "f": 3}[data.dtype.kind]
+    content = tiff(data.tobytes(), 8 * data.itemsize, photometric, bands, kind, order=order)
+    message = f"x.tif: cannot read the image (TIFF with {what}); replace or remove it"
+    for source in (content, io.BytesIO(content)):
+        with pytest.raises(UnreadableImageError, match=f"^{re.escape(message)}$"):
+            read(source, "x.tif")
+
+
+def test_of_bands_beyond_red_green_and_blue_the_first_three_are_taken_and_the_doctor_says_so():
+    from transmix.doctor.look import look_at_content
+
+    content = tiff(np.dstack([RGB, ALPHA, ALPHA]).tobytes(), 8, 2, 5, extra={338: [0, 0]})
+    np.testing.assert_array_equal(decode_image(content, "x"), RGB)
+    assert [kind for kind, _ in look_at_content(content, ".tif").oddities] == ["bands"]
 
 
 def test_the_zoo_is_large_and_its_pixels_would_tell_a_wrong_decoder():
@@ -486,7 +519,7 @@ def zoo(tmp_path):
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_no_file_of_the_zoo_stops_or_hangs_a_worker(zoo):
     root, wanted = zoo
-    images = read_folder(root).train.images
+    images = with_grey(read_folder(root).train, EACH_IMAGE).images
     seen = {}
     for index, got in enumerate(DataLoader(Everything(images), batch_size=None, num_workers=2)):
         path = images.path(index)
@@ -497,8 +530,7 @@ def test_no_file_of_the_zoo_stops_or_hangs_a_worker(zoo):
         else:
             expected, tolerance = wanted[path.name]
             np.testing.assert_allclose(np.asarray(got, dtype=float), expected, atol=tolerance)
-    images_of_names = {name for name in wanted if not name.endswith((".ico", ".jp2"))}
-    assert set(seen) == images_of_names
+    assert set(seen) == set(wanted)
 
 
 def test_a_file_that_may_not_be_read_is_refused_by_name(tmp_path):

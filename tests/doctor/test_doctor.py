@@ -104,7 +104,8 @@ def test_each_kind_of_odd_file_is_found_and_named(pets, name):
     content, kind = odd_content()[name]
     (pets / "train" / "cat" / name).write_bytes(content)
     report = examine(pets, progress=False)
-    assert [(finding.kind, finding.places) for finding in report.findings] == [(kind, (f"train/cat/{name}",))]
+    found = [(finding.kind, finding.places) for finding in report.findings if finding.kind != "mixed-depth"]
+    assert found == [(kind, (f"train/cat/{name}",))]
     assert report.sound == (kind in NOTES)
     assert (kind in PROBLEMS) != (kind in NOTES)
 
@@ -201,19 +202,22 @@ def test_everything_that_is_passed_over_is_told_from_what_should_not_be(pets):
     (pets / "cover.png").write_bytes(encode(picture(61)))
     (pets / "masks").mkdir()
     picture(62).save(pets / "train" / "lost.png")
-    picture(63).save(pets / "train" / "dog" / "photo.jfif", "JPEG")
+    picture(63).save(pets / "train" / "dog" / "photo.jpeg_large", "JPEG")
     (pets / "train" / "dog" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(9))
     picture(64).save(pets / "train" / "dog" / "no_suffix", "PNG")
     (pets / "store").mkdir()
     (pets / "train" / "dog" / "more").symlink_to(pets / "store", target_is_directory=True)
+    (pets / "train" / "dog" / "all").symlink_to(pets / "train", target_is_directory=True)
+    (pets / "train" / "again").symlink_to(pets, target_is_directory=True)
     report = examine(pets)
     assert singles(report, "hidden") == [".git", "train/.cache", "train/cat/.a.png", "train/cat/.trash"]
     assert singles(report, "other-file") == ["cover.png", "masks", "store", "train/README.txt", "train/cat/Thumbs.db"]
     assert {finding.places[0]: finding.detail for finding in report.of("left-out")} == {
-        "train/dog/more": "a link to a folder, which is not followed",
+        "train/again": "a link to a folder that holds it, which is not followed",
+        "train/dog/all": "a link to a folder that holds it, which is not followed",
         "train/dog/no_suffix": "its name does not end as an image's does",
-        "train/dog/phone.heic": "its name does not end as an image's does",
-        "train/dog/photo.jfif": "its name does not end as an image's does",
+        "train/dog/phone.heic": ".heic is read where pillow-heif is installed; install it, or convert the file",
+        "train/dog/photo.jpeg_large": "its name does not end as an image's does",
         "train/lost.png": "in no class folder",
     }
     assert report.images == {"train": 6, "val": 2}

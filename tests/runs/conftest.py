@@ -220,7 +220,7 @@ def run(tmp_path, small_recipe):
         step=SimpleNamespace(optimizer=optimizer, scaler=torch.amp.GradScaler("cpu", enabled=False)),
         step_number=1,
         order=SimpleNamespace(steps_per_epoch=5),
-        data=SimpleNamespace(train=range(40), classes=("dark", "light"), name="images"),
+        data=SimpleNamespace(train=range(40), classes=("dark", "light"), name="images", grey=None),
         best=None,
         reads=[],
         recipe=small_recipe("digits", keep_checkpoints=2),

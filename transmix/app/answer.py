@@ -131,7 +131,7 @@ def _image(path: Path | None, watched: Watched, errors: list[str]) -> Tensor | N
     if path is None:
         return None
     try:
-        return watched.crop(read_picture(path))
+        return watched.crop(read_picture(path, watched.grey))
     except DataError as error:
         errors.append(f"{error}.")
         return None

@@ -5,6 +5,7 @@ from pathlib import Path
 from transmix.app.opened import Opened
 from transmix.app.picture import is_sample
 from transmix.app.values import LAST, MEAN, WEIGHTS, Setting, Watched
+from transmix.data.grey import Grey
 
 
 def write_code(setting: Setting, own: Path, partner: Path, opened: Opened, watched: Watched, device: str) -> str:
@@ -23,7 +24,7 @@ def write_code(setting: Setting, own: Path, partner: Path, opened: Opened, watch
     reading = _reading(setting, watched)
     if "attention_maps" in reading:
         wanted.add("from transmix.attention import attention_maps")
-    read_own, read_partner = (_image(path, wanted) for path in (own, partner))
+    read_own, read_partner = (_image(path, wanted, watched.grey) for path in (own, partner))
     elsewhere = "" if device == "cpu" else f".to({device!r})"
     lines = [
         *_sorted(wanted),
@@ -70,13 +71,14 @@ def _sorted(imports: set[str]) -> list[str]:
     return [*blocks[0], "", *blocks[1]]
 
 
-def _image(path: Path, imports: set[str]) -> str:
+def _image(path: Path, imports: set[str], grey: Grey) -> str:
     """Return the expression that reads an image, and add what it needs to the imports."""
     if is_sample(path):
         imports.add("from sklearn.datasets import load_sample_image")
         return f"load_sample_image({path.name!r})"
     imports.add("from transmix.data.decode import decode_image")
-    return f"decode_image({str(path)!r}, {path.name!r})"
+    scale = "" if grey is None else f", {grey!r}"
+    return f"decode_image({str(path)!r}, {path.name!r}{scale})"
 
 
 def _mixing(setting: Setting) -> str:

@@ -64,7 +64,7 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
     def on_upload(name: str) -> None:
         def give(held: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
             try:
-                path = received(event._data, Path(get_upload_folder()))
+                path = received(event._data, Path(get_upload_folder()), opened.viewed.grey)
             except DataError as error:
                 return respond(held, "", refused=f"{error}.")
             return respond(held, "images", **{name: str(path)})

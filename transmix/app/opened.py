@@ -1,7 +1,7 @@
 """The model that the page shows: a run's, a weights file's, timm's; without any, a small one that needs no network."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import timm
@@ -11,7 +11,8 @@ from safetensors import safe_open
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
 from transmix.data.augment import EvaluationCrop
-from transmix.recipes.settings import Mixing
+from transmix.data.grey import GreyRange
+from transmix.recipes.settings import Mixing, check_grey_range
 from transmix.runs.folder import read_classes
 from transmix.visual.viewed import Viewed, open_viewed
 
@@ -45,7 +46,12 @@ class Opened:
 
 
 def open_model(
-    target: str | None = None, *, model: str | None = None, checkpoint: str = "last", weights: str = "auto"
+    target: str | None = None,
+    *,
+    model: str | None = None,
+    checkpoint: str = "last",
+    weights: str = "auto",
+    grey_range: GreyRange | None = None,
 ) -> Opened:
     """Open a run folder, a .safetensors file or a timm model; None: `DEFAULT`, with no use of the network.
 
@@ -54,15 +60,18 @@ def open_model(
         model: timm name of the model in a .safetensors file that does not say so itself.
         checkpoint: "last" or "best", of a run.
         weights: Of a run: "model", "ema" or "auto".
+        grey_range: As for `open_viewed`.
 
     Raises:
         RunError, RecipeError, DataError, CheckpointError, ExportError: What is missing or does not fit.
     """
     if target is None:
-        return _default()
+        check_grey_range(grey_range)
+        opened = _default()
+        return replace(opened, viewed=replace(opened.viewed, grey=grey_range))
     given = {"model": model, "checkpoint": checkpoint, "weights": weights}
     usual = {"model": None, "checkpoint": "last", "weights": "auto"}
-    viewed = open_viewed(target, model=model, checkpoint=checkpoint, weights=weights)
+    viewed = open_viewed(target, model=model, checkpoint=checkpoint, weights=weights, grey_range=grey_range)
     path = str(Path(target).resolve()) if Path(target).exists() else target
     options = "".join(f", {name}={value!r}" for name, value in given.items() if value != usual[name])
     code = f"viewed = open_viewed({path!r}{options})\nmodel, crop, (mean, std) = "

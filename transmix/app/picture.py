@@ -14,6 +14,7 @@ from PIL import Image
 
 from transmix.data.dataset import DataError, printable
 from transmix.data.decode import decode_image, image_size
+from transmix.data.grey import Grey
 
 LARGEST_FILE = 32 * 2**20
 LARGEST_IMAGE = 50_000_000
@@ -33,12 +34,13 @@ def is_sample(path: Path) -> bool:
     return path.name in SAMPLES and filecmp.cmp(path, sample(path.name), shallow=False)
 
 
-def received(sent: Mapping[str, Any], folder: Path) -> Path:
+def received(sent: Mapping[str, Any], folder: Path, grey: Grey = None) -> Path:
     """Return the file that a browser gave, once it is known that it can be read.
 
     Args:
         sent: What drop.js says: `path` of the file as the app received it, or `name` and `size` of one it did not.
         folder: Where the app keeps what it receives.
+        grey: As in `decode_image`.
 
     Raises:
         DataError: It was not received, or cannot be read.
@@ -50,13 +52,13 @@ def received(sent: Mapping[str, Any], folder: Path) -> Path:
     path = Path(str(sent["path"])).resolve()
     if not path.is_relative_to(folder.resolve()):  # a path that this page did not get from us
         raise DataError(f"{printable(path.name)}: not a file that was given to this page")
-    read_picture(path)
+    read_picture(path, grey)
     return path
 
 
 @lru_cache(maxsize=8)
-def read_picture(path: Path) -> np.ndarray:
-    """Decode an image file that someone gave: (H, W, 3) uint8, not to be written to.
+def read_picture(path: Path, grey: Grey = None) -> np.ndarray:
+    """Decode an image file that someone gave, `grey` as in `decode_image`: (H, W, 3) uint8, not to be written to.
 
     Raises:
         DataError: It is no image, damaged, or too large; the message names the file, without its folder.
@@ -75,7 +77,7 @@ def read_picture(path: Path) -> np.ndarray:
             f"{name}: {height} x {width} pixels are too many; up to {LARGEST_IMAGE // 10**6} million are read. "
             f"Make the image smaller"
         )
-    pixels = decode_image(path, name)
+    pixels = decode_image(path, name, grey)
     pixels.flags.writeable = False
     return pixels
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from transmix.attention import attention_maps
+from transmix.data.grey import Grey
 from transmix.mixing import Mixed, attention_labels, mixup
 from transmix.mixing.box import Box, box_area
 from transmix.mixing.labels import mask_on_patches
@@ -94,6 +95,7 @@ class Watched:
     def __init__(self, viewed: Viewed, device: torch.device):
         self.model = viewed.model.to(device)
         self.crop = viewed.crop
+        self.grey: Grey = viewed.grey
         self._normalise = normaliser(*viewed.mean_std, device, channels_last=False)
         blank = self.crop(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy())
         self.size = (blank.shape[1], blank.shape[2])

@@ -34,6 +34,8 @@ class App:
     """Of a run: 'ema': the running average; 'model': the weights themselves; 'auto': the average if there is one."""
     model: str | None = None
     """timm name of the model in a .safetensors file that does not say so itself."""
+    grey_range: tuple[float, float] | None = None
+    """The values that are black and white in grey images of more than 8 bits; None: those that a run has kept."""
     device: str = "auto"
     """'auto': cuda where there is one, else cpu."""
 
@@ -44,7 +46,13 @@ def main(arguments: list[str]) -> int:
     if asked.port is not None and not 1 <= asked.port <= 65535:
         raise RecipeError(f"port must be 1 to 65535, not {asked.port}")
     device = distributed.start(asked.device).device
-    opened = open_model(asked.target, model=asked.model, checkpoint=asked.checkpoint, weights=asked.weights)
+    opened = open_model(
+        asked.target,
+        model=asked.model,
+        checkpoint=asked.checkpoint,
+        weights=asked.weights,
+        grey_range=asked.grey_range,
+    )
     watched = Watched(opened.viewed, device)
     with private_files(), served(build_page(opened, watched, str(device)), asked.port) as address:
         print(f"{opened.name} is at {address}  (Ctrl-C ends it)", flush=True)

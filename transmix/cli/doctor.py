@@ -11,6 +11,7 @@ from transmix.cli.options import parse
 from transmix.data.dataset import DataError
 from transmix.doctor import examine
 from transmix.doctor.report import as_json, as_text
+from transmix.recipes.settings import check_grey_range
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Doctor:
     """List everything, not the first few of each kind."""
     json: Path | None = None
     """Where the findings are also written, as JSON."""
+    grey_range: tuple[float, float] | None = None
+    """The values that are black and white in grey images of more than 8 bits, as training would be told; None: the
+    least and the greatest of the training images."""
     workers: int | None = None
     """Processes; None: what the cores allow."""
 
@@ -33,7 +37,8 @@ class Doctor:
 def main(arguments: list[str]) -> int:
     """Parse the command line, look, print a summary and return the exit code."""
     asked = parse(Doctor, "doctor", arguments)
-    report = examine(asked.data, workers=asked.workers)
+    check_grey_range(asked.grey_range)
+    report = examine(asked.data, workers=asked.workers, grey_range=asked.grey_range)
     print(as_text(report, limit=None if asked.all else 3))
     if asked.json is not None:
         try:

@@ -35,6 +35,9 @@ class Evaluate:
     """Which checkpoint of a run."""
     model: str | None = None
     """timm name of the model in a .safetensors file that does not say so itself."""
+    grey_range: tuple[float, float] | None = None
+    """The values that are black and white in grey images of more than 8 bits; None: those that the run or the weights
+    file has kept, for others the least and the greatest of the training images in --data."""
     batch_size: int = 128
     """Images at once."""
     device: str = "auto"
@@ -62,7 +65,13 @@ def main(arguments: list[str]) -> None:
     asked = parse(Evaluate, "evaluate", arguments)
     if (asked.settings.shift_data or asked.settings.outlier_data) and "shifts" not in asked.suite:
         raise RecipeError("--shift-data and --outlier-data are for the suite 'shifts'; ask for it: --suite shifts")
-    subject = open_subject(asked.target, checkpoint=asked.checkpoint, model=asked.model, data=asked.data)
+    subject = open_subject(
+        asked.target,
+        checkpoint=asked.checkpoint,
+        model=asked.model,
+        data=asked.data,
+        grey_range=asked.grey_range,
+    )
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
     models = open_models(
         subject,
@@ -89,6 +98,7 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
     scores = evaluate_models(models, subject.data)
     result = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint, "scores": scores}
     if leads:
+        print(*subject.data.notes, sep="\n", end="\n" if subject.data.notes else "")
         print_scores(scores, subject.classes)
     for suite, found in suites:
         result[suite] = found

@@ -61,6 +61,8 @@ class Show:
     """timm name of the model in a .safetensors file that does not say so itself."""
     size: tuple[int, int] | None = None
     """Height and width of the images that the model sees; its own if not given."""
+    grey_range: tuple[float, float] | None = None
+    """The values that are black and white in grey images of more than 8 bits; None: those that a run has kept."""
     layer: int = -1
     """heads: number of the layer, from 0; negative from the end."""
     count: int | None = None
@@ -131,6 +133,7 @@ def _open(asked: Show) -> Viewed:
         checkpoint=asked.checkpoint,
         weights=asked.weights,
         size=asked.size,
+        grey_range=asked.grey_range,
     )
 
 
@@ -138,7 +141,7 @@ def _scene(asked: Show) -> _Scene:
     viewed, device = _open(asked), distributed.start(asked.device).device
     model = viewed.model.to(device)
     if asked.images:
-        files = read_images(asked.images, viewed.crop)
+        files = read_images(asked.images, viewed.crop, viewed.grey)
         return _Scene(viewed, model, device, files.__getitem__, lambda one: asked.images[one].name, len(files))
     classes, split = viewed.open_validation()
     image = validation_image(split, viewed.crop)

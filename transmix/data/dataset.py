@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from transmix.data.grey import Grey
+
 VALIDATION_NAMES = ("val", "validation", "test")
 """What the held-out part of a data set may be called on disk; the first that is present is used."""
 
@@ -79,6 +81,14 @@ class Split:
 class ImageData:
     """A data set to train on: a name, its classes, and the two splits that are labelled with them.
 
+    Attributes:
+        name: The name.
+        classes: The class list, which labels are positions in.
+        train: Images to train on.
+        val: Images that are held out.
+        notes: What whoever uses the data has to know, a line each.
+        grey: How greyscale of more than 8 bits is scaled in both splits; None: there is none, or it is not known.
+
     Raises:
         DataError: If two classes have the same name, because splits are matched by name.
     """
@@ -87,6 +97,8 @@ class ImageData:
     classes: tuple[str, ...]
     train: Split
     val: Split
+    notes: tuple[str, ...] = ()
+    grey: Grey = None
 
     @property
     def in_memory(self) -> bool:

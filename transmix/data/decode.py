@@ -11,11 +11,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from transmix.data.dataset import DataError, UnreadableImageError
+from transmix.data.formats import FORMATS
+from transmix.data.grey import DeepValues, Grey, deep_values, to_8_bit
 from transmix.data.png import lacks_pixels
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
-"""What is read, in Pillow's names. Not the rest: EPS would run Ghostscript, and others (TGA, SPIDER, ...) have no
-signature, so that a file of something else may pass for one."""
+from transmix.data.tiff import describe_tiff
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, as on paper and on most web pages."""
@@ -33,13 +32,13 @@ _UPRIGHT_BY = {
 }
 
 
-def decode_image(file_or_bytes: ImageSource, where: str) -> np.ndarray:
+def decode_image(file_or_bytes: ImageSource, where: str, grey: Grey = None) -> np.ndarray:
     """Decode an image to red, green and blue in 8 bits, the way a person would see it.
 
     The EXIF orientation is applied. Transparent pixels are laid over `BACKGROUND`. Greyscale of more than
-    8 bits is rescaled, never clipped (see `_to_8_bit`). Palette, greyscale, black-and-white, CMYK and YCbCr
-    images are converted; colour profiles are not applied. Of an animation, the first frame is taken. Pillow's limit
-    against decompression bombs stays as it is.
+    8 bits is scaled by `grey`, the range of its data set; colour of 16 bits a channel keeps the upper 8 bits. Palette,
+    greyscale, black-and-white, CMYK and YCbCr images are converted; colour profiles are not applied. Of an animation,
+    the first frame is taken. Pillow's limit against decompression bombs stays as it is.
 
     Damage that the format cannot detect yields wrong pixels, not an error: mostly a flipped byte in a JPEG, or a JPEG
     that was cut and then given an end again (the rest is grey).
@@ -47,13 +46,16 @@ def decode_image(file_or_bytes: ImageSource, where: str) -> np.ndarray:
     Args:
         file_or_bytes: A path, an open binary file or the encoded bytes.
         where: Where the image comes from, for the message.
+        grey: How greyscale of more than 8 bits becomes 8: (low, high), the stored values that become black and white;
+            None: such images are refused, because one image does not tell the scale of the others.
 
     Returns:
         (H, W, 3) uint8, a fresh and writable array.
 
     Raises:
         UnreadableImageError: If the image cannot be read.
-        DataError: If it could not be read this time: memory, open files or the disk gave out.
+        DataError: If it could not be read this time: memory, open files or the disk gave out; or if it is greyscale of
+            more than 8 bits and `grey` is None.
     """
     try:
         with _open(file_or_bytes) as image:
@@ -62,10 +64,34 @@ def decode_image(file_or_bytes: ImageSource, where: str) -> np.ndarray:
             image.load()
             _check_rows(image, file_or_bytes)
             turn = _UPRIGHT_BY.get(orientation(image))
-            shallow = _shallow(image)
+            shallow = _shallow(image, where, grey)
             return _to_rgb(shallow.transpose(turn) if turn is not None else shallow)
+    except DataError:
+        raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise _unreadable(where, error) from error
+        raise _unreadable(where, error, file_or_bytes) from error
+
+
+def read_deep_values(file_or_bytes: ImageSource, where: str, colour: bool = True) -> DeepValues | None:
+    """Look at the values of an image of more than 8 bits a channel; None for others, whose header alone is read.
+
+    Args:
+        file_or_bytes: A path, an open binary file or the encoded bytes.
+        where: Where the image comes from, for the message.
+        colour: Look at colour too.
+
+    Raises:
+        UnreadableImageError, DataError: As `decode_image`.
+    """
+    try:
+        with _open(file_or_bytes) as image:
+            is_grey = _is_deep_grey(image)
+            if not (is_grey or (colour and ";16" in stored_as(image))):
+                return None
+            image.load()
+            return deep_values(_stored(image) if is_grey else np.asarray(image), not is_grey)
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise _unreadable(where, error, file_or_bytes) from error
 
 
 def image_size(file_or_bytes: ImageSource, where: str) -> tuple[int, int]:
@@ -86,7 +112,7 @@ def image_size(file_or_bytes: ImageSource, where: str) -> tuple[int, int]:
             lies_on_its_side = orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
             return (image.width, image.height) if lies_on_its_side else (image.height, image.width)
     except Exception as error:
-        raise _unreadable(where, error) from error
+        raise _unreadable(where, error, file_or_bytes) from error
 
 
 def _open(file_or_bytes: ImageSource) -> Image.Image:
@@ -97,11 +123,11 @@ def _open(file_or_bytes: ImageSource) -> Image.Image:
     return Image.open(file_or_bytes, formats=FORMATS)
 
 
-def _unreadable(where: str, error: Exception) -> DataError:
+def _unreadable(where: str, error: Exception, source: ImageSource) -> DataError:
     """Say what is wrong with an image, and whether it would be the same at the next try."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, UnidentifiedImageError):
-        reason = "not an image, or of a kind that is not read"
+        reason = describe_tiff(source) or "not an image, or of a kind that is not read"
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in _LASTING):
         return DataError(f"{where}: cannot read the image now ({reason})")
     return UnreadableImageError(where, reason)
@@ -173,21 +199,31 @@ def _scale_transparent_colour(image: Image.Image) -> None:
         image.info["transparency"] = tuple(channel >> 8 for channel in colour)
 
 
-def _shallow(image: Image.Image) -> Image.Image:
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _shallow(image: Image.Image, where: str, grey: Grey) -> Image.Image:
     """Bring loaded greyscale of more than 8 bits a pixel to 8; other images stay as they are.
 
     Pillow hands these over as they lie in the file, so what the header of a TIFF says of them is done here.
+
+    Raises:
+        ValueError: The values have no scale.
+        DataError: There is no range to scale by.
     """
     tags: Any = getattr(image, "tag_v2", {})
-    signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
-    if image.mode == "L" and signed:
+    if image.mode == "L" and _is_signed(tags):
         raise ValueError("signed 8-bit pixels, which have no usual scale")
-    if not (image.mode.startswith("I") or image.mode == "F"):
+    if not _is_deep_grey(image):
         return image
-    stored = np.asarray(image)
-    grey = stored.view(np.uint32) if image.mode == "I" and image.format == "TIFF" and not signed else stored
-    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
-    pixels = _to_8_bit(grey << (16 - bits) if bits < 16 else grey)
+    stored = _stored(image)
+    if grey is None:
+        raise DataError(
+            f"{where}: grey of more than 8 bits, and no range of values is known to scale it by; give the values that "
+            f"are black and white: --grey-range LOW HIGH"
+        )
+    pixels = to_8_bit(stored, grey, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
         pixels = 255 - pixels
     if image.mode.startswith("I") and "transparency" in image.info:
@@ -195,8 +231,25 @@ def _shallow(image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def _stored(image: Image.Image) -> np.ndarray:
+    """Give the values of loaded greyscale of more than 8 bits: (H, W)."""
+    values, unsigned = np.asarray(image), not _is_signed(getattr(image, "tag_v2", {}))
+    return values.view(np.uint32) if image.mode == "I" and image.format == "TIFF" and unsigned else values
+
+
+def _is_signed(tags: Any) -> bool:
+    return tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+
+
 _SAMPLE_FORMAT = 339
 """TIFF tag: 1 unsigned, 2 signed, 3 float."""
+
+
+def stored_as(image: Any) -> str:
+    """Return the layout of pixels in the file, where Pillow tells: 'RGB;16B'; else the mode. Call before loading."""
+    arguments = image.tile[0][3] if getattr(image, "tile", None) else None
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else image.mode
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -205,24 +258,3 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         pixels = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", pixels.size, BACKGROUND), pixels)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _to_8_bit(grey: np.ndarray) -> np.ndarray:
-    """Rescale greyscale of more than 8 bits: (H, W) of any number to (H, W) uint8, darkest stays darkest.
-
-    Integers in the 16-bit range keep their upper byte, which undoes either way of widening 8 bits to 16.
-    Fractions are taken to reach from 0 to the smallest of 1, 255 and 65535 that holds them all. Anything else
-    has no scale to go by: its own least value becomes black and its greatest white.
-
-    Raises:
-        ValueError: If a value is not finite.
-    """
-    if not np.isfinite(grey).all():
-        raise ValueError("pixels are not finite")
-    low, high = float(grey.min()), float(grey.max())
-    if grey.dtype.kind != "f" and low >= 0 and high <= 65535:
-        return (grey // 256).astype(np.uint8)
-    if grey.dtype.kind == "f" and low >= 0 and high <= 65535:
-        low, high = 0.0, next(scale for scale in (1.0, 255.0, 65535.0) if high <= scale)
-    span = max(high - low, np.finfo(np.float64).tiny)
-    return np.rint((grey.astype(np.float64) - low) / span * 255).astype(np.uint8)

@@ -18,6 +18,9 @@ FILE_NAME = re.compile(r"(?:(emnist-\w+)-)?(train|t10k|test)-(images|labels)[-.]
 FOLDERS = ("", "raw", "gzip")
 """Where the files may be: in the folder itself, where torchvision puts them, where EMNIST's archive does."""
 
+KINDS = {9: "signed bytes", 11: "16-bit integers", 12: "32-bit integers", 13: "32-bit floats", 14: "64-bit floats"}
+"""What the third byte of an idx file says of its values, where they are not unsigned bytes (8)."""
+
 LARGEST_BYTES = 2**32
 BEST_DEFLATE_RATIO = 1032  # of zlib's format: no stream decompresses to more
 
@@ -125,6 +128,11 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
     """Read the shape from a header: two zero bytes, 8 for unsigned bytes, the number of dimensions, and each."""
+    if len(header) >= 4 and header[:2] == b"\0\0" and header[2] in KINDS and header[3] == dimensions:
+        raise DataError(
+            f"{path}: holds {KINDS[header[2]]}, but idx files of unsigned bytes alone are read; write the images as "
+            f"16-bit PNG or float TIFF in class folders, which --grey-range scales"
+        )
     if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) != 4 + 4 * dimensions:
         raise DataError(
             f"{path}: begins with {header[:4].hex(' ') or 'nothing'}, not with 00 00 08 {dimensions:02x} as an idx "

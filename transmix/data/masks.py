@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from transmix.data.dataset import DataError, ImageData, listing
-from transmix.data.decode import FORMATS
 from transmix.data.folder import FolderImages
+from transmix.data.formats import FORMATS
 from transmix.data.parquet import ParquetImages
 
 BACKGROUND, FOREGROUND, UNSURE = 0, 1, 2

@@ -37,8 +37,8 @@ def read_oxford_pets(root: str | os.PathLike[str]) -> ImageData:
                 f"{root / 'annotations'}: class {label} is {names[label]} and {breed}; fetch the lists again"
             )
     classes = tuple(names[label] for label in sorted(names))
-    splits = [_split(root, rows, sorted(names), classes) for rows in (train, val)]
-    return ImageData(root.resolve().name, classes, *splits)
+    train_split, val_split = (_split(root, rows, sorted(names), classes) for rows in (train, val))
+    return ImageData(root.resolve().name, classes, train_split, val_split)
 
 
 def _read_list(path: Path, present: set[str]) -> list[tuple[str, int]]:

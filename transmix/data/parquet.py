@@ -19,6 +19,7 @@ from transmix.data.dataset import (
     require_every_class,
 )
 from transmix.data.decode import decode_image, image_size
+from transmix.data.grey import Grey
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -32,17 +33,19 @@ class ParquetImages:
         encoded: A pyarrow ChunkedArray of N binary values.
         files: The files they come from, in order.
         first_rows: (len(files),) the index of each file's first image.
+        grey: how greyscale of more than 8 bits is scaled.
     """
 
     encoded: Any
     files: tuple[str, ...]
     first_rows: np.ndarray
+    grey: Grey = None
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return decode_image(self.content(index), where=self.where(index))
+        return decode_image(self.content(index), where=self.where(index), grey=self.grey)
 
     def size(self, index: int) -> tuple[int, int]:
         """Read the (height, width) of an image from its header."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from transmix.data.cifar import holds_cifar, read_cifar
 from transmix.data.cifar_python import holds_cifar_python, read_cifar_python
 from transmix.data.dataset import DataError, ImageData, Split, class_difference, keep_decoded, listing
 from transmix.data.folder import holds_class_folders, read_folder
+from transmix.data.grey import Grey
+from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.idx import holds_idx, read_idx_files
 from transmix.data.oxford_pets import holds_oxford_pets, read_oxford_pets
 from transmix.data.parquet import holds_parquet, read_parquet
@@ -79,13 +82,19 @@ def _is_published(name: str | os.PathLike[str]) -> bool:
     return name in NAMED
 
 
-def load_data(settings: Data, seed: int) -> ImageData:
+def load_data(settings: Data, seed: int, grey: Grey | Literal["find"] = FIND) -> ImageData:
     """Open the data set of a recipe, take as much of it as asked for, and decode what fits into memory.
 
+    Args:
+        settings: of the recipe.
+        seed: of the run.
+        grey: the grey range that the run has kept; "find": as the recipe says, or over the training images.
+
     Raises:
-        DataError: as `open_data` and `choose`.
+        DataError: as `open_data`, `scale_grey` and `choose`.
     """
     data = open_data(settings.data or "", seed=seed, download=settings.download)
+    data = scale_grey(data, settings.grey_range or FIND if grey == FIND else grey)
     limit, bad = int(settings.cache_gb * 1e9), allowed_bad(settings)
     train = data.train if settings.train_images is None else choose(data.train, settings.train_images)
     return replace(data, train=keep_decoded(train, limit, bad), val=keep_decoded(data.val, limit, bad))

@@ -14,8 +14,13 @@ import numpy as np
 from transmix.data.class_names import read_class_names
 from transmix.data.dataset import VALIDATION_NAMES, DataError, ImageData, Split, listing, printable, require_every_class
 from transmix.data.decode import decode_image, image_size
+from transmix.data.formats import SHALLOW, SUFFIXES
+from transmix.data.grey import Grey
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+USUAL_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+"""Which member is a sample's image, where others could be images too."""
+
+IMAGE_SUFFIXES = (*USUAL_SUFFIXES, *sorted(suffix[1:] for suffix in SUFFIXES if suffix[1:] not in USUAL_SUFFIXES))
 LABEL_SUFFIXES = ("cls", "json", "txt")
 """Where a sample's label is looked for, the first that has one first."""
 
@@ -35,18 +40,22 @@ class TarImages:
         shards: (N,) int32, for each image the position of its file in `paths`.
         offsets: (N,) int64, where the image's bytes begin in that file.
         sizes: (N,) int64, how many they are.
+        deep: (N,) bool, whether the image is called as one that can have more than 8 bits a channel.
+        grey: how greyscale of more than 8 bits is scaled.
     """
 
     paths: tuple[str, ...]
     shards: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    deep: np.ndarray
+    grey: Grey = None
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return decode_image(self.encoded(index), where=self.where(index))
+        return decode_image(self.encoded(index), where=self.where(index), grey=self.grey)
 
     def size(self, index: int) -> tuple[int, int]:
         """Read the (height, width) of an image from its header."""
@@ -104,15 +113,16 @@ def read_tar_shards(root: str | os.PathLike[str]) -> ImageData:
     """Read a data set kept as tar shards, such as `imagenet-train-000000.tar` or `train/000000.tar`.
 
     A sample is the neighbouring members that share their name up to the first dot: an image (`.jpg`, `.jpeg`, `.png`,
-    `.webp`) and a label, which is the text of a `.cls`, the entry `label` of a `.json`, or the text of a `.txt`,
-    whichever comes first in this list. A label is a number from 0 on, or a class name. Other members are passed over.
+    `.webp`; where there is none of these, any other kind that the installed Pillow reads) and a label, which is the
+    text of a `.cls`, the entry `label` of a `.json`, or the text of a `.txt`, whichever comes first in this list. A
+    label is a number from 0 on, or a class name. Other members are passed over.
 
     Classes are called as `classnames.txt` or `classes.txt` beside the shards says, a name a line; else by the names
     that are the labels of the training split, sorted; else '0', '1', ... The split to validate on is called `val`,
     `validation` or `test`, the first of these that is there.
 
     Shards are local files that are read by offset, not a stream. Their headers and labels are gone through once, when
-    the data set is opened (about 15,000 samples a second, in every process), and 20 bytes a sample are kept. So
+    the data set is opened (about 15,000 samples a second, in every process), and 21 bytes a sample are kept. So
     samples come in any order, unlike from WebDataset's shuffle buffer: each epoch is a permutation of all, shared out
     over processes and workers, and a run resumes at the very sample. Tar files that are compressed as a whole cannot
     be read so and are refused.
@@ -186,11 +196,12 @@ def _shards_of(root: Path, split: str) -> list[Path]:
 
 
 def _read_samples(shards: list[Path]) -> _Samples:
-    files, offsets, sizes = [], [], []
+    files, offsets, sizes, deep = [], [], [], []
     labels: list[int | str] = []
     for number, path in enumerate(shards):
         before = len(labels)
-        for offset, size, label in _index(path):
+        for offset, size, suffix, label in _index(path):
+            deep.append(f".{suffix}" not in SHALLOW)
             offsets.append(offset)
             sizes.append(size)
             labels.append(label)
@@ -198,11 +209,11 @@ def _read_samples(shards: list[Path]) -> _Samples:
             raise DataError(f"{path}: no samples; remove the file or fetch it again")
         files += [number] * (len(labels) - before)
     arrays = np.array(files, dtype=np.int32), np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)
-    return _Samples(TarImages(tuple(map(str, shards)), *arrays), labels)
+    return _Samples(TarImages(tuple(map(str, shards)), *arrays, np.array(deep, dtype=bool)), labels)
 
 
-def _index(path: Path) -> Iterator[tuple[int, int, int | str]]:
-    """Yield (offset of the image, its size, label) of each sample in a shard."""
+def _index(path: Path) -> Iterator[tuple[int, int, str, int | str]]:
+    """Yield (offset of the image, its size, its suffix, label) of each sample in a shard."""
     try:
         with tarfile.open(path, "r:") as tar:
             for key, members in groupby(_members(tar, path), key=lambda found: found[0]):
@@ -233,15 +244,20 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, tarfi
             raise tarfile.ReadError("no end mark where the last member ends")
 
 
-def _sample(tar: tarfile.TarFile, where: str, members: list[tuple[str, tarfile.TarInfo]]) -> tuple[int, int, int | str]:
+def _sample(
+    tar: tarfile.TarFile, where: str, members: list[tuple[str, tarfile.TarInfo]]
+) -> tuple[int, int, str, int | str]:
     found: dict[str, tarfile.TarInfo] = {}
     for suffix, member in members:
         if suffix in found:
             raise DataError(f"{where}: two members .{suffix}; give each sample a name of its own")
         found[suffix] = member
-    images = [suffix for suffix in IMAGE_SUFFIXES if suffix in found]
+    images = [suffix for suffix in USUAL_SUFFIXES if suffix in found]
+    images = images or [suffix for suffix in IMAGE_SUFFIXES if suffix in found]
     if len(images) != 1:
-        what = f"more than one image ({', '.join(images)})" if images else f"no image (.{', .'.join(IMAGE_SUFFIXES)})"
+        what = f"more than one image ({', '.join(images)})"
+        if not images:
+            what = f"no image that is read (.{', .'.join(USUAL_SUFFIXES)} and others) among .{', .'.join(found)}"
         raise DataError(f"{where}: {what}; image and label must be neighbours, as tar --sort=name puts them")
     label = next((label for suffix in LABEL_SUFFIXES if (label := _label(tar, where, suffix, found)) is not None), None)
     if label is None:
@@ -250,7 +266,7 @@ def _sample(tar: tarfile.TarFile, where: str, members: list[tuple[str, tarfile.T
             "as tar --sort=name puts them"
         )
     image = found[images[0]]
-    return image.offset_data, image.size, label
+    return image.offset_data, image.size, images[0], label
 
 
 def _label(tar: tarfile.TarFile, where: str, suffix: str, found: dict[str, tarfile.TarInfo]) -> int | str | None:

@@ -11,11 +11,14 @@ from tqdm import tqdm
 
 from transmix.data.dataset import DataError, Split
 from transmix.data.folder import FolderImages, read_folder
+from transmix.data.grey import EACH_IMAGE, GreyRange
+from transmix.data.grey_range import with_grey
 from transmix.data.loader import choose_workers
 from transmix.data.parquet import ParquetImages
 from transmix.data.source import LAYOUTS, open_data
 from transmix.data.tar_shards import TarImages
 from transmix.doctor.folders import list_class_folders
+from transmix.doctor.grey import find_grey
 from transmix.doctor.look import Look, look_at_content, look_at_file, look_at_pixels
 from transmix.doctor.report import NOTES, PROBLEMS, Finding, Report
 from transmix.doctor.same import Seen, same_pixels
@@ -24,13 +27,21 @@ FEW = 500
 """With no more images than these, starting processes takes longer than looking."""
 
 
-def examine(data: str | os.PathLike[str], *, workers: int | None = None, progress: bool = True) -> Report:
+def examine(
+    data: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    grey_range: GreyRange | None = None,
+) -> Report:
     """Look at every image of a data set.
 
     Args:
         data: whatever `--data` takes.
         workers: processes; None: what the cores allow.
         progress: show a bar, if errors go to a terminal.
+        grey_range: values that are black and white in grey images of more than 8 bits; None: the least and the greatest
+            of the training images.
 
     Raises:
         DataError: there is no such data set. One that is there and cannot be opened is a finding.
@@ -41,19 +52,23 @@ def examine(data: str | os.PathLike[str], *, workers: int | None = None, progres
         [('train/cat/17.jpg', 'val/cat/3.jpg')]
     """
     splits, classes, findings = _open(data)
+    place = lambda images, index, name: _place(images, index, name, Path(data))  # noqa: E731
+    grey, remarks = find_grey(str(data), splits, grey_range, place)
+    findings += remarks
+    splits = {name: with_grey(split, grey or EACH_IMAGE) for name, split in splits.items()}
     seen: list[Seen] = []
     with tqdm(total=sum(map(len, splits.values())), unit=" images", disable=None if progress else True) as bar:
         for name, split in splits.items():
             for index, look in enumerate(_looks(split, workers)):
                 bar.update()
-                place = _place(split.images, index, name, Path(data))
-                findings += [Finding(kind, (place,), detail) for kind, detail in look.oddities]
+                where = place(split.images, index, name)
+                findings += [Finding(kind, (where,), detail) for kind, detail in look.oddities]
                 if look.pixels is not None:
-                    seen.append(Seen(look.pixels, name, classes[split.labels[index]], place))
+                    seen.append(Seen(look.pixels, name, classes[split.labels[index]], where))
     findings += same_pixels(seen)
     order = [*PROBLEMS, *NOTES]
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.places))
-    return Report(str(data), {name: len(split) for name, split in splits.items()}, len(classes), tuple(findings))
+    return Report(str(data), {name: len(split) for name, split in splits.items()}, len(classes), tuple(findings), grey)
 
 
 def _open(data: str | os.PathLike[str]) -> tuple[dict[str, Split], tuple[str, ...], list[Finding]]:
@@ -83,11 +98,11 @@ class _Looks(Dataset):
     def __getitem__(self, index: int) -> Look:
         match self.images:
             case FolderImages():
-                return look_at_file(self.images.path(index))
+                return look_at_file(self.images.path(index), self.images.grey)
             case ParquetImages():
-                return look_at_content(self.images.content(index))
+                return look_at_content(self.images.content(index), grey=self.images.grey)
             case TarImages():
-                return look_at_content(self.images.encoded(index))
+                return look_at_content(self.images.encoded(index), grey=self.images.grey)
         try:
             return look_at_pixels(self.images[index])
         except DataError as error:

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from transmix.data.dataset import VALIDATION_NAMES, Split, class_difference
-from transmix.data.folder import SUFFIXES, FolderImages
-from transmix.doctor.look import starts_like_an_image
+from transmix.data.folder import FolderImages, in_no_class, is_class_folder
+from transmix.data.formats import PICTURES, looks_like_an_image
+from transmix.data.walk import Refuse, entries_of, is_folder, walk
 from transmix.doctor.report import Finding
+
+LOOP = "a link to a folder that holds it, which is not followed"
 
 
 def list_class_folders(root: Path) -> tuple[dict[str, Split], tuple[str, ...], list[Finding]]:
@@ -20,7 +23,8 @@ def list_class_folders(root: Path) -> tuple[dict[str, Split], tuple[str, ...], l
     """
     names = ["train", *[name for name in VALIDATION_NAMES if (root / name).is_dir()][:1]]
     findings: list[Finding] = []
-    findings += [_passed_over(entry, root) for entry in _entries(root, root, findings) if entry.name not in names]
+    beside = entries_of(root, _unlisted(root, findings))
+    findings += [_passed_over(entry, root) for entry in beside if entry.name not in names]
     listed = {name: _list_split(root, name, findings) for name in names}
     classes = tuple(sorted({name for files in listed.values() for name in files}))
     for split, files in listed.items():
@@ -33,60 +37,55 @@ def list_class_folders(root: Path) -> tuple[dict[str, Split], tuple[str, ...], l
 def _list_split(root: Path, split: str, findings: list[Finding]) -> dict[str, list[str]]:
     """List the images of each class, as paths relative to the split's folder."""
     files: dict[str, list[str]] = {}
-    for entry in _entries(root / split, root, findings):
-        if _is_folder(entry) and not entry.name.startswith("."):
+    for entry in entries_of(root / split, _unlisted(root, findings)):
+        if is_class_folder(entry):
             files[entry.name] = sorted(_list_class(root, root / split, entry.name, findings))
+        elif is_folder(entry) and not entry.name.startswith("."):
+            findings.append(Finding("left-out", (os.path.relpath(entry.path, root),), LOOP))
+        elif in_no_class(entry):
+            findings.append(Finding("left-out", (os.path.relpath(entry.path, root),), "in no class folder"))
         else:
             findings.append(_passed_over(entry, root))
     return files
 
 
 def _list_class(root: Path, folder: Path, name: str, findings: list[Finding]) -> list[str]:
-    images, waiting = [], [folder / name]
-    while waiting:
-        for entry in _entries(waiting.pop(), root, findings):
-            if entry.name.startswith(".") or (_is_folder(entry) and entry.is_symlink()):
-                findings.append(_passed_over(entry, root))
-            elif _is_folder(entry):
-                waiting.append(Path(entry.path))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                images.append(os.path.relpath(entry.path, folder))
-            else:
-                findings.append(_passed_over(entry, root))
+    images = []
+    for entry, kind in walk(folder / name, _unlisted(root, findings)):
+        place = os.path.relpath(entry.path, root)
+        if kind == "image":
+            images.append(os.path.relpath(entry.path, folder))
+        elif kind == "loop":
+            findings.append(Finding("left-out", (place,), LOOP))
+        elif kind == "other" and looks_like_an_image(Path(entry.path)):
+            findings.append(Finding("left-out", (place,), _why_not_read(entry.name)))
+        else:
+            findings.append(_passed_over(entry, root))
     return images
 
 
-def _entries(folder: Path, root: Path, findings: list[Finding]) -> list[os.DirEntry]:
-    """List a folder, sorted by name."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
+def _why_not_read(name: str) -> str:
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in (".heic", ".heif"):
+        return f"{suffix} is read where pillow-heif is installed; install it, or convert the file"
+    return f"{suffix} is not read; convert it" if suffix in PICTURES else "its name does not end as an image's does"
+
+
+def _unlisted(root: Path, findings: list[Finding]) -> Refuse:
+    """Return what takes note of a folder that cannot be listed."""
+
+    def add(folder: Path, error: OSError) -> None:
         findings.append(Finding("left-out", (os.path.relpath(folder, root),), f"cannot be listed: {error.strerror}"))
-        return []
 
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    return add
 
 
 def _passed_over(entry: os.DirEntry, root: Path) -> Finding:
-    """Say what an entry is that training does not read."""
+    """Say what an entry is that is neither an image nor looks like one, or is beside the splits."""
     place = os.path.relpath(entry.path, root)
-    depth = place.count(os.sep)  # 0 beside the splits, 1 beside the classes, else in a class
     if entry.name.startswith("."):
         return Finding("hidden", (place,))
-    if _is_folder(entry):
-        if depth >= 2:
-            return Finding("left-out", (place,), "a link to a folder, which is not followed")
-        return Finding("other-file", (place,), "a folder")
-    if depth >= 1 and starts_like_an_image(Path(entry.path)):
-        reason = "its name does not end as an image's does" if depth >= 2 else "in no class folder"
-        return Finding("left-out", (place,), reason)
-    return Finding("other-file", (place,))
+    return Finding("other-file", (place,), "a folder" if is_folder(entry) else "")
 
 
 def _split(folder: Path, files: dict[str, list[str]], classes: tuple[str, ...]) -> Split:

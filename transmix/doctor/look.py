@@ -12,24 +12,9 @@ import numpy as np
 from PIL import Image
 
 from transmix.data.dataset import DataError
-from transmix.data.decode import FORMATS, decode_image, orientation
-
-SUFFIXES_OF = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "MPO": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "PNG": {".png", ".apng"},
-    "WEBP": {".webp"},
-    "GIF": {".gif"},
-    "BMP": {".bmp"},
-    "TIFF": {".tif", ".tiff"},
-    "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
-    "AVIF": {".avif"},
-    "JPEG2000": {".jp2", ".j2k"},
-    "ICO": {".ico"},
-}
-"""Pillow's names of formats, and how files of each are called."""
-
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5\n", b"P6\n")
+from transmix.data.decode import decode_image, orientation, stored_as
+from transmix.data.formats import FORMAT_OF, FORMATS
+from transmix.data.grey import EACH_IMAGE, Grey
 
 
 class Look(NamedTuple):
@@ -51,40 +36,28 @@ def look_at_pixels(image: np.ndarray) -> Look:
     return Look(digest.digest())
 
 
-def look_at_file(path: Path) -> Look:
-    """Look at an image file, or at what bears the name of one."""
+def look_at_file(path: Path, grey: Grey = EACH_IMAGE) -> Look:
+    """Look at an image file, or at what bears the name of one; `grey` as in `decode_image`."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return Look(None, (("not-a-file", "a folder, pipe, socket or device"),))
         content = path.read_bytes()
     except OSError as error:
         return Look(None, (("not-a-file", error.strerror or str(error)),))
-    return look_at_content(content, path.suffix.lower())
+    return look_at_content(content, path.suffix.lower(), grey)
 
 
-def look_at_content(content: bytes, suffix: str | None = None) -> Look:
-    """Look at an encoded image; `suffix` is what its name ends in, None if it has none."""
+def look_at_content(content: bytes, suffix: str | None = None, grey: Grey = EACH_IMAGE) -> Look:
+    """Look at an encoded image; `suffix` is what its name ends in, None if it has none; `grey` as in `decode_image`."""
     if not content:
         return Look(None, (("empty-file", ""),))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's about large images and odd metadata: they become findings
         try:
-            image = decode_image(content, where="")
+            image = decode_image(content, "", grey)
         except DataError as error:
             return Look(None, (_refusal(content, error),))
         return Look(look_at_pixels(image).pixels, tuple(_oddities(content, suffix)))
-
-
-def starts_like_an_image(path: Path) -> bool:
-    """Tell from its first bytes whether a file is an image of a common kind."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with path.open("rb") as file:
-            start = file.read(32)
-    except OSError:
-        return False
-    return start.startswith(SIGNATURES) or start[4:8] == b"ftyp" or start[4:12] == b"jP  \r\n\x87\n"
 
 
 def _refusal(content: bytes, error: DataError) -> tuple[str, str]:
@@ -110,14 +83,15 @@ def _ends_early(content: bytes) -> bool:
 
 def _oddities(content: bytes, suffix: str | None) -> list[tuple[str, str]]:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        stored = _stored_as(image)
+        stored = stored_as(image)
         limit = Image.MAX_IMAGE_PIXELS or float("inf")
         return [
             oddity
             for oddity, holds in {
                 ("wrong-extension", f"is {image.format}"): suffix is not None
-                and suffix not in SUFFIXES_OF.get(image.format or "", {suffix}),
+                and FORMAT_OF.get(suffix, image.format) != ("JPEG" if image.format == "MPO" else image.format),
                 ("16-bit", f"mode {stored}"): ";16" in stored or ";12" in stored or stored[:1] in ("I", "F"),
+                ("bands", f"{stored}"): image.format == "TIFF" and stored.startswith(("RGBX", "RGBAX")),
                 ("cmyk", ""): image.mode == "CMYK",
                 ("palette", ""): image.mode in ("P", "PA"),
                 ("alpha", ""): image.has_transparency_data,
@@ -135,10 +109,3 @@ def _has_more_frames(image: Any) -> bool:
         return image.format != "MPO" and getattr(image, "is_animated", False)
     except Exception:  # a second frame that is damaged, where the first is sound
         return False
-
-
-def _stored_as(image: Any) -> str:
-    """Return the layout of pixels in the file, where Pillow tells: 'RGB;16B'; else the mode."""
-    arguments = image.tile[0][3] if getattr(image, "tile", None) else None
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else image.mode

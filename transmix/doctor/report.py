@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transmix.data.dataset import printable
+from transmix.data.grey import GreyRange, as_range
 
 PROBLEMS = {
     "refused": "training refuses the data set as a whole",
@@ -25,7 +26,10 @@ PROBLEMS = {
 NOTES = {
     "duplicate": "the same pixels with the same label, in one split",
     "wrong-extension": "content of another kind than the name says; decoded by content",
-    "16-bit": "more than 8 bits a channel; rescaled to 8",
+    "16-bit": "more than 8 bits a channel; grey is rescaled to 8 by the grey range, of colour the upper 8 are taken",
+    "grey-range": "grey values beyond the grey range; clipped to it",
+    "mixed-depth": "grey of more than 8 bits, which is rescaled, beside images that are not",
+    "bands": "TIFF with bands beyond red, green and blue; the first three are taken",
     "cmyk": "printing inks; converted without a colour profile",
     "palette": "colours from a palette; converted",
     "alpha": "transparent pixels; laid over white",
@@ -67,12 +71,14 @@ class Report:
         images: split -> number of images.
         classes: number of classes.
         findings: problems first.
+        grey: the range that becomes black to white in grey images of more than 8 bits; None where there are none.
     """
 
     data: str
     images: dict[str, int]
     classes: int
     findings: tuple[Finding, ...]
+    grey: GreyRange | None = None
 
     @property
     def sound(self) -> bool:
@@ -88,6 +94,8 @@ def as_text(report: Report, limit: int | None = 3) -> str:
     """Return a report to read: counts first, then up to `limit` findings of each kind (None: all)."""
     sizes = ", ".join(f"{count} images in {split}" for split, count in report.images.items()) or "not opened"
     lines = [f"{printable(report.data)}: {sizes}; {report.classes} classes"]
+    if report.grey is not None:
+        lines.append(f"grey range {as_range(report.grey)}: becomes black to white in grey images of more than 8 bits")
     for title, kinds in (("problems", PROBLEMS), ("notes", NOTES)):
         found = [kind for kind in kinds if report.of(kind)]
         lines += [f"\n{title}: {'' if found else 'none'}".rstrip()]
@@ -114,6 +122,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "data": report.data,
         "images": report.images,
         "classes": report.classes,
+        "grey_range": report.grey,
         "sound": report.sound,
         "problems": {kind: counts[kind] for kind in PROBLEMS if counts[kind]},
         "notes": {kind: counts[kind] for kind in NOTES if counts[kind]},

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from transmix.data.bad import BadImages
 from transmix.data.dataset import Split
+from transmix.data.grey import Grey
+from transmix.data.grey_range import with_grey
 from transmix.data.loader import choose_threads, choose_workers, evaluation_batches
 from transmix.data.subset import _Chosen
 from transmix.distributed import World
@@ -32,6 +34,7 @@ class OpenedModel:
         workers: processes that load images; None: what the cores allow.
         amp_dtype: for autocast; None for none.
         bad: which images cannot be read, and how many may be; None: none.
+        grey: how greyscale of more than 8 bits is scaled; None: as each data set says itself.
     """
 
     name: str
@@ -44,6 +47,7 @@ class OpenedModel:
     workers: int | None = None
     amp_dtype: torch.dtype | None = None
     bad: BadImages | None = None
+    grey: Grey = None
 
     @property
     def device(self) -> torch.device:
@@ -53,6 +57,7 @@ class OpenedModel:
     def loaded(self, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Yield this process's share of a split as `evaluation_batches` does: (images uint8, labels, valid)."""
         world, pin = self.world, self.device.type == "cuda"
+        split = split if self.grey is None else with_grey(split, self.grey)
         in_memory = isinstance(split.images, np.ndarray | list)
         workers = choose_workers(self.workers, in_memory, world.local)
         if self.device.type == "cpu":

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,12 +13,14 @@ from transmix import distributed
 from transmix.data.augment import EvaluationCrop
 from transmix.data.bad import BadImages
 from transmix.data.dataset import ImageData
+from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
+from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.source import check_same_classes, open_data, relabel_to
 from transmix.evaluation.evaluate import evaluate
 from transmix.evaluation.opened import OpenedModel
 from transmix.models.build import AMP, build_model, head_size, normaliser, published_classes
 from transmix.recipes import RecipeError, load_recipe
-from transmix.recipes.settings import Model
+from transmix.recipes.settings import Model, check_grey_range
 from transmix.runs.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
 from transmix.runs.folder import RunError, read_best_step
 
@@ -36,6 +38,7 @@ class Subject:
         data: labels are positions in `classes`.
         crop: (H, W, 3) uint8 array -> (3, S, S) uint8 tensor.
         mean_std: of the model's input, per colour channel.
+        grey: how the model's training scaled greyscale of more than 8 bits; "find": not known.
     """
 
     models: dict[str, nn.Module]
@@ -43,10 +46,16 @@ class Subject:
     data: ImageData
     crop: Callable
     mean_std: tuple[tuple[float, ...], tuple[float, ...]]
+    grey: Grey | Literal["find"] = FIND
 
 
 def open_subject(
-    target: str, *, checkpoint: str = "last", model: str | None = None, data: str | None = None
+    target: str,
+    *,
+    checkpoint: str = "last",
+    model: str | None = None,
+    data: str | None = None,
+    grey_range: GreyRange | None = None,
 ) -> Subject:
     """Open what is to be evaluated.
 
@@ -55,10 +64,18 @@ def open_subject(
         checkpoint: "last" or "best", of a run.
         model: timm name of the model in a .safetensors file that does not say so itself.
         data: data set; None: a run's own.
+        grey_range: values that are black and white in grey images of more than 8 bits; None: those that the run or the
+            weights file has kept, for others those of the training images in the data set.
 
     Raises:
         RunError, RecipeError, DataError, CheckpointError: what is missing or does not fit.
     """
+    check_grey_range(grey_range)
+    subject = _open(target, checkpoint, model, data)
+    return replace(subject, data=scale_grey(subject.data, grey_range or subject.grey))
+
+
+def _open(target: str, checkpoint: str, model: str | None, data: str | None) -> Subject:
     if Path(target).is_dir():
         return _run(Path(target), checkpoint, data)
     if data is None:
@@ -100,7 +117,7 @@ def open_models(
         model = model.to(world.device).eval()
         ready: Any = torch.compile(model) if compile else model
         about = (subject.classes, subject.crop, subject.mean_std)
-        opened.append(OpenedModel(name, ready, *about, world, batch_size, workers, AMP[amp], bad))
+        opened.append(OpenedModel(name, ready, *about, world, batch_size, workers, AMP[amp], bad, subject.data.grey))
     return opened
 
 
@@ -175,7 +192,8 @@ def _from_file(path: Path, data: ImageData, model_name: str | None = None) -> Su
         raise RecipeError(f"{path} does not fit {about['model']}: {' '.join(str(error).split())[:300]}") from error
     data = replace(data, classes=classes, val=relabel_to(classes, data.val, data.classes))
     crop = EvaluationCrop(about["image_size"], about["eval_crop"])
-    return Subject({"model": model}, classes, data, crop, (tuple(about["mean"]), tuple(about["std"])))
+    mean_std, grey = (tuple(about["mean"]), tuple(about["std"])), as_grey(about.get("grey_range", EACH_IMAGE))
+    return Subject({"model": model}, classes, data, crop, mean_std, grey)
 
 
 def _published(name: str, data: ImageData, weights: Path | None = None) -> Subject:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transmix import __version__
 from transmix.export import snippets
@@ -27,6 +28,7 @@ def card(trained: Trained, formats: Sequence[str]) -> str:
         f"RGB images, upright: the shorter side resized to {about['resize']} pixels ({about['interpolation']}), the "
         f"centre of {about['image_size']} x {about['image_size']} pixels cut out, then `(x / 255 - mean) / std` with "
         f"mean {about['mean']} and std {about['std']}. This is what the scores were measured with.",
+        *_grey(about),
         "## Use",
         "In this folder, for an image.jpg of yours:",
         *(f"{title}\n\n```python\n{code}\n```" for title, code in _snippets(trained, formats)),
@@ -82,6 +84,16 @@ def _classes(trained: Trained, formats: Sequence[str]) -> str:
     return "In the order of the logits: " + ", ".join(f"`{name}`" for name in trained.classes) + f" ({where})."
 
 
+def _grey(about: dict[str, Any]) -> list[str]:
+    if "grey_range" not in about:
+        return []
+    low, high = about["grey_range"]
+    return [
+        f"Grey images of more than 8 bits come first to 8 bits: `round(255 * clip((v - {low}) / ({high} - {low}), 0, "
+        f"1))`, for every image alike: {low} is black and {high} white (`grey_range`)."
+    ]
+
+
 def _snippets(trained: Trained, formats: Sequence[str]) -> list[tuple[str, str]]:
     found = []
     if {"timm", "huggingface"} & set(formats):
@@ -91,4 +103,5 @@ def _snippets(trained: Trained, formats: Sequence[str]) -> list[tuple[str, str]]
         found += [("Hugging Face Transformers:", snippets.HUGGINGFACE)]
     if "onnx" in formats:
         found += [("onnxruntime:", snippets.ONNX)]
-    return found
+    grey = preprocessing(trained).get("grey_range")
+    return [(title, snippets.with_grey_range(code, grey) if grey else code) for title, code in found]

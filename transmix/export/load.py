@@ -20,7 +20,8 @@ def load_export(folder: str | os.PathLike[str]) -> nn.Module:
 
     Returns:
         The model on the CPU, in evaluation mode: normalised images (B, 3, S, S) to logits (B, K). As on any timm model,
-        its `pretrained_cfg` says how to make the input; there "label_names" are the K classes.
+        its `pretrained_cfg` says how to make the input; there "label_names" are the K classes, and "grey_range", if the
+        run had one, the values that are black and white in grey images of more than 8 bits.
 
     Raises:
         ExportError: files that are missing, cannot be read, or do not fit each other.
@@ -49,5 +50,6 @@ def load_export(folder: str | os.PathLike[str]) -> nn.Module:
         raise ExportError(
             f"the weights in {folder} do not fit its {path.name}: {' '.join(str(error).split())[:300]}"
         ) from error
-    model.pretrained_cfg = about | {"architecture": architecture, "label_names": labels}
+    kept = {"grey_range": config["grey_range"]} if "grey_range" in config else {}
+    model.pretrained_cfg = about | {"architecture": architecture, "label_names": labels} | kept
     return model.eval()

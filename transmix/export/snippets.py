@@ -1,5 +1,9 @@
 """How to load an exported model, as code for its README; each prints the class of image.jpg and its probability."""
 
+from collections.abc import Sequence
+
+OPEN = 'Image.open("image.jpg").convert("RGB")'
+
 TIMM = """import timm
 import torch
 from PIL import Image
@@ -56,3 +60,24 @@ pixels = (np.asarray(image, np.float32) / 255 - np.float32(mean)) / np.float32(s
 probabilities = np.exp(logits[0] - logits[0].max())
 probabilities /= probabilities.sum()
 print(classes[int(probabilities.argmax())], float(probabilities.max()))"""
+
+
+READ = """import numpy as np
+from PIL import Image
+
+
+def read(path):
+    image = Image.open(path)
+    if image.mode.startswith("I") or image.mode == "F":  # grey of more than 8 bits
+        low, high = LOW_HIGH  # what is black and white
+        share = (np.asarray(image, np.float64) - low) / (high - low)
+        image = Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8))
+    return image.convert("RGB")
+
+
+"""
+
+
+def with_grey_range(code: str, grey: Sequence[float]) -> str:
+    """Return a program that scales grey images of more than 8 bits by a range (low, high) when it opens one."""
+    return READ.replace("LOW_HIGH", f"{grey[0]}, {grey[1]}") + code.replace(OPEN, 'read("image.jpg")')

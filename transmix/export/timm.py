@@ -62,6 +62,8 @@ def timm_config(trained: Trained) -> dict[str, Any]:
             **{name: value for name, value in known.items() if value is not None},
         },
     }
+    if "grey_range" in image:
+        config["grey_range"] = image["grey_range"]
     if not isinstance(config["global_pool"], str):
         del config["global_pool"]
     if trained.class_attention:

@@ -7,11 +7,12 @@ from typing import Any
 from torch import nn
 
 from transmix.data.augment import EvaluationCrop
+from transmix.data.grey import Grey
 from transmix.export.error import ExportError
 from transmix.models.build import build_model
 from transmix.recipes import Recipe, load_recipe
 from transmix.runs.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
-from transmix.runs.folder import RunError, read_best_step, read_classes
+from transmix.runs.folder import RunError, read_best_step, read_classes, read_grey_range
 from transmix.runs.log import read_rows
 
 
@@ -27,6 +28,7 @@ class Trained:
         weights: "model", or "ema" for their running average.
         step: the optimizer step that the weights are of.
         scores: of these weights on the validation split, as the run logged them; empty if that step was not evaluated.
+        grey: how the run scales greyscale of more than 8 bits.
     """
 
     recipe: Recipe
@@ -36,6 +38,7 @@ class Trained:
     weights: str
     step: int
     scores: dict[str, Any]
+    grey: Grey = None
 
     @property
     def class_attention(self) -> bool:
@@ -79,6 +82,7 @@ def open_trained(run: Path, checkpoint: str = "last", weights: str = "auto") -> 
         weights,
         step,
         _scores(run, step, "ema_" if weights == "ema" else ""),
+        read_grey_range(run),
     )
 
 
@@ -86,10 +90,12 @@ def preprocessing(trained: Trained) -> dict[str, Any]:
     """Return how the run's evaluation makes the model's input of an image.
 
     The shorter side is resized to `resize` pixels, bicubic; the centre of `image_size` pixels a side is cut out, a
-    fraction `crop_pct` of the resized side; channels are RGB, (x / 255 - mean) / std.
+    fraction `crop_pct` of the resized side; channels are RGB, (x / 255 - mean) / std. Where the run has a grey range,
+    `grey_range` is what becomes black and white in grey images of more than 8 bits.
     """
     size, augmentation = trained.recipe.data.image_size, trained.recipe.augmentation
-    return {
+    grey = {"grey_range": list(trained.grey)} if isinstance(trained.grey, tuple) else {}
+    return grey | {
         "image_size": size,
         "resize": EvaluationCrop(size, augmentation.eval_crop).resized,
         "crop_pct": augmentation.eval_crop,

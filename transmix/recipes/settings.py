@@ -37,6 +37,9 @@ class Data:
     download: str | None = None
     """A folder to fetch the published data set that `data` names into, once, and to read it from: cifar10, cifar100,
     mnist, fashion-mnist, emnist-balanced (-letters, -digits, -byclass, -bymerge, -mnist), oxford-pets."""
+    grey_range: tuple[float, float] | None = None
+    """The values that become black and white in grey images of more than 8 bits (16-bit PNG, float TIFF); None: the
+    least and the greatest of all training images. The run keeps it, and evaluation, export and app use the same."""
     on_bad_image: Literal["error", "skip"] = "error"
     """'skip': go on without images that cannot be read. In training another one stands in, which follows from seed,
     epoch and index; in evaluation they do not count. RUN/bad_images.txt lists them."""
@@ -248,6 +251,7 @@ def check_recipe(recipe: Recipe) -> None:
             "on_device augments whole batches, which rand_augment cannot; give --rand-augment None, or leave "
             "--on-device out"
         )
+    check_grey_range(data.grey_range)
     if data.max_bad_images < 0:
         raise RecipeError(f"max_bad_images must be at least 0, not {data.max_bad_images}")
     if optimization.warmup_epochs > optimization.epochs:
@@ -290,6 +294,16 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(f"bce_threshold needs --loss bce, but the loss is {mixing.loss}")
     if mixing.mix == "transmix":
         _check_transmix_does_something(mixing)
+
+
+def check_grey_range(grey: tuple[float, float] | None) -> None:
+    """Refuse a grey range that is none.
+
+    Raises:
+        RecipeError: black is not below white, or one is not finite.
+    """
+    if grey is not None and not -float("inf") < grey[0] < grey[1] < float("inf"):
+        raise RecipeError(f"grey_range needs two numbers, black below white, not {grey[0]:g} {grey[1]:g}")
 
 
 def _check_transmix_does_something(mixing: Mixing) -> None:

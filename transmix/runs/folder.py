@@ -2,6 +2,7 @@
 
     recipe.yaml            every setting, resolved
     classes.json           the class list; every other data set is matched to it by name
+    grey_range.json        which values of grey images of more than 8 bits became black and white; null: there were none
     environment.json       versions, machine, command
     metrics.jsonl, .csv    the log
     first_boxes.png        the first batch with boxes: labels by area, by attention, and the attention
@@ -25,6 +26,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from transmix.data.grey import EACH_IMAGE, Grey, as_grey
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe
 from transmix.runs.checkpoint import newest_checkpoint, read_state
@@ -128,7 +130,7 @@ def is_finished(folder: Path, max_steps: int | None, changed: Collection[str] = 
     return (ended and "epochs" not in changed) or (max_steps is not None and step >= max_steps)
 
 
-def write_start(folder: Path, recipe: Recipe, classes: tuple[str, ...], world: World) -> None:
+def write_start(folder: Path, recipe: Recipe, classes: tuple[str, ...], world: World, grey: Grey = None) -> None:
     """Write what is known before the first step, or the first after a resume.
 
     Raises:
@@ -140,6 +142,7 @@ def write_start(folder: Path, recipe: Recipe, classes: tuple[str, ...], world: W
         (folder / "summary.json").unlink(missing_ok=True)
         replace_file(folder / "recipe.yaml", dump_recipe(recipe).encode())
         replace_file(folder / "classes.json", json.dumps(list(classes), indent=1, ensure_ascii=False).encode())
+        replace_file(folder / "grey_range.json", json.dumps(grey).encode())
         replace_file(folder / "environment.json", json.dumps(environment(world), indent=1).encode())
 
 
@@ -153,6 +156,20 @@ def read_classes(folder: Path) -> tuple[str, ...]:
         return tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is not the folder of a run: {error}") from error
+
+
+def read_grey_range(folder: Path) -> Grey:
+    """Return how a run scales greyscale of more than 8 bits; a run of before ranges were kept: each image by itself.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    path = folder / "grey_range.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else EACH_IMAGE
+        return as_grey(found)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} does not hold a grey range: {error}") from error
 
 
 def read_best_step(folder: Path) -> int:

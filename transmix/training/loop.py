@@ -15,6 +15,7 @@ from torch import Tensor
 from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
 from transmix.data.bad import bad_images
+from transmix.data.grey_range import FIND
 from transmix.data.keyed import key
 from transmix.data.source import load_data
 from transmix.distributed import World
@@ -101,7 +102,8 @@ class TrainingRun:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         self.bad = bad_images(recipe.data, folder)
-        self.data = load_data(recipe.data, recipe.run.seed)
+        grey = FIND if checkpoint is None else run_folder.read_grey_range(folder)
+        self.data = load_data(recipe.data, recipe.run.seed, grey)
         if checkpoint is not None and run_folder.read_classes(folder) != self.data.classes:
             raise run_folder.RunError(
                 f"{self.data.name} has other classes than the run in {folder}; resume on its data"
@@ -124,7 +126,7 @@ class TrainingRun:
         if checkpoint is not None:
             restore(self, load_checkpoint(checkpoint))
         if world.leads:
-            run_folder.write_start(folder, recipe, self.data.classes, world)
+            run_folder.write_start(folder, recipe, self.data.classes, world, self.data.grey)
             self.log = RunLog(folder, self.step_number, recipe.run.tensorboard, self.log_rows)
         distributed.wait_for_all(world)
 
@@ -169,7 +171,8 @@ class TrainingRun:
         epochs = optimization.epochs + optimization.cooldown_epochs
         last_step = min(self.total_steps, run.max_steps or self.total_steps)
         self.progress = Progress(last_step, self.step_number, epochs, optimization.batch_size, not self.world.leads)
-        self.progress.say(self._introduction())
+        for line in (self._introduction(), *self.data.notes):
+            self.progress.say(line)
         if self.reads and self.step_number % self.order.steps_per_epoch == 0:  # stopped while it was evaluated
             self._end_epoch(self.step_number // self.order.steps_per_epoch - 1, None, self.step_number == last_step)
         while self.step_number < last_step:

@@ -21,7 +21,7 @@ from transmix.data.source import load_data
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe, load_recipe
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
-from transmix.runs.folder import RunError
+from transmix.runs.folder import RunError, read_grey_range
 from transmix.training.optimizer import build_optimizer
 from transmix.training.step import TrainingStep
 
@@ -38,7 +38,7 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
         raise RunError(f"{folder} holds no step to replay (nonfinite/). {' '.join(problems)}")
     recipe, dump = load_recipe(str(folder / "recipe.yaml")), load_checkpoint(found)
     state, world = dump.state, distributed.start(device)
-    data = load_data(recipe.data, recipe.run.seed)
+    data = load_data(recipe.data, recipe.run.seed, read_grey_range(folder))
     model = build_model(recipe.model, len(data.classes), recipe.data.image_size)
     model.load_state_dict(dump.tensors["model"])
     model.to(world.device)

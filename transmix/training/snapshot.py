@@ -125,7 +125,10 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """
     before, now = checkpoint.state.get("training_images"), len(run.data.train)
     if before != now:
-        raise RunError(f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}")
+        raise RunError(
+            f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}; put it back as it "
+            f"was (images called .jfif, .jp2, ... and linked folders were once passed over; they count now)"
+        )
     try:
         _load(run.bare, checkpoint.tensors["model"])
         if run.average is not None:
@@ -163,5 +166,6 @@ def weights_metadata(run: TrainingRun) -> dict[str, str]:
         "eval_crop": augmentation.eval_crop,
         "mean": augmentation.mean,
         "std": augmentation.std,
+        "grey_range": run.data.grey,
     }
     return {"transmix": json.dumps(about, ensure_ascii=False)}

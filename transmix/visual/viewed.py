@@ -15,12 +15,14 @@ from transmix.attention import AttentionError
 from transmix.data.augment import EvaluationCrop, to_tensor
 from transmix.data.dataset import Split
 from transmix.data.decode import decode_image
+from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
+from transmix.data.grey_range import with_grey
 from transmix.data.source import check_same_classes, open_data, relabel_to
 from transmix.evaluation.subject import open_subject
 from transmix.export.trained import open_trained
 from transmix.models.build import build_model, check_patches, head_size, published_classes
 from transmix.recipes import RecipeError
-from transmix.recipes.settings import Mixing, Model
+from transmix.recipes.settings import Mixing, Model, check_grey_range
 from transmix.runs.checkpoint import read_tensors
 from transmix.runs.folder import RunError
 
@@ -36,6 +38,7 @@ class Viewed:
         open_validation: Opens (class names, validation split), when it is needed.
         mixing: How the run mixed; for other models the paper's way.
         weights: "ema" if they are a running average, else "model".
+        grey: How greyscale of more than 8 bits is scaled; None: not known, such images are refused.
     """
 
     model: nn.Module
@@ -44,6 +47,7 @@ class Viewed:
     open_validation: Callable[[], tuple[tuple[str, ...], Split]]
     mixing: Mixing
     weights: str = "model"
+    grey: Grey = None
 
 
 def open_viewed(
@@ -54,6 +58,7 @@ def open_viewed(
     checkpoint: str = "last",
     weights: str = "auto",
     size: tuple[int, int] | None = None,
+    grey_range: GreyRange | None = None,
 ) -> Viewed:
     """Open what figures are to be made of.
 
@@ -64,31 +69,36 @@ def open_viewed(
         checkpoint: "last" or "best", of a run.
         weights: Of a run: "model"; "ema", their running average; "auto", the average where the run kept one.
         size: (H, W) of the images that the model is to see; None: its own.
+        grey_range: Values that are black and white in grey images of more than 8 bits; None: those that the run or the
+            weights file has kept.
 
     Raises:
         RunError, RecipeError, DataError, CheckpointError, ExportError: What is missing or does not fit.
     """
+    check_grey_range(grey_range)
     if Path(target).is_dir():
-        viewed = _of_run(Path(target), data, checkpoint, weights)
+        viewed = _of_run(Path(target), data, checkpoint, weights, grey_range)
     elif "/" in target and not target.endswith(".safetensors"):
         raise RunError(f"{target}: no such run folder")
     elif data is not None:
-        subject = open_subject(target, model=model, data=data)
+        subject = open_subject(target, model=model, data=data, grey_range=grey_range)
         validation = subject.classes, subject.data.val
         viewed = Viewed(subject.models["model"], subject.crop, subject.mean_std, lambda: validation, Mixing())
+        viewed = replace(viewed, grey=subject.data.grey)
     else:
         viewed = _without_data(target, model)
+        viewed = viewed if grey_range is None else replace(viewed, grey=grey_range)
     viewed.model.eval()
     return viewed if size is None else _resized(viewed, size)
 
 
-def read_images(paths: Sequence[Path], crop: Callable[[np.ndarray], Tensor]) -> Tensor:
-    """Decode image files and crop them as the model takes them: (B, 3, H, W) uint8.
+def read_images(paths: Sequence[Path], crop: Callable[[np.ndarray], Tensor], grey: Grey = None) -> Tensor:
+    """Decode image files, `grey` as in `decode_image`, and crop them as the model takes them: (B, 3, H, W) uint8.
 
     Raises:
         UnreadableImageError, DataError: One that cannot be read.
     """
-    return torch.stack([crop(decode_image(path, str(path))) for path in paths])
+    return torch.stack([crop(decode_image(path, str(path), grey)) for path in paths])
 
 
 def validation_image(split: Split, crop: Callable[[np.ndarray], Tensor]) -> Callable[[int], Tensor]:
@@ -117,21 +127,20 @@ class Cover:
         return to_tensor(resized[top : top + height, left : left + width])
 
 
-def _of_run(folder: Path, data_name: str | None, checkpoint: str, weights: str) -> Viewed:
+def _of_run(folder: Path, data_name: str | None, checkpoint: str, weights: str, grey_range: GreyRange | None) -> Viewed:
     trained = open_trained(folder, checkpoint, weights)
-    recipe, classes = trained.recipe, trained.classes
+    recipe, classes, grey = trained.recipe, trained.classes, grey_range or trained.grey
 
     def open_validation() -> tuple[tuple[str, ...], Split]:
         download = None if data_name else recipe.data.download
         data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download)
         check_same_classes(classes, data)
-        return classes, relabel_to(classes, data.val, data.classes)
+        return classes, with_grey(relabel_to(classes, data.val, data.classes), grey)
 
     augmentation = recipe.augmentation
     crop = EvaluationCrop(recipe.data.image_size, augmentation.eval_crop)
-    return Viewed(
-        trained.model, crop, (augmentation.mean, augmentation.std), open_validation, recipe.mixing, trained.weights
-    )
+    mean_std = augmentation.mean, augmentation.std
+    return Viewed(trained.model, crop, mean_std, open_validation, recipe.mixing, trained.weights, grey)
 
 
 def _without_data(target: str, model_name: str | None) -> Viewed:
@@ -154,7 +163,8 @@ def _without_data(target: str, model_name: str | None) -> Viewed:
                 reason = " ".join(str(error).split())[:300]
                 raise RecipeError(f"{target} does not fit {about['model']}: {reason}") from error
             crop = EvaluationCrop(about["image_size"], about["eval_crop"])
-            return Viewed(model, crop, (tuple(about["mean"]), tuple(about["std"])), open_validation, Mixing())
+            mean_std, grey = (tuple(about["mean"]), tuple(about["std"])), as_grey(about.get("grey_range", EACH_IMAGE))
+            return Viewed(model, crop, mean_std, open_validation, Mixing(), grey=grey)
         if model_name is None:
             raise RecipeError(f"{target} does not say which model it holds; name it: --model vit_small_patch16_224")
         model = build_model(Model(model_name, init=target), head_size(tensors) or 0, None)

@@ -1,0 +1,103 @@
+"""Greyscale of more than 8 bits: how its values become 8 bits, and what there is to say of them."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+GreyRange = tuple[float, float]
+"""The stored values that become black and white."""
+
+EACH_IMAGE: Literal["each image"] = "each image"
+"""Each image on a scale of its own: what runs did before they kept a range."""
+
+Grey = GreyRange | Literal["each image"] | None
+"""How greyscale of more than 8 bits is scaled; None: not known, such images are refused."""
+
+SAMPLED = 2**16
+"""So many pixels of an image tell the usual values."""
+
+
+def as_grey(found: Any) -> Grey:
+    """Return what JSON says of a scale.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if found is None or found == EACH_IMAGE:
+        return found
+    if isinstance(found, list | tuple) and len(found) == 2 and all(isinstance(one, int | float) for one in found):
+        return float(found[0]), float(found[1])
+    raise ValueError(f"expected two numbers, null or {EACH_IMAGE!r}, not {found!r}")
+
+
+def as_range(grey: GreyRange) -> str:
+    """Write a range: '900 to 1399'."""
+    return f"{grey[0]:.6g} to {grey[1]:.6g}"
+
+
+class DeepValues(NamedTuple):
+    """The values of an image of more than 8 bits a channel.
+
+    Attributes:
+        colour: Whether it is colour, whose upper 8 bits these are; else they are as stored.
+        low: The least value.
+        high: The greatest.
+        usual: Its 1st and 99th percentile.
+    """
+
+    colour: bool
+    low: float
+    high: float
+    usual: tuple[float, float]
+
+
+def deep_values(stored: np.ndarray, colour: bool) -> DeepValues:
+    """Look at the values of an image, (H, W) or (H, W, C) of any number.
+
+    Raises:
+        ValueError: If one is not finite.
+    """
+    if not np.isfinite(stored).all():
+        raise ValueError("pixels are not finite")
+    some = stored.reshape(-1)[:: max(1, stored.size // SAMPLED)]
+    usual = np.percentile(some, [1, 99])
+    return DeepValues(colour, float(stored.min()), float(stored.max()), (float(usual[0]), float(usual[1])))
+
+
+def to_8_bit(stored: np.ndarray, grey: GreyRange | Literal["each image"], bits: int = 16) -> np.ndarray:
+    """Rescale greyscale of more than 8 bits: (H, W) of any number to (H, W) uint8.
+
+    With a range (low, high): round(255 * (x - low) / (high - low)), clipped to 0..255.
+
+    Args:
+        stored: The values as they lie in the file.
+        grey: The range, or "each image".
+        bits: How many a value has; used for "each image" alone.
+
+    Raises:
+        ValueError: If a value is not finite.
+    """
+    if not np.isfinite(stored).all():
+        raise ValueError("pixels are not finite")
+    if grey == EACH_IMAGE:
+        return _by_itself(stored << (16 - bits) if bits < 16 else stored)
+    return _between(stored, float(grey[0]), float(grey[1]))
+
+
+def _between(stored: np.ndarray, low: float, high: float) -> np.ndarray:
+    span = max(high - low, np.finfo(np.float64).tiny)
+    return np.rint(np.clip((stored.astype(np.float64) - low) / span, 0, 1) * 255).astype(np.uint8)
+
+
+def _by_itself(stored: np.ndarray) -> np.ndarray:
+    """Scale an image without regard to others.
+
+    Integers in the 16-bit range keep their upper byte. Fractions are taken to reach from 0 to the smallest of 1, 255
+    and 65535 that holds them all. Anything else: its own least value becomes black and its greatest white.
+    """
+    low, high = float(stored.min()), float(stored.max())
+    if stored.dtype.kind != "f" and low >= 0 and high <= 65535:
+        return (stored // 256).astype(np.uint8)
+    if stored.dtype.kind == "f" and low >= 0 and high <= 65535:
+        low, high = 0.0, next(scale for scale in (1.0, 255.0, 65535.0) if high <= scale)
+    return _between(stored, low, high)

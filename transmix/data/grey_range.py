@@ -1,0 +1,219 @@
+"""One grey scale for a data set: found over its training images or given, and the same for all images."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from transmix.data.dataset import DataError, ImageData, Split
+from transmix.data.decode import read_deep_values
+from transmix.data.folder import FolderImages
+from transmix.data.formats import SHALLOW
+from transmix.data.grey import EACH_IMAGE, DeepValues, Grey, GreyRange, as_range
+from transmix.data.parquet import ParquetImages
+from transmix.data.tar_shards import TarImages
+
+FIND: Literal["find"] = "find"
+"""Find the range over the training images."""
+
+FEWEST_LEVELS = 8
+"""Of the 256 grey levels; a range that leaves the usual values fewer is refused."""
+
+FEWEST_COLOUR_LEVELS = 32
+"""Likewise of colour, whose upper 8 bits are taken: values of 13 bits and less."""
+
+SAMPLED = 100
+"""So many training images are looked at where the range is given."""
+
+PIECE = 1024
+"""So many images wait to be looked at."""
+
+Encoded = (FolderImages, ParquetImages, TarImages)
+
+
+def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
+    """Give all images of a data set one scale for greyscale of more than 8 bits, and say in its notes which.
+
+    Args:
+        data: its images not decoded yet; a data set of arrays comes back as it is.
+        grey: (low, high); "find": the least and the greatest value of the training images; "each image": as runs did
+            that kept no range; None: there is no range, and greyscale of more than 8 bits is refused.
+
+    Raises:
+        DataError: a range that leaves few grey levels, or none for images that need one.
+    """
+    if grey == EACH_IMAGE or not isinstance(data.train.images, Encoded):
+        return _scaled(data, grey if grey != FIND else None, ())
+    notes: list[str] = []
+    if grey == FIND:
+        train = deep_values_of(data.train)
+        grey = range_of(train.values(), str(data.name))
+        notes += _found_notes(train, len(data.train), grey)
+    elif grey is not None:
+        check_levels(deep_values_of(data.train, SAMPLED, colour=False).values(), grey, data.name)
+    notes += leaving_notes(data.val, grey, data.name)
+    return _scaled(data, grey, notes)
+
+
+def with_grey(split: Split, grey: Grey) -> Split:
+    """Return a split whose images scale greyscale of more than 8 bits so; one of arrays comes back as it is."""
+    images: Any = split.images
+    return replace(split, images=replace(images, grey=grey)) if isinstance(images, Encoded) else split
+
+
+def leaving_notes(split: Split, grey: Grey, name: str) -> list[str]:
+    """Say how many images of a split to evaluate on leave a range.
+
+    Raises:
+        DataError: there is no range, but greyscale of more than 8 bits.
+    """
+    if grey == EACH_IMAGE:
+        return []
+    found = deep_values_of(split, colour=False)
+    if grey is None and found:
+        raise DataError(
+            f"{name}: {len(found)} of {len(split)} images to evaluate on are grey of more than 8 bits, the first is "
+            f"{place_of(split.images, min(found))}, and no range of values is known to scale them by; give the values "
+            f"that are black and white: --grey-range LOW HIGH"
+        )
+    leaving = [one for one in found.values() if grey is not None and not (grey[0] <= one.low and one.high <= grey[1])]
+    if not leaving or grey is None:
+        return []
+    low, high = min(one.low for one in leaving), max(one.high for one in leaving)
+    return [
+        f"{len(leaving)} of {len(split)} images to evaluate on leave the grey range {as_range(grey)}: their values "
+        f"{as_range((low, high))} are clipped to it"
+    ]
+
+
+def deep_values_of(split: Split, at_most: int | None = None, colour: bool = True) -> dict[int, DeepValues]:
+    """Look at the images of more than 8 bits a channel: position -> values. Images that cannot be read are left out.
+
+    Args:
+        split: encoded images; others have none.
+        at_most: look at so many images, evenly spaced; None: at all.
+        colour: look at colour too, as far as it takes to know that it has values enough.
+    """
+    images: Any = split.images
+    positions = _can_be_deep(images)
+    if at_most is not None and len(positions) > at_most:
+        positions = positions[np.linspace(0, len(positions) - 1, at_most).astype(int)]
+    bright = not colour
+
+    def look(position: int) -> DeepValues | None:
+        try:
+            return read_deep_values(source_of(images, position), "", not bright)
+        except DataError:  # found again, and named, when it is decoded
+            return None
+
+    found: dict[int, DeepValues] = {}
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(positions), PIECE):
+            piece = positions[start : start + PIECE].tolist()
+            for position, one in zip(piece, pool.map(look, piece), strict=True):
+                if one is not None:
+                    found[position] = one
+                    bright = bright or (one.colour and one.high >= FEWEST_COLOUR_LEVELS)
+    return found
+
+
+def source_of(images: Any, position: int) -> Any:
+    """Return an encoded image: the path of its file, or its bytes."""
+    match images:
+        case FolderImages():
+            return images.path(position)
+        case ParquetImages():
+            return images.content(position)
+    return images.encoded(position)
+
+
+def place_of(images: Any, position: int) -> str:
+    """Name the file of an image, or the file and its place there."""
+    return str(images.path(position)) if isinstance(images, FolderImages) else images.where(position)
+
+
+def _scaled(data: ImageData, grey: Grey, notes: Iterable[str]) -> ImageData:
+    splits = {"train": with_grey(data.train, grey), "val": with_grey(data.val, grey)}
+    return replace(data, **splits, notes=(*data.notes, *notes), grey=grey)
+
+
+def _can_be_deep(images: Any) -> np.ndarray:
+    """Return the positions of images that may have more than 8 bits a channel, as far as that is cheap to know."""
+    match images:
+        case FolderImages():
+            shallow = tuple(suffix.encode() for suffix in SHALLOW)
+            may = np.fromiter((not path.lower().endswith(shallow) for path in images.paths), bool, len(images))
+        case TarImages():
+            may = images.deep
+        case ParquetImages():
+            import pyarrow.compute as pc
+
+            starts = pc.call_function("binary_slice", [images.encoded], pc.SliceOptions(0, 3)).to_pylist()
+            may = np.array([start not in (b"\xff\xd8\xff", b"RIF", b"GIF") for start in starts], dtype=bool)
+        case _:
+            return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(may)
+
+
+def range_of(found: Iterable[DeepValues], name: str) -> GreyRange | None:
+    """Return the range of the greyscale images among training images; None if there is none.
+
+    Raises:
+        DataError: it would leave few grey levels, or the upper 8 bits of colour do.
+    """
+    found = list(found)
+    colour = [one for one in found if one.colour]
+    if colour and max(one.high for one in colour) < FEWEST_COLOUR_LEVELS:
+        raise DataError(
+            f"{name}: the {len(colour)} training images of 16 bits a channel in colour have no value above "
+            f"{256 * FEWEST_COLOUR_LEVELS - 1}; of such images the upper 8 bits are read, which would leave fewer than "
+            f"{FEWEST_COLOUR_LEVELS} levels; write them with 8 bits a channel"
+        )
+    greys = [one for one in found if not one.colour]
+    if not greys:
+        return None
+    grey = min(one.low for one in greys), max(one.high for one in greys)
+    if grey[0] == grey[1]:
+        raise DataError(
+            f"{name}: every pixel of the {len(greys)} grey training images of more than 8 bits is {grey[0]:.6g}, which "
+            f"says nothing of their range; give the values that are black and white: --grey-range LOW HIGH"
+        )
+    check_levels(greys, grey, name)
+    return grey
+
+
+def check_levels(found: Iterable[DeepValues], grey: GreyRange, name: str) -> None:
+    """Refuse a range in which the usual values of greyscale images are all but one grey.
+
+    Raises:
+        DataError: what the usual values are.
+    """
+    greys = [one.usual for one in found if not one.colour]
+    if not greys:
+        return
+    usual = min(low for low, _ in greys), max(high for _, high in greys)
+    inside = np.clip(usual, *grey)
+    if (inside[1] - inside[0]) * 256 < FEWEST_LEVELS * (grey[1] - grey[0]):
+        raise DataError(
+            f"{name}: 98 % of the values of each grey training image of more than 8 bits lie in {as_range(usual)}, to "
+            f"which the grey range {as_range(grey)} leaves fewer than {FEWEST_LEVELS} of 256 levels; give the values "
+            f"that are black and white, for example --grey-range {usual[0]:.6g} {usual[1]:.6g}"
+        )
+
+
+def _found_notes(found: dict[int, DeepValues], images: int, grey: Grey) -> list[str]:
+    count = sum(not one.colour for one in found.values())
+    if not isinstance(grey, tuple) or not count:
+        return []
+    notes = [
+        f"grey range {as_range(grey)}, found over {count} training images of more than 8 bits (--grey-range sets it)"
+    ]
+    if count < images:
+        notes.append(
+            f"the other {images - count} training images are not rescaled: make sure that they mean the same by black "
+            f"and white"
+        )
+    return notes
