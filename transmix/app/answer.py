@@ -38,7 +38,7 @@ class Controls:
     anchor: Box
     ratio: float = 0.5
     blend: bool = False
-    rule: str = "mean"
+    rule: str = "trained"
     layer: int = LAST
     head: int = MEAN
     downsample: str = "nearest"

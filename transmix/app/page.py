@@ -127,13 +127,13 @@ def _mixing(box: Box) -> dict[str, Any]:
 
 def _weighing(watched: Watched) -> dict[str, Any]:
     """Lay out whose attention counts, and for what."""
-    rules = [("area", "area"), ("attention", "attention"), ("mean (TransMix)", "mean")]
+    rules = [("area", "area"), ("attention", "attention"), ("trained (the mean of both)", "trained")]
     layers = [("last", LAST), *((str(number), number) for number in sorted(watched.heads)[:-1])]
     downs = [("nearest, as published", "nearest"), ("fraction of each patch", "fraction")]
     parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Attention and label</h2>')
-        parts["rule"] = gr.Radio(rules, value="mean", label="Rule", elem_id="rule")
+        parts["rule"] = gr.Radio(rules, value="trained", label="Rule", elem_id="rule")
         with gr.Row():
             parts["layer"] = gr.Dropdown(layers, value=LAST, label="Layer", min_width=100, elem_id="layer")
             heads = head_choices(watched, LAST)

@@ -10,7 +10,7 @@ from transmix.app.values import LAST, MEAN, Setting, Shown, percents
 from transmix.mixing.box import Box
 from transmix.visual.overlay import as_array, as_picture, attention_overlay
 
-RULES = {"area": "CutMix", "attention": "alone", "mean": "of both: TransMix"}
+RULES = {"area": "CutMix", "attention": "alone", "trained": "the mean of both: TransMix"}
 
 NOTHING = '<p class="tm-empty">Give both images to see it.</p>'
 

@@ -23,7 +23,7 @@ from transmix.visual.boxes import Boxed, paste
 from transmix.visual.look import layer_rows, look
 from transmix.visual.viewed import Viewed
 
-WEIGHTS = {"area": 0.0, "attention": 1.0, "mean": 0.5}
+WEIGHTS = {"area": 0.0, "attention": 1.0, "trained": 0.5}
 """The rules, and how much each heeds attention: CutMix, attention alone, and what TransMix trains."""
 
 LAST, MEAN = -1, -1
@@ -47,7 +47,7 @@ class Setting:
     box: Box
     lam: float = 0.5
     blend: bool = False
-    rule: str = "mean"
+    rule: str = "trained"
     layer: int = LAST
     head: int = MEAN
     downsample: str = "nearest"

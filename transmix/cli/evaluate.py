@@ -28,7 +28,8 @@ class Evaluate:
     suite: tuple[SuiteName, ...] = ()
     """Measure these too. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion: accuracy
     without some of the patches; shuffle: accuracy with patches in other places; shifts: images of --shift-data and
-    --outlier-data; attention-quality: what the class token looks at; label-truth: mixed labels against masks."""
+    --outlier-data; attention-quality: what the class token looks at; label-truth: mixed labels against masks; all: those
+    that apply."""
     data: str | None = None
     """Data set to evaluate on, its validation split; a run's own if not given. Classes are matched by name."""
     checkpoint: Literal["last", "best"] = "last"
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
     Under torchrun every process measures its share, and the first prints and writes.
     """
     asked = parse(Evaluate, "evaluate", arguments)
-    if (asked.settings.shift_data or asked.settings.outlier_data) and "shifts" not in asked.suite:
+    if (asked.settings.shift_data or asked.settings.outlier_data) and not {"shifts", "all"} & set(asked.suite):
         raise RecipeError("--shift-data and --outlier-data are for the suite 'shifts'; ask for it: --suite shifts")
     subject = open_subject(
         asked.target,

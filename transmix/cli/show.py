@@ -164,7 +164,7 @@ def _pairs(asked: Show, drawn: int, shown: int) -> Figure:
     mixing = scene.viewed.mixing
     judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=mixing.downsample)
     positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
-    pairs = pairs_of(judged, positions, scene.image, scene.name)
+    pairs = pairs_of(judged, positions, scene.image, scene.name, mixing.attention_weight)
     notes = (f"TransMix trains {mixing.attention_weight:.0%} attention, {1 - mixing.attention_weight:.0%} area",)
     if asked.what == "gallery":
         notes += (f"the {len(pairs)} of {drawn} boxes whose labels differ most",)

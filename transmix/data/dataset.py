@@ -51,12 +51,14 @@ class Split:
         labels: (N,) int64, positions in the class list.
         masks: (N, H, W) bool, true on the foreground; None where the data set has no masks.
         bad: index -> what was wrong, of images that could not be decoded and are blank in `images`. `image` raises it.
+        encoded: the images as they lie on disk, where `images` holds them decoded; it can name them.
     """
 
     images: Images
     labels: np.ndarray
     masks: np.ndarray | None = None
     bad: Mapping[int, UnreadableImageError] = field(default_factory=dict)
+    encoded: Images | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(part) for part in (self.images, self.labels, self.masks) if part is not None}
@@ -65,6 +67,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def where(self, index: int) -> str:
+        """Name an image by its file, or its file and row; by its number where nothing names it."""
+        name = getattr(self.encoded if self.encoded is not None else self.images, "where", None)
+        return name(index) if name else f"number {index}"
 
     def image(self, index: int) -> np.ndarray:
         """Give an image, (H, W, 3) uint8.
@@ -176,7 +183,7 @@ def keep_decoded(split: Split, limit_bytes: int, max_bad: int = 0) -> Split:
     if expected_bytes > limit_bytes:
         return split
     images, bad = _decode_all(split.images, sizes[0] if len(set(sizes)) == 1 else None, max_bad)
-    return replace(split, images=images, bad=bad)
+    return replace(split, images=images, bad=bad, encoded=split.images)
 
 
 def _size(images: Any, index: int, required: bool) -> tuple[int, int] | None:

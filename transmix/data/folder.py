@@ -37,6 +37,10 @@ class FolderImages:
         path = self.path(index)
         return decode_image(path, where=str(path), grey=self.grey)
 
+    def where(self, index: int) -> str:
+        """Name the file of an image."""
+        return str(self.path(index))
+
     def size(self, index: int) -> tuple[int, int]:
         """Read the (height, width) of an image from its header."""
         path = self.path(index)

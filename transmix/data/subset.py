@@ -24,6 +24,9 @@ class _Chosen:
     def size(self, index: int) -> tuple[int, int]:
         return self.images.size(int(self.positions[index]))
 
+    def where(self, index: int) -> str:
+        return self.images.where(int(self.positions[index]))
+
 
 def choose(split: Split, count: int) -> Split:
     """Take some images of a split, equally many of each class as far as they go.
@@ -57,5 +60,6 @@ def choose(split: Split, count: int) -> Split:
         images=images,
         labels=split.labels[chosen],
         masks=None if split.masks is None else split.masks[chosen],
+        encoded=None if split.encoded is None else _Chosen(split.encoded, chosen),
         bad={place[index]: error for index, error in split.bad.items() if index in place},
     )

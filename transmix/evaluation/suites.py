@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transmix.data.dataset import ImageData
+from transmix.attention import AttentionError
+from transmix.data.dataset import DataError, ImageData
 from transmix.evaluation.opened import OpenedModel
+from transmix.recipes import RecipeError
 
 Value = float | int | str | list[float] | list[int]
 
@@ -35,7 +37,7 @@ SUITES = {
 }
 """Where each suite is: its module and the function in it, imported when it is asked for."""
 
-SuiteName = Literal["calibration", "occlusion", "shuffle", "shifts", "attention-quality", "label-truth"]
+SuiteName = Literal["calibration", "occlusion", "shuffle", "shifts", "attention-quality", "label-truth", "all"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def run_suites(
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Call every suite for every model, then run one after the other.
 
+    Of "all", suites that do not apply to these models and data are left out, with a line that says why.
+
     Returns:
         An iterator over (suite, {model: {name: value}}), in the order asked for.
 
@@ -81,10 +85,17 @@ def run_suites(
         AttentionError, DataError, RecipeError: from here, if a suite cannot be run; while iterating, if it turns out
             later.
     """
-    called = {
-        name: {one.name: load_suite(name)(one, data, settings) for one in models} for name in dict.fromkeys(names)
-    }
-    return _run(called, talks=models[0].world.leads)
+    talks = models[0].world.leads
+    called = {}
+    for name in dict.fromkeys(name for asked in names for name in (SUITES if asked == "all" else (asked,))):
+        try:
+            called[name] = {one.name: load_suite(name)(one, data, settings) for one in models}
+        except (AttentionError, DataError, RecipeError) as error:
+            if name in names:
+                raise
+            if talks:
+                print(f"left out, since it does not apply: {name}: {error}", flush=True)
+    return _run(called, talks)
 
 
 def _run(called: dict[str, dict[str, Iterator[tuple[str, Any]]]], talks: bool) -> Iterator[tuple[str, dict]]:

@@ -90,18 +90,16 @@ def calibration(found: RunFiles) -> dict[str, Any] | None:
 
 
 def evaluations(found: RunFiles) -> list[dict[str, Any]]:
-    """Return every score that stands in the folder's evaluations, whatever it is called."""
+    """Return every score and suite that stands in the folder's evaluations, whatever it is called, a table each."""
     tables = []
-    for file, evaluation in found.evaluations.items():
-        scores = evaluation.get("scores")
-        scores = scores if isinstance(scores, dict) else {}
+    for file, suite, evaluation, scores in _measured(found):
         columns = list(scores)[:4]
         flat = {column: dict(_flat(scores[column], ())) for column in columns}
         paths = list(dict.fromkeys(path for known in flat.values() for path in known if path[:1] != ("reliability",)))
-        about = {name: value for name in ("data", "checkpoint", "suite") if (value := evaluation.get(name)) is not None}
+        about = {name: value for name in ("data", "checkpoint") if (value := evaluation.get(name)) is not None}
         tables.append(
             {
-                "file": file,
+                "file": file if suite is None else f"{file}: {suite}",
                 "about": ", ".join(f"{name} {shorten(str(value), 120)}" for name, value in about.items()),
                 "columns": [WEIGHTS.get(column, shorten(str(column), NAME)) for column in columns],
                 "rows": [
@@ -114,12 +112,22 @@ def evaluations(found: RunFiles) -> list[dict[str, Any]]:
     return tables
 
 
+def _measured(found: RunFiles) -> Iterator[tuple[str, str | None, dict[str, Any], dict[str, Any]]]:
+    """Yield (file, suite or None, the whole, weights -> name -> value) of what `transmix evaluate` wrote."""
+    for file, evaluation in found.evaluations.items():
+        scores = evaluation.get("scores")
+        yield file, None, evaluation, scores if isinstance(scores, dict) else {}
+        for name, value in evaluation.items():
+            if name != "scores" and isinstance(value, dict) and all(isinstance(one, dict) for one in value.values()):
+                yield file, shorten(str(name), NAME), evaluation, value
+
+
 def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the numbers in nested scores with their names, and of a list of numbers (smallest, largest)."""
+    """Yield the numbers and texts in nested scores with their names, and of a list of numbers (smallest, largest)."""
     if isinstance(value, dict) and len(path) < 6:
         for name, part in value.items():
             yield from _flat(part, (*path, shorten(str(name), NAME)))
-    elif type(value) in (int, float):
+    elif type(value) in (int, float, str):
         yield path, value
     elif isinstance(value, list) and (known := [one for one in map(number, value) if one is not None]):
         yield path, (len(known), min(known), max(known))
@@ -130,6 +138,8 @@ def _score_name(path: tuple[str, ...]) -> str:
 
 
 def _score(path: tuple[str, ...], value: Any) -> str:
+    if isinstance(value, str):
+        return shorten(value, NAME)
     if isinstance(value, tuple):
         count, low, high = value
         return f"{_score(path, low)} to {_score(path, high)} ({count:,} values)"

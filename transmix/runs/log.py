@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,28 @@ class RunLog:
         writer.writerows(self.epochs)
         with writing(self.csv_path):
             replace_file(self.csv_path, text.getvalue().encode())
+
+
+def training_windows(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return (step, value) of one quantity of the training rows, of windows that are about equally long.
+
+    A row holds the mean over the steps since the row before. One that comes early (an epoch's end, a save) holds few
+    steps, in the extreme one, and would stand out as a spike: it is joined with the window before it, each weighed by its
+    steps. An epoch's first window has none before it to be joined with, and is joined with the next.
+    """
+    found = [row for row in rows if row["kind"] == "train" and isinstance(row.get(name), int | float)]
+    ends = [0, *(row["step"] for row in rows if row["kind"] == "train")]
+    before = dict(zip(ends[1:], ends, strict=False))
+    lengths = {row["step"]: row["step"] - before[row["step"]] for row in found}
+    usual = sorted(lengths.values())[len(lengths) // 2] if lengths else 0
+    joined: list[tuple[int, float, int]] = []
+    for row in found:
+        step, value, length = row["step"], float(row[name]), lengths[row["step"]]
+        if joined and 2 * min(length, joined[-1][2]) < usual:
+            _, other, others = joined.pop()
+            value, length = (other * others + value * length) / (others + length), others + length
+        joined.append((step, value, length))
+    return [(step, value) for step, value, _ in joined]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tu
 
 
 def draw_boxes(run: TrainingRun, name: str) -> None:
-    """Draw the batch with boxes that the step kept, if it did, with its labels by area and by attention."""
+    """Draw the batch with boxes that the step kept, if it did, with its labels: area, attention, trained."""
     seen, path = run.step.boxes, run.folder / name
     if seen is None:
         return
@@ -76,6 +76,7 @@ def draw_boxes(run: TrainingRun, name: str) -> None:
     mixed = dataclasses.replace(seen.mixed, images=mixed_images, **on_cpu)
     attention, grid = (None, None) if seen.attention is None else (seen.attention.row.cpu(), seen.attention.grid)
     try:
-        draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images)
+        downsample = run.recipe.mixing.downsample
+        draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images, downsample=downsample)
     except Exception as error:  # a picture is no reason to lose a run
         run.progress.say(f"warning: {name} could not be drawn: {error}")

@@ -64,7 +64,8 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
             images, labels = load(wanted)
             step.mixer.generator.manual_seed(key(recipe.run.seed, "mix", state["step"] - 1, micro, rank))
             where = f"step {state['step']}, process {rank}, micro-batch {micro}"
-            yield f"{where}: {_what_is_not_finite(step, model, images, labels, [index for _, index, _ in wanted])}"
+            names = [data.train.where(index) for _, index, _ in wanted]
+            yield f"{where}: {_what_is_not_finite(step, model, images, labels, names)}"
             model.zero_grad()
 
 
@@ -80,7 +81,7 @@ def _loader(
 
 
 def _what_is_not_finite(
-    step: TrainingStep, model: nn.Module, images: Tensor, labels: Tensor, indices: list[int]
+    step: TrainingStep, model: nn.Module, images: Tensor, labels: Tensor, images_from: list[str]
 ) -> str:
     """Run one micro-batch forward and backward; say which module, images and gradients are not finite."""
     broken: list[tuple[str, Tensor]] = []
@@ -102,7 +103,7 @@ def _what_is_not_finite(
     if broken:
         name, output = broken[0]
         rows = (~output.isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if output.ndim > 1 else []
-        names = [str(indices[row]) for row in rows if row < len(indices)]
+        names = [images_from[row] for row in rows if row < len(images_from)]
         parts.append(f"the output of {name} is the first that is not finite, for training images {', '.join(names)}")
     loss.backward()
     wrong = [

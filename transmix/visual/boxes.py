@@ -144,15 +144,20 @@ def most_disputed(judged: Judged, count: int, *, empty: bool = False) -> list[in
 
 
 def pairs_of(
-    judged: Judged, positions: Sequence[int], image: Callable[[int], Tensor], name: Callable[[int], str]
+    judged: Judged,
+    positions: Sequence[int],
+    image: Callable[[int], Tensor],
+    name: Callable[[int], str],
+    weight: float = 0.5,
 ) -> list[Pair]:
-    """Make what is drawn of some of the boxes; `name` names an image by its position."""
+    """Make what is drawn of some of the boxes; `name` names an image, `weight` is that of attention in training."""
     pairs = []
     for position in positions:
         boxed = judged.boxes[position]
         mixed = paste([boxed], image)
         assert mixed.mask is not None
-        weights = {"area": judged.lam_area[position], "attention": judged.lam_attention[position]}
+        area, attention = float(judged.lam_area[position]), float(judged.lam_attention[position])
+        weights = {"area": area, "attention": attention, "trained": weight * attention + (1 - weight) * area}
         pairs.append(
             Pair(
                 as_picture(image(boxed.own)),
@@ -161,7 +166,7 @@ def pairs_of(
                 mixed.mask[0].numpy(),
                 judged.attention[position],
                 (name(boxed.own), name(boxed.partner)),
-                [Share(rule, float(lam), 1 - float(lam)) for rule, lam in weights.items()],
+                [Share(rule, lam, 1 - lam) for rule, lam in weights.items()],
             )
         )
     return pairs

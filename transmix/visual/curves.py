@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from transmix.runs.log import training_windows
 from transmix.visual.page import Page
 from transmix.visual.palette import AVERAGE, COLUMN, MARGIN, MODEL, PAGE, TRAINING, our_style
 
@@ -49,11 +50,11 @@ def read_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]
     panels: dict[str, dict[str, Curve]] = {}
     for panel, curves in CURVES.items():
         for curve, (kind, name) in curves.items():
-            points = [
-                (row["step"], row[name])
-                for row in rows
-                if row["kind"] == kind and isinstance(row.get(name), int | float)
-            ]
+            if kind == "train" and name != "lr":
+                points = training_windows(rows, name)
+            else:
+                known = [row for row in rows if row["kind"] == kind and isinstance(row.get(name), int | float)]
+                points = [(row["step"], row[name]) for row in known]
             if points:
                 steps, values = zip(*points, strict=True)
                 panels.setdefault(panel, {})[curve] = Curve(list(steps), list(values))

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
+from transmix.mixing.labels import attention_labels
 from transmix.visual.overlay import as_array, as_picture, check_attention
 from transmix.visual.page import save_figure
 from transmix.visual.pairs import Pair, Share, pairs_figure
@@ -22,11 +24,12 @@ def draw_mixed_batch(
     *,
     base_images: Any = None,
     rows: int = 6,
+    downsample: str = "nearest",
 ) -> None:
-    """Draw a mixed batch with its labels by area and by attention, and save it as PNG or SVG.
+    """Draw a mixed batch with its labels by area, by attention and as trained, and save it as PNG or SVG.
 
     Columns: image A and image B (if `base_images` is given), the mixed image with the box outlined, the
-    attention over it (if `attention` is given), and the label by both rules.
+    attention over it (if `attention` is given), and the label: by area, by attention alone, and as it was trained.
 
     Args:
         path: File to write, ending in .png or .svg.
@@ -38,12 +41,16 @@ def draw_mixed_batch(
         class_names: K names.
         base_images: (B, 3, H, W) the batch before mixing, or None.
         rows: Samples to draw at most, those first whose label the attention changed most.
+        downsample: How the box came down to patches: "nearest" or "fraction".
 
     Raises:
         ValueError: If shapes do not fit together, float images leave 0..1, attention is negative or not finite,
             labels have no name, or the path ends in something else.
     """
-    save_figure(mixed_batch_figure(mixed, attention, grid, class_names, base_images=base_images, rows=rows), path)
+    figure = mixed_batch_figure(
+        mixed, attention, grid, class_names, base_images=base_images, rows=rows, downsample=downsample
+    )
+    save_figure(figure, path)
 
 
 def mixed_batch_figure(
@@ -56,11 +63,17 @@ def mixed_batch_figure(
     rows: int = 6,
     width: float = PAGE,
     mask: bool = False,
+    downsample: str = "nearest",
 ) -> Figure:
     """Make the figure that `draw_mixed_batch` saves; `width` in inches, `mask` draws the masks too."""
     _check(mixed, base_images, class_names, rows)
     labels, partner = as_array(mixed.labels), as_array(mixed.partner)
     rows_of_attention = None if attention is None else check_attention(attention, len(labels), grid)
+    alone = None
+    if rows_of_attention is not None and mixed.rule == "attention":
+        alone = attention_labels(
+            mixed, torch.as_tensor(rows_of_attention), grid=grid, weight=1.0, downsample=downsample
+        )
     pairs = []
     for row in choose_rows(mixed, rows):
         both = (None, None)
@@ -69,7 +82,7 @@ def mixed_batch_figure(
         looked = None if rows_of_attention is None else rows_of_attention[row]
         names = class_names[int(labels[row])], class_names[int(labels[partner[row]])]
         picture = as_picture(mixed.images[row])
-        pairs.append(Pair(*both, picture, row_mask(mixed, row), looked, names, label_shares(mixed, row)))
+        pairs.append(Pair(*both, picture, row_mask(mixed, row), looked, names, label_shares(mixed, row, alone)))
     return pairs_figure(pairs, grid, width=width, mask=mask)
 
 
@@ -86,12 +99,19 @@ def row_mask(mixed: Any, row: int) -> np.ndarray:
     return as_array(mixed.mask[row if len(mixed.mask) > 1 else 0]) != 0
 
 
-def label_shares(mixed: Any, row: int) -> list[Share]:
-    """Give the label of one sample by area and by attention, or only as mixed if it has no box."""
-    lam, area = float(mixed.lam[row]), float(mixed.lam_area[row])
+def label_shares(mixed: Any, row: int, alone: Any = None) -> list[Share]:
+    """Give the label of one sample: by area, by attention and as trained; without a box, or with labels by area, one.
+
+    `alone` is the batch labelled by attention alone, where attention is known.
+    """
+    trained, area = float(mixed.lam[row]), float(mixed.lam_area[row])
     if not row_mask(mixed, row).any():
-        return [Share("mixed", lam, 1 - lam)]
-    return [Share("area", area, 1 - area), Share("attention", lam, 1 - lam)]
+        return [Share("mixed", trained, 1 - trained)]
+    rules = {"area": area}
+    if mixed.rule == "attention":
+        rules |= {"attention": float(alone.lam[row])} if alone is not None else {}
+        rules["trained"] = trained
+    return [Share(rule, lam, 1 - lam) for rule, lam in rules.items()]
 
 
 def _check(mixed: Any, base_images: Any, class_names: Sequence[str], rows: int) -> None:

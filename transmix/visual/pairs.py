@@ -26,7 +26,7 @@ LARGEST, HIGHEST = 1.3, 1.75  # inches, of one image
 class Share(NamedTuple):
     """How one rule splits a sample's label."""
 
-    rule: str  # 'area', 'attention', or 'mixed' where there is no box
+    rule: str  # 'area', 'attention' alone, 'trained': what the label was; 'mixed' where there is no box
     own: float  # weight of the row's own class, 0..1
     partner: float  # weight of the partner's class, 1 - own
 
@@ -64,7 +64,8 @@ def pairs_figure(
     columns = [_panels(pair, grid, mask) for pair in pairs]
     titles = [panel.title for panel in columns[0]]
     has_box = any(pair.mask.any() for pair in pairs)
-    heading = "label by area and by attention" if has_box else "label"
+    rules = max((pair.shares for pair in pairs), key=len)
+    heading = f"label: {', '.join(share.rule for share in rules)}" if has_box else "label"
     layout = _layout(width, len(titles), pairs[0].mixed.shape[:2], max(len(pair.shares) for pair in pairs))
     foot = _legend(pairs[0].own is not None, pairs[0].attention is not None, has_box) + notes
     page = Page(width, HEAD + len(pairs) * (layout.row + GAP) - GAP, foot)
