@@ -204,7 +204,7 @@ def test_what_is_typed_is_brought_inside_and_the_ratio_keeps_the_shape(page):
 
 def test_heads_layers_and_blends(page, watched, files):
     page.get_by_role("button", name="Example photographs").click()
-    page.get_by_label("mean (TransMix)").check()
+    page.get_by_label("trained (the mean of both)").check()
     before = state(page)
     page.get_by_label("Head").click()
     page.get_by_role("option", name="1", exact=True).click()

@@ -63,7 +63,7 @@ def test_the_label_is_what_pixels_and_an_explicit_softmax_give(layer, head, down
     attended = shares_of(row, watched.size, nearest=downsample == "nearest")
     assert shown.lam["area"] == pytest.approx(area, abs=1e-6)
     assert shown.lam["attention"] == pytest.approx(attended, abs=1e-5)
-    assert shown.lam["mean"] == pytest.approx((area + attended) / 2, abs=1e-5)
+    assert shown.lam["trained"] == pytest.approx((area + attended) / 2, abs=1e-5)
     other = shares_of(row, watched.size, nearest=downsample != "nearest")
     assert abs(shown.lam["attention"] - other) > 1e-4  # another way down to patches would be seen
 
@@ -76,7 +76,7 @@ def test_the_mixed_image_is_b_in_the_box_and_a_elsewhere(watched, pair):
     assert mixed.equal(expected)
     blended = show(Setting(BOX, lam=0.25, blend=True), *pair, watched)
     assert (blended.mixed - (0.25 * pair[0] + 0.75 * pair[1]).round()).abs().max() <= 1
-    assert blended.lam == pytest.approx(dict.fromkeys(("area", "attention", "mean"), 0.25))
+    assert blended.lam == pytest.approx(dict.fromkeys(("area", "attention", "trained"), 0.25))
     assert "A blend has no box" in blended.remarks[0]
 
 
@@ -86,7 +86,7 @@ def test_the_mixed_image_is_b_in_the_box_and_a_elsewhere(watched, pair):
 )
 def test_an_empty_box_leaves_a_its_label_and_a_full_one_takes_it(box, lam, remark, watched, pair):
     shown = show(Setting(box), *pair, watched)
-    assert shown.lam == pytest.approx(dict.fromkeys(("area", "attention", "mean"), lam))
+    assert shown.lam == pytest.approx(dict.fromkeys(("area", "attention", "trained"), lam))
     assert shown.remarks[0].startswith(remark)
 
 

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from transmix.cli.report import main
+from transmix.data.dataset import DataError
+from transmix.evaluation.suites import SUITES
 from transmix.recipes import Recipe
 from transmix.report import run as report_of_run
 from transmix.report.run import LARGEST, report, write_report
@@ -123,6 +125,35 @@ def test_other_evaluations_are_shown_whatever_their_scores_are_called(run_folder
         ["noise · 1 · top-1", "40.00 %", "45.00 %"],
         ["noise · 2 · top-1", "30.00 %", "–"],
     ]
+
+
+def test_what_evaluate_wrote_is_shown_suites_and_all(small_recipe, images, tmp_path, parsed, capsys):
+    """A run that was trained, suites that `transmix evaluate` measured and wrote, and the report of them."""
+    from transmix.cli.evaluate import main as evaluate
+    from transmix.training.loop import train
+
+    run = tmp_path / "run"
+    train(small_recipe(images, epochs=1), run)
+    evaluate([str(run), "--suite", "all", "--workers", "0"])
+    said = capsys.readouterr().out
+    assert "left out, since it does not apply: label-truth: " in said  # photographs without masks
+    assert "left out, since it does not apply: shifts: " in said
+    wrote = json.loads((run / "evaluation.json").read_text())
+    suites = [name for name in wrote if name in SUITES]
+    assert suites == ["calibration", "occlusion", "shuffle"]
+    tables = parsed(report(run)).tables
+    for suite in suites:
+        (title,) = [title for title in tables if title.endswith(f"Scores as they stand in evaluation.json: {suite}")]
+        head, *rows = tables[title]
+        assert head == ["score", "weights as trained", "averaged weights (EMA)"]
+        assert len(rows) == len(wrote[suite]["model"])
+    shown = {row[0]: row[1] for title, table in tables.items() if title.endswith("json: calibration") for row in table}
+    name = next(
+        name for name, value in wrote["calibration"]["model"].items() if "brier" in name and isinstance(value, float)
+    )
+    assert float(shown[name.replace("_", " ")]) == pytest.approx(wrote["calibration"]["model"][name], rel=1e-2)
+    with pytest.raises(DataError, match="mask"):
+        evaluate([str(run), "--suite", "label-truth", "--workers", "0"])
 
 
 def test_what_happened_is_told(run_folder, parsed):

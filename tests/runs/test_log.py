@@ -6,9 +6,11 @@ import json
 import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from transmix.runs.error import RunError
-from transmix.runs.log import RunLog, read_rows
+from transmix.runs.log import RunLog, read_rows, training_windows
 
 
 def fill(log, steps, per_epoch=4):
@@ -194,3 +196,44 @@ def test_rows_are_json_lines(tmp_path):
     log = RunLog(tmp_path, 0, False)
     fill(log, range(1, 5))
     assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [2, 4, 4]
+
+
+# ---------------------------------------------------------------------------------- windows of training rows
+
+
+def rows_of(values, every, per_epoch):
+    """The rows that training writes: the mean of each window, read every few steps and at an epoch's end."""
+    rows, since = [], 0
+    for step in range(1, len(values) + 1):
+        if step % every == 0 or step % per_epoch == 0:
+            rows.append({"kind": "train", "step": step, "loss": sum(values[since:step]) / (step - since)})
+            since = step
+        if step % per_epoch == 0:
+            rows.append({"kind": "epoch", "step": step, "val_loss": 0.0})
+    return rows
+
+
+def test_a_short_window_is_joined_with_its_neighbour_by_its_steps():
+    values = [1.0] * 50
+    values[20] = 9.0  # step 21, alone between a read at 20 and the epoch's end at 21
+    rows = rows_of(values, every=10, per_epoch=21)
+    assert max(row["loss"] for row in rows if row["kind"] == "train") == 9.0  # the spike in the log
+    windows = training_windows(rows, "loss")
+    assert dict(windows)[21] == pytest.approx(sum(values[10:21]) / 11)
+    assert max(value for _, value in windows) < 2
+
+
+@settings(max_examples=60)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=90), st.integers(1, 20), st.integers(1, 30))
+def test_joined_windows_have_the_mean_of_all_steps(values, every, per_epoch):
+    rows = rows_of(values, every, per_epoch)
+    windows = training_windows(rows, "loss")
+    steps = [0, *(step for step, _ in windows)]
+    total = sum(value * (end - start) for (end, value), start in zip(windows, steps, strict=False))
+    assert total == pytest.approx(sum(values[: steps[-1]]), abs=1e-6)
+    assert steps == sorted(set(steps))
+
+
+def test_windows_of_one_length_stay_as_they_are():
+    rows = rows_of([float(step) for step in range(40)], every=10, per_epoch=20)
+    assert training_windows(rows, "loss") == [(row["step"], row["loss"]) for row in rows if row["kind"] == "train"]

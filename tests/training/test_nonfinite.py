@@ -143,6 +143,11 @@ def test_replay_says_which_module_and_which_images(images, small_recipe, tmp_pat
     assert main(["replay", str(folder)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("step 4, process 0, micro-batch 0: loss nan; the output of blocks.1.mlp.fc1 is the first")
+    numbers = json.loads((dump / "state.json").read_text())["samples"][0]
+    files = sorted(path for path in (images / "train").rglob("*.png"))  # class by class, as training counts them
+    named = said.split("for training images ")[1].split("\n")[0].split("; ")[0].split(", ")
+    assert len(named) == len(numbers)
+    assert set(named) <= {str(path) for path in files}
 
 
 def test_replay_of_a_run_that_was_always_finite_is_refused(images, small_recipe, tmp_path, capsys):

@@ -157,7 +157,7 @@ def test_the_baselines_train_without_reading_attention(mix, images, small_recipe
 
     taken = []
     take = AttentionReader.take
-    monkeypatch.setattr(AttentionReader, "take", lambda reader: taken.append(reader.eval) or take(reader))
+    monkeypatch.setattr(AttentionReader, "take", lambda reader, *args: taken.append(reader.eval) or take(reader, *args))
     train(small_recipe(images, mix=mix, max_steps=3, rand_augment=None), tmp_path / "run")
     assert all(taken)  # only the examples look, in eval mode
 

@@ -1,5 +1,5 @@
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
+from transmix.mixing import Mixed, attention_labels
 from transmix.visual.mixed_batch import choose_rows, draw_mixed_batch, label_shares, mixed_batch_figure
 from transmix.visual.overlay import attention_map, attention_overlay, box_of, mask_edges
 from transmix.visual.page import shorten, text_width
@@ -19,16 +20,6 @@ from transmix.visual.palette import INK, OWN, PARTNER
 
 NAMES = ["cat", "dog", "bird", "a name that nobody would ever give to any class of animals", "$5_bill^", "six"]
 HEIGHT, WIDTH, GRID = 24, 40, (4, 5)
-
-
-@dataclass
-class Mixed:
-    images: torch.Tensor
-    labels: torch.Tensor
-    partner: torch.Tensor
-    lam: torch.Tensor
-    lam_area: torch.Tensor
-    mask: torch.Tensor | None
 
 
 def cutmix_batch(batch=5, height=HEIGHT, width=WIDTH, grid=GRID):
@@ -43,7 +34,7 @@ def cutmix_batch(batch=5, height=HEIGHT, width=WIDTH, grid=GRID):
     lam_area = 1 - mask.float().mean((1, 2))
     lam = (lam_area + torch.tensor([0.05, -0.3, 0.01, 0.2, 0.0, 0.1])[:batch]).clamp(0, 1)
     attention = torch.rand(batch, grid[0] * grid[1], generator=generator)
-    return Mixed(images, torch.arange(batch) % len(NAMES), partner, lam, lam_area, mask), attention, base
+    return Mixed(images, torch.arange(batch) % len(NAMES), partner, lam, lam_area, mask, "attention"), attention, base
 
 
 def panels(figure):
@@ -69,13 +60,41 @@ def test_rows_whose_label_attention_changed_most_come_first():
     assert choose_rows(replace(mixed, lam=mixed.lam_area), 2) == [0, 1]
 
 
-def test_shares_are_the_labels_by_area_and_by_attention():
+def by_attention_alone(mixed, attention, row):
+    """The own share of the attention, patch by patch: each by its top left pixel."""
+    h, w = GRID
+    own = total = 0.0
+    for patch, value in enumerate(attention[row].tolist()):
+        y, x = patch // w * HEIGHT // h, patch % w * WIDTH // w
+        total += value
+        own += 0 if bool(mixed.mask[row, y, x]) else value
+    return own / total
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.5, 1.0])
+def test_the_three_bars_are_area_attention_alone_and_what_was_trained(weight):
+    plain, attention, _ = cutmix_batch()
+    mixed = attention_labels(plain, attention, grid=GRID, weight=weight)
+    drawn = [bar_shares(axes) for axes in panels(mixed_batch_figure(mixed, attention, GRID, NAMES))[1]]
+    for shares, row in zip(drawn, choose_rows(mixed, 6), strict=True):
+        area = 1 - float(mixed.mask[row].float().mean())
+        alone = by_attention_alone(mixed, attention, row)
+        wanted = [area, alone, weight * alone + (1 - weight) * area]
+        assert [own for own, _ in shares] == pytest.approx(wanted, abs=1e-5)
+    words = [text.get_text() for text in panels(mixed_batch_figure(mixed, attention, GRID, NAMES))[1][0].texts]
+    assert [word for word in words if word in ("area", "attention", "trained")] == ["area", "attention", "trained"]
+
+
+def test_what_was_trained_would_not_pass_for_attention_alone():
+    plain, attention, _ = cutmix_batch()
+    mixed = attention_labels(plain, attention, grid=GRID)
+    assert any(abs(float(mixed.lam[row]) - by_attention_alone(mixed, attention, row)) > 0.02 for row in range(5))
+
+
+def test_labels_by_area_have_one_bar_and_without_attention_two():
     mixed, _, _ = cutmix_batch()
-    area, attention = label_shares(mixed, 1)
-    assert (area.rule, attention.rule) == ("area", "attention")
-    assert (area.own, area.partner) == pytest.approx((mixed.lam_area[1].item(), 1 - mixed.lam_area[1].item()))
-    assert (attention.own, attention.partner) == pytest.approx((mixed.lam[1].item(), 1 - mixed.lam[1].item()))
-    assert area.own != pytest.approx(attention.own)
+    assert [share.rule for share in label_shares(mixed, 1)] == ["area", "trained"]
+    assert [share.rule for share in label_shares(replace(mixed, rule="area"), 1)] == ["area"]
 
 
 def test_a_sample_without_a_box_has_one_share():
@@ -90,8 +109,9 @@ def test_a_sample_without_a_box_has_one_share():
 def test_drawn_bars_and_percentages_are_the_shares():
     mixed, attention, base = cutmix_batch()
     _, bars = panels(mixed_batch_figure(mixed, attention, GRID, NAMES, base_images=base))
+    alone = attention_labels(mixed, attention, grid=GRID, weight=1.0)
     for axes, row in zip(bars, choose_rows(mixed, 6), strict=True):
-        shares = label_shares(mixed, row)
+        shares = label_shares(mixed, row, alone)
         drawn = bar_shares(axes)
         assert np.array(drawn) == pytest.approx(np.array([(s.own, s.partner) for s in shares]), abs=1e-6)
         texts = [text.get_text() for text in axes.texts]
@@ -277,7 +297,6 @@ def test_a_dark_style_of_the_user_does_not_make_the_text_unreadable():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": torch.zeros(4, dtype=torch.int64)}, r"expected labels \(5,\), got \(4,\)"),
         ({"labels": torch.full((5,), 6)}, "do not fit 6 class names"),
         ({"lam": torch.zeros(5, 1)}, "expected lam"),
         ({"mask": torch.zeros(5, WIDTH, HEIGHT)}, "expected mask"),

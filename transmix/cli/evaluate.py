@@ -28,8 +28,8 @@ class Evaluate:
     suite: tuple[SuiteName, ...] = ()
     """Measure these too. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion: accuracy
     without some of the patches; shuffle: accuracy with patches in other places; shifts: images of --shift-data and
-    --outlier-data; attention-quality: what the class token looks at; label-truth: mixed labels against masks; all: those
-    that apply."""
+    --outlier-data; attention-quality: what the class token looks at; label-truth: mixed labels against masks; all:
+    those that apply."""
     data: str | None = None
     """Data set to evaluate on, its validation split; a run's own if not given. Classes are matched by name."""
     checkpoint: Literal["last", "best"] = "last"

@@ -99,8 +99,8 @@ def training_windows(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple
     """Return (step, value) of one quantity of the training rows, of windows that are about equally long.
 
     A row holds the mean over the steps since the row before. One that comes early (an epoch's end, a save) holds few
-    steps, in the extreme one, and would stand out as a spike: it is joined with the window before it, each weighed by its
-    steps. An epoch's first window has none before it to be joined with, and is joined with the next.
+    steps, in the extreme one, and would stand out as a spike: it is joined with the window before it, each weighed by
+    its steps. The very first window has none before it, and is joined with the next.
     """
     found = [row for row in rows if row["kind"] == "train" and isinstance(row.get(name), int | float)]
     ends = [0, *(row["step"] for row in rows if row["kind"] == "train")]
