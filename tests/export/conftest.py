@@ -3,6 +3,7 @@
 import contextlib
 import io
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from transmix.cli import main
 from transmix.export.trained import Trained
 from transmix.export.write import PACKAGES
 from transmix.models.build import build_model
+from transmix.runs.weights import RunWeights
 from transmix.training.loop import train
 
 FORMATS = [name for name, packages in PACKAGES.items() if all(map(find_spec, packages))]
@@ -45,6 +47,7 @@ def untrained(small_recipe):
         classes = ("a", "b", "ü")
         recipe = small_recipe("digits", model=name, model_options=options, image_size=32, **changes)
         torch.manual_seed(0)
-        return Trained(recipe, classes, build_model(recipe.model, len(classes), 32).eval(), {}, "model", 0, {})
+        model = build_model(recipe.model, len(classes), 32).eval()
+        return Trained(recipe, classes, model, {}, RunWeights(Path("step"), "last", 0, "model", "never trained"), {})
 
     return make

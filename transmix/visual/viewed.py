@@ -18,7 +18,8 @@ from transmix.data.decode import decode_image
 from transmix.data.source import check_same_classes, open_data, relabel_to
 from transmix.evaluation.subject import open_subject
 from transmix.export.trained import open_trained
-from transmix.models.build import build_model, check_patches, head_size, published_classes
+from transmix.models.build import build_model, check_patches, published_classes
+from transmix.models.start import head_size
 from transmix.recipes import RecipeError
 from transmix.recipes.settings import Mixing, Model
 from transmix.runs.checkpoint import read_tensors
@@ -36,6 +37,7 @@ class Viewed:
         open_validation: Opens (class names, validation split), when it is needed.
         mixing: How the run mixed; for other models the paper's way.
         weights: "ema" if they are a running average, else "model".
+        taken: Which weights were taken and why, in words.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class Viewed:
     open_validation: Callable[[], tuple[tuple[str, ...], Split]]
     mixing: Mixing
     weights: str = "model"
+    taken: str = ""
 
 
 def open_viewed(
@@ -75,7 +78,8 @@ def open_viewed(
     elif data is not None:
         subject = open_subject(target, model=model, data=data)
         validation = subject.classes, subject.data.val
-        viewed = Viewed(subject.models["model"], subject.crop, subject.mean_std, lambda: validation, Mixing())
+        seen = subject.models["model"], subject.crop, subject.mean_std
+        viewed = Viewed(*seen, lambda: validation, Mixing(), taken=subject.weights)
     else:
         viewed = _without_data(target, model)
     viewed.model.eval()
@@ -129,9 +133,9 @@ def _of_run(folder: Path, data_name: str | None, checkpoint: str, weights: str) 
 
     augmentation = recipe.augmentation
     crop = EvaluationCrop(recipe.data.image_size, augmentation.eval_crop)
-    return Viewed(
-        trained.model, crop, (augmentation.mean, augmentation.std), open_validation, recipe.mixing, trained.weights
-    )
+    mean_std = augmentation.mean, augmentation.std
+    about = trained.weights, str(trained.chosen)
+    return Viewed(trained.model, crop, mean_std, open_validation, recipe.mixing, *about)
 
 
 def _without_data(target: str, model_name: str | None) -> Viewed:
@@ -140,7 +144,9 @@ def _without_data(target: str, model_name: str | None) -> Viewed:
     def open_validation() -> tuple[tuple[str, ...], Split]:
         raise RecipeError(f"{target} comes without data; give --images FILE ..., or a data set: --data")
 
+    taken = f"those of {target}"
     if not target.endswith(".safetensors"):
+        taken = f"the published weights of {target}"
         model = build_model(Model(target, pretrained=True), published_classes(target), None)
     else:
         tensors, metadata = read_tensors(Path(target))
@@ -154,13 +160,15 @@ def _without_data(target: str, model_name: str | None) -> Viewed:
                 reason = " ".join(str(error).split())[:300]
                 raise RecipeError(f"{target} does not fit {about['model']}: {reason}") from error
             crop = EvaluationCrop(about["image_size"], about["eval_crop"])
-            return Viewed(model, crop, (tuple(about["mean"]), tuple(about["std"])), open_validation, Mixing())
+            mean_std = tuple(about["mean"]), tuple(about["std"])
+            return Viewed(model, crop, mean_std, open_validation, Mixing(), taken=taken)
         if model_name is None:
             raise RecipeError(f"{target} does not say which model it holds; name it: --model vit_small_patch16_224")
-        model = build_model(Model(model_name, init=target), head_size(tensors) or 0, None)
+        model = build_model(Model(model_name, init=target), head_size(tensors) or 0, None, whole=True)
     config: Any = model.pretrained_cfg
     crop = EvaluationCrop(config["input_size"][-1], config["crop_pct"])
-    return Viewed(model, crop, (tuple(config["mean"]), tuple(config["std"])), open_validation, Mixing())
+    mean_std = tuple(config["mean"]), tuple(config["std"])
+    return Viewed(model, crop, mean_std, open_validation, Mixing(), taken=taken)
 
 
 def _resized(viewed: Viewed, size: tuple[int, int]) -> Viewed:
