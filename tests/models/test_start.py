@@ -117,8 +117,8 @@ def test_blocks_that_the_file_lacks_are_a_warning(trained, tmp_path):
     path = saved(tmp_path / "w.safetensors", trained)
     _, start = start_model(settings(path, depth=3), 5, 16)
     assert str(start) == (
-        f"started from the weights in {path}: loaded 32 of 44 tensors; new: blocks.2.norm1.weight, blocks.2.norm1.bias, "
-        f"blocks.2.attn.qkv.weight, blocks.2.attn.qkv.bias and 8 more; "
+        f"started from the weights in {path}: loaded 32 of 44 tensors; new: blocks.2.norm1.weight, "
+        f"blocks.2.norm1.bias, blocks.2.attn.qkv.weight, blocks.2.attn.qkv.bias and 8 more; "
         f"warning: 12 of the new ones are in the backbone"
     )
 
@@ -138,7 +138,7 @@ def lora(tensors):
 UNFIT = {
     "an optimizer's state": (
         lambda tensors: {f"{name}|exp_avg": tensor for name, tensor in tensors.items()},
-        r"Found blocks\.0\.attn\.proj\.bias\|exp_avg.*It holds an optimizer's state: give model.safetensors or ema.safetensors",
+        r"Found blocks\.0\.attn\.proj\.bias\|exp_avg.*It holds an optimizer's state: give model.safetensors or ema",
     ),
     "generators": (lambda tensors: {"cpu": torch.get_rng_state()}, r"Found cpu; wanted cls_token, pos_embed, "),
     "names of Transformers": (huggingface, r"Found vit\.embeddings\..*names are those of Hugging Face Transformers"),
@@ -165,8 +165,8 @@ def test_tensors_of_other_shapes_are_an_error_that_names_them(trained, tmp_path)
     with pytest.raises(RecipeError) as caught:
         start_model(settings(path, embed_dim=48), 5, 16)
     assert str(caught.value) == (
-        f"the weights in {path} do not fit vit_tiny_patch16_224: cls_token is [1, 1, 24] there and [1, 1, 48] in the model, "
-        f"pos_embed is [1, 5, 24] there and [1, 5, 48] in the model and 29 more"
+        f"the weights in {path} do not fit vit_tiny_patch16_224: cls_token is [1, 1, 24] there and [1, 1, 48] in the "
+        f"model, pos_embed is [1, 5, 24] there and [1, 5, 48] in the model and 29 more"
     )
 
 
@@ -206,7 +206,7 @@ def test_published_weights_of_another_kind_of_model_are_an_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)  # the hub answers
     with pytest.raises(
         RecipeError,
-        match="^the published weights of resnet18 do not fit vit_tiny_patch16_224: Vis.* no attribute `conv1`$",
+        match=r"^the published weights of resnet18 do not fit vit_tiny_patch16_224: Vis.* no attribute `conv1`$",
     ):
         start_model(settings("resnet18"), 5, 16)
 

@@ -10,9 +10,10 @@ import tyro
 from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad import BadImages
-from transmix.data.dataset import listing, printable
+from transmix.data.dataset import listing
 from transmix.evaluation.subject import evaluate_models, open_models, open_subject
 from transmix.evaluation.suites import Settings, SuiteName, run_suites
+from transmix.printable import printable
 from transmix.recipes import RecipeError
 from transmix.runs.weights import ema_is_far_below, gap
 

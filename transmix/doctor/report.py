@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from transmix.data.dataset import printable
+from transmix.printable import printable
 
 PROBLEMS = {
     "refused": "training refuses the data set as a whole",
