@@ -95,7 +95,8 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
     result = about | {"weights": subject.weights, "scores": scores}
     if leads:
         print_scores(scores, subject.classes)
-        both = {"top1": scores["model"]["top1"], "ema_top1": scores.get("ema", {}).get("top1")}
+        model, ema = scores["model"], scores.get("ema", {})
+        both = {"top1": model["top1"], "ema_top1": ema.get("top1"), "val_images": model["images"]}
         if ema_is_far_below(both):
             print(f"warning: the average of the weights is far below the weights that it follows: {gap(both)}")
     for suite, found in suites:

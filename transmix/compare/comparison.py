@@ -123,7 +123,7 @@ def compare_runs(runs: Sequence[Trained], baseline: str | None = None) -> Compar
     notes = cautions(groups)
     if score == "top1" and "ema_top1" in known:
         notes.append("Some runs kept no average of the weights: top-1 of the weights themselves is compared.")
-    far = [run.folder.name for run in finished if ema_is_far_below(found[id(run)])]
+    far = [run.folder.name for run in finished if ema_is_far_below(run.epochs[-1])]
     if score == "ema_top1" and far:
         notes.append(f"EMA top-1 is compared, but far below the weights as trained in {', '.join(far)}.")
     by_seed = {

@@ -1,5 +1,6 @@
 """Which of a run's weights stand for it, and why, in the words that every command uses."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from transmix.runs.folder import read_best_step
 from transmix.runs.log import read_rows
 
 FAR = 0.05
-"""An average (EMA) whose top-1 is this much below its model's, as a fraction of the images, does not stand for it."""
+"""An average (EMA) whose top-1 is this much below its model's, and beyond chance, does not stand for it."""
 
 NAMES = {"model": "weights as trained", "ema": "average of the weights (EMA)"}
 """What the two sets of weights are called."""
@@ -43,9 +44,19 @@ class RunWeights:
 
 
 def ema_is_far_below(scores: Mapping[str, Any]) -> bool:
-    """Whether the top-1 of the average is more than `FAR` below that of the model it follows; both in 0..1."""
-    both = scores.get("ema_top1"), scores.get("top1")
-    return all(isinstance(score, int | float) for score in both) and both[0] < both[1] - FAR  # type: ignore[operator]
+    """Whether the top-1 of the average is further below that of the model than `FAR` and than chance explains.
+
+    Chance is two standard errors of a difference of two shares of n images, 2 sqrt(2 p (1 - p) / n) with p their mean.
+
+    Args:
+        scores: "top1" and "ema_top1" in 0..1; "val_images", n, where it is known: logs of older versions lack it.
+    """
+    ema, model, images = (scores.get(name) for name in ("ema_top1", "top1", "val_images"))
+    if not (isinstance(ema, int | float) and isinstance(model, int | float)):
+        return False
+    share = (ema + model) / 2
+    chance = 2 * math.sqrt(max(2 * share * (1 - share), 0) / images) if images else 0.0
+    return model - ema > max(FAR, chance)
 
 
 def better_weights(scores: Mapping[str, Any]) -> str:

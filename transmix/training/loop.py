@@ -317,7 +317,8 @@ class TrainingRun:
                 prefix + ("val_loss" if name == "loss" else name): self.scores[name]
                 for name in ("loss", "top1", "top5", "calibration_error")
             }
-        return scores
+        assert self.scores is not None
+        return scores | {"val_images": self.scores["images"]}
 
     def _validation_batches(self) -> Iterator:
         """Yield this process's share, and look out for signals as long as every process still has batches."""
