@@ -3,6 +3,7 @@
 import contextlib
 import io
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from transmix.cli import main
 from transmix.export.trained import Trained
 from transmix.export.write import PACKAGES
 from transmix.models.build import build_model
+from transmix.runs.weights import RunWeights
 from transmix.training.loop import train
 
 FORMATS = [name for name, packages in PACKAGES.items() if all(map(find_spec, packages))]
@@ -22,7 +24,9 @@ FORMATS = [name for name, packages in PACKAGES.items() if all(map(find_spec, pac
 def run(images, small_recipe, tmp_path_factory):
     """A finished run with an average of the weights, options of its own, and no default in its preprocessing."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    train(small_recipe(images, eval_crop=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), lr=5e-3), folder)
+    train(
+        small_recipe(images, eval_crop=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), lr=5e-3, ema_decay=0.5), folder
+    )
     return folder
 
 
@@ -45,6 +49,7 @@ def untrained(small_recipe):
         classes = ("a", "b", "ü")
         recipe = small_recipe("digits", model=name, model_options=options, image_size=32, **changes)
         torch.manual_seed(0)
-        return Trained(recipe, classes, build_model(recipe.model, len(classes), 32).eval(), {}, "model", 0, {})
+        model = build_model(recipe.model, len(classes), 32).eval()
+        return Trained(recipe, classes, model, {}, RunWeights(Path("step"), "last", 0, "model", "never trained"), {})
 
     return make

@@ -144,11 +144,16 @@ def test_onnx_says_what_it_takes_and_gives_and_nothing_of_this_machine(exported)
     assert b".py" not in (exported.folder / "model.onnx").read_bytes()
 
 
-def test_the_command_says_two_lines_and_no_exporter_chatters(exported):
-    first, second = exported.said.splitlines()
+def test_the_command_says_three_lines_the_weights_first_and_no_exporter_chatters(run, exported):
+    weights, first, second = exported.said.splitlines()
+    last = json.loads((run / "summary.json").read_text())["last"]
+    scores = f"EMA top-1 {100 * last['ema_top1']:.2f} %, weights as trained {100 * last['top1']:.2f} %"
+    assert weights == (
+        f"weights: average of the weights (EMA) of step 10 (last checkpoint): the run kept an average ({scores})"
+    )
     files = "README.md, config.json, model.onnx, model.safetensors"
     if (exported.folder / "model.onnx").exists():
-        assert first == f"average of the weights (EMA) of step 10: {files} in {exported.folder}"
+        assert first == f"{files} in {exported.folder}"
     assert second == "each file was opened again and gives the run's logits; README.md says how to load them"
     assert exported.complained == ""
     assert [path.name for path in exported.folder.parent.iterdir()] == ["all"]

@@ -64,7 +64,9 @@ def test_its_weights_file_can_be_evaluated_and_started_from(trained, images, sma
         assert weights["class_attention.cls_token"].equal(load_file(file)["class_attention.cls_token"])
     with pytest.raises(RecipeError) as error:
         build_model(small_recipe(images, **settings).model, 2, 32)
-    assert str(error.value) == (f"{file} holds a model with a class-attention head; ask for one: --class-attention")
+    assert str(error.value) == (
+        f"the weights in {file} are of a model with a class-attention head; ask for one: --class-attention"
+    )
 
 
 def test_without_the_head_the_remedy_is_named(images, small_recipe, tmp_path):

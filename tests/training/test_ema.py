@@ -26,15 +26,16 @@ def change(model, generator):
             parameter.add_(torch.randn(parameter.shape, generator=generator))
 
 
-def oracle(steps, decay):
+def oracle(steps, decay, warmup=False):
     """Average of a list of (weights, went), entry by entry in float64."""
-    average = [weight.numpy().astype(np.float64) for weight in steps[0][0]]
+    average, updates = [weight.numpy().astype(np.float64) for weight in steps[0][0]], 0
     for step, went in steps[1:]:
         if went:
+            kept = min(decay, (1 + updates) / (10 + updates)) if warmup else decay
             average = [
-                decay * old + (1 - decay) * new.numpy().astype(np.float64)
-                for old, new in zip(average, step, strict=True)
+                kept * old + (1 - kept) * new.numpy().astype(np.float64) for old, new in zip(average, step, strict=True)
             ]
+            updates += 1
     return average
 
 
@@ -42,22 +43,62 @@ def close(model, expected):
     return all(np.allclose(a.numpy(), b, atol=1e-5, rtol=0) for a, b in zip(weights(model), expected, strict=True))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
-def test_the_average_is_that_of_a_plain_loop(model, decay):
-    average = WeightAverage(model, decay)
+def follow(model, average, went):
+    """Change the model and update the average once for each entry; return (weights, went) from the start on."""
     generator = torch.Generator().manual_seed(1)
     steps = [(weights(model), 1)]
-    for went in (1, 1, 0, 1, 0, 1):
+    for one in went:
         change(model, generator)
-        average.update(ONE if went else ZERO)
-        steps.append((weights(model), went))
+        average.update(ONE if one else ZERO)
+        steps.append((weights(model), one))
+    return steps
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.99996])
+def test_with_warm_up_the_average_is_that_of_a_plain_loop_that_counts_updates_alone(model, decay):
+    average = WeightAverage(model, decay)
+    steps = follow(model, average, (1, 1, 0, 0, 1, 0, 1, 1, 1))
+    assert close(average.model, oracle(steps, decay, warmup=True))
+    assert int(average.updates) == 6
+    if decay:
+        assert not close(average.model, oracle(steps, decay))
+        every_step = [(step, 1 if went else 0) for step, went in steps]
+        skipped_counted = oracle([(step, went) for step, went in every_step if went] + [every_step[-1]], decay, True)
+        assert not close(average.model, skipped_counted)
+
+
+def test_after_seventy_steps_of_a_long_average_little_is_left_of_the_random_start():
+    ones = nn.Linear(3, 2)
+    with torch.no_grad():
+        for weight in ones.parameters():
+            weight.fill_(1.0)
+    left = {}
+    for warmup in (True, False):
+        average = WeightAverage(ones, 0.99996, warmup=warmup)
+        zeros = [weight.detach().clone() for weight in ones.parameters()]
+        with torch.no_grad():
+            for weight in ones.parameters():
+                weight.zero_()
+            for _ in range(70):
+                average.update(ONE)
+            for weight, before in zip(ones.parameters(), zeros, strict=True):
+                weight.copy_(before)
+        left[warmup] = float(average.model.weight[0, 0])
+    assert left[True] < 1e-6
+    assert left[False] > 0.997
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
+def test_the_average_is_that_of_a_plain_loop(model, decay):
+    average = WeightAverage(model, decay, warmup=False)
+    steps = follow(model, average, (1, 1, 0, 1, 0, 1))
     assert close(average.model, oracle(steps, decay))
     assert not close(average.model, oracle(steps, 0.6))
     assert not close(average.model, oracle([(step, 1) for step, _ in steps[:-1]], decay))
 
 
 def test_a_step_that_was_held_back_changes_no_weight(model):
-    average = WeightAverage(model, 0.5)
+    average = WeightAverage(model, 0.5, warmup=False)
     before = weights(average.model)
     change(model, torch.Generator().manual_seed(1))
     average.update(ZERO)
@@ -112,7 +153,7 @@ def test_buffers_are_the_models_own_and_not_averaged(model):
 def test_weights_shared_between_layers_stay_shared():
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
-    average = WeightAverage(tied, 0.25)
+    average = WeightAverage(tied, 0.25, warmup=False)
     start = tied[0].weight.detach().clone()
     change(tied, torch.Generator().manual_seed(1))
     average.update(ONE)

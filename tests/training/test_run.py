@@ -252,6 +252,7 @@ def test_published_weights_are_taken_with_a_new_head_and_a_resized_position_embe
         return {name: tensor.clone() for name, tensor in published.state_dict().items()}
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", from_hub)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)  # the hub answers
     recipe = small_recipe(images, model="deit_tiny_patch16_224", model_options={"depth": 1}, **settings)
     model = build_model(recipe.model, 2, 32)
     source = "vit_tiny" if "init" in settings else "deit_tiny"
@@ -282,7 +283,10 @@ def test_a_missing_or_broken_weights_file_is_named(images, small_recipe, tmp_pat
         ({"batch_size": 64}, "40 training images do not fill one batch of 64"),
         ({"rand_augment": "rand-x9"}, "timm does not know the policy rand_augment 'rand-x9'"),
         ({"device": "tpu9"}, "device 'tpu9' cannot be used here"),
-        ({"init": "vit_smal_patch16"}, "init must be a timm model or a .safetensors file, not 'vit_smal_patch16'"),
+        (
+            {"init": "vit_smal_patch16"},
+            "init must be a timm model, a weights file or the folder of a run, not 'vit_smal_patch16'",
+        ),
         ({"init": "x.safetensors", "pretrained": True}, "pretrained and init both say where weights come from"),
     ],
 )

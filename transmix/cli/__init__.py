@@ -4,6 +4,9 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+
+from transmix.printable import printable
 
 VERBS = {
     "train": "train a Vision Transformer as a recipe says",
@@ -18,6 +21,20 @@ VERBS = {
     "report": "write one page about a run that stands alone",
     "recipes": "list, show or copy the recipes that come with the package",
 }
+
+
+EXTRAS = {
+    "gradio": "app",
+    "tensorboard": "tensorboard",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "transformers": "huggingface",
+    "datasets": "huggingface",
+    "accelerate": "huggingface",
+    "lightning": "lightning",
+}
+"""Packages that are not in the extra 'train', and the one that each is in."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,14 +53,23 @@ def main(arguments: list[str] | None = None) -> int:
         import difflib
 
         close = difflib.get_close_matches(verb, VERBS, n=1)
-        return complain(
-            f"no command {verb!r}" + (f"; did you mean {close[0]}?" if close else f"; use {', '.join(VERBS)}")
-        )
+        hint = f"did you mean {close[0]}?" if close else f"use {', '.join(VERBS)}"
+        return complain(" ".join([f"no command {verb!r};", hint, *_bare()]))
     try:
-        module = importlib.import_module(f"transmix.cli.{verb}")
+        return _run(verb, rest)
     except ModuleNotFoundError as error:
-        extra = "app" if error.name == "gradio" else "train"
-        return complain(f"{error.name} is not installed; install what this needs: pip install 'transmix[{extra}]'")
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "transmix"):
+            raise
+        return complain(
+            f"{package} is not installed; install what {verb} needs: pip install "
+            f"'transmix[{EXTRAS.get(package, 'train')}]'"
+        )
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    """Import a verb, run it, and turn what goes wrong into one line and an exit code."""
+    module = importlib.import_module(f"transmix.cli.{verb}")
     from transmix.attention import AttentionError
     from transmix.data.dataset import DataError
     from transmix.distributed import LostProcessError
@@ -82,8 +108,7 @@ def _recorded(function: Callable[[list[str]], int | None]) -> Callable[[list[str
 
 def complain(message: str, code: int = 2) -> int:
     """Say what was wrong in one line and return the exit code."""
-    from transmix.data.dataset import printable  # a file's name in it may hold what a terminal obeys
-
+    # A file's name in it may hold what a terminal obeys.
     print(f"transmix: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
@@ -100,5 +125,15 @@ def _help() -> str:
             *lines,
             "",
             "transmix COMMAND --help explains a command.",
+            *_bare(),
         ]
     )
+
+
+def _bare() -> list[str]:
+    """Return what to install, if nothing but torch is there."""
+    try:
+        there = all(map(find_spec, ("numpy", "tyro", "timm")))
+    except ModuleNotFoundError:
+        there = False
+    return [] if there else ["(commands need more than torch: pip install 'transmix[train]')"]

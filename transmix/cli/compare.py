@@ -16,7 +16,7 @@ from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.draws import NO_TWIN
 from transmix.compare.train import has_label_twin, places, plan, train_missing
 from transmix.compare.write import tables
-from transmix.data.dataset import printable
+from transmix.printable import printable
 from transmix.recipes import Recipe, RecipeError, load_recipe
 from transmix.runs.error import RunError
 

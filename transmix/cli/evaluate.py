@@ -10,10 +10,12 @@ import tyro
 from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad import BadImages
-from transmix.data.dataset import listing, printable
+from transmix.data.dataset import listing
 from transmix.evaluation.subject import evaluate_models, open_models, open_subject
 from transmix.evaluation.suites import Settings, SuiteName, run_suites
+from transmix.printable import printable
 from transmix.recipes import RecipeError
+from transmix.runs.weights import ema_is_far_below, gap
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,18 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
     if out is not None and not out.parent.is_dir():
         raise RecipeError(f"--out {out}: no folder {out.parent}; make it first")
     suites = run_suites(asked.suite, models, subject.data, asked.settings)  # here: what they lack is found first
+    if leads:
+        print(f"weights: {subject.weights}")
     scores = evaluate_models(models, subject.data)
-    result = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint, "scores": scores}
+    about = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint}
+    result = about | {"weights": subject.weights, "scores": scores}
     if leads:
         print(*subject.data.notes, sep="\n", end="\n" if subject.data.notes else "")
         print_scores(scores, subject.classes)
+        model, ema = scores["model"], scores.get("ema", {})
+        both = {"top1": model["top1"], "ema_top1": ema.get("top1"), "val_images": model["images"]}
+        if ema_is_far_below(both):
+            print(f"warning: the average of the weights is far below the weights that it follows: {gap(both)}")
     for suite, found in suites:
         result[suite] = found
         if leads:

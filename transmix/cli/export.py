@@ -31,6 +31,6 @@ def main(arguments: list[str]) -> None:
     asked = parse(Export, "export", arguments)
     out = asked.out or asked.run / "export"
     trained = export_run(asked.run, out, asked.format, checkpoint=asked.checkpoint, weights=asked.weights)
-    which = {"ema": "average of the weights (EMA)", "model": "weights"}[trained.weights]
-    print(f"{which} of step {trained.step}: {', '.join(sorted(path.name for path in out.iterdir()))} in {out}")
+    print(f"weights: {trained.chosen}")
+    print(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {out}")
     print("each file was opened again and gives the run's logits; README.md says how to load them")

@@ -8,6 +8,7 @@ from transmix.compare.groups import Group, cautions, differing, group_runs
 from transmix.compare.read import Trained, number
 from transmix.compare.statistics import LEVEL, Difference, Mean, difference, holm, mean_of
 from transmix.runs.error import RunError
+from transmix.runs.weights import ema_is_far_below
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ def compare_runs(runs: Sequence[Trained], baseline: str | None = None) -> Compar
     notes = cautions(groups)
     if score == "top1" and "ema_top1" in known:
         notes.append("Some runs kept no average of the weights: top-1 of the weights themselves is compared.")
+    far = [run.folder.name for run in finished if ema_is_far_below(run.epochs[-1])]
+    if score == "ema_top1" and far:
+        notes.append(f"EMA top-1 is compared, but far below the weights as trained in {', '.join(far)}.")
     by_seed = {
         group.name: {
             name: {run.seed: found[id(run)][name] for run in group.finished if name in found[id(run)]} for name in known

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transmix.recipes import Recipe, load_recipe
+from transmix.recipes import Recipe
 from transmix.runs.disk import why
 from transmix.runs.error import RunError
-from transmix.runs.folder import read_classes
+from transmix.runs.folder import read_classes, read_recipe
 from transmix.runs.log import read_rows
 
 
@@ -77,7 +77,7 @@ def read_run(folder: Path) -> Trained:
     finished = bool(summary.get("finished")) and bool(rows)
     return Trained(
         folder,
-        load_recipe(str(folder / "recipe.yaml")),
+        read_recipe(folder),
         read_classes(folder),
         _json(folder / "environment.json"),
         tuple(rows),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from transmix.data.dataset import printable
+from transmix.printable import printable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL = 0.05

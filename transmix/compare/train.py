@@ -9,10 +9,10 @@ from pathlib import Path
 from transmix.compare.groups import LEFT_OUT
 from transmix.compare.read import number
 from transmix.compare.schedule import Outcome, Task, run_tasks
-from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, load_recipe
+from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe
 from transmix.runs.disk import replace_file, why
 from transmix.runs.error import RunError
-from transmix.runs.folder import is_finished
+from transmix.runs.folder import as_started, is_finished, read_recipe
 from transmix.runs.log import read_rows
 
 PROGRAM = (sys.executable, "-m", "transmix")
@@ -120,7 +120,7 @@ def check_folders(planned: Mapping[str, Recipe], folder: Path) -> None:
         run = folder / name
         if not (run / "recipe.yaml").exists():
             continue
-        changed = changed_settings(load_recipe(str(run / "recipe.yaml")), recipe)
+        changed = changed_settings(read_recipe(run), as_started(run, recipe))
         may = LEFT_OUT - {"data", "seed", "on_bad_image"}
         refused = [text for text in changed if text.split(":")[0] not in may]
         if refused:

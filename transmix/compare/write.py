@@ -10,7 +10,7 @@ from transmix.compare.comparison import METRICS, Comparison, scores_of
 from transmix.compare.groups import packages
 from transmix.compare.plots import HEIGHT, WIDTH, curve_plots, difference_bars
 from transmix.compare.record import as_json, best_epoch
-from transmix.data.dataset import printable
+from transmix.printable import printable
 from transmix.report.page import render, write_page
 
 TEMPLATE = Path(__file__).with_name("compare.html")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from transmix.data.grey import Grey
+from transmix.printable import printable as printable
 
 VALIDATION_NAMES = ("val", "validation", "test")
 """What the held-out part of a data set may be called on disk; the first that is present is used."""
@@ -123,13 +124,6 @@ def listing(names: Iterable[str], limit: int = 10) -> str:
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
-
-
-def printable(text: str) -> str:
-    """Write a text on one line that any terminal and file takes: escapes for control characters, letters stay."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
 
 
 def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from transmix.data.dataset import printable
 from transmix.data.grey import GreyRange, as_range
+from transmix.printable import printable
 
 PROBLEMS = {
     "refused": "training refuses the data set as a whole",

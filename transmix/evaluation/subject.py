@@ -18,11 +18,13 @@ from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.source import check_same_classes, open_data, relabel_to
 from transmix.evaluation.evaluate import evaluate
 from transmix.evaluation.opened import OpenedModel
-from transmix.models.build import AMP, build_model, head_size, normaliser, published_classes
-from transmix.recipes import RecipeError, load_recipe
+from transmix.models.build import AMP, build_model, normaliser, published_classes
+from transmix.models.start import head_size, read_weights
+from transmix.recipes import RecipeError
 from transmix.recipes.settings import Model, check_grey_range
-from transmix.runs.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
-from transmix.runs.folder import RunError, read_best_step
+from transmix.runs.checkpoint import read_tensors
+from transmix.runs.folder import RunError, read_recipe
+from transmix.runs.weights import NAMES, choose_weights
 
 LEFT_OUT = ("confusion", "reliability")
 """What `evaluate` finds and no table of scores has room for."""
@@ -38,6 +40,7 @@ class Subject:
         data: labels are positions in `classes`.
         crop: (H, W, 3) uint8 array -> (3, S, S) uint8 tensor.
         mean_std: of the model's input, per colour channel.
+        weights: which weights were taken, in words.
         grey: how the model's training scaled greyscale of more than 8 bits; "find": not known.
     """
 
@@ -46,6 +49,7 @@ class Subject:
     data: ImageData
     crop: Callable
     mean_std: tuple[tuple[float, ...], tuple[float, ...]]
+    weights: str
     grey: Grey | Literal["find"] = FIND
 
 
@@ -155,20 +159,17 @@ def evaluate_subject(
 
 
 def _run(folder: Path, which: str, data_name: str | None) -> Subject:
-    checkpoints = folder / "checkpoints"
-    if which == "best":
-        chosen = checkpoints / f"step-{read_best_step(folder):08d}"
-        verify_checkpoint(chosen)
-    else:
-        chosen, problems = newest_checkpoint(checkpoints)
-        if chosen is None:
-            raise RunError(f"{folder} holds no checkpoint to evaluate. {' '.join(problems)}")
-    recipe = load_recipe(str(folder / "recipe.yaml"))
+    taken = choose_weights(folder, which, purpose="evaluate")
+    recipe = read_recipe(folder)
     download = None if data_name else recipe.data.download
     data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download)
-    paths = {name: chosen / f"{name}.safetensors" for name in ("model", "ema")}
+    paths = {name: taken.folder / f"{name}.safetensors" for name in NAMES}
     subjects = {name: _from_file(path, data) for name, path in paths.items() if path.exists()}
-    return replace(subjects["model"], models={name: one.models["model"] for name, one in subjects.items()})
+    models = {name: one.models["model"] for name, one in subjects.items()}
+    sets = " and ".join(f"{NAMES[name]} ({name})" for name in models)
+    return replace(
+        subjects["model"], models=models, weights=f"{sets} of step {taken.step} ({taken.checkpoint} checkpoint)"
+    )
 
 
 def _from_file(path: Path, data: ImageData, model_name: str | None = None) -> Subject:
@@ -193,19 +194,22 @@ def _from_file(path: Path, data: ImageData, model_name: str | None = None) -> Su
     data = replace(data, classes=classes, val=relabel_to(classes, data.val, data.classes))
     crop = EvaluationCrop(about["image_size"], about["eval_crop"])
     mean_std, grey = (tuple(about["mean"]), tuple(about["std"])), as_grey(about.get("grey_range", EACH_IMAGE))
-    return Subject({"model": model}, classes, data, crop, mean_std, grey)
+    return Subject({"model": model}, classes, data, crop, mean_std, f"those of {path}", grey)
 
 
 def _published(name: str, data: ImageData, weights: Path | None = None) -> Subject:
     """Build a timm model with published weights (or a file's); its outputs are the data's classes in their order."""
     settings = Model(name, pretrained=weights is None, init=str(weights) if weights else None)
-    outputs = head_size(read_tensors(weights)[0]) if weights else published_classes(name)
+    outputs = head_size(read_weights(weights).tensors) if weights else published_classes(name)
     if outputs is None or outputs != len(data.classes):
         raise RecipeError(
-            f"{weights or name} tells {outputs} classes apart, but {data.name} has {len(data.classes)}; evaluate it on "
-            f"data with its classes, or fine-tune it first: transmix train --init {weights or name}"
+            f"{weights or name} has {outputs or 'no'} outputs, but {data.name} has {len(data.classes)} classes; "
+            f"evaluate it on data with its classes, or fine-tune it first: transmix train --recipe imagenet_deit_small "
+            f"--model {name} --init {weights or name} --data DATA --out RUN"
         )
-    model = build_model(settings, outputs, None)
+    model = build_model(settings, outputs, None, whole=True)
     config: Any = model.pretrained_cfg
     crop = EvaluationCrop(config["input_size"][-1], config["crop_pct"])
-    return Subject({"model": model}, data.classes, data, crop, (tuple(config["mean"]), tuple(config["std"])))
+    mean_std = tuple(config["mean"]), tuple(config["std"])
+    taken = f"those of {weights}" if weights else f"the published weights of {name}"
+    return Subject({"model": model}, data.classes, data, crop, mean_std, taken)

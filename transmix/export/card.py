@@ -60,7 +60,7 @@ def _training(trained: Trained) -> str:
             f"- data: {Path(recipe.data.data or '').name}; images of {size} x {size} pixels",
             f"- training: {epochs} epochs planned, batches of {optimization.batch_size}, learning rate "
             f"{peak_lr(optimization):g}, mixing `{recipe.mixing.mix}`, seed {recipe.run.seed}",
-            f"- here: {which}, after optimizer step {trained.step}",
+            f"- here: {which}, after optimizer step {trained.step}; {trained.chosen}",
             f"- written by transmix {__version__}",
         ]
     )

@@ -61,6 +61,7 @@ def onnx_metadata(trained: Trained) -> dict[str, str]:
         **{name: value if isinstance(value, str) else json.dumps(value) for name, value in image.items()},
         "model": trained.recipe.model.model,
         "weights": trained.weights,
+        "weights_chosen": str(trained.chosen),
         "step": str(trained.step),
         "transmix": __version__,
     }

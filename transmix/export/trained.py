@@ -10,10 +10,10 @@ from transmix.data.augment import EvaluationCrop
 from transmix.data.grey import Grey
 from transmix.export.error import ExportError
 from transmix.models.build import build_model
-from transmix.recipes import Recipe, load_recipe
-from transmix.runs.checkpoint import newest_checkpoint, read_tensors, verify_checkpoint
-from transmix.runs.folder import RunError, read_best_step, read_classes, read_grey_range
-from transmix.runs.log import read_rows
+from transmix.recipes import Recipe
+from transmix.runs.checkpoint import read_tensors
+from transmix.runs.folder import RunError, read_classes, read_grey_range, read_recipe
+from transmix.runs.weights import RunWeights, choose_weights
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Trained:
         classes: what the K columns of the logits mean.
         model: images (B, 3, S, S), normalised, to logits (B, K); on the CPU, in evaluation mode.
         metadata: of the weights file, by which `transmix evaluate` can use it.
-        weights: "model", or "ema" for their running average.
-        step: the optimizer step that the weights are of.
+        chosen: which weights, of which step, and why.
         scores: of these weights on the validation split, as the run logged them; empty if that step was not evaluated.
         grey: how the run scales greyscale of more than 8 bits.
     """
@@ -35,10 +34,19 @@ class Trained:
     classes: tuple[str, ...]
     model: nn.Module
     metadata: dict[str, str]
-    weights: str
-    step: int
+    chosen: RunWeights
     scores: dict[str, Any]
     grey: Grey = None
+
+    @property
+    def weights(self) -> str:
+        """The name of the weights: "model", or "ema" for their running average."""
+        return self.chosen.name
+
+    @property
+    def step(self) -> int:
+        """The optimizer step that the weights are of."""
+        return self.chosen.step
 
     @property
     def class_attention(self) -> bool:
@@ -52,38 +60,26 @@ def open_trained(run: Path, checkpoint: str = "last", weights: str = "auto") -> 
     Args:
         run: its folder.
         checkpoint: "last" or "best".
-        weights: "model"; "ema", their running average; "auto", the average where the run kept one.
+        weights: "model"; "ema", their running average; "auto", the average where the run kept one and it is not far
+            below.
 
     Raises:
-        RunError, CheckpointError, RecipeError: the folder holds no run, or no whole checkpoint.
-        ExportError: the run kept no average, or its weights do not fit its model.
+        RunError, CheckpointError, RecipeError: the folder holds no run, no whole checkpoint, or no average.
+        ExportError: its weights do not fit its model.
     """
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder")
-    folder = _checkpoint(run, checkpoint)
-    recipe, classes = load_recipe(str(run / "recipe.yaml")), read_classes(run)
-    kept = "ema" if (folder / "ema.safetensors").exists() else "model"
-    if weights == "ema" != kept:
-        raise ExportError(f"{run} kept no average of its weights (ema_decay was not set); use --weights model")
-    weights = kept if weights == "auto" else weights
-    tensors, metadata = read_tensors(folder / f"{weights}.safetensors")
+    chosen = choose_weights(run, checkpoint, weights, "export")
+    recipe, classes = read_recipe(run), read_classes(run)
+    tensors, metadata = read_tensors(chosen.folder / f"{chosen.name}.safetensors")
     settings = replace(recipe.model, pretrained=False, init=None, drop_path=0.0, grad_checkpointing=False)
     model = build_model(settings, len(classes), recipe.data.image_size)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ExportError(f"{folder} does not fit {settings.model}: {' '.join(str(error).split())[:300]}") from error
-    step = int(folder.name.removeprefix("step-"))
-    return Trained(
-        recipe,
-        classes,
-        model.eval(),
-        metadata,
-        weights,
-        step,
-        _scores(run, step, "ema_" if weights == "ema" else ""),
-        read_grey_range(run),
-    )
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(f"{chosen.folder} does not fit {settings.model}: {reason}") from error
+    return Trained(recipe, classes, model.eval(), metadata, chosen, _scores(chosen), read_grey_range(run))
 
 
 def preprocessing(trained: Trained) -> dict[str, Any]:
@@ -105,19 +101,8 @@ def preprocessing(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _checkpoint(run: Path, which: str) -> Path:
-    if which == "best":
-        best = run / "checkpoints" / f"step-{read_best_step(run):08d}"
-        verify_checkpoint(best)
-        return best
-    newest, problems = newest_checkpoint(run / "checkpoints")
-    if newest is None:
-        raise RunError(f"{run} holds no checkpoint to export. {' '.join(problems)}")
-    return newest
-
-
-def _scores(run: Path, step: int, prefix: str) -> dict[str, Any]:
-    row = next((row for row in read_rows(run / "metrics.jsonl") if (row["kind"], row["step"]) == ("epoch", step)), {})
+def _scores(chosen: RunWeights) -> dict[str, Any]:
+    prefix, row = "ema_" if chosen.name == "ema" else "", chosen.scores
     names = {"top1", "top5", "val_loss", "calibration_error"}
     found = {name: row[prefix + name] for name in names if prefix + name in row}
     return found | {"epoch": row["epoch"]} if found else {}

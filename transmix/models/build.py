@@ -2,15 +2,21 @@
 
 import difflib
 import inspect
+import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from transmix.attention import AttentionError, with_class_attention
+from transmix.models.start import PICKLES, FileWeights, Loading, Start, check_start, listed, read_weights, watched
 from transmix.recipes import RecipeError
 from transmix.recipes.settings import Model
+from transmix.runs.weights import choose_weights
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast types by the recipe's names."""
@@ -20,35 +26,65 @@ WEIGHT_OPTIONS = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained
 """Arguments of timm.create_model that would let a recipe, or the metadata of a weights file, name a pickle to load."""
 
 
-def build_model(settings: Model, num_classes: int, image_size: int | None) -> nn.Module:
+HIDDEN = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+"""Arguments of timm.create_model that say no more than where weights come from."""
+
+HUB_SECONDS = 5
+"""How long the Hugging Face hub may take to answer."""
+
+
+def build_model(settings: Model, num_classes: int, image_size: int | None, *, whole: bool = False) -> nn.Module:
     """Create a model with a head of `num_classes` for square images of `image_size` pixels (None: its own size).
+
+    Args:
+        settings: the model, its options, and where its weights come from.
+        num_classes: K, outputs.
+        image_size: in pixels.
+        whole: the weights must give every tensor and have no other.
 
     Raises:
         RecipeError: a model or option that timm does not know, an image size that the patch does not divide, or
             weights that cannot be had or do not fit.
     """
-    if refused := WEIGHT_OPTIONS & settings.model_options.keys():
-        names = ", ".join(sorted(refused))
-        raise RecipeError(f"model_options cannot set {names}; weights come from pretrained or init")
-    if settings.pretrained and settings.init:
-        raise RecipeError("pretrained and init both say where weights come from; give one")
+    model, start = start_model(settings, num_classes, image_size)
+    if whole and start is not None and (start.new or start.unused):
+        missing = [f"they lack {listed(start.new)}"] if start.new else []
+        others = [f"they have {listed(start.unused)} beside"] if start.unused else []
+        raise RecipeError(f"{start.source} are not of {settings.model}: {'; '.join(missing + others)}")
+    return model
+
+
+def start_model(
+    settings: Model, num_classes: int, image_size: int | None, classes: Collection[str] | None = None
+) -> tuple[nn.Module, Start | None]:
+    """Create a model as `build_model`, and say what became of the weights that it starts from.
+
+    Args:
+        settings: see `build_model`, as `num_classes` and `image_size`; errors too.
+        num_classes: see there.
+        image_size: see there.
+        classes: names of the K classes; the head of a weights file of ours for others is not taken. None: not known.
+
+    Returns:
+        The model, and what became of its weights; None if they are random.
+    """
+    _check_settings(settings)
     options = {"num_classes": num_classes, "drop_path_rate": settings.drop_path, **settings.model_options}
     if takes_image_size(settings.model) and image_size is not None:
         options["img_size"] = image_size
-    head: dict[str, Tensor] = {}
-    if settings.init:
-        weights, head = _weights(settings)
-        options.update(pretrained=True, **weights)
+    weights, start = None, None
+    source = f"the published weights of {settings.init or settings.model}"
+    if settings.init and is_file(settings.init):
+        weights = read_weights(init_file(settings.init))
+        source = f"the weights in {weights.path}"
+        options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": weights.tensors})
+    elif settings.init:
+        options.update(pretrained=True, pretrained_cfg=fetchable_config(init_name(settings.init)))
     elif settings.pretrained:
+        fetchable_config(settings.model)
         options.update(pretrained=True)
-    try:
-        model = timm.create_model(settings.model, **options)
-    except Exception as error:  # timm raises what the model's code happens to raise
-        reason = " ".join(str(error).split())[:300]
-        hint = "; take an option of the recipe away: --model-options NAME=" if "unexpected keyword" in reason else ""
-        raise RecipeError(
-            f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}{hint}"
-        ) from error
+    with watched(weights, classes) as loading:
+        model = _create(settings, options, source, loading)
     if image_size is not None:
         check_patches(model, image_size)
     if settings.class_attention:
@@ -56,11 +92,67 @@ def build_model(settings: Model, num_classes: int, image_size: int | None) -> nn
             model = with_class_attention(model)
         except AttentionError as error:
             raise RecipeError(f"class_attention: {error}") from error
-        if head:
-            model.load_state_dict(head, strict=False)
+    if loading.missing is not None:
+        start = _finish_start(model, settings, loading, weights, source)
     if settings.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
-    return model
+    return model, start
+
+
+def _check_settings(settings: Model) -> None:
+    if refused := WEIGHT_OPTIONS & settings.model_options.keys():
+        names = ", ".join(sorted(refused))
+        raise RecipeError(f"model_options cannot set {names}; weights come from pretrained or init")
+    if settings.pretrained and settings.init:
+        raise RecipeError("pretrained and init both say where weights come from; give one")
+    if (channels := settings.model_options.get("in_chans", 3)) != 3:
+        raise RecipeError(f"model_options in_chans={channels}: images are RGB, so a model has 3 input channels")
+
+
+def _create(settings: Model, options: dict[str, Any], source: str, loading: Loading) -> nn.Module:
+    """Let timm create the model, and say in one line why it does not."""
+    try:
+        return timm.create_model(settings.model, **options)
+    except RecipeError:
+        raise
+    except Exception as error:  # timm raises what the model's code happens to raise
+        shapes = re.findall(r"size mismatch for (\S+):.*?\(?\[([\d, ]*)\].*?\[([\d, ]*)\]", str(error))
+        if shapes:
+            found = [f"{name} is [{theirs}] there and [{ours}] in the model" for name, theirs, ours in shapes]
+            raise RecipeError(f"{source} do not fit {settings.model}: {listed(found, 2)}") from error
+        reason = " ".join(str(error).split())[:300]
+        if loading.begun:
+            raise RecipeError(f"{source} do not fit {settings.model}: {reason}") from error
+        hint = "; take an option of the recipe away: --model-options NAME=" if "unexpected keyword" in reason else ""
+        raise RecipeError(
+            f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}{hint}"
+        ) from error
+
+
+def _finish_start(
+    model: nn.Module, settings: Model, loading: Loading, weights: FileWeights | None, source: str
+) -> Start:
+    """Load a class-attention head, which timm does not know, and return what became of all weights."""
+    if loading.head and not settings.class_attention:
+        raise RecipeError(f"{source} are of a model with a class-attention head; ask for one: --class-attention")
+    # Counters of batch norms are in no file of some ages, and torch does not miss them.
+    names = [name for name in model.state_dict() if not name.endswith(".num_batches_tracked")]
+    missing = set(loading.missing or ())
+    if loading.head:
+        try:
+            model.load_state_dict(loading.head, strict=False)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RecipeError(f"{source} do not fit the class-attention head: {reason}") from error
+    missing |= {name for name in names if name.startswith("class_attention.") and name not in loading.head}
+    new = tuple(name for name in names if name in missing)
+    config: Any = model.pretrained_cfg
+    classifier = config.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    notes = [*loading.notes, *([f"resized: {listed(loading.resized)}"] if loading.resized else [])]
+    start = Start(source, len(names) - len(new), len(names), new, tuple(loading.unused), tuple(notes))
+    backbone = [name for name in names if not name.startswith((*heads, "class_attention."))]
+    return check_start(start, backbone, weights, settings.model)
 
 
 def check_patches(model: nn.Module, image_size: int) -> None:
@@ -95,14 +187,6 @@ def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.de
     return normalise
 
 
-def head_size(weights: dict[str, Tensor]) -> int | None:
-    """Return how many classes the head among a model's weights tells apart; None if there is no head."""
-    for name in ("head", "head.fc", "fc", "classifier"):
-        if f"{name}.weight" in weights:
-            return len(weights[f"{name}.weight"])
-    return None
-
-
 def published_classes(name: str) -> int:
     """Return how many classes a timm model's published weights tell apart.
 
@@ -126,7 +210,7 @@ def published_config(name: str) -> timm.models.PretrainedCfg:
 
 def options_text(options: dict) -> str:
     """Return options as one readable line."""
-    return ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "pretrained_cfg_overlay")
+    return ", ".join(f"{name}={value!r}" for name, value in options.items() if name not in HIDDEN)
 
 
 def takes_image_size(name: str) -> bool:
@@ -143,32 +227,71 @@ def takes_image_size(name: str) -> bool:
     return hybrid or "img_size" in inspect.getsource(module)  # type: ignore[arg-type]
 
 
-def _weights(settings: Model) -> tuple[dict, dict[str, Tensor]]:
-    """Return timm's arguments for starting from a safetensors file or another model's published weights.
+def is_file(init: str) -> bool:
+    """Whether `init` names a file or a folder, not a timm model."""
+    if init.endswith((".safetensors", *PICKLES)) or "/" in init:
+        return True
+    return Path(init).is_dir() and not timm.is_model(init.split(".")[0])
 
-    Beside them: the weights of a class-attention head in the file, which timm does not know.
+
+def init_file(init: str) -> Path:
+    """Return the weights file that `init` names: itself, a run's last weights, or model.safetensors of a folder.
+
+    Raises:
+        RecipeError: there is none.
     """
-    init = settings.init or ""
-    if init.endswith(".safetensors"):
-        return _file_weights(Path(init), settings.class_attention)
+    path = Path(init)
+    if (path / "recipe.yaml").exists():
+        chosen = choose_weights(path, purpose="start from")
+        return chosen.folder / f"{chosen.name}.safetensors"
+    if path.is_dir():
+        path /= "model.safetensors"
+    if not path.is_file():
+        raise RecipeError(f"cannot read weights from {path}: no such file")
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise RecipeError(f"init is a .safetensors file, one that torch saved ({', '.join(PICKLES)}) or a run: {init}")
+    return path
+
+
+def init_name(init: str) -> str:
+    """Return a timm model's name.
+
+    Raises:
+        RecipeError: it is none; the message gives the nearest.
+    """
     if not timm.is_model(init.split(".")[0]):
         close = difflib.get_close_matches(init, timm.list_pretrained(), n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise RecipeError(f"init must be a timm model or a .safetensors file, not {init!r}{hint}")
-    return {"pretrained_cfg": published_config(init)}, {}
+        raise RecipeError(f"init must be a timm model, a weights file or the folder of a run, not {init!r}{hint}")
+    return init
 
 
-def _file_weights(path: Path, class_attention: bool) -> tuple[dict, dict[str, Tensor]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def fetchable_config(name: str) -> timm.models.PretrainedCfg:
+    """Return a timm model's published weights if they are on this machine or the hub answers.
 
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RecipeError(f"cannot read weights from {path}: {error}") from error
-    head = {name: weights.pop(name) for name in list(weights) if name.startswith("class_attention.")}
-    if head and not class_attention:
-        raise RecipeError(f"{path} holds a model with a class-attention head; ask for one: --class-attention")
-    classes = head_size(weights)
-    overlay = {"state_dict": weights} | ({} if classes is None else {"num_classes": classes})
-    return {"pretrained_cfg_overlay": overlay}, head
+    Raises:
+        RecipeError: as `published_config`, or the hub cannot be reached.
+    """
+    config = published_config(name)
+    if not config.hf_hub_id or config.state_dict or config.file:
+        return config
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, _, revision = config.hf_hub_id.partition("@")
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    if any(isinstance(try_to_load_from_cache(repository, one, revision=revision or None), str) for one in files):
+        return config
+    try:  # one question of our own: the library would ask two files six times, for a minute
+        url = huggingface_hub.hf_hub_url(repository, files[0], revision=revision or None)
+        huggingface_hub.get_hf_file_metadata(url, timeout=HUB_SECONDS)
+    except HfHubHTTPError:  # it answers; what it refuses timm says
+        pass
+    except Exception as error:  # of the network library, which differs between versions of the hub's
+        reason = " ".join(str(error).split())[:120]
+        raise RecipeError(
+            f"cannot fetch the published weights of {name} from the Hugging Face hub ({reason}), and they are not on "
+            f"this machine. Go online, or fetch them elsewhere (hf download {repository} {files[0]}) and give the "
+            f"file: --init {files[0]}"
+        ) from error
+    return config

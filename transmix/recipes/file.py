@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,12 @@ def recipe_text(name: str) -> str:
     return (resources.files("transmix.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(name_or_path: str, absent: Mapping[str, Any] = types.MappingProxyType({})) -> Recipe:
     """Load a recipe by name, or from a YAML file if the text ends in .yaml or .yml.
+
+    Args:
+        name_or_path: see above.
+        absent: setting -> its value where the file's section does not name it; others have their defaults.
 
     Raises:
         RecipeError: no such recipe, text that is not YAML, an unknown key or a value of the wrong type.
@@ -60,7 +65,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise RecipeError(f"{name_or_path} repeats a part by an alias (*name); write it out")
     if repeated is not None:
         raise RecipeError(f"{name_or_path}: {repeated} is given twice; keep one")
-    return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, ""))
+    return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, "", absent))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -114,17 +119,18 @@ def _repeated_key(node: Any) -> str | None:
     return next(filter(None, (_repeated_key(value) for _, value in node.value)), None)
 
 
-def _build(kind: type, values: Any, where: str, section: str) -> Any:
+def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[str, Any]) -> Any:
     if not isinstance(values, dict):
         raise RecipeError(f"{where}: {section or 'a recipe'} must be settings (name: value), not {values!r}")
     hints = typing.get_type_hints(kind)
-    settings = {}
+    settings = {name: value for name, value in absent.items() if name in hints}
     for key, value in values.items():
         name = f"{section}.{key}" if section else str(key)
         if key not in hints:
             raise RecipeError(f"{where}: unknown setting {name}{_nearest(str(key), list(hints))}")
         if dataclasses.is_dataclass(hints[key]):
-            settings[key] = _build(typing.cast(type, hints[key]), {} if value is None else value, where, name)
+            part = typing.cast(type, hints[key])
+            settings[key] = _build(part, {} if value is None else value, where, name, absent)
         else:
             settings[key] = _convert(value, hints[key], f"{where}: {name}")
     return kind(**settings)

@@ -93,8 +93,9 @@ class Model:
     pretrained: bool = False
     """Start from the model's own published weights."""
     init: str | None = None
-    """Start from the weights of another timm model (by name) or of a safetensors file; the head is made anew if
-    the classes differ, position embeddings are resized."""
+    """Start from the weights of another timm model (by name), of a file (.safetensors, or .pth and the like, read with
+    weights_only) or of a run's folder. The head is made anew if the classes differ, position embeddings are resized;
+    what was loaded is printed and kept in start.json, and weights that do not fit are an error."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Autocast type."""
     compile: bool = False
@@ -169,6 +170,9 @@ class Optimization:
     """Multiply the learning rate by this per layer from the head down (fine-tuning)."""
     ema_decay: float | None = None
     """Keep an average of the weights with this decay per step, and evaluate it as well."""
+    ema_warmup: bool = True
+    """Use min(ema_decay, (1 + t) / (10 + t)) as the decay of update t: else a short run's average is mostly its random
+    start. A run that was started without goes on without when it is resumed."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from transmix.data.bad import LIST
 from transmix.recipes import settings
 from transmix.report.page import shorten
 from transmix.report.read import RunFiles, number, read_file, tried
-from transmix.report.result import training_time
+from transmix.report.result import last_scores, training_time
 from transmix.report.words import duration, plural, setting, size, whole
+from transmix.runs.weights import ema_is_far_below, gap
 
 NAME = 60
 """Letters of a name; of a longer one the middle is left out."""
@@ -53,6 +54,10 @@ def cost(found: RunFiles) -> list[tuple[str, str, str]]:
 def incidents(found: RunFiles) -> list[tuple[str, list[str]]]:
     """Return what happened on the way, each with more lines if there are any."""
     folder, happened = found.folder, []
+    last = last_scores(found) or {}
+    if ema_is_far_below(last):
+        text = "The averaged weights are far below the weights as trained, which stand for the run"
+        happened.append((text, [gap(last)]))
     held = [row for row in found.rows if number(row.get("held_back"))]
     if held:
         count = int(sum(row["held_back"] for row in held))

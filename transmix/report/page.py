@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from transmix.data.dataset import printable
+from transmix.printable import printable
 from transmix.runs.disk import replace_file, why
 from transmix.runs.error import RunError
 

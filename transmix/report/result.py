@@ -7,6 +7,7 @@ from typing import Any
 from transmix.report.chart import LOOKS, line_chart, swatch
 from transmix.report.read import RunFiles, number
 from transmix.report.words import decimal, duration, percent, plural, points, setting, whole
+from transmix.runs.weights import better_weights
 
 MOST_EPOCHS = 320
 """Rows of the table of epochs; of more, some are left out evenly."""
@@ -84,7 +85,7 @@ def result(found: RunFiles) -> dict[str, Any]:
         ("Calibration error", *both("calibration_error")),
     ]
     if (best := best_epoch(found)) is not None:
-        score = f"{'averaged weights' if ema else 'top-1'}: {percent(best[1])}"
+        score = f"{'averaged weights' if best[2] == 'ema' else 'top-1'}: {percent(best[1])}"
         facts.append(("Best epoch", whole(best[0]), score))
     seconds, whole_run = training_time(found)
     if seconds is not None:
@@ -171,13 +172,14 @@ def keeps_average(found: RunFiles) -> bool:
     return "ema_top1" in (last_scores(found) or {})
 
 
-def best_epoch(found: RunFiles) -> tuple[int, float] | None:
-    """Return the epoch with the best score and the score, of the average of the weights where there is one."""
+def best_epoch(found: RunFiles) -> tuple[int, float, str] | None:
+    """Return the epoch with the best score, the score, and whose it is: "ema" where an average stands for the run."""
     best = found.summary.get("best")
     if isinstance(best, dict) and number(best.get("score")) is not None and type(best.get("epoch")) is int:
-        return best["epoch"], best["score"]
-    scores = [(number(row.get("ema_top1", row.get("top1"))), row.get("epoch")) for row in found.epochs]
-    known = [(epoch, score) for score, epoch in scores if score is not None and type(epoch) is int]
+        return best["epoch"], best["score"], best.get("weights", "ema" if keeps_average(found) else "model")
+    rows = [(row, better_weights(row)) for row in found.epochs]
+    scores = [(number(row.get("ema_top1" if of == "ema" else "top1")), row.get("epoch"), of) for row, of in rows]
+    known = [(epoch, score, of) for score, epoch, of in scores if score is not None and type(epoch) is int]
     return max(known, key=lambda one: (one[1], -one[0]), default=None)
 
 

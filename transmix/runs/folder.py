@@ -4,6 +4,7 @@
     classes.json           the class list; every other data set is matched to it by name
     grey_range.json        which values of grey images of more than 8 bits became black and white; null: there were none
     environment.json       versions, machine, command
+    start.json             with pretrained or init: which weights were loaded, and which are new
     metrics.jsonl, .csv    the log
     first_boxes.png        the first batch with boxes: labels by area, by attention, and the attention
     last_boxes.png         the same in the last epoch that mixes
@@ -18,8 +19,10 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,33 @@ MAY_CHANGE = {
 the others do not change what is trained."""
 
 
+YOUNGER = {"ema_warmup": False}
+"""Settings that are younger than some runs, and what runs did before there was such a setting."""
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Return the recipe of a run.
+
+    Raises:
+        RecipeError: the folder holds no recipe, or one that cannot be read.
+    """
+    recipe = load_recipe(str(folder / "recipe.yaml"))
+    if recipe.optimization.ema_decay is None:  # then the two are the same run, and are compared as such
+        return recipe
+    return load_recipe(str(folder / "recipe.yaml"), absent=YOUNGER)
+
+
+def as_started(folder: Path, recipe: Recipe) -> Recipe:
+    """Return a recipe for going on with the run in a folder: what it was started without stays off.
+
+    Raises:
+        RecipeError: the run's own recipe cannot be read.
+    """
+    if not os.path.isfile(folder / "recipe.yaml") or read_recipe(folder).optimization.ema_warmup:
+        return recipe
+    return replace(recipe, optimization=replace(recipe.optimization, ema_warmup=False))
+
+
 def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any, Any]]:
     """Check a run folder against what is asked of it, before anything is written.
 
@@ -79,7 +109,7 @@ def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any
             return {}
     except OSError as error:
         raise RunError(f"cannot open {folder}: {why(error)}") from error
-    before = load_recipe(str(folder / "recipe.yaml"))
+    before = read_recipe(folder)
     changed = {text.split(":")[0]: text for text in changed_settings(before, recipe)}
     refused = [text for name, text in changed.items() if name not in MAY_CHANGE]
     if refused:
@@ -114,6 +144,12 @@ def schedule_notice(changed: dict[str, tuple[Any, Any]]) -> str | None:
     )
 
 
+def younger_notice(asked: Recipe, recipe: Recipe) -> str | None:
+    """Return what to say if a resumed run goes on without what was asked for, because it was started without."""
+    texts = changed_settings(asked, recipe)
+    return f"as the run was started, it goes on with {'; '.join(texts)} (asked for -> used)" if texts else None
+
+
 def is_finished(folder: Path, max_steps: int | None, changed: Collection[str] = ()) -> bool:
     """Whether the run in a folder has come to its end, or to the step it was told to stop at.
 
@@ -130,8 +166,18 @@ def is_finished(folder: Path, max_steps: int | None, changed: Collection[str] = 
     return (ended and "epochs" not in changed) or (max_steps is not None and step >= max_steps)
 
 
-def write_start(folder: Path, recipe: Recipe, classes: tuple[str, ...], world: World, grey: Grey = None) -> None:
+def write_start(
+    folder: Path, recipe: Recipe, classes: tuple[str, ...], world: World, grey: Grey = None, start: Any = None
+) -> None:
     """Write what is known before the first step, or the first after a resume.
+
+    Args:
+        folder: of the run.
+        recipe: every setting.
+        classes: the class list.
+        world: this process among all.
+        grey: how greyscale of more than 8 bits is scaled.
+        start: what became of the weights that the model started from, a dataclass; None: it started from none.
 
     Raises:
         RunError: a file cannot be written.
@@ -143,6 +189,9 @@ def write_start(folder: Path, recipe: Recipe, classes: tuple[str, ...], world: W
         replace_file(folder / "recipe.yaml", dump_recipe(recipe).encode())
         replace_file(folder / "classes.json", json.dumps(list(classes), indent=1, ensure_ascii=False).encode())
         replace_file(folder / "grey_range.json", json.dumps(grey).encode())
+        if start is not None:
+            text = json.dumps({"text": str(start), **dataclasses.asdict(start)}, indent=1, ensure_ascii=False)
+            replace_file(folder / "start.json", text.encode())
         replace_file(folder / "environment.json", json.dumps(environment(world), indent=1).encode())
 
 

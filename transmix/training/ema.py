@@ -11,15 +11,23 @@ from transmix.training.sharding import own_part
 class WeightAverage:
     """A copy of a model whose weights follow the trained ones: average = decay * average + (1 - decay) * weights.
 
+    With warm-up, update t = 0, 1, ... uses min(decay, (1 + t) / (10 + t)), as TensorFlow's ExponentialMovingAverage:
+    without it the average of a short run is still the random weights that it started as.
+
     Args:
         model: not wrapped, not compiled.
         decay: per optimizer step, in [0, 1).
         start: what the average starts as, `a_copy` of the model; None: made here. Sharded if the model is.
+        warmup: whether the decay warms up.
+
+    Attributes:
+        updates: scalar int64 on the device, how often the average has followed; skipped steps do not count.
     """
 
-    def __init__(self, model: nn.Module, decay: float, start: nn.Module | None = None):
+    def __init__(self, model: nn.Module, decay: float, start: nn.Module | None = None, *, warmup: bool = True):
         self.model = a_copy(model) if start is None else start
-        self.decay = decay
+        self.decay, self.warmup = decay, warmup
+        self.updates = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
         self._source: list[Tensor] = [own_part(weight) for weight in model.parameters()]
         self._average: list[Tensor] = [own_part(weight) for weight in self.model.parameters()]
         self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
@@ -32,10 +40,12 @@ class WeightAverage:
             went: scalar on the device, 1 if the optimizer stepped and 0 if the step was held back.
         """
         change = torch._foreach_sub(self._source, self._average)  # type: ignore
-        torch._foreach_mul_(change, (1 - self.decay) * went)  # type: ignore
+        rate = (9 / (10 + self.updates)).clamp(min=1 - self.decay) if self.warmup else 1 - self.decay
+        torch._foreach_mul_(change, rate * went)  # type: ignore
         torch._foreach_add_(self._average, change)  # type: ignore
         for average, buffer in self._buffers:
             average.copy_(buffer)
+        self.updates += went.to(torch.int64)
 
 
 def a_copy(model: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -20,12 +21,13 @@ from transmix.data.keyed import key
 from transmix.data.source import load_data
 from transmix.distributed import World
 from transmix.evaluation.evaluate import evaluate
-from transmix.models.build import AMP, build_model, normaliser
+from transmix.models.build import AMP, normaliser, start_model
 from transmix.recipes import Recipe, RecipeError, check_recipe
 from transmix.recipes.cadence import parse_cadence
 from transmix.runs import folder as run_folder
 from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_state
 from transmix.runs.log import RunLog
+from transmix.runs.weights import better_weights, ema_is_far_below, gap
 from transmix.training.batches import prepare_batches
 from transmix.training.ema import WeightAverage, a_copy
 from transmix.training.examples import draw_boxes, keep_examples
@@ -65,6 +67,7 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
     world = distributed.start(recipe.run.device, recipe.run.wait_minutes)
     try:
         with distributed.losing_others(world, "--resume goes on from the last checkpoint"):
+            asked, recipe = recipe, run_folder.as_started(folder, recipe)
             changed = run_folder.check_run(folder, recipe, resume or world.restarted)
             distributed.wait_for_all(world)  # before the first process writes what the others look for
             if run_folder.is_finished(folder, recipe.run.max_steps, changed):
@@ -72,8 +75,8 @@ def train(recipe: Recipe, out: str | os.PathLike[str], resume: bool = False) -> 
                     print(f"{folder} is finished already")
                 return json.loads((folder / "summary.json").read_text())
             checkpoint, said = choose_checkpoint(folder, world)
-            notice = run_folder.schedule_notice(changed)
-            for line in [*said, *([notice] if notice and world.leads else [])]:
+            notices = [run_folder.schedule_notice(changed), run_folder.younger_notice(asked, recipe)]
+            for line in [*said, *filter(None, notices if world.leads else [])]:
                 print(line, flush=True)
             with Watch(world, parse_cadence(recipe.run.checkpoint_every).minutes) as watch:
                 run = TrainingRun(recipe, folder, world, checkpoint, watch)
@@ -112,7 +115,7 @@ class TrainingRun:
         self.order = self.batches.order
         epochs = recipe.optimization.epochs + recipe.optimization.cooldown_epochs
         self.total_steps = epochs * self.order.steps_per_epoch
-        self._prepare_model()
+        self._prepare_model(checkpoint is None)
         torch.manual_seed(key(recipe.run.seed, "model", world.rank))  # dropout differs between processes
         self.step_number = 0
         self.best: dict[str, Any] | None = None
@@ -126,13 +129,15 @@ class TrainingRun:
         if checkpoint is not None:
             restore(self, load_checkpoint(checkpoint))
         if world.leads:
-            run_folder.write_start(folder, recipe, self.data.classes, world, self.data.grey)
+            run_folder.write_start(folder, recipe, self.data.classes, world, self.data.grey, self.start)
             self.log = RunLog(folder, self.step_number, recipe.run.tensorboard, self.log_rows)
         distributed.wait_for_all(world)
 
-    def _prepare_model(self) -> None:
+    def _prepare_model(self, first_time: bool) -> None:
         recipe, world = self.recipe, self.world
-        bare = build_model(recipe.model, len(self.data.classes), recipe.data.image_size)
+        settings = recipe.model if first_time else replace(recipe.model, pretrained=False, init=None)
+        classes = self.data.classes
+        bare, self.start = start_model(settings, len(classes), recipe.data.image_size, classes)
         # FSDP2 takes contiguous weights alone; the images' format is what convolutions follow.
         last = recipe.model.channels_last and not self.sharded
         memory = torch.channels_last if last else torch.preserve_format
@@ -150,7 +155,8 @@ class TrainingRun:
             for one in filter(None, (bare, averaged)):
                 shard(one, world)
         optimizer = build_optimizer(bare, recipe.optimization)
-        self.average = WeightAverage(bare, decay, averaged) if decay is not None else None
+        warmup = recipe.optimization.ema_warmup
+        self.average = WeightAverage(bare, decay, averaged, warmup=warmup) if decay is not None else None
         model = torch.compile(bare) if recipe.model.compile else bare
         mean, std = recipe.augmentation.mean, recipe.augmentation.std
         self.normalise = normaliser(mean, std, world.device, recipe.model.channels_last)
@@ -171,7 +177,8 @@ class TrainingRun:
         epochs = optimization.epochs + optimization.cooldown_epochs
         last_step = min(self.total_steps, run.max_steps or self.total_steps)
         self.progress = Progress(last_step, self.step_number, epochs, optimization.batch_size, not self.world.leads)
-        for line in (self._introduction(), *self.data.notes):
+        started = [] if self.start is None else [str(self.start)]
+        for line in (self._introduction(), *started, *self.data.notes):
             self.progress.say(line)
         if self.reads and self.step_number % self.order.steps_per_epoch == 0:  # stopped while it was evaluated
             self._end_epoch(self.step_number // self.order.steps_per_epoch - 1, None, self.step_number == last_step)
@@ -261,11 +268,17 @@ class TrainingRun:
             except StoppedError:
                 save(self, last=True)  # reads are still there: the end of this epoch is yet to come
                 raise
-            score = row.get("ema_top1", row["top1"])
+            weights = better_weights(row)
+            score = row["ema_top1" if weights == "ema" else "top1"]
             better = self.best is None or score > self.best["score"]
             if better:
-                self.best = {"score": score, "step": self.step_number, "epoch": epoch + 1}
+                self.best = {"score": score, "step": self.step_number, "epoch": epoch + 1, "weights": weights}
             keep_examples(self, epoch)
+            if last and ema_is_far_below(row):
+                self.progress.say(
+                    f"warning: the average of the weights (EMA) is far below the weights that it follows ({gap(row)}); "
+                    f"--weights auto takes the weights as trained. A lower --ema-decay follows sooner"
+                )
         if self.world.device.type == "cuda":
             row["peak_memory"] = torch.cuda.max_memory_allocated(self.world.device)
         if count := self.bad.count():
@@ -306,7 +319,8 @@ class TrainingRun:
                 prefix + ("val_loss" if name == "loss" else name): self.scores[name]
                 for name in ("loss", "top1", "top5", "calibration_error")
             }
-        return scores
+        assert self.scores is not None
+        return scores | {"val_images": self.scores["images"]}
 
     def _validation_batches(self) -> Iterator:
         """Yield this process's share, and look out for signals as long as every process still has batches."""

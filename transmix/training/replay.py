@@ -1,6 +1,7 @@
 """A step that was not finite, run again from its dump: where the first number went wrong, and for which images."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from transmix.data.on_device import TrainingImages
 from transmix.data.order import EpochOrder, SampleKey
 from transmix.data.source import load_data
 from transmix.models.build import build_model, normaliser
-from transmix.recipes import Recipe, load_recipe
+from transmix.recipes import Recipe
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
-from transmix.runs.folder import RunError, read_grey_range
+from transmix.runs.folder import RunError, read_grey_range, read_recipe
 from transmix.training.optimizer import build_optimizer
 from transmix.training.step import TrainingStep
 
@@ -36,15 +37,17 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
     found, problems = newest_checkpoint(folder / "nonfinite")
     if found is None:
         raise RunError(f"{folder} holds no step to replay (nonfinite/). {' '.join(problems)}")
-    recipe, dump = load_recipe(str(folder / "recipe.yaml")), load_checkpoint(found)
+    recipe, dump = read_recipe(folder), load_checkpoint(found)
     state, world = dump.state, distributed.start(device)
     data = load_data(recipe.data, recipe.run.seed, read_grey_range(folder))
-    model = build_model(recipe.model, len(data.classes), recipe.data.image_size)
+    settings = replace(recipe.model, pretrained=False, init=None)  # the dump's weights come next
+    model = build_model(settings, len(data.classes), recipe.data.image_size)
     model.load_state_dict(dump.tensors["model"])
     model.to(world.device)
     reader = AttentionReader(model) if recipe.mixing.mix == "transmix" else None
     normalise = normaliser(recipe.augmentation.mean, recipe.augmentation.std, world.device, False)
     load = _loader(recipe, data, world.device)
+    yield f"weights: as trained, as step {state['step']} found them ({found})"
     processes, accumulate, step_batch = state["processes"], state["accumulate"], recipe.optimization.batch_size
     for rank in range(processes):
         batch = step_batch // (processes * accumulate)

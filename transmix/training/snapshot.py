@@ -106,6 +106,7 @@ def _state(run: TrainingRun) -> dict[str, Any]:
         "reads": run.reads,
         "scaler": run.step.scaler.state_dict(),
         "log_rows": run.log.rows,
+        "ema_updates": int(run.average.updates) if run.average is not None else None,
     }
 
 
@@ -133,6 +134,8 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
         _load(run.bare, checkpoint.tensors["model"])
         if run.average is not None:
             _load(run.average.model, checkpoint.tensors["ema"])
+            if run.average.warmup:  # runs from before there was a warm-up did not count
+                run.average.updates.fill_(checkpoint.state["ema_updates"])
         weights = dict(run.bare.named_parameters())
         kept = checkpoint.tensors["optimizer"].items()
         states = {name: cut_like(value, weights[name.rsplit("|", 1)[0]]) for name, value in kept}

@@ -20,7 +20,8 @@ from transmix.data.grey_range import with_grey
 from transmix.data.source import check_same_classes, open_data, relabel_to
 from transmix.evaluation.subject import open_subject
 from transmix.export.trained import open_trained
-from transmix.models.build import build_model, check_patches, head_size, published_classes
+from transmix.models.build import build_model, check_patches, published_classes
+from transmix.models.start import head_size
 from transmix.recipes import RecipeError
 from transmix.recipes.settings import Mixing, Model, check_grey_range
 from transmix.runs.checkpoint import read_tensors
@@ -39,6 +40,7 @@ class Viewed:
         mixing: How the run mixed; for other models the paper's way.
         weights: "ema" if they are a running average, else "model".
         grey: How greyscale of more than 8 bits is scaled; None: not known, such images are refused.
+        taken: Which weights were taken and why, in words.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Viewed:
     mixing: Mixing
     weights: str = "model"
     grey: Grey = None
+    taken: str = ""
 
 
 def open_viewed(
@@ -83,8 +86,8 @@ def open_viewed(
     elif data is not None:
         subject = open_subject(target, model=model, data=data, grey_range=grey_range)
         validation = subject.classes, subject.data.val
-        viewed = Viewed(subject.models["model"], subject.crop, subject.mean_std, lambda: validation, Mixing())
-        viewed = replace(viewed, grey=subject.data.grey)
+        seen = subject.models["model"], subject.crop, subject.mean_std
+        viewed = Viewed(*seen, lambda: validation, Mixing(), grey=subject.data.grey, taken=subject.weights)
     else:
         viewed = _without_data(target, model)
         viewed = viewed if grey_range is None else replace(viewed, grey=grey_range)
@@ -140,7 +143,8 @@ def _of_run(folder: Path, data_name: str | None, checkpoint: str, weights: str, 
     augmentation = recipe.augmentation
     crop = EvaluationCrop(recipe.data.image_size, augmentation.eval_crop)
     mean_std = augmentation.mean, augmentation.std
-    return Viewed(trained.model, crop, mean_std, open_validation, recipe.mixing, trained.weights, grey)
+    about = trained.weights, grey, str(trained.chosen)
+    return Viewed(trained.model, crop, mean_std, open_validation, recipe.mixing, *about)
 
 
 def _without_data(target: str, model_name: str | None) -> Viewed:
@@ -149,7 +153,9 @@ def _without_data(target: str, model_name: str | None) -> Viewed:
     def open_validation() -> tuple[tuple[str, ...], Split]:
         raise RecipeError(f"{target} comes without data; give --images FILE ..., or a data set: --data")
 
+    taken = f"those of {target}"
     if not target.endswith(".safetensors"):
+        taken = f"the published weights of {target}"
         model = build_model(Model(target, pretrained=True), published_classes(target), None)
     else:
         tensors, metadata = read_tensors(Path(target))
@@ -164,13 +170,14 @@ def _without_data(target: str, model_name: str | None) -> Viewed:
                 raise RecipeError(f"{target} does not fit {about['model']}: {reason}") from error
             crop = EvaluationCrop(about["image_size"], about["eval_crop"])
             mean_std, grey = (tuple(about["mean"]), tuple(about["std"])), as_grey(about.get("grey_range", EACH_IMAGE))
-            return Viewed(model, crop, mean_std, open_validation, Mixing(), grey=grey)
+            return Viewed(model, crop, mean_std, open_validation, Mixing(), grey=grey, taken=taken)
         if model_name is None:
             raise RecipeError(f"{target} does not say which model it holds; name it: --model vit_small_patch16_224")
-        model = build_model(Model(model_name, init=target), head_size(tensors) or 0, None)
+        model = build_model(Model(model_name, init=target), head_size(tensors) or 0, None, whole=True)
     config: Any = model.pretrained_cfg
     crop = EvaluationCrop(config["input_size"][-1], config["crop_pct"])
-    return Viewed(model, crop, (tuple(config["mean"]), tuple(config["std"])), open_validation, Mixing())
+    mean_std = tuple(config["mean"]), tuple(config["std"])
+    return Viewed(model, crop, mean_std, open_validation, Mixing(), taken=taken)
 
 
 def _resized(viewed: Viewed, size: tuple[int, int]) -> Viewed:
