@@ -269,3 +269,12 @@ def test_a_reader_of_a_plain_module_holds_no_patch_embedding():
     row, grid, _ = reader.take()
     assert row.shape == (3, 6)
     assert grid == (2, 3)
+
+
+def test_a_read_model_can_be_exported_and_traced(vit):
+    model, images = vit.model().eval(), vit.images()
+    expected = model(images)
+    AttentionReader(model)
+    assert torch.equal(torch.export.export(model, (images,)).module()(images), expected)
+    assert torch.equal(torch.jit.trace(model, images)(images), expected)
+    assert torch.equal(torch.func.functional_call(model, dict(model.named_parameters()), (images,)), expected)
