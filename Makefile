@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test check browser bench chaos docs results fuzz models lock clean
+.PHONY: setup train test check browser bench chaos docs results fuzz models sweep lock clean
 
 setup: .venv/.done
 
@@ -33,6 +33,9 @@ bench: setup  ## the speed benchmarks that a CPU can run, about five minutes, in
 
 models: setup  ## measure every listed model: the table of `transmix models` and docs/models.md
 	$(BIN)/python scripts/models.py
+
+sweep: setup  ## bend every listed model and integration until a label could be wrong: the table in docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/sweep.py
 
 docs: setup  ## the site, into build/site; a link that leads nowhere fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -806,3 +806,79 @@ def test_a_sharded_model_is_read_for_its_own_images():
         relabelled = tm.relabel(mixed)
         assert close(relabelled.lam, by_hand(plain, mixed.images, box_of(mixed)))
         tm.loss(logits, relabelled).backward()
+
+
+# ------------------------------------------------------------- models within models, heads, and grids that are not told
+
+PLACES = {"registers": {"reg_tokens": 4}, "one class token": {}}
+
+
+@pytest.mark.parametrize("changes", PLACES.values(), ids=PLACES)
+def test_a_known_model_within_another_is_read_as_it_is_alone(changes):
+    model = Siamese()
+    model.vit = a_vit(**changes)
+    tm = made(model, module="vit.blocks.1.attn")  # without saying how many tokens come before the patches
+    mixed, (clean, _) = tm.mix(*batch()), batch(1)
+    model(clean, mixed.images)
+    first = 1 + changes.get("reg_tokens", 0)
+    assert close(tm.relabel(mixed).lam, by_hand(model.vit, mixed.images, box_of(mixed), first=first))
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.vit = a_vit()
+
+    def forward(self, images):
+        return self.vit(torch.cat([images.flip(3), images]))[len(images) :]
+
+
+def test_views_stacked_within_the_model_are_refused_until_the_rows_are_named():
+    model = Twice()
+    tm = made(model, module="vit.blocks.1.attn")
+    mixed = tm.mix(*batch())
+    model(mixed.images)
+    assert refusal(lambda: tm.relabel(mixed)) == (
+        "the model saw 10 images, of which 5 are this batch: say which, with mixed = "
+        "tm.relabel(mixed, rows=slice(0, 5)) if they come first"
+    )
+    assert "is flipped left to right" in refusal(lambda: tm.relabel(mixed, rows=slice(0, 5)))
+    assert close(tm.relabel(mixed, rows=slice(5, 10)).lam, by_hand(model.vit, mixed.images, box_of(mixed)))
+
+
+@pytest.mark.parametrize("second", [(64, 64), (96, 64)])
+def test_a_head_is_given_the_grid_of_its_own_forward_and_not_of_the_one_before(second):
+    from transmix.attention import with_class_attention
+
+    model = with_class_attention(timm.create_model("resnet18", num_classes=10)).train()
+    tm = made(model)
+    for size in ((64, 96), second):  # 2 x 3 patches, then 2 x 2 or, as many, 3 x 2
+        mixed = tm.mix(*batch(size=size))
+        model(mixed.images)
+        tm.relabel(mixed)
+        assert tm.reader.grid == (size[0] // 32, size[1] // 32)
+
+
+@pytest.mark.parametrize("left", [6, 12, 15])
+def test_patches_dropped_before_a_head_are_refused_though_they_would_make_another_grid(left):
+    from transmix.attention import with_class_attention
+
+    sizes = {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 10}
+    model = with_class_attention(timm.create_model("vit_base_patch16_siglip_gap_224", **sizes)).train()
+    tm = made(model)
+    model.class_attention.register_forward_pre_hook(lambda _, args: (args[0][:, :left],))
+    mixed = tm.mix(*batch())
+    model(mixed.images)
+    with pytest.raises(ValueError, match=rf"{left} patches do not make one grid over a 32 x 48 image at a stride of 8"):
+        tm.relabel(mixed)
+
+
+def test_a_token_behind_the_patches_of_a_pool_is_not_taken_for_a_class_token():
+    sizes = {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 10}
+    model = timm.create_model("vit_base_patch16_siglip_224", **sizes).train()
+    made(model)
+    model.attn_pool.register_forward_pre_hook(lambda _, args: (torch.cat([args[0], args[0][:, :1]], 1),))
+    assert refusal(lambda: model(batch()[0])) == (
+        "'attn_pool' (AttentionPoolLatent) attends over 25 tokens, but 0 before (4, 6) = 24 patches make 24: 1 are "
+        "unknown. Pass prefix_tokens=1 if they come before the patches, prefix_tokens=0 if behind them"
+    )

@@ -58,27 +58,48 @@ def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[tuple[int, in
     return (height // down, width // across), (height // down * down, width // across * across)
 
 
+def stride_of(model: nn.Module, name: str) -> int | None:
+    """Return how many pixels lie between the last features of the model that holds a module, if it says so (timm)."""
+    while True:
+        name = name.rpartition(".")[0]
+        info = getattr(model.get_submodule(name), "feature_info", None)
+        if isinstance(info, list) and info and isinstance(info[-1], dict):
+            told = info[-1].get("reduction")
+            return told if isinstance(told, int) else None
+        if not name:
+            return None
+
+
 @lru_cache  # asked for at every step
-def find_grid(patches: int, height: int, width: int) -> tuple[int, int]:
+def find_grid(patches: int, height: int, width: int, stride: int | None = None) -> tuple[int, int]:
     """Return the grid (h, w) of `patches` patches over an image of `height` x `width` pixels.
 
     Layers whose strides multiply to s leave h = H / s and w = W / s patches, rounded down or up, and a longer side
     never fewer than a shorter one. A grid with nothing to round comes first, then one with both sides rounded alike.
 
+    Args:
+        patches: how many there are.
+        height: of the image in pixels.
+        width: likewise.
+        stride: pixels from one to the next, or a multiple of them, as the model says; None: it does not.
+
     Raises:
         ValueError: no stride makes that many patches, or several strides make different grids.
     """
     exact, alike, unlike = set(), set(), set()
-    for stride in range(1, max(height, width) + 1):
+    for step in range(1, max(height, width) + 1):
+        if stride and stride % step:
+            continue  # keys that are pooled less than queries (MViT) lie closer than the features
         for down, right in product((False, True), repeat=2):
-            h, w = (side // stride + (up and side % stride > 0) for side, up in ((height, down), (width, right)))
+            h, w = (side // step + (up and side % step > 0) for side, up in ((height, down), (width, right)))
             if h * w == patches and (h == w if height == width else (h - w) * (height - width) >= 0):
-                divides = height % stride == 0 and width % stride == 0
+                divides = height % step == 0 and width % step == 0
                 (exact if divides else alike if down == right else unlike).add((h, w))
     grids = exact or (alike | unlike if alike else set())
     if len(grids) != 1:
         among = f" (it could be {' or '.join(f'{h} x {w}' for h, w in sorted(grids))})" if grids else ""
+        at = f" at a stride of {stride} pixels" if stride else ""
         raise ValueError(
-            f"{patches} patches do not make one grid over a {height} x {width} image{among}; pass grid=(h, w)"
+            f"{patches} patches do not make one grid over a {height} x {width} image{at}{among}; pass grid=(h, w)"
         )
     return grids.pop()

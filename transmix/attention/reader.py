@@ -10,6 +10,7 @@ given, and `take(images)` hands over the row of these images or raises.
 """
 
 import weakref
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from transmix.attention.attach import Reading, Row, allow_checkpointing_under_compile, attach
 from transmix.attention.belongs import FITS, compare, same_view, shares_memory
 from transmix.attention.error import AttentionError
-from transmix.attention.find import find_class_attention, unwrap
-from transmix.attention.grid import cutter_of, find_grid
-from transmix.attention.record import KEPT, note_grid, note_images, note_size, read_row
+from transmix.attention.find import ClassAttention, find_class_attention, unwrap
+from transmix.attention.grid import cutter_of, find_grid, stride_of
+from transmix.attention.head import ClassAttentionHead
+from transmix.attention.record import KEPT, note_grid, note_images, note_part, note_size, read_row
 
 
 class Attention(NamedTuple):
@@ -74,18 +76,20 @@ class AttentionReader:
         eval: bool = False,
     ):
         bare = unwrap(model)
-        found = find_class_attention(bare, module, prefix_tokens)
+        found, part = _as_known(bare, find_class_attention(bare, module, prefix_tokens), prefix_tokens)
         self.name = found.name
         tells_grid = found.grid_from is found.module
         self._reading = Reading(found.name, found.prefix_tokens, prefix_tokens is not None, grid, tells_grid)
         self._reading.active, self._reading.training, self._reading.eval = True, training, eval
         self._checked: dict[tuple, str] = {}
+        self._stride = stride_of(bare, found.name)
         self._handed: list[weakref.ref[Tensor]] = []
         self._dropped: list[weakref.ref[Tensor]] = []
         self._taken: weakref.ref[Tensor] | None = None
         self._last_grid: tuple[int, int] | None = None
         cutter = found.grid_from and cutter_of(found.grid_from)
         places = [(found.module, read_row), (cutter, note_grid), (found.size_from, note_size), (bare, note_images)]
+        places += [] if part is bare else [(part, note_part)]
         try:
             for place, work in places:
                 if place is not None and not (place is found.module and work is not read_row):
@@ -165,6 +169,8 @@ class AttentionReader:
         kept = self._reading.rows
         if rows is None:
             for index in range(len(kept) - 1, -1, -1):
+                if len(kept[index].row) != len(images):  # several views of each image, stacked within the model
+                    continue
                 if same_view(images, kept[index].images) or same_view(images, kept[index].cut):
                     return index
         if torch.compiler.is_compiling():
@@ -202,7 +208,7 @@ class AttentionReader:
             became = self._compare(batch, seen, rows)
             if became == "resized":
                 covers = (round(covers[0] * batch.shape[-2] / height), round(covers[1] * batch.shape[-1] / width))
-        return Attention(row, found.grid or find_grid(found.row.shape[1], height, width), covers)
+        return Attention(row, found.grid or find_grid(found.row.shape[1], height, width, self._stride), covers)
 
     def _compare(self, images: Tensor, seen: Tensor, rows: slice | None) -> str:
         if (rows is None and same_view(images, seen)) or seen.device.type == "meta":
@@ -301,10 +307,10 @@ class AttentionReader:
         self.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "_reading": self._reading, "active": self._reading.active}
+        return {"name": self.name, "_reading": self._reading, "active": self._reading.active, "_stride": self._stride}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.name, self._reading = state["name"], state["_reading"]
+        self.name, self._reading, self._stride = state["name"], state["_reading"], state["_stride"]
         self._reading.active = state["active"]
         self._checked, self._handed, self._dropped = {}, [], []
         self._taken = self._last_grid = None
@@ -314,3 +320,26 @@ class AttentionReader:
 
     def __exit__(self, *_: object) -> None:
         self.detach()
+
+
+def _as_known(model: nn.Module, found: ClassAttention, prefix_tokens: int | None) -> tuple[ClassAttention, nn.Module]:
+    """Return what a known model says of the module that is read, and that model; else what was found, and the model.
+
+    A model within another (siamese, one that normalises first) is then read as it is alone.
+    """
+    parts, answer = found.name.split("."), (found, model)
+    for count in range(len(parts)):
+        part = model.get_submodule(".".join(parts[:count]))
+        try:
+            known = find_class_attention(part)
+        except AttentionError:
+            continue
+        if known.module is not found.module or isinstance(part, ClassAttentionHead):
+            continue
+        prefix = known.prefix_tokens if prefix_tokens is None else prefix_tokens
+        if prefix is None and hasattr(part, "pool_include_prefix"):  # timm's pools leave these tokens out or not
+            prefix = part.num_prefix_tokens if part.pool_include_prefix else 0
+        answer = replace(known, name=found.name, prefix_tokens=prefix), part  # type: ignore[arg-type]
+        if not isinstance(known.grid_from, ClassAttentionHead):  # such a head is found from outside of its model too
+            break
+    return answer

@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from transmix.attention.attach import Place, Reading, Row
 from transmix.attention.error import AttentionError
 from transmix.attention.grid import grid_of
+from transmix.attention.head import ClassAttentionHead
 from transmix.attention.row import FUSED, SOFTMAX, first_row, is_over_keys
 
 KEPT = 4
@@ -109,6 +110,9 @@ def _patch_columns(
 def note_grid(place: Place, *args: Any, **kwargs: Any) -> Any:
     """Around the module that cuts patches: note what it was given, and the grid that it made."""
     seen = args[0] if args else next(iter(kwargs.values()))
+    if isinstance(place.module, ClassAttentionHead):  # which holds the module that is read: later is too late
+        place.reading.grid, place.reading.covers = grid_of(place.module, seen, None)
+        return place.run(*args, **kwargs)
     output = place.run(*args, **kwargs)
     grid, covers = grid_of(place.module, seen, output)
     place.reading.grid, place.reading.covers = grid, covers
@@ -133,8 +137,22 @@ def note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
             f"{type(place.module).__name__} was given {tuple(images[0].shape)}: attention over several frames has no "
             f"one grid. Mix and read single frames (B, C, H, W)"
         )
-    reading.cut = None
+    reading.cut = reading.grid = reading.covers = None
     reading.images = images[0] if len(images) == 1 else None
     output = place.run(*args, **kwargs)
     reading.images = reading.cut = None
+    return output
+
+
+def note_part(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around a known model within the whole one: note what it is given, unless more is told later."""
+    reading = place.reading
+    given = args[0] if args else next(iter(kwargs.values()))
+    reading.cut = given
+    alone = reading.images is None  # several images came into the whole, as into a siamese model
+    if alone:
+        reading.images = given
+    output = place.run(*args, **kwargs)
+    if alone:
+        reading.images = None
     return output
