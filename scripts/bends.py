@@ -8,7 +8,7 @@ import copy
 import pickle
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,10 +53,9 @@ class Case:
         self.size = size or entry.small_size
         self.stride = STRIDES.get(entry.name, 8)
         self.grid = (self.size[0] // self.stride, self.size[1] // self.stride)
-        self.model = sharpen(made(entry, self.size, options))
-        self.twin = copy.deepcopy(self.model)  # which nobody reads
-        with AttentionReader(copy.deepcopy(self.model)) as reader:
-            self.name = reader.name
+        self.fresh, self.name = made(entry, self.size, options)
+        self.model = copy.deepcopy(self.fresh)
+        self.changes: list[Callable[[nn.Module], None]] = []
         self.images = self.noise(self.size)
         self.mixer = Mixer(mixup_alpha=0, cutmix_minmax=(0.4, 0.7), generator=torch.Generator().manual_seed(1))
         self.tm: TransMix | None = None
@@ -68,7 +67,15 @@ class Case:
     def change(self, change: Callable[[nn.Module], None]) -> None:
         """Change the model, and its twin alike."""
         change(self.model)
-        change(self.twin)
+        self.changes.append(change)
+
+    @property
+    def twin(self) -> nn.Module:
+        """Another copy of the model, changed alike, which nobody reads."""
+        twin = copy.deepcopy(self.fresh)
+        for change in self.changes:
+            change(twin)
+        return twin
 
     def read(self, model: nn.Module | None = None, module: str | None = None, **options: Any) -> None:
         """Give the model to TransMix, or one that holds it, with the name of what is read."""
@@ -132,16 +139,26 @@ class Case:
             raise WrongError(f"taken, and gave lam = {self.tm.relabel(mixed).lam.tolist()}")
 
 
-def made(entry: Readable, size: tuple[int, int], options: dict[str, Any]) -> nn.Module:
-    """Build the small version for images of a size, with options on top."""
+MADE: dict[str, tuple[nn.Module, str]] = {}
+"""Models as they were made, and the name of the module that is read of each."""
+
+
+def made(entry: Readable, size: tuple[int, int], options: dict[str, Any]) -> tuple[nn.Module, str]:
+    """Return the small version for images of a size, with options on top, and what is read of it."""
+    key = repr((entry.key, size, options))
+    if key in MADE:
+        return MADE[key]
     if options and (callable(entry.small) or entry.library != "timm"):
         raise NotImplementedError
     if not callable(entry.small):
         sized = {"img_size": size} if "img_size" in entry.small else {}
-        entry = Readable(**{**entry.__dict__, "small": {**entry.small, **sized, **options}})
+        entry = replace(entry, small={**entry.small, **sized, **options})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build(entry, size, "small")
+        model = sharpen(build(entry, size, "small"))
+    with AttentionReader(copy.deepcopy(model)) as reader:
+        MADE[key] = model, reader.name
+    return MADE[key]
 
 
 def logits_of(output: Any) -> Tensor:

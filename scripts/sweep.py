@@ -144,8 +144,8 @@ def write(section: str) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n\n{section}\n{END}{after}", encoding="utf-8")
 
 
-TEXT = """A label by attention belongs to its batch, or an error says so. {models} models of [Models](models.md), in small
-versions and not square where they can do without, with {libraries}. Each number counts models. *right*: the label is
+TEXT = """A label by attention belongs to its batch, or an error says so. {models} models of [Models](models.md), small
+and not square where they can do without, with {libraries}. Each number counts models. *right*: the label is
 within {close:.0e} (bfloat16: {close_bf16:.0e}) of a loop over the patches of a softmax that the model formed in full.
 *refused*: an error that says what to do, and where that can be done mechanically, doing it makes the label right.
 *does not run*: nor does it without TransMix, or the model has no such thing.
