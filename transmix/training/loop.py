@@ -178,6 +178,10 @@ class TrainingRun:
         self.progress.say(self._introduction())
         if self.start is not None:
             self.progress.say(str(self.start))
+        if self.recipe.model.compile:
+            self.progress.say(
+                "compiling the model at the first step takes a minute or more; --no-compile leaves it out"
+            )
         if self.reads and self.step_number % self.order.steps_per_epoch == 0:  # stopped while it was evaluated
             self._end_epoch(self.step_number // self.order.steps_per_epoch - 1, None, self.step_number == last_step)
         while self.step_number < last_step:
