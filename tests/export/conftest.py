@@ -24,9 +24,7 @@ FORMATS = [name for name, packages in PACKAGES.items() if all(map(find_spec, pac
 def run(images, small_recipe, tmp_path_factory):
     """A finished run with an average of the weights, options of its own, and no default in its preprocessing."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    train(
-        small_recipe(images, eval_crop=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), lr=5e-3, ema_decay=0.5), folder
-    )
+    train(small_recipe(images, eval_crop=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), lr=2e-3), folder)
     return folder
 
 

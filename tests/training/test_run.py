@@ -333,3 +333,13 @@ def test_a_run_ends_with_its_report_and_does_without_where_that_fails(
     said = capsys.readouterr().out
     assert f"no report: ValueError: no room; transmix report {tmp_path / 'other'} tries again\n" in said
     assert not (tmp_path / "other" / "report.html").exists()
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_that_the_model_is_compiled_is_said_before_the_first_step(
+    compile, images, small_recipe, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    train(small_recipe(images, compile=compile, max_steps=1, ema_decay=None), tmp_path / "run")
+    said = "compiling the model at the first step takes a minute or more; --no-compile leaves it out"
+    assert (said in capsys.readouterr().out.splitlines()) is compile

@@ -113,7 +113,9 @@ class TrainingBatches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = iter(self.loader)  # now and not at the first batch: who iterates may set generators in between
+        batches = in_shared_memory(
+            iter(self.loader)
+        )  # now and not at the first batch: who iterates may set generators in between
         return (_checked(batch, self.bad)[:2] for batch in batches)
 
 
@@ -170,7 +172,7 @@ def evaluation_batches(
         generator=torch.Generator(),
     )
     bad = bad or BadImages()
-    for loaded in loader:
+    for loaded in in_shared_memory(iter(loader)):
         images, labels, found = _checked(loaded, bad)
         yield images, labels, torch.tensor([not any_bad for any_bad in found]) if any(found) else None
     if even:
@@ -192,6 +194,23 @@ def _collate(loaded: list[Sample] | str) -> tuple[Tensor, Tensor, list[Found]] |
         return loaded
     images, labels = default_collate([sample[:2] for sample in loaded])
     return images, labels, [found for _, _, found in loaded]
+
+
+OUT_OF_SHARED_MEMORY = ("shared memory", "Bus error", "No space left on device", "unable to mmap")
+"""What torch says, one of these, when a worker has no room in /dev/shm for a batch."""
+
+
+def in_shared_memory(batches: Iterator) -> Iterator:
+    """Yield a loader's batches; if workers run out of shared memory, say so in one line and not in torch's seventy."""
+    try:
+        yield from batches
+    except (RuntimeError, OSError) as error:
+        if not any(sign in str(error) for sign in OUT_OF_SHARED_MEMORY):
+            raise
+        raise DataError(
+            "the processes that load images ran out of shared memory (/dev/shm): load with fewer, or with none "
+            "(--workers 0), or give the container more (docker run --shm-size=8g)"
+        ) from error
 
 
 def _checked(batch: tuple[Tensor, Tensor, list[Found]] | str, bad: BadImages) -> tuple[Tensor, Tensor, list[Found]]:

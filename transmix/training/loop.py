@@ -177,8 +177,10 @@ class TrainingRun:
         epochs = optimization.epochs + optimization.cooldown_epochs
         last_step = min(self.total_steps, run.max_steps or self.total_steps)
         self.progress = Progress(last_step, self.step_number, epochs, optimization.batch_size, not self.world.leads)
-        started = [] if self.start is None else [str(self.start)]
-        for line in (self._introduction(), *started, *self.data.notes):
+        said = [self._introduction(), *([] if self.start is None else [str(self.start)]), *self.data.notes]
+        if self.recipe.model.compile:
+            said.append("compiling the model at the first step takes a minute or more; --no-compile leaves it out")
+        for line in said:
             self.progress.say(line)
         if self.reads and self.step_number % self.order.steps_per_epoch == 0:  # stopped while it was evaluated
             self._end_epoch(self.step_number // self.order.steps_per_epoch - 1, None, self.step_number == last_step)
