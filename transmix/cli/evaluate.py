@@ -97,7 +97,9 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
     suites = run_suites(asked.suite, models, subject.data, asked.settings)  # here: what they lack is found first
     scores = evaluate_models(models, subject.data)
     result = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint, "scores": scores}
+    result["held_out"] = subject.data.parts.held_out
     if leads:
+        print(f"{printable(subject.data.name)}: {len(subject.data.val)} images ({printable(result['held_out'])})")
         print(*subject.data.notes, sep="\n", end="\n" if subject.data.notes else "")
         print_scores(scores, subject.classes)
     for suite, found in suites:

@@ -37,6 +37,13 @@ class Data:
     download: str | None = None
     """A folder to fetch the published data set that `data` names into, once, and to read it from: cifar10, cifar100,
     mnist, fashion-mnist, emnist-balanced (-letters, -digits, -byclass, -bymerge, -mnist), oxford-pets."""
+    held_out: str | None = None
+    """The part to validate on and to choose the best weights by: the name of its folder, or how its files' names begin;
+    None: the first there is of val, valid, validation, validate, dev, eval, evaluation, test, testing."""
+    image_column: str | None = None
+    """The column with the images in Parquet files; None: image or img, else the only one that is typed so."""
+    label_column: str | None = None
+    """The column with the labels in Parquet files; None: label, labels or fine_label, else the only ClassLabel."""
     grey_range: tuple[float, float] | None = None
     """The values that become black and white in grey images of more than 8 bits (16-bit PNG, float TIFF); None: the
     least and the greatest of all training images. The run keeps it, and evaluation, export and app use the same."""
