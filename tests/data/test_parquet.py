@@ -218,7 +218,8 @@ def test_labels_of_other_types_are_refused(tmp_path, kind):
     table = pq.read_table(tmp_path / "train.parquet").rename_columns(["image", "breed", "label"])
     pq.write_table(table, tmp_path / "train.parquet")
     write_val(tmp_path)
-    refuses(tmp_path, f"train.parquet: column label is {str(kind).replace('item', 'element')}; labels are integers, strings or booleans; name another")
+    named = str(kind).replace("item", "element")
+    refuses(tmp_path, f"train.parquet: column label is {named}; labels are integers, strings or booleans; name another")
 
 
 def test_other_names_in_the_other_split_are_an_error_that_says_which(pets):

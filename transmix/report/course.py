@@ -53,6 +53,8 @@ def cost(found: RunFiles) -> list[tuple[str, str, str]]:
 def incidents(found: RunFiles) -> list[tuple[str, list[str]]]:
     """Return what happened on the way, each with more lines if there are any."""
     folder, happened = found.folder, []
+    notes = found.data.get("notes")
+    happened += [(shorten(str(note), 600), []) for note in (notes if isinstance(notes, list) else [])[:10]]
     held = [row for row in found.rows if number(row.get("held_back"))]
     if held:
         count = int(sum(row["held_back"] for row in held))
