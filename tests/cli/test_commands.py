@@ -120,14 +120,14 @@ def test_an_image_that_is_text_is_named(images, recipe_file, tmp_path, capsys):
     assert "000.png" in line
 
 
-def test_a_class_missing_in_val_is_named(images, recipe_file, tmp_path, capsys):
+def test_a_class_missing_in_train_is_named(images, recipe_file, tmp_path, capsys):
     import shutil
 
     lacking = tmp_path / "lacking"
     shutil.copytree(images, lacking)
-    shutil.rmtree(lacking / "val" / "light")
+    shutil.rmtree(lacking / "train" / "light")
     line = complaint(capsys, "train", "--recipe", recipe_file, "--data", lacking, "--out", tmp_path / "run")
-    assert "missing: light" in line
+    assert "val: not among the classes of train: light" in line
 
 
 def test_evaluating_what_is_not_there_is_one_line(tmp_path, capsys):

@@ -210,8 +210,13 @@ def test_other_counts_and_labels_that_training_does_not_have_are_errors(mnist):
     refuses(mnist, f"{labels}: 4 labels for the 3 images of t10k-images-idx3-ubyte")
     labels.write_bytes(encoded([1, 3, 0]))
     refuses(mnist, f"{mnist} held-out image 1: label 3, which none of the 3 classes has")
-    labels.write_bytes(encoded([1, 1, 0]))
-    refuses(mnist, f"{mnist} held-out images: no image of class 2")
+
+
+def test_a_class_without_a_held_out_image_is_said_and_what_is_held_out_is_t10k(mnist):
+    (mnist / "t10k-labels-idx1-ubyte").write_bytes(encoded([1, 1, 0]))
+    data = open_data(mnist)
+    assert data.parts.held_out == "t10k"
+    assert data.notes == ("t10k has no image of class 2: no score says how well it is recognised",)
 
 
 def test_two_steps_are_trained_on_it(tmp_path, small_recipe):

@@ -251,6 +251,6 @@ def test_each_law_rejects_an_order_that_breaks_it(law, kind, arguments):
 
 
 def test_fewer_samples_than_a_step_needs_is_an_error():
-    with pytest.raises(ValueError, match=r"^7 training images do not fill one batch of 8$"):
+    with pytest.raises(ValueError, match=r"^7 training images do not fill one batch of 8: --batch-size 7 or less$"):
         Shape(samples=7).order()
     assert len(Shape(samples=8).order()) == 2

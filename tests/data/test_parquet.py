@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from transmix.data.dataset import DataError, keep_decoded
 from transmix.data.parquet import holds_parquet, read_parquet
+from transmix.data.source import open_data
 
 NAMES = ["cat", "dog"]
 
@@ -180,7 +181,7 @@ def test_several_unusual_label_columns_are_an_error_that_lists_them(tmp_path):
     metadata = features(breed=NAMES, colour=["red"])
     for name in ("train", "validation"):
         write(tmp_path / f"{name}.parquet", [0, 1], label="breed", metadata=metadata, colour=[0, 0])
-    refuses(tmp_path, "which of breed, colour are the labels? Call that column label or fine_label")
+    refuses(tmp_path, "which of breed, colour are the labels? Name the column: --label-column NAME")
 
 
 @pytest.mark.parametrize("label", ["label", "fine_label"])
@@ -210,32 +211,43 @@ def test_without_metadata_there_must_be_a_label_column(tmp_path):
     refuses(tmp_path, "which of image, breed are the labels?")
 
 
-def test_labels_must_be_integers(tmp_path):
-    write(tmp_path / "train.parquet", [0, 1], label="breed", metadata={})
-    table = pq.read_table(tmp_path / "train.parquet").append_column("label", pa.array(["cat", "dog"]))
+@pytest.mark.parametrize("kind", [pa.float32(), pa.list_(pa.int64()), pa.binary()])
+def test_labels_of_other_types_are_refused(tmp_path, kind):
+    values = {pa.float32(): [0.0, 1.0], pa.binary(): [b"a", b"b"]}.get(kind, [[0], [1]])
+    write(tmp_path / "train.parquet", [0, 1], label="breed", metadata={}, label_=pa.array(values, kind))
+    table = pq.read_table(tmp_path / "train.parquet").rename_columns(["image", "breed", "label"])
     pq.write_table(table, tmp_path / "train.parquet")
     write_val(tmp_path)
-    refuses(tmp_path, "train.parquet: labels are expected in a column label of integers")
-
-
-def test_a_named_label_column_that_is_not_there_is_an_error(tmp_path):
-    write(tmp_path / "train.parquet", [0, 1], metadata=features(breed=NAMES))
-    write_val(tmp_path)
-    refuses(tmp_path, "train.parquet: labels are expected in a column breed of integers")
+    named = str(kind).replace("item", "element")
+    refuses(tmp_path, f"train.parquet: column label is {named}; labels are integers, strings or booleans; name another")
 
 
 def test_other_names_in_the_other_split_are_an_error_that_says_which(pets):
     write_val(pets, metadata=features(label=["cat", "elk"]))
     refuses(
         pets,
-        "validation-00000-of-00001.parquet: class names differ from those of train-00000-of-00002.parquet "
-        "(missing: dog; unexpected: elk)",
+        "validation-00000-of-00001.parquet row 0: not among the classes of train (cat, dog): elk; drop such rows",
     )
 
 
-def test_the_same_names_in_another_order_are_an_error(pets):
+def test_names_in_another_order_are_matched_by_name(pets):
+    write_val(pets, metadata=features(label=["elk", "dog", "cat"]))
+    write(pets / "train-00001-of-00002.parquet", [1, 0], values=[30, 31], metadata=features(label=["dog", "cat"]))
+    refuses(pets, "row 1: not among the classes of train (cat, dog): elk")
     write_val(pets, metadata=features(label=["dog", "cat"]))
-    refuses(pets, "class names differ from those of train-00000-of-00002.parquet (the order is another)")
+    data = read_parquet(pets)
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [0, 1, 0, 0, 1]
+    assert data.val.labels.tolist() == [0, 1]
+
+
+def test_other_names_in_another_training_file_are_an_error(pets):
+    write(pets / "train-00001-of-00002.parquet", [1, 0], metadata=features(label=["dog", "elk"]))
+    refuses(
+        pets,
+        "train-00001-of-00002.parquet: class names differ from those of train-00000-of-00002.parquet "
+        "(missing: cat; unexpected: elk); write all files with one list of names",
+    )
 
 
 def test_names_in_one_shard_alone_are_an_error(pets):
@@ -268,20 +280,23 @@ def test_a_null_image_is_an_error_that_names_file_and_row(pets):
     refuses(pets, "train-00001-of-00002.parquet row 1: the image is null")
 
 
-@pytest.mark.parametrize("file", ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"])
-def test_a_class_without_images_is_an_error_that_names_it(tmp_path, file):
+def test_a_class_without_training_images_is_an_error_and_without_held_out_ones_is_said(tmp_path):
     metadata = features(label=[*NAMES, "elk", "fox"])
     for name in ("train", "validation"):
-        write(tmp_path / f"{name}-00000-of-00001.parquet", [0, 1, 2, 3], metadata=metadata)
-    write(tmp_path / file, [1, 1, 0], metadata=metadata)
-    refuses(tmp_path, f"{file}: no image of class elk, fox")
+        write(tmp_path / f"{name}.parquet", [0, 1, 2, 3], metadata=metadata)
+    write(tmp_path / "validation.parquet", [1, 1, 0], metadata=metadata)
+    data = open_data(tmp_path)
+    assert data.val.labels.tolist() == [1, 1, 0]
+    assert data.notes == ("validation has no image of class elk, fox: no score says how well it is recognised",)
+    write(tmp_path / "train.parquet", [1, 1, 0], metadata=metadata)
+    refuses(tmp_path, "train.parquet: no image of class elk, fox")
 
 
 def test_missing_splits_are_an_error(tmp_path):
     assert not holds_parquet(tmp_path)
     refuses(tmp_path, f"{tmp_path}: no files train-*.parquet here or in {tmp_path / 'data'}")
     write(tmp_path / "train-00000-of-00001.parquet", [0, 1])
-    refuses(tmp_path, "no files val-*.parquet or validation-*.parquet or test-*.parquet")
+    refuses(tmp_path, "no files val-*.parquet or valid-*.parquet or validation-*.parquet")
 
 
 def test_a_missing_shard_is_an_error(pets):
@@ -291,13 +306,13 @@ def test_a_missing_shard_is_an_error(pets):
 
 def test_a_missing_image_column_is_an_error(pets):
     write(pets / "train-00001-of-00002.parquet", [1, 1], image="photo")
-    refuses(pets, "train-00001-of-00002.parquet: no column image or img among photo, label")
+    refuses(pets, "train-00001-of-00002.parquet: no column image among photo, label; every file needs it")
 
 
 def test_an_image_column_of_another_type_is_an_error(pets):
     table = pa.table({"image": ["a.png", "b.png"], "label": [0, 1]})
     pq.write_table(table, pets / "train-00001-of-00002.parquet")
-    refuses(pets, "column image is string; it must be binary or a struct with a field bytes")
+    refuses(pets, "column image is string; images are binary or a struct with a field bytes")
 
 
 def test_a_file_that_is_not_parquet_is_an_error_that_names_it(pets):

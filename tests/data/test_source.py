@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from transmix.data.dataset import DataError, ImageData, Split
-from transmix.data.source import check_same_classes, open_data, relabel_to
+from transmix.data.source import in_classes, open_data, relabel_to
 
 
 def make_class_folders(root):
@@ -142,14 +142,16 @@ def test_two_data_sets_in_one_folder_are_an_error(tmp_path):
         open_data(tmp_path)
 
 
-def test_the_same_classes_in_any_order_are_accepted():
-    check_same_classes(("cat", "dog"), tiny(["dog", "cat"]))
+def test_a_data_set_is_brought_into_the_order_of_a_run_by_name():
+    data = in_classes(("cat", "dog"), tiny(["dog", "cat"], labels=[0, 1, 1]))
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [1, 0, 0]
 
 
-def test_missing_and_extra_classes_are_named():
-    message = "pets: classes differ from those of the run (missing: cat; unexpected: elk)"
-    with pytest.raises(DataError, match=re.escape(message)):
-        check_same_classes(("cat", "dog"), tiny(["dog", "elk"]))
+def test_a_class_that_the_run_lacks_is_an_error_and_one_that_the_data_lack_is_said():
+    with pytest.raises(DataError, match=r"^pets: the run has no class elk; remove these from the data$"):
+        in_classes(("cat", "dog"), tiny(["dog", "elk"]))
+    assert in_classes(("cat", "dog"), tiny(["dog"], labels=[0])).notes == ("pets has no class cat, which the run has",)
 
 
 def test_labels_are_translated_by_name_and_not_by_position():

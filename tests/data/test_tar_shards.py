@@ -273,7 +273,7 @@ def test_missing_shards_and_splits_are_errors(shards, tmp_path):
     refuses(shards, f"shards of train both here and in {shards / 'train'}; move one lot away")
     (shards / "train" / "0.tar").unlink()
     (shards / "pets-val-000000.tar").unlink()
-    refuses(shards, f"{shards}: no shards val-*.tar or validation-*.tar or test-*.tar")
+    refuses(shards, f"{shards}: no shards val-*.tar or valid-*.tar or validation-*.tar")
     (tmp_path / "empty").mkdir()
     assert not holds_tar_shards(tmp_path / "empty")
     refuses(tmp_path / "empty", "no tar shards named after the training split, such as train-000000.tar")

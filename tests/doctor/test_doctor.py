@@ -180,8 +180,8 @@ def test_folders_that_are_empty_or_differ_are_named_with_what_training_would_say
     picture(51).save(pets / "val" / "fox" / "a.png")
     report = examine(pets)
     assert singles(report, "empty-class") == ["train/elk"]
-    assert [finding.detail for finding in report.of("class-difference")] == ["compared with train: unexpected: fox"]
-    assert "unexpected: fox" in report.of("refused")[0].detail
+    assert [finding.detail for finding in report.of("class-difference")] == ["not in train: fox"]
+    assert "not among the classes of train: fox" in report.of("refused")[0].detail
     assert report.images == {"train": 6, "val": 4}
 
 
@@ -271,9 +271,9 @@ def test_arrays_are_named_by_split_and_number(tmp_path):
     (tmp_path / "test.bin").write_bytes(records[0] + records[1][:1] + b"\2" + records[1][2:] + b"\0\1" + bytes(3072))
     (tmp_path / "fine_label_names.txt").write_text("apple\nbaby\nbear\n")
     report = examine(tmp_path)
-    assert places(report, "leakage") == [("train 0", "val 0"), ("train 1", "val 1")]
+    assert places(report, "leakage") == [("train 0", "test 0"), ("train 1", "test 1")]
     assert [(finding.places, finding.detail) for finding in report.of("conflict")] == [
-        (("train 1", "val 1"), "baby, bear")
+        (("train 1", "test 1"), "baby, bear")
     ]
 
 

@@ -127,7 +127,7 @@ def test_what_a_file_states_is_taken_and_nothing_else_changes(load):
         (
             "data: {zzz: 1}",
             "unknown setting data.zzz; known: data, image_size, train_images, workers, cache_gb, on_device, download, "
-            "grey_range, on_bad_image, max_bad_images",
+            "held_out, image_column, label_column, grey_range, on_bad_image, max_bad_images",
         ),
     ],
 )

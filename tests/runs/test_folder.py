@@ -4,19 +4,26 @@ import errno
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 
+from transmix.data.dataset import ImageData, Split
 from transmix.runs import folder as run_folder
 from transmix.runs.checkpoint import Checkpoint, save_checkpoint
 from transmix.runs.disk import sync
 from transmix.runs.error import RunError
 
 
+def two_classes():
+    split = Split(np.zeros((2, 4, 6, 3), dtype=np.uint8), np.arange(2))
+    return ImageData("two", ("a", "b"), split, split)
+
+
 @pytest.fixture
 def trained(run, small_recipe):
     """A run of 4 epochs of 5 steps that has a checkpoint of step 12."""
-    run_folder.write_start(run.folder, small_recipe("digits", epochs=4), ("a", "b"), run.world)
+    run_folder.write_start(run.folder, small_recipe("digits", epochs=4), two_classes(), run.world)
     (run.folder / "checkpoints").mkdir()
     state = {"step": 12, "steps_per_epoch": 5, "best": None}
     save_checkpoint(run.folder / "checkpoints", Checkpoint({"model": {"w": torch.zeros(1)}}, state, {}))
@@ -69,7 +76,7 @@ def test_a_finished_run_is_not_finished_any_more_when_more_epochs_are_asked_for(
     summary.write_text(json.dumps({"step": 20, "finished": True}))
     assert run_folder.is_finished(trained, None)
     assert not run_folder.is_finished(trained, None, {"epochs": (4, 6)})
-    run_folder.write_start(trained, small_recipe("digits", epochs=6), ("a", "b"), run.world)
+    run_folder.write_start(trained, small_recipe("digits", epochs=6), two_classes(), run.world)
     assert not summary.exists()  # else a crash now would leave six epochs that look finished after four
     assert not run_folder.is_finished(trained, None)
 
@@ -119,7 +126,7 @@ def test_a_folder_that_cannot_be_written_stops_with_one_line(tmp_path, run, smal
     folder = tmp_path / "new"
     monkeypatch.setattr(os, "mkdir", refuse(errno.EROFS))
     with pytest.raises(RunError) as caught:
-        run_folder.write_start(folder, small_recipe("digits"), ("a", "b"), run.world)
+        run_folder.write_start(folder, small_recipe("digits"), two_classes(), run.world)
     message = "Read-only file system (check the disk); --resume goes on from the last checkpoint"
     assert str(caught.value) == f"cannot write {folder}: {message}"
     assert caught.value.code == 1

@@ -29,6 +29,7 @@ def test_a_run_leaves_everything_that_its_folder_promises(finished):
     assert left == {
         "recipe.yaml",
         "classes.json",
+        "data.json",
         "grey_range.json",
         "environment.json",
         "metrics.jsonl",

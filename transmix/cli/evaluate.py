@@ -102,8 +102,9 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
         print(f"weights: {subject.weights}")
     scores = evaluate_models(models, subject.data)
     about = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint}
-    result = about | {"weights": subject.weights, "scores": scores}
+    result = about | {"held_out": subject.data.parts.held_out, "weights": subject.weights, "scores": scores}
     if leads:
+        print(f"{printable(subject.data.name)}: {len(subject.data.val)} images ({printable(result['held_out'])})")
         print(*subject.data.notes, sep="\n", end="\n" if subject.data.notes else "")
         print_scores(scores, subject.classes)
         model, ema = scores["model"], scores.get("ema", {})

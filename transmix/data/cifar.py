@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transmix.data.dataset import DataError, ImageData, Split, require_every_class
+from transmix.data.dataset import DataError, ImageData, Parts, Split, require_every_class
 
 PIXEL_BYTES = 3 * 32 * 32
 
@@ -60,13 +60,10 @@ def _read(folder: Path, name: str, train: tuple[str, ...], test: str, names: str
         raise DataError(f"{folder}: no file {', '.join(absent)}; unpack the published archive again")
     text = (folder / names).read_text(encoding="utf-8", errors="replace")
     classes = tuple(line.strip() for line in text.splitlines() if line.strip())
-    parts = [_read_records(folder / file, label_bytes, classes) for file in train]
-    return ImageData(
-        name,
-        classes,
-        join_parts(folder / "train", classes, parts),
-        join_parts(folder / test, classes, [_read_records(folder / test, label_bytes, classes)]),
-    )
+    of_train = join_parts([_read_records(folder / file, label_bytes, classes) for file in train])
+    require_every_class(of_train.labels, classes, str(folder / "train"))
+    val = join_parts([_read_records(folder / test, label_bytes, classes)])
+    return ImageData(name, classes, of_train, val, parts=Parts("test"))
 
 
 def _read_records(path: Path, label_bytes: int, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,8 +89,7 @@ def planes_to_images(rows: np.ndarray) -> np.ndarray:
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
-def join_parts(where: Path, classes: tuple[str, ...], parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
+def join_parts(parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
     """Put the images (N, 32, 32, 3) and labels (N,) of several files one behind another."""
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    require_every_class(labels, classes, str(where))
     return Split(np.ascontiguousarray(images), labels)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from transmix.data.cifar import PIXEL_BYTES, folders_with, join_parts, planes_to_images
-from transmix.data.dataset import DataError, ImageData
+from transmix.data.dataset import DataError, ImageData, Parts, require_every_class
 
 CIFAR10_TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 CIFAR10_FOLDER = "cifar-10-batches-py"
@@ -68,12 +68,9 @@ def _read(folder: Path, name: str, train: tuple[str, ...], test: str, names: str
     label_key, names_key = keys
     classes = _class_names(folder / names, names_key)
     parts = {file: _read_batch(folder / file, label_key, classes) for file in (*train, test)}
-    return ImageData(
-        name,
-        classes,
-        join_parts(folder / "train", classes, [parts[file] for file in train]),
-        join_parts(folder / test, classes, [parts[test]]),
-    )
+    of_train = join_parts([parts[file] for file in train])
+    require_every_class(of_train.labels, classes, str(folder / "train"))
+    return ImageData(name, classes, of_train, join_parts([parts[test]]), parts=Parts("test"))
 
 
 def _class_names(path: Path, key: str) -> tuple[str, ...]:

@@ -1,11 +1,61 @@
-"""Names for classes that a data set only numbers: a text file beside it, one name a line."""
+"""The names of classes: as they are compared, and read from a file beside a data set that only numbers its classes."""
 
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
-from transmix.data.dataset import DataError
+from transmix.data.dataset import DataError, printable
 
 CLASS_FILES = ("classnames.txt", "classes.txt")
 """What that file may be called; the first that is there is used."""
+
+
+def class_name(name: str) -> str:
+    """Return a class name in Unicode's form NFC: names that look alike are the same, whichever system wrote them."""
+    return unicodedata.normalize("NFC", name)
+
+
+def is_utf8(name: str) -> bool:
+    """Tell whether a name that the system gave is UTF-8; the bytes of others come as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def class_names(names: Iterable[str], where: object) -> dict[str, str]:
+    """Return class name -> how it is written, in the order of the names.
+
+    Args:
+        names: as they are written.
+        where: they are written, for the message.
+
+    Raises:
+        DataError: a name is not UTF-8, or two are the same as class names.
+    """
+    found: dict[str, str] = {}
+    for written in names:
+        if not is_utf8(written):
+            raise DataError(
+                f"{printable(str(where))}: the class name '{printable(written)}' is not UTF-8; rename it, for example "
+                "with convmv -f cp437 -t utf8"
+            )
+        name = class_name(written)
+        if name in found:
+            both = f"{found[name]!a} and {written!a}"  # so that letters that look alike are told apart
+            raise DataError(f"{where}: {both} are the same class name, {printable(name)}; rename one or join them")
+        found[name] = written
+    return found
+
+
+def odd_names(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Return (names, what is odd about them) of class names that are easily mistaken or break a line."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+        if printable(name) != name:
+            found.append(((name,), "control characters or letters that do not show"))
+        elif name != name.strip():
+            found.append(((name,), "spaces at the start or the end"))
+    return found + [(tuple(same), "differ in the case of letters alone") for same in alike.values() if len(same) > 1]
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
@@ -30,4 +80,4 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
         lines[name] = number
     if not names:
         raise DataError(f"{path}: no class names; write one a line or remove the file")
-    return tuple(names)
+    return tuple(class_names(names, path))

@@ -9,9 +9,6 @@ import numpy as np
 from transmix.data.grey import Grey
 from transmix.printable import printable as printable
 
-VALIDATION_NAMES = ("val", "validation", "test")
-"""What the held-out part of a data set may be called on disk; the first that is present is used."""
-
 
 class DataError(Exception):
     """A problem with the user's data; the message says what was wrong, where, and what to do."""
@@ -85,6 +82,21 @@ class Split:
         return self.images[index]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where the two splits of a data set come from.
+
+    Attributes:
+        held_out: What the part that is held out is called on disk.
+        unused: Parts that could be held out in its place.
+        columns: Of Parquet files, those of the images and of the labels.
+    """
+
+    held_out: str = "val"
+    unused: tuple[str, ...] = ()
+    columns: tuple[str, str] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set to train on: a name, its classes, and the two splits that are labelled with them.
@@ -96,6 +108,7 @@ class ImageData:
         val: Images that are held out.
         notes: What whoever uses the data has to know, a line each.
         grey: How greyscale of more than 8 bits is scaled in both splits; None: there is none, or it is not known.
+        parts: Where the splits come from.
 
     Raises:
         DataError: If two classes have the same name, because splits are matched by name.
@@ -107,6 +120,7 @@ class ImageData:
     val: Split
     notes: tuple[str, ...] = ()
     grey: Grey = None
+    parts: Parts = Parts()
 
     @property
     def in_memory(self) -> bool:
@@ -134,6 +148,12 @@ def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
     return "; ".join(f"{word}: {listing(names)}" for word, names in parts if names)
 
 
+def classes_without(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Return the names of the classes that no label (N,) is a position of."""
+    counts = np.bincount(labels, minlength=len(classes))
+    return [name for name, count in zip(classes, counts, strict=True) if count == 0]
+
+
 def require_every_class(labels: np.ndarray, classes: Sequence[str], where: str) -> None:
     """Check that each class has at least one image.
 
@@ -145,9 +165,7 @@ def require_every_class(labels: np.ndarray, classes: Sequence[str], where: str) 
     Raises:
         DataError: If a class has no image; the message lists all such classes.
     """
-    counts = np.bincount(labels, minlength=len(classes))
-    absent = [name for name, count in zip(classes, counts, strict=True) if count == 0]
-    if absent:
+    if absent := classes_without(labels, classes):
         raise DataError(f"{where}: no image of class {listing(absent)}; add some or drop the class everywhere")
 
 

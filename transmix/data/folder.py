@@ -1,15 +1,17 @@
 """Class folders: `train/<class>/*.jpg` and `val/<class>/*.jpg`, the layout of ImageNet."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from transmix.data.dataset import VALIDATION_NAMES, DataError, ImageData, Split, class_difference, listing
+from transmix.data.class_names import class_names
+from transmix.data.dataset import DataError, ImageData, Parts, Split, listing, printable
 from transmix.data.decode import decode_image, image_size
 from transmix.data.formats import has_suffix, looks_like_an_image
 from transmix.data.grey import Grey
+from transmix.data.parts import TRAIN, USUAL, Choice, choose_part, unused_parts
 from transmix.data.walk import entries_of, is_folder, leads_back, walk
 
 
@@ -52,43 +54,71 @@ class FolderImages:
 
 
 def holds_class_folders(root: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder has a folder `train` in it."""
-    return (Path(root) / "train").is_dir()
+    """Tell whether a folder has a folder `train` in it, in letters of any case."""
+    return any(name.lower() in TRAIN for name in part_folders(Path(root)))
 
 
-def read_folder(root: str | os.PathLike[str]) -> ImageData:
-    """Read a data set kept as one folder a class, under `train` and `val` (or `validation`, or `test`).
+def part_folders(root: Path) -> list[str]:
+    """List the folders in the folder of a data set, one of which each part is."""
+    return [entry.name for entry in entries_of(root) if is_folder(entry) and not entry.name.startswith(".")]
 
-    The classes are the names of the folders in `train`, sorted; the other split is matched to them by name.
-    Images may lie deeper inside a class folder, also behind links. Names that begin with a dot are ignored. An image is
-    what is called as one that the installed Pillow reads, whatever the case of the letters; other files that look like
-    images are counted in the data set's notes. Files are sorted by path and decoded when indexed.
+
+def read_folder(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageData:
+    """Read a data set kept as one folder a class, under `train` and `val` (or `valid`, `validation`, ..., or `test`).
+
+    The classes are the names of the folders in `train`, sorted; the other split is matched to them by name, and may
+    lack some. Names are compared in Unicode's form NFC. Images may lie deeper inside a class folder, also behind links.
+    Names that begin with a dot are ignored. An image is what is called as one that the installed Pillow reads, whatever
+    the case of the letters; other files that look like images are counted in the data set's notes. Files are sorted by
+    path and decoded when indexed.
 
     Args:
         root: The folder that holds `train` and `val`.
+        choice: Which part to hold out.
 
     Raises:
-        DataError: If a split or a class is missing, a class folder has no image, or the classes differ.
+        DataError: If a split is missing, a class folder of `train` has no image, the held-out part has a class that
+            `train` lacks, or class names are not UTF-8 or look the same.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    train_folder = root / "train"
-    if not train_folder.is_dir():
+    present = part_folders(root)
+    train, held_out = choose_part(present, TRAIN, root), choose_part(present, choice.held_out, root)
+    if train is None:
         raise DataError(f"{root}: no folder 'train'; put the training images in train/<class>/")
-    val_folder = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
-    if val_folder is None:
+    if held_out is None:
         raise DataError(
-            f"{root}: no folder {' or '.join(map(repr, VALIDATION_NAMES))}; "
-            "put the images to validate on in val/<class>/"
+            f"{root}: no folder {' or '.join(map(repr, choice.held_out))}; "
+            f"put the images to validate on in {choice.held_out[0]}/<class>/"
         )
+    folders = class_folders(root / train)
+    classes = tuple(folders)
+    val = _read_held_out(root / held_out, classes)
+    of_train = read_split(root / train, tuple(folders.values()))
+    parts = Parts(held_out, unused_parts([name for name in present if _has_folders(root / name)], held_out))
+    notes = passed_over_note(root, of_train, val)
+    return ImageData(root.resolve().name, classes, of_train, val, notes=notes, parts=parts)
 
-    classes = class_folders(train_folder)
-    difference = class_difference(expected=classes, found=class_folders(val_folder))
-    if difference:
-        raise DataError(f"{val_folder}: classes differ from those of train ({difference})")
-    train, val = read_split(train_folder, classes), read_split(val_folder, classes)
-    return ImageData(root.resolve().name, classes, train, val, notes=passed_over_note(root, train, val))
+
+def _has_folders(folder: Path) -> bool:
+    return any(is_class_folder(entry) for entry in entries_of(folder))
+
+
+def _read_held_out(folder: Path, classes: tuple[str, ...]) -> Split:
+    """List the images of the held-out part; labels are positions in the classes, of which it may lack some."""
+    folders = class_folders(folder)
+    if extra := [name for name in folders if name not in classes]:
+        raise DataError(
+            f"{folder}: not among the classes of train: {listing(map(printable, extra))}; remove their folders here, "
+            "or add images to train"
+        )
+    split = read_split(folder, tuple(folders.values()), may_be_empty=True)
+    if not len(split):
+        raise DataError(f"{folder}: no images; put the images to validate on in {folder.name}/<class>/")
+    position = {name: index for index, name in enumerate(classes)}
+    positions = np.array([position[name] for name in folders], dtype=np.int64)
+    return replace(split, labels=positions[split.labels])
 
 
 def passed_over_note(root: Path, *splits: Split) -> tuple[str, ...]:
@@ -98,12 +128,16 @@ def passed_over_note(root: Path, *splits: Split) -> tuple[str, ...]:
     return (f"passed over {count} {files}; transmix doctor {root} names each",) if count else ()
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """List the names of the folders in a folder, sorted; DataError if there is none."""
-    names = [entry.name for entry in entries_of(folder) if is_class_folder(entry)]
-    if not names:
+def class_folders(folder: Path) -> dict[str, str]:
+    """List the folders in a folder: class name -> name of its folder, sorted by class name.
+
+    Raises:
+        DataError: there is none, a name is not UTF-8, or two are the same as class names.
+    """
+    written = [entry.name for entry in entries_of(folder) if is_class_folder(entry)]
+    if not written:
         raise DataError(f"{folder}: no class folders; put the images in {folder.name}/<class>/")
-    return tuple(names)
+    return dict(sorted(class_names(written, folder).items()))
 
 
 def is_class_folder(entry: os.DirEntry) -> bool:
@@ -111,16 +145,16 @@ def is_class_folder(entry: os.DirEntry) -> bool:
     return is_folder(entry) and not entry.name.startswith(".") and not leads_back(entry)
 
 
-def read_split(folder: Path, classes: tuple[str, ...]) -> Split:
-    """List the images in the class folders of a folder.
+def read_split(folder: Path, classes: tuple[str, ...], may_be_empty: bool = False) -> Split:
+    """List the images in the class folders of a folder; labels are positions in the folders that are given.
 
     Raises:
-        DataError: if a class folder holds none, or a folder cannot be listed.
+        DataError: if a class folder holds none and `may_be_empty` is false, or a folder cannot be listed.
     """
     files = [_image_files(folder, name) for name in classes]
-    empty = [name for name, (paths, _) in zip(classes, files, strict=True) if not paths]
-    if empty:
-        raise DataError(f"{folder}: no images in class folder {listing(empty)}; add some or remove the folder")
+    without = [name for name, (paths, _) in zip(classes, files, strict=True) if not paths]
+    if without and not may_be_empty:
+        raise DataError(f"{folder}: no images in class folder {listing(without)}; add some or remove the folder")
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths, _ in files])
     paths = np.array([os.fsencode(path) for paths, _ in files for path in paths])
     beside = sum(in_no_class(entry) for entry in entries_of(folder))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from transmix.data.class_names import read_class_names
-from transmix.data.dataset import DataError, ImageData, Split, require_every_class
+from transmix.data.dataset import DataError, ImageData, Parts, Split, require_every_class
 
 FILE_NAME = re.compile(r"(?:(emnist-\w+)-)?(train|t10k|test)-(images|labels)[-.]idx([13])-ubyte(\.gz)?")
 """The names of MNIST (`train-images-idx3-ubyte.gz`) and EMNIST (`emnist-letters-train-images-idx3-ubyte.gz`)."""
@@ -20,6 +20,9 @@ FOLDERS = ("", "raw", "gzip")
 
 KINDS = {9: "signed bytes", 11: "16-bit integers", 12: "32-bit integers", 13: "32-bit floats", 14: "64-bit floats"}
 """What the third byte of an idx file says of its values, where they are not unsigned bytes (8)."""
+
+HELD_OUT = ("t10k", "test")
+"""What the held-out part is called, the first that is there: MNIST's test images, and EMNIST's."""
 
 LARGEST_BYTES = 2**32
 BEST_DEFLATE_RATIO = 1032  # of zlib's format: no stream decompresses to more
@@ -59,14 +62,14 @@ def read_idx_files(root: str | os.PathLike[str]) -> ImageData:
         raise DataError(f"{folder}: files of more than one data set ({listed}); put each in a folder of its own")
     prefix = series[0]
     train_images, train_labels = _read_split(folder, prefix, ("train",))
-    val_images, val_labels = _read_split(folder, prefix, ("t10k", "test"))
+    val_images, val_labels = _read_split(folder, prefix, HELD_OUT)
 
     numbers, classes = _classes(folder, prefix, train_labels)
     train = Split(train_images, _positions(train_labels, numbers, folder, "train"))
     val = Split(val_images, _positions(val_labels, numbers, folder, "held-out"))
-    for split, what in ((train, "training"), (val, "held-out")):
-        require_every_class(split.labels, classes, f"{folder} {what} images")
-    return ImageData(prefix or root.resolve().name, classes, train, val)
+    require_every_class(train.labels, classes, f"{folder} training images")
+    held_out = next(name for name in HELD_OUT if _file(folder, prefix, name, "images", 3))
+    return ImageData(prefix or root.resolve().name, classes, train, val, parts=Parts(held_out))
 
 
 def _folders(root: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transmix.data.dataset import DataError, ImageData, Split, listing, require_every_class
+from transmix.data.dataset import DataError, ImageData, Parts, Split, listing, require_every_class
 from transmix.data.folder import FolderImages
 
 
@@ -37,8 +37,9 @@ def read_oxford_pets(root: str | os.PathLike[str]) -> ImageData:
                 f"{root / 'annotations'}: class {label} is {names[label]} and {breed}; fetch the lists again"
             )
     classes = tuple(names[label] for label in sorted(names))
-    train_split, val_split = (_split(root, rows, sorted(names), classes) for rows in (train, val))
-    return ImageData(root.resolve().name, classes, train_split, val_split)
+    train_split, val_split = (_split(root, rows, sorted(names)) for rows in (train, val))
+    require_every_class(train_split.labels, classes, str(root / "annotations"))
+    return ImageData(root.resolve().name, classes, train_split, val_split, parts=Parts("test"))
 
 
 def _read_list(path: Path, present: set[str]) -> list[tuple[str, int]]:
@@ -63,8 +64,7 @@ def _read_list(path: Path, present: set[str]) -> list[tuple[str, int]]:
     return rows
 
 
-def _split(root: Path, rows: list[tuple[str, int]], numbers: list[int], classes: tuple[str, ...]) -> Split:
+def _split(root: Path, rows: list[tuple[str, int]], numbers: list[int]) -> Split:
     position = {number: index for index, number in enumerate(numbers)}
     labels = np.array([position[label] for _, label in rows], dtype=np.int64)
-    require_every_class(labels, classes, str(root / "annotations"))
     return Split(FolderImages(root / "images", np.array([f"{name}.jpg".encode() for name, _ in rows])), labels)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from transmix.data.class_names import read_class_names
-from transmix.data.dataset import VALIDATION_NAMES, DataError, ImageData, Split, listing, printable, require_every_class
+from transmix.data.class_names import class_name, read_class_names
+from transmix.data.dataset import DataError, ImageData, Parts, Split, listing, printable, require_every_class
 from transmix.data.decode import decode_image, image_size
 from transmix.data.formats import SHALLOW, SUFFIXES
 from transmix.data.grey import Grey
+from transmix.data.parts import TRAIN, USUAL, Choice, choose_part, unused_parts
 
 USUAL_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Which member is a sample's image, where others could be images too."""
@@ -101,15 +102,16 @@ class _Samples:
 
 def holds_tar_shards(root: str | os.PathLike[str]) -> bool:
     """Tell whether a folder has tar files named after the training split, or a folder `train` of nothing but such."""
-    return bool(_beside(Path(root), "train") or _inside(Path(root), "train"))
+    beside = (word for path in _tars(Path(root)) for word in _words(path))
+    return any(word in TRAIN for word in beside) or holds_shards_in_train(root)
 
 
 def holds_shards_in_train(root: str | os.PathLike[str]) -> bool:
     """Tell whether a folder has a folder `train` with tar files and no class folders in it."""
-    return bool(_inside(Path(root), "train"))
+    return any(_inside(Path(root), name) for name in os.listdir(root) if name.lower() in TRAIN)
 
 
-def read_tar_shards(root: str | os.PathLike[str]) -> ImageData:
+def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageData:
     """Read a data set kept as tar shards, such as `imagenet-train-000000.tar` or `train/000000.tar`.
 
     A sample is the neighbouring members that share their name up to the first dot: an image (`.jpg`, `.jpeg`, `.png`,
@@ -118,8 +120,9 @@ def read_tar_shards(root: str | os.PathLike[str]) -> ImageData:
     label is a number from 0 on, or a class name. Other members are passed over.
 
     Classes are called as `classnames.txt` or `classes.txt` beside the shards says, a name a line; else by the names
-    that are the labels of the training split, sorted; else '0', '1', ... The split to validate on is called `val`,
-    `validation` or `test`, the first of these that is there.
+    that are the labels of the training split, sorted; else '0', '1', ... Names are compared in Unicode's form NFC. The
+    split to validate on is called `val`, `valid`, `validation`, ... or `test`, the first of these that is there; it may
+    lack some of the classes.
 
     Shards are local files that are read by offset, not a stream. Their headers and labels are gone through once, when
     the data set is opened (about 15,000 samples a second, in every process), and 21 bytes a sample are kept. So
@@ -129,28 +132,38 @@ def read_tar_shards(root: str | os.PathLike[str]) -> ImageData:
 
     Args:
         root: The folder with the shards.
+        choice: Which part to hold out.
 
     Raises:
         DataError: If a split or a shard of a numbered series is missing, a shard is cut off, compressed or damaged, a
-            sample has no image or label or two of them, a label has no class, or a class has no image.
+            sample has no image or label or two of them, a label has no class, or a class has no training image.
     """
     root = Path(root)
-    train_shards = _shards_of(root, "train")
-    if not train_shards:
+    present = _present(root)
+    train_name, held_out = choose_part(present, TRAIN, root), choose_part(present, choice.held_out, root)
+    if train_name is None:
         raise DataError(f"{root}: no tar shards named after the training split, such as train-000000.tar")
-    val_shards = next((shards for name in VALIDATION_NAMES if (shards := _shards_of(root, name))), None)
-    if val_shards is None:
-        raise DataError(f"{root}: no shards {' or '.join(f'{name}-*.tar' for name in VALIDATION_NAMES)}")
-    train, val = _read_samples(train_shards), _read_samples(val_shards)
+    if held_out is None:
+        raise DataError(f"{root}: no shards {' or '.join(f'{name}-*.tar' for name in choice.held_out)}")
+    train, val = (_read_samples(_shards_of(root, name)) for name in (train_name, held_out))
     classes = read_class_names(root) or _classes(train)
-    return ImageData(root.resolve().name, classes, _split(train, classes), _split(val, classes))
+    of_train, of_val = _split(train, classes), _split(val, classes)
+    require_every_class(of_train.labels, classes, train.images.paths[0])
+    parts = Parts(held_out, unused_parts(present, held_out))
+    return ImageData(root.resolve().name, classes, of_train, of_val, parts=parts)
+
+
+def _present(root: Path) -> set[str]:
+    """List what parts there can be: words in the names of tar files, and folders with tar files in them."""
+    folders = {name for name in os.listdir(root) if _inside(root, name)}
+    words = {word for path in _tars(root) for word in _words(path)}
+    return folders | (words - {name.lower() for name in folders})
 
 
 def _beside(root: Path, split: str) -> list[Path]:
     """List the tar files in a folder whose name has the split's as one of its words."""
-    return [
-        path for path in _tars(root) if split in (words := _words(path)) and (split == "train" or "train" not in words)
-    ]
+    split = split.lower()
+    return [path for path in _tars(root) if split in _words(path)]
 
 
 def _inside(root: Path, split: str) -> list[Path]:
@@ -166,7 +179,9 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _words(path: Path) -> list[str]:
-    return re.split(r"[-_.]", path.name.lower())
+    """Split a name into what may be a part's; of a training shard's name, that word alone."""
+    words = re.split(r"[-_.]", path.name.lower())
+    return [word for word in words if word in TRAIN] or words
 
 
 def _shards_of(root: Path, split: str) -> list[Path]:
@@ -288,6 +303,8 @@ def _label(tar: tarfile.TarFile, where: str, suffix: str, found: dict[str, tarfi
             return None
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
         value = int(value)
+    if isinstance(value, str):
+        value = class_name(value)
     if value == "" or isinstance(value, bool) or not isinstance(value, int | str):
         raise DataError(f"{where}: the label in .{suffix} is {value!r}; write a number from 0 on, or a class name")
     return value
@@ -316,5 +333,4 @@ def _split(samples: _Samples, classes: tuple[str, ...]) -> Split:
         if not 0 <= found < len(classes):
             raise DataError(f"{samples.images.where(index)}: label {label} is not among the {len(classes)} classes")
         labels[index] = found
-    require_every_class(labels, classes, samples.images.paths[0])
     return Split(samples.images, labels)

@@ -9,12 +9,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from transmix.data.dataset import DataError, Split
+from transmix.data.class_names import odd_names
+from transmix.data.dataset import DataError, ImageData, Split, classes_without, listing
 from transmix.data.folder import FolderImages, read_folder
 from transmix.data.grey import EACH_IMAGE, GreyRange
 from transmix.data.grey_range import with_grey
 from transmix.data.loader import choose_workers
 from transmix.data.parquet import ParquetImages
+from transmix.data.parts import chosen_on_test, left_unused
 from transmix.data.source import LAYOUTS, open_data
 from transmix.data.tar_shards import TarImages
 from transmix.doctor.folders import list_class_folders
@@ -80,12 +82,26 @@ def _open(data: str | os.PathLike[str]) -> tuple[dict[str, Split], tuple[str, ..
         if not root.is_dir():
             raise
         opened, refusal = None, [Finding("refused", (str(data),), str(error))]
+    about = [] if opened is None else _about(opened)
     if root.is_dir() and [read for holds, read in LAYOUTS.values() if holds(root)] == [read_folder]:
         splits, classes, findings = list_class_folders(root)
-        return splits, classes, refusal + findings
+        return splits, classes, refusal + about + findings
     if opened is None:
         return {}, (), refusal
-    return {"train": opened.train, "val": opened.val}, opened.classes, []
+    return {"train": opened.train, opened.parts.held_out: opened.val}, opened.classes, about
+
+
+def _about(data: ImageData) -> list[Finding]:
+    """Find what is odd about the parts of a data set and about its class names."""
+    findings = [Finding("odd-name", names, what) for names, what in odd_names(data.classes)]
+    held_out = data.parts.held_out
+    if said := chosen_on_test(data.parts):
+        findings.append(Finding("chosen-on-test", (held_out,), said))
+    if said := left_unused(data.parts):
+        findings.append(Finding("unused-part", data.parts.unused, said))
+    if absent := classes_without(data.val.labels, data.classes):
+        findings.append(Finding("class-not-held-out", (held_out,), listing(absent)))
+    return findings
 
 
 class _Looks(Dataset):

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from transmix.data.dataset import VALIDATION_NAMES, Split, class_difference
-from transmix.data.folder import FolderImages, in_no_class, is_class_folder
+from transmix.data.class_names import class_name, is_utf8
+from transmix.data.dataset import DataError, Split, listing
+from transmix.data.folder import FolderImages, in_no_class, is_class_folder, part_folders
 from transmix.data.formats import PICTURES, looks_like_an_image
+from transmix.data.parts import HELD_OUT, TRAIN, choose_part
 from transmix.data.walk import Refuse, entries_of, is_folder, walk
 from transmix.doctor.report import Finding
 
@@ -18,20 +20,40 @@ def list_class_folders(root: Path) -> tuple[dict[str, Split], tuple[str, ...], l
     """List a data set of class folders, whole or not.
 
     Returns:
-        The splits by the name of their folder, with labels (N,) that are positions in the classes; the classes, those
-        of all splits together; and what is wrong with folders and files' names.
+        The splits, "train" and by the name of its folder the held-out part, with labels (N,) that are positions in the
+        classes; the classes, those of all splits together; and what is wrong with folders and files' names.
     """
-    names = ["train", *[name for name in VALIDATION_NAMES if (root / name).is_dir()][:1]]
     findings: list[Finding] = []
+    present = part_folders(root)
+    try:
+        names = [name for wanted in (TRAIN, HELD_OUT) if (name := choose_part(present, wanted, root)) is not None]
+    except DataError:
+        return {}, (), []
     beside = entries_of(root, _unlisted(root, findings))
     findings += [_passed_over(entry, root) for entry in beside if entry.name not in names]
     listed = {name: _list_split(root, name, findings) for name in names}
-    classes = tuple(sorted({name for files in listed.values() for name in files}))
     for split, files in listed.items():
-        findings += [Finding("empty-class", (f"{split}/{name}",)) for name, paths in files.items() if not paths]
-    if len(names) == 2 and (difference := class_difference(*map(list, listed.values()))):
-        findings.append(Finding("class-difference", (names[1],), f"compared with train: {difference}"))
-    return {name: _split(root / name, files, classes) for name, files in listed.items()}, classes, findings
+        findings += _odd_classes(split, list(files))
+    train, *held_out = names
+    findings += [Finding("empty-class", (f"{train}/{name}",)) for name, paths in listed[train].items() if not paths]
+    for split in held_out:
+        if extra := sorted(set(map(class_name, listed[split])) - set(map(class_name, listed[train]))):
+            findings.append(Finding("class-difference", (split,), f"not in {train}: {listing(extra)}"))
+    classes = tuple(sorted({class_name(name) for files in listed.values() for name in files}))
+    splits = {name: _split(root / name, files, classes) for name, files in listed.items()}
+    return {"train" if name == train else name: split for name, split in splits.items()}, classes, findings
+
+
+def _odd_classes(split: str, names: list[str]) -> list[Finding]:
+    """Find class folders whose names training refuses."""
+    findings, known = [], {}
+    for name in names:
+        place = f"{split}/{name}"
+        if not is_utf8(name):
+            findings.append(Finding("bad-name", (place,), "not UTF-8"))
+        elif (same := known.setdefault(class_name(name), place)) != place:
+            findings.append(Finding("bad-name", (ascii(same), ascii(place)), "the same class name, written otherwise"))
+    return findings
 
 
 def _list_split(root: Path, split: str, findings: list[Finding]) -> dict[str, list[str]]:
@@ -53,6 +75,8 @@ def _list_class(root: Path, folder: Path, name: str, findings: list[Finding]) ->
     images = []
     for entry, kind in walk(folder / name, _unlisted(root, findings)):
         place = os.path.relpath(entry.path, root)
+        if not is_utf8(entry.name):
+            findings.append(Finding("odd-name", (place,), "not UTF-8"))
         if kind == "image":
             images.append(os.path.relpath(entry.path, folder))
         elif kind == "loop":
@@ -89,6 +113,7 @@ def _passed_over(entry: os.DirEntry, root: Path) -> Finding:
 
 
 def _split(folder: Path, files: dict[str, list[str]], classes: tuple[str, ...]) -> Split:
-    labels = [classes.index(name) for name, paths in files.items() for _ in paths]
+    position = {name: index for index, name in enumerate(classes)}
+    labels = [position[class_name(name)] for name, paths in files.items() for _ in paths]
     paths = np.array([os.fsencode(path) for paths in files.values() for path in paths], dtype="S")
     return Split(FolderImages(folder, paths), np.array(labels, dtype=np.int64))

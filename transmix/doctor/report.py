@@ -18,7 +18,9 @@ PROBLEMS = {
     "leakage": "the same pixels in train and in val: scores come out too good",
     "conflict": "the same pixels with different labels",
     "empty-class": "class folders without an image",
-    "class-difference": "class folders that only one of the splits has",
+    "class-difference": "classes of the held-out part that train lacks",
+    "bad-name": "names of class folders that training refuses; rename them",
+    "chosen-on-test": "the best weights are chosen on the test part though another part could do it",
     "left-out": "images that training passes over, for their name or their place",
 }
 """What stops or misleads training."""
@@ -36,6 +38,9 @@ NOTES = {
     "rotated": "turned upright as EXIF says",
     "animated": "several frames or pages; the first is taken",
     "large": "so many pixels that Pillow warns; they decode slowly",
+    "class-not-held-out": "classes without a held-out image; no score says how well they are recognised",
+    "unused-part": "parts that could be held out as well; not used",
+    "odd-name": "class names that are easily mistaken, and names of files that are not UTF-8",
     "hidden": "files and folders whose name begins with a dot; passed over",
     "other-file": "files that are no images, and folders that are not used; passed over",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transmix.data.class_names import class_name
 from transmix.data.dataset import DataError, Split, listing
 from transmix.data.folder import class_folders, read_split
 
@@ -50,15 +51,17 @@ def open_shifted(path: str | Path, classes: Sequence[str], class_map: Mapping[st
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
-    position = {name: index for index, name in enumerate(classes)}
-    folders = class_folders(path)
-    names = {folder: class_map.get(folder, folder) for folder in folders}
+    position = {class_name(name): index for index, name in enumerate(classes)}
+    class_map = {class_name(folder): class_name(name) for folder, name in class_map.items()}
+    written = class_folders(path)
+    names = {folder: class_map.get(folder, folder) for folder in written}
     if unknown := [folder for folder, name in names.items() if name not in position]:
         raise DataError(
             f"{path}: the model has no class for the class folders {listing(unknown)}; its classes are "
             f"{listing(classes, 3)}; say which is which in a file: --class-map FILE"
         )
-    return ShiftedFolder(path, folders, np.array([position[names[folder]] for folder in folders], dtype=np.int64))
+    positions = np.array([position[names[folder]] for folder in written], dtype=np.int64)
+    return ShiftedFolder(path, tuple(written.values()), positions)
 
 
 def read_class_map(path: str | Path | None) -> dict[str, str]:

@@ -15,7 +15,8 @@ from transmix.data.bad import BadImages
 from transmix.data.dataset import ImageData
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey
-from transmix.data.source import check_same_classes, open_data, relabel_to
+from transmix.data.parts import USUAL
+from transmix.data.source import choice_of, in_classes, open_data
 from transmix.evaluation.evaluate import evaluate
 from transmix.evaluation.opened import OpenedModel
 from transmix.models.build import AMP, build_model, normaliser, published_classes
@@ -23,7 +24,7 @@ from transmix.models.start import head_size, read_weights
 from transmix.recipes import RecipeError
 from transmix.recipes.settings import Model, check_grey_range
 from transmix.runs.checkpoint import read_tensors
-from transmix.runs.folder import RunError, read_recipe
+from transmix.runs.folder import RunError, read_choice, read_recipe
 from transmix.runs.weights import NAMES, choose_weights
 
 LEFT_OUT = ("confusion", "reliability")
@@ -162,7 +163,8 @@ def _run(folder: Path, which: str, data_name: str | None) -> Subject:
     taken = choose_weights(folder, which, purpose="evaluate")
     recipe = read_recipe(folder)
     download = None if data_name else recipe.data.download
-    data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download)
+    choice = USUAL if data_name else choice_of(recipe.data, read_choice(folder))
+    data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download, choice=choice)
     paths = {name: taken.folder / f"{name}.safetensors" for name in NAMES}
     subjects = {name: _from_file(path, data) for name, path in paths.items() if path.exists()}
     models = {name: one.models["model"] for name, one in subjects.items()}
@@ -184,14 +186,13 @@ def _from_file(path: Path, data: ImageData, model_name: str | None = None) -> Su
             raise RecipeError(f"{path} does not say which model it holds; name it: --model vit_small_patch16_224")
         return _published(model_name, data, path)
     classes = tuple(about["classes"])
-    check_same_classes(classes, data)
+    data = in_classes(classes, data)
     settings = Model(about["model"], about["model_options"], about.get("class_attention", False))
     model = build_model(settings, len(classes), about["image_size"])
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise RecipeError(f"{path} does not fit {about['model']}: {' '.join(str(error).split())[:300]}") from error
-    data = replace(data, classes=classes, val=relabel_to(classes, data.val, data.classes))
     crop = EvaluationCrop(about["image_size"], about["eval_crop"])
     mean_std, grey = (tuple(about["mean"]), tuple(about["std"])), as_grey(about.get("grey_range", EACH_IMAGE))
     return Subject({"model": model}, classes, data, crop, mean_std, f"those of {path}", grey)

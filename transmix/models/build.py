@@ -175,6 +175,29 @@ def check_patches(model: nn.Module, image_size: int) -> None:
             )
 
 
+def check_forward(model: nn.Module, image_size: int, num_classes: int) -> None:
+    """Check on one empty image that a model takes what it will be trained on and has an output for each class.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    was_training = model.training
+    size = f"an image of 3 x {image_size} x {image_size}"
+    try:
+        with torch.no_grad():
+            found = model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:  # whatever the model's code happens to raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RecipeError(f"the model does not take {size}: {reason}; look at model_options and image_size") from error
+    finally:
+        model.train(was_training)
+    shape = tuple(getattr(found, "shape", ()))
+    if shape != (1, num_classes):
+        raise RecipeError(
+            f"the model makes {shape or type(found).__name__} of {size}, not (1, {num_classes}); look at model_options"
+        )
+
+
 def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
     """Return a function from uint8 images (B, 3, H, W) to the model's float32 input on the device."""
     shift, scale = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))

@@ -37,6 +37,13 @@ class Data:
     download: str | None = None
     """A folder to fetch the published data set that `data` names into, once, and to read it from: cifar10, cifar100,
     mnist, fashion-mnist, emnist-balanced (-letters, -digits, -byclass, -bymerge, -mnist), oxford-pets."""
+    held_out: str | None = None
+    """The part to validate on and to choose the best weights by: the name of its folder, or how its files' names begin;
+    None: the first there is of val, valid, validation, validate, dev, eval, evaluation, test, testing."""
+    image_column: str | None = None
+    """The column with the images in Parquet files; None: image or img, else the only one that is typed so."""
+    label_column: str | None = None
+    """The column with the labels in Parquet files; None: label, labels or fine_label, else the only ClassLabel."""
     grey_range: tuple[float, float] | None = None
     """The values that become black and white in grey images of more than 8 bits (16-bit PNG, float TIFF); None: the
     least and the greatest of all training images. The run keeps it, and evaluation, export and app use the same."""
@@ -296,8 +303,46 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(f"eval_crop is a fraction in (0, 1], not {augmentation.eval_crop}")
     if mixing.bce_threshold is not None and mixing.loss != "bce":
         raise RecipeError(f"bce_threshold needs --loss bce, but the loss is {mixing.loss}")
+    _check_ranges(recipe)
     if mixing.mix == "transmix":
         _check_transmix_does_something(mixing)
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    """Refuse numbers that would only fail once the run has begun, or train something else without a word."""
+    data, augmentation, optimization, run = recipe.data, recipe.augmentation, recipe.optimization, recipe.run
+    for name, value, least in (
+        ("train_images", data.train_images, 1),
+        ("max_steps", run.max_steps, 1),
+        ("threads", run.threads, 1),
+        ("lr_batch", optimization.lr_batch, 1),
+        ("workers", data.workers, 0),
+        ("pad", augmentation.pad, 0),
+        ("color_jitter", augmentation.color_jitter, 0),
+        ("mix_epochs", recipe.mixing.mix_epochs, 0),
+        ("cooldown_epochs", optimization.cooldown_epochs, 0),
+        ("warmup_epochs", optimization.warmup_epochs, 0),
+    ):
+        if value is not None and not value >= least:
+            raise RecipeError(f"{name} must be at least {least}, not {value}")
+    for name, value in (
+        ("eps", optimization.eps),
+        ("clip_grad", optimization.clip_grad),
+        ("layer_decay", optimization.layer_decay),
+        *(("std", value) for value in augmentation.std),
+    ):
+        if value is not None and not 0 < value < float("inf"):
+            raise RecipeError(f"{name} must be a number above 0, not {value}")
+    for name, value in (("drop_path", recipe.model.drop_path), *(("betas", value) for value in optimization.betas)):
+        if not 0 <= value < 1:
+            raise RecipeError(f"{name} must lie in [0, 1), not {value}")
+    for name, (low, high), most in (
+        ("crop_scale", augmentation.crop_scale, 1.0),
+        ("crop_ratio", augmentation.crop_ratio, float("inf")),
+    ):
+        if not 0 < low <= high <= most:
+            limit = " and at most 1" if most == 1 else ""
+            raise RecipeError(f"{name} needs two numbers above 0{limit}, the lower first, not {low:g} {high:g}")
 
 
 def check_grey_range(grey: tuple[float, float] | None) -> None:

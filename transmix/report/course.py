@@ -58,6 +58,8 @@ def incidents(found: RunFiles) -> list[tuple[str, list[str]]]:
     if ema_is_far_below(last):
         text = "The averaged weights are far below the weights as trained, which stand for the run"
         happened.append((text, [gap(last)]))
+    notes = found.data.get("notes")
+    happened += [(shorten(str(note), 600), []) for note in (notes if isinstance(notes, list) else [])[:10]]
     held = [row for row in found.rows if number(row.get("held_back"))]
     if held:
         count = int(sum(row["held_back"] for row in held))

@@ -42,6 +42,7 @@ class RunFiles:
         environment: versions, machine, command.
         rows: of the log.
         summary: of a finished run.
+        data: which part was held out, what it lacks, what was said; empty where a run has not kept it.
         reliability: weights -> 'hits', 'confidence' (their sum) and 'count' of each bin.
         evaluations: name of the file -> what `transmix evaluate` found.
         confusion: of the last evaluation.
@@ -53,6 +54,7 @@ class RunFiles:
     environment: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     reliability: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     confusion: Confusion | None = None
@@ -83,6 +85,8 @@ def read_run(folder: Path) -> RunFiles:
     names = {"recipe.yaml": "recipe", "environment.json": "environment", "summary.json": "summary"}
     for name, place in (names | {"reliability.json": "reliability"}).items():
         setattr(found, place, _tried(found, name, _mapping) or {})
+    if (folder / "data.json").exists():
+        found.data = _tried(found, "data.json", _mapping) or {}
     found.rows = _tried(found, "metrics.jsonl", _log) or []
     found.confusion = _tried(found, "confusion.csv", _confusion)
     for path in sorted(folder.glob("evaluation*.json"))[:20]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transmix.report.chart import LOOKS, line_chart, swatch
+from transmix.report.page import shorten
 from transmix.report.read import RunFiles, number
 from transmix.report.words import decimal, duration, percent, plural, points, setting, whole
 from transmix.runs.weights import better_weights
@@ -56,6 +57,7 @@ def overview(found: RunFiles) -> dict[str, Any]:
     about = {
         "model": found.setting("model", "model"),
         "data": found.setting("data", "data"),
+        "validated on": _held_out(found),
         "mixing": MIXING.get(mix, mix) if isinstance(mix, str) else mix,
         "epochs": planned_epochs(found),
         "images a step": found.setting("optimization", "batch_size"),
@@ -68,6 +70,15 @@ def overview(found: RunFiles) -> dict[str, Any]:
         "state": _state(found),
         "final": found.summary.get("finished") is True,
     }
+
+
+def _held_out(found: RunFiles) -> str | None:
+    """Say which part was held out, and of Parquet files which columns were read."""
+    images, part, columns = (found.data.get(name) for name in ("images", "held_out", "columns"))
+    if not (isinstance(images, dict) and isinstance(part, str)):
+        return None
+    columns = f", columns {' and '.join(map(str, columns))}" if isinstance(columns, list) else ""
+    return shorten(f"{whole(images.get('held_out'))} images of {part}{columns}", 120)
 
 
 def result(found: RunFiles) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     recipe.yaml            every setting, resolved
     classes.json           the class list; every other data set is matched to it by name
+    data.json              which part was held out, which columns were read, classes that it lacks, what was said of it
     grey_range.json        which values of grey images of more than 8 bits became black and white; null: there were none
     environment.json       versions, machine, command
     start.json             with pretrained or init: which weights were loaded, and which are new
@@ -29,7 +30,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from transmix.data.dataset import ImageData, classes_without
 from transmix.data.grey import EACH_IMAGE, Grey, as_grey
+from transmix.data.parts import HELD_OUT_BEFORE, Choice
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe
 from transmix.runs.checkpoint import newest_checkpoint, read_state
@@ -166,17 +169,14 @@ def is_finished(folder: Path, max_steps: int | None, changed: Collection[str] = 
     return (ended and "epochs" not in changed) or (max_steps is not None and step >= max_steps)
 
 
-def write_start(
-    folder: Path, recipe: Recipe, classes: tuple[str, ...], world: World, grey: Grey = None, start: Any = None
-) -> None:
+def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, start: Any = None) -> None:
     """Write what is known before the first step, or the first after a resume.
 
     Args:
         folder: of the run.
         recipe: every setting.
-        classes: the class list.
+        data: what it trains on.
         world: this process among all.
-        grey: how greyscale of more than 8 bits is scaled.
         start: what became of the weights that the model started from, a dataclass; None: it started from none.
 
     Raises:
@@ -187,12 +187,40 @@ def write_start(
         # What it says of an end no longer holds, and a crash must not leave it beside a recipe with more epochs.
         (folder / "summary.json").unlink(missing_ok=True)
         replace_file(folder / "recipe.yaml", dump_recipe(recipe).encode())
-        replace_file(folder / "classes.json", json.dumps(list(classes), indent=1, ensure_ascii=False).encode())
-        replace_file(folder / "grey_range.json", json.dumps(grey).encode())
+        replace_file(folder / "classes.json", json.dumps(list(data.classes), indent=1, ensure_ascii=False).encode())
+        replace_file(folder / "data.json", json.dumps(_about(data), indent=1).encode())
+        replace_file(folder / "grey_range.json", json.dumps(data.grey).encode())
         if start is not None:
             text = json.dumps({"text": str(start), **dataclasses.asdict(start)}, indent=1, ensure_ascii=False)
             replace_file(folder / "start.json", text.encode())
         replace_file(folder / "environment.json", json.dumps(environment(world), indent=1).encode())
+
+
+def _about(data: ImageData) -> dict[str, Any]:
+    return {
+        "held_out": data.parts.held_out,
+        "columns": data.parts.columns,
+        "images": {"train": len(data.train), "held_out": len(data.val)},
+        "classes_not_held_out": classes_without(data.val.labels, data.classes),
+        "notes": data.notes,
+    }
+
+
+def read_choice(folder: Path) -> Choice:
+    """Return which part a run holds out and which columns it reads; of before these were kept, as it was then.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    path = folder / "data.json"
+    if not path.exists():
+        return Choice(HELD_OUT_BEFORE)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        image_column, label_column = found["columns"] or (None, None)
+        return Choice((found["held_out"],), image_column, label_column)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} does not say which part is held out: {error}") from error
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:

@@ -16,12 +16,13 @@ from torch import Tensor
 from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
 from transmix.data.bad import bad_images
-from transmix.data.grey_range import FIND
+from transmix.data.class_names import class_name
+from transmix.data.dataset import ImageData, printable
 from transmix.data.keyed import key
-from transmix.data.source import load_data
+from transmix.data.source import in_classes, load_data
 from transmix.distributed import World
 from transmix.evaluation.evaluate import evaluate
-from transmix.models.build import AMP, normaliser, start_model
+from transmix.models.build import AMP, check_forward, normaliser, start_model
 from transmix.recipes import Recipe, RecipeError, check_recipe
 from transmix.recipes.cadence import parse_cadence
 from transmix.runs import folder as run_folder
@@ -105,12 +106,7 @@ class TrainingRun:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         self.bad = bad_images(recipe.data, folder)
-        grey = FIND if checkpoint is None else run_folder.read_grey_range(folder)
-        self.data = load_data(recipe.data, recipe.run.seed, grey)
-        if checkpoint is not None and run_folder.read_classes(folder) != self.data.classes:
-            raise run_folder.RunError(
-                f"{self.data.name} has other classes than the run in {folder}; resume on its data"
-            )
+        self.data = self._load_data(resumed=checkpoint is not None)
         self.batches = prepare_batches(recipe, self.data, self.bad, world)
         self.order = self.batches.order
         epochs = recipe.optimization.epochs + recipe.optimization.cooldown_epochs
@@ -129,15 +125,26 @@ class TrainingRun:
         if checkpoint is not None:
             restore(self, load_checkpoint(checkpoint))
         if world.leads:
-            run_folder.write_start(folder, recipe, self.data.classes, world, self.data.grey, self.start)
+            run_folder.write_start(folder, recipe, self.data, world, self.start)
             self.log = RunLog(folder, self.step_number, recipe.run.tensorboard, self.log_rows)
         distributed.wait_for_all(world)
+
+    def _load_data(self, resumed: bool) -> ImageData:
+        settings, seed, folder = self.recipe.data, self.recipe.run.seed, self.folder
+        if not resumed:
+            return load_data(settings, seed)
+        data = load_data(settings, seed, run_folder.read_grey_range(folder), run_folder.read_choice(folder))
+        classes = run_folder.read_classes(folder)
+        if sorted(map(class_name, classes)) != sorted(map(class_name, data.classes)):
+            raise run_folder.RunError(f"{data.name} has other classes than the run in {folder}; resume on its data")
+        return in_classes(classes, data)
 
     def _prepare_model(self, first_time: bool) -> None:
         recipe, world = self.recipe, self.world
         settings = recipe.model if first_time else replace(recipe.model, pretrained=False, init=None)
         classes = self.data.classes
         bare, self.start = start_model(settings, len(classes), recipe.data.image_size, classes)
+        check_forward(bare, recipe.data.image_size, len(classes))
         # FSDP2 takes contiguous weights alone; the images' format is what convolutions follow.
         last = recipe.model.channels_last and not self.sharded
         memory = torch.channels_last if last else torch.preserve_format
@@ -337,11 +344,17 @@ class TrainingRun:
         going_on = f"; going on from step {self.step_number}" if self.step_number else ""
         return (
             f"{self.recipe.model.model} ({weights / 1e6:.2f} M weights) on {self.data.name}: {len(self.data.train)} "
-            f"training and {len(self.data.val)} validation images, {len(self.data.classes)} classes; "
-            f"mix {self.recipe.mixing.mix}; {self.order.steps_per_epoch} steps an epoch; {self.world.device.type}"
-            f"{f' x {self.world.size}' if self.world.size > 1 else ''}"
+            f"training and {len(self.data.val)} validation images ({self._origin()}), {len(self.data.classes)} "
+            f"classes; mix {self.recipe.mixing.mix}; {self.order.steps_per_epoch} steps an epoch; "
+            f"{self.world.device.type}{f' x {self.world.size}' if self.world.size > 1 else ''}"
             f"{self._how_shared()}; run folder {self.folder}{going_on}"
         )
+
+    def _origin(self) -> str:
+        """Say which part is held out, and which columns are read."""
+        parts = self.data.parts
+        columns = "" if parts.columns is None else "; columns " + " and ".join(map(printable, parts.columns))
+        return printable(parts.held_out) + columns
 
     def _how_shared(self) -> str:
         if not self.recipe.run.shard:

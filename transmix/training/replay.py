@@ -18,11 +18,11 @@ from transmix.data.keyed import key
 from transmix.data.loader import TrainingSamples
 from transmix.data.on_device import TrainingImages
 from transmix.data.order import EpochOrder, SampleKey
-from transmix.data.source import load_data
+from transmix.data.source import in_classes, load_data
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
-from transmix.runs.folder import RunError, read_grey_range, read_recipe
+from transmix.runs.folder import RunError, read_choice, read_classes, read_grey_range, read_recipe
 from transmix.training.optimizer import build_optimizer
 from transmix.training.step import TrainingStep
 
@@ -39,7 +39,8 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
         raise RunError(f"{folder} holds no step to replay (nonfinite/). {' '.join(problems)}")
     recipe, dump = read_recipe(folder), load_checkpoint(found)
     state, world = dump.state, distributed.start(device)
-    data = load_data(recipe.data, recipe.run.seed, read_grey_range(folder))
+    data = load_data(recipe.data, recipe.run.seed, read_grey_range(folder), read_choice(folder))
+    data = in_classes(read_classes(folder), data)
     settings = replace(recipe.model, pretrained=False, init=None)  # the dump's weights come next
     model = build_model(settings, len(data.classes), recipe.data.image_size)
     model.load_state_dict(dump.tensors["model"])

@@ -17,7 +17,8 @@ from transmix.data.dataset import Split
 from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import with_grey
-from transmix.data.source import check_same_classes, open_data, relabel_to
+from transmix.data.parts import USUAL
+from transmix.data.source import choice_of, in_classes, open_data
 from transmix.evaluation.subject import open_subject
 from transmix.export.trained import open_trained
 from transmix.models.build import build_model, check_patches, published_classes
@@ -25,7 +26,7 @@ from transmix.models.start import head_size
 from transmix.recipes import RecipeError
 from transmix.recipes.settings import Mixing, Model, check_grey_range
 from transmix.runs.checkpoint import read_tensors
-from transmix.runs.folder import RunError
+from transmix.runs.folder import RunError, read_choice
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,9 @@ def _of_run(folder: Path, data_name: str | None, checkpoint: str, weights: str, 
 
     def open_validation() -> tuple[tuple[str, ...], Split]:
         download = None if data_name else recipe.data.download
-        data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download)
-        check_same_classes(classes, data)
-        return classes, with_grey(relabel_to(classes, data.val, data.classes), grey)
+        choice = USUAL if data_name else choice_of(recipe.data, read_choice(folder))
+        data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download, choice=choice)
+        return classes, with_grey(in_classes(classes, data).val, grey)
 
     augmentation = recipe.augmentation
     crop = EvaluationCrop(recipe.data.image_size, augmentation.eval_crop)

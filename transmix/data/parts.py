@@ -1,0 +1,85 @@
+"""The parts of a data set by their names on disk: which one is held out, and which ones stand beside it unused."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transmix.data.dataset import DataError, Parts, listing
+
+TRAIN = ("train", "training")
+"""What the part to train on may be called, in letters of any case."""
+
+HELD_OUT = ("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "test", "testing")
+"""What the held-out part may be called, in letters of any case; the first that is present is used."""
+
+HELD_OUT_BEFORE = ("val", "validation", "test")
+"""The same in runs that did not keep which part they held out."""
+
+_TEST = {"test", "testing", "t10k"}
+_LIKE_VALIDATION = {*HELD_OUT, "minival", "holdout"} - _TEST
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to take of a data set, where its files leave a choice.
+
+    Attributes:
+        held_out: Names of the part to hold out; the first that is present is used.
+        image_column: Of Parquet files; None: found by its name.
+        label_column: Likewise.
+    """
+
+    held_out: tuple[str, ...] = HELD_OUT
+    image_column: str | None = None
+    label_column: str | None = None
+
+
+USUAL = Choice()
+"""What is taken where nothing else is asked for."""
+
+
+def choose_part(present: Iterable[str], wanted: Sequence[str], where: Path) -> str | None:
+    """Return the first wanted name that is present, in letters of whatever case, as it is written on disk.
+
+    Raises:
+        DataError: Two that are present differ in case alone.
+    """
+    present = list(present)
+    for name in wanted:
+        found = sorted(one for one in present if one.lower() == name.lower())
+        if len(found) > 1:
+            raise DataError(f"{where}: {' and '.join(found)} differ in the case of letters alone; move one away")
+        if found:
+            return found[0]
+    return None
+
+
+def unused_parts(present: Iterable[str], held_out: str) -> tuple[str, ...]:
+    """Return the parts that could be held out in the place of the one that is, by their names, sorted."""
+    return tuple(sorted(name for name in present if name != held_out and _words(name) & _LIKE_VALIDATION))
+
+
+def chosen_on_test(parts: Parts) -> str | None:
+    """Say what is wrong where the test part chooses the best weights though another could; None where it does not."""
+    if not (parts.unused and _words(parts.held_out) & _TEST):
+        return None
+    return (
+        f"the best weights are chosen on {parts.held_out}, though {listing(parts.unused)} could do it; scores on "
+        f"{parts.held_out} come out too good: --held-out {parts.unused[0]}"
+    )
+
+
+def left_unused(parts: Parts) -> str | None:
+    """Say which parts could be held out too, where the one that is held out is no test part."""
+    if not parts.unused or _words(parts.held_out) & _TEST:
+        return None
+    return (
+        f"{parts.held_out} is held out, {listing(parts.unused)} not used; the other way: --held-out {parts.unused[0]}"
+    )
+
+
+def _words(name: str) -> set[str]:
+    """Split a name: 'val2017' holds 'val', 'Images_Test' holds 'test'; a training part's holds nothing."""
+    words = set(filter(None, re.split(r"[^a-z]+", name.lower()))) | ({"t10k"} & {name.lower()})
+    return set() if words & set(TRAIN) else words
