@@ -60,7 +60,8 @@ def _head(opened: Opened, watched: Watched) -> str:
     return f"""<header class="tm-head"><h1>Whose label is it?</h1>
 <p>A box of image B is pasted into image A. CutMix gives B the share of the label that the box has of the area; TransMix
 asks the model where it looks. Drag the box and see.</p>
-<p class="tm-small">Model: <b>{escape(opened.name)}</b>, {height} × {width} pixels, {h} × {w} patches. {weights}</p></header>
+<p class="tm-small">Model: <b>{escape(opened.name)}</b>, {height} × {width} pixels, {h} × {w} patches.
+{weights}</p></header>
 {notice}"""
 
 
