@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transmix.cli import main
 from transmix.cli.show import FIGURES, Show, _scene
 from transmix.recipes import load_recipe
+from transmix.runs.weights import choose_weights
 from transmix.training.loop import train
 from transmix.visual.boxes import draw_boxes, judge, most_disputed
 
@@ -48,7 +49,9 @@ def complaint(capsys, *arguments):
 def test_every_figure_of_a_run_is_written_at_the_width_asked_for(what, run, tmp_path, capsys):
     out = tmp_path / "figure.png"
     assert main(["show", what, str(run), "--out", str(out), "--width", "3.3", "--dpi", "100", "--boxes", "20"]) == 0
-    assert capsys.readouterr().out == f"written to {out}\n"
+    *weights, written = capsys.readouterr().out.splitlines()
+    assert written == f"written to {out}"
+    assert weights == ([] if what in ("curves", "epochs") else [f"weights: {choose_weights(run)}"])
     assert imread(out).shape[1] == 330
     assert imread(out)[..., :3].std() > 0.1
 

@@ -175,7 +175,7 @@ def test_several_models_in_one_file_are_an_error_unless_one_is_known_for_the_ave
     path = saved(tmp_path / "w.pth", prefixed("student.", other) | prefixed("teacher.", trained))
     model, start = start_model(settings(path), 5, 16)
     assert equal(model, trained) == []
-    assert str(start).endswith("the prefix 'teacher.' taken off, 32 tensors without it not used")
+    assert str(start).endswith("the prefix 'teacher.' taken off, tensors without it not used: 32")
     saved(path, prefixed("left.", other) | prefixed("right.", trained))
     with pytest.raises(RecipeError, match=r"holds several models that fit \(left\., right\.\); save the one"):
         start_model(settings(path), 5, 16)

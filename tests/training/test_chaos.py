@@ -29,7 +29,7 @@ def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path):
     said = (tmp_path / "log.txt").read_text()
     assert done.stdout.startswith(said)
     assert "control, whole: no difference" in said
-    assert len(re.findall("^control, .*: step-00000012/", said, re.MULTILINE)) == 3
+    assert len(re.findall("^control, .*: step-00000018/", said, re.MULTILINE)) == 3
     assert re.search(r"^4 kills .* 4 resumes, 0 differences", said, re.MULTILINE)
 
 

@@ -141,7 +141,8 @@ def test_replay_says_which_module_and_which_images(images, small_recipe, tmp_pat
 
     save_checkpoint(folder / "nonfinite", Checkpoint(tensors.tensors, tensors.state | {"step": 4}, {}))
     assert main(["replay", str(folder)]) == 0
-    said = capsys.readouterr().out
+    weights, said = capsys.readouterr().out.split("\n", 1)
+    assert weights == f"weights: as trained, as step 4 found them ({folder / 'nonfinite' / 'step-00000004'})"
     assert said.startswith("step 4, process 0, micro-batch 0: loss nan; the output of blocks.1.mlp.fc1 is the first")
     numbers = json.loads((dump / "state.json").read_text())["samples"][0]
     files = sorted(path for path in (images / "train").rglob("*.png"))  # class by class, as training counts them

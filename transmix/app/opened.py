@@ -97,7 +97,8 @@ def _default() -> Opened:
         )
     size, kept_part, mean, std = config.input_size[-1], config.crop_pct, tuple(config.mean), tuple(config.std)
     crop = EvaluationCrop(size, kept_part)
-    viewed = Viewed(model.eval(), crop, (mean, std), _no_data, Mixing())
+    taken = f"the published weights of {DEFAULT}" if isinstance(kept, str) else "random"
+    viewed = Viewed(model.eval(), crop, (mean, std), _no_data, Mixing(), taken=taken)
     code = f"{create}\ncrop, mean, std = EvaluationCrop({size}, {kept_part}), {mean}, {std}"
     return Opened(DEFAULT, viewed, _classes(DEFAULT, viewed), (imports, code), "" if isinstance(kept, str) else RANDOM)
 

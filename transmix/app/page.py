@@ -55,11 +55,13 @@ def build_page(opened: Opened, watched: Watched, device: str = "cpu") -> gr.Bloc
 
 def _head(opened: Opened, watched: Watched) -> str:
     (height, width), (h, w) = watched.size, watched.grid
+    weights = f"Weights: {escape(opened.viewed.taken)}."
     notice = f'<p class="tm-note">{_with_code(opened.notice)}</p>' if opened.notice else ""
     return f"""<header class="tm-head"><h1>Whose label is it?</h1>
 <p>A box of image B is pasted into image A. CutMix gives B the share of the label that the box has of the area; TransMix
 asks the model where it looks. Drag the box and see.</p>
-<p class="tm-small">Model: <b>{escape(opened.name)}</b>, {height} × {width} pixels, {h} × {w} patches.</p></header>
+<p class="tm-small">Model: <b>{escape(opened.name)}</b>, {height} × {width} pixels, {h} × {w} patches.
+{weights}</p></header>
 {notice}"""
 
 

@@ -31,7 +31,8 @@ class App:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of a run."""
     weights: Literal["auto", "model", "ema"] = "auto"
-    """Of a run: 'ema': the running average; 'model': the weights themselves; 'auto': the average if there is one."""
+    """Of a run: 'ema': the running average; 'model': the weights themselves; 'auto': the average if there is one
+    and its score is not far below the model's."""
     model: str | None = None
     """timm name of the model in a .safetensors file that does not say so itself."""
     grey_range: tuple[float, float] | None = None
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> int:
         weights=asked.weights,
         grey_range=asked.grey_range,
     )
+    print(f"weights: {opened.viewed.taken}", flush=True)
     watched = Watched(opened.viewed, device)
     with private_files(), served(build_page(opened, watched, str(device)), asked.port) as address:
         print(f"{opened.name} is at {address}  (Ctrl-C ends it)", flush=True)

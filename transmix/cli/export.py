@@ -23,7 +23,8 @@ class Export:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of the run."""
     weights: Literal["auto", "model", "ema"] = "auto"
-    """'ema': the running average; 'model': the weights themselves; 'auto': the average where the run kept one."""
+    """'ema': the running average; 'model': the weights themselves; 'auto': the average where the run kept one
+    and its score is not far below the model's."""
 
 
 def main(arguments: list[str]) -> None:

@@ -56,7 +56,8 @@ class Show:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of a run."""
     weights: Literal["auto", "model", "ema"] = "auto"
-    """Of a run: 'ema': the running average; 'model': the weights themselves; 'auto': the average if there is one."""
+    """Of a run: 'ema': the running average; 'model': the weights themselves; 'auto': the average if there is one
+    and its score is not far below the model's."""
     model: str | None = None
     """timm name of the model in a .safetensors file that does not say so itself."""
     size: tuple[int, int] | None = None
@@ -126,7 +127,7 @@ class _Scene:
 
 
 def _open(asked: Show) -> Viewed:
-    return open_viewed(
+    viewed = open_viewed(
         asked.target,
         data=asked.data,
         model=asked.model,
@@ -135,6 +136,8 @@ def _open(asked: Show) -> Viewed:
         size=asked.size,
         grey_range=asked.grey_range,
     )
+    print(f"weights: {viewed.taken}")
+    return viewed
 
 
 def _scene(asked: Show) -> _Scene:

@@ -218,7 +218,7 @@ def watched(weights: FileWeights | None, classes: Collection[str] | None) -> Ite
             config |= {"state_dict": tensors, "num_classes": _outputs(weights, tensors, classes, found)}
             found.notes += [f"its entry {weights.entry!r}"] if weights.entry else []
             others = len(weights.tensors) - len(tensors) - len(found.head)
-            beside = f", {others} tensors without it not used" if others else ""
+            beside = f", tensors without it not used: {others}" if others else ""
             found.notes += [f"the prefix {prefix!r} taken off{beside}"] if prefix else []
             pretrained_cfg.pop("state_dict", None)  # it is the model's own, and would be copied with it
             found.resized = [name for name in tensors if name in wanted and tensors[name].shape != wanted[name].shape]
