@@ -78,6 +78,6 @@ def browser():
         path = next(filter(None, map(shutil.which, CHROMIUM)), playwright.chromium.executable_path)
         if not Path(path).exists():
             pytest.skip("no Chromium on this machine; `make browser` installs one")
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=300_000)
         yield started
         started.close()

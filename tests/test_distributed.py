@@ -10,7 +10,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from transmix.distributed import _store_of_this_life
 
-WAIT = timedelta(seconds=20)
+WAIT = timedelta(seconds=300)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def live(connect, address, join=_store_of_this_life, size=3):
 
     def process(rank):
         stores[rank], lives[rank] = join(connect(), rank, size, WAIT)
-        ready.wait(20)
+        ready.wait(300)
         if rank == 0:  # reads before the other has written, as on a busy machine
             found[0] = stores[0].check(["address/1"])
             stores[0].set(f"read/{address}", "")
@@ -40,7 +40,7 @@ def live(connect, address, join=_store_of_this_life, size=3):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
     assert len(set(lives.values())) == 1
     return lives[0], found
 

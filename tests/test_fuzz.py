@@ -22,7 +22,7 @@ def script():
 
 @pytest.mark.parametrize("kind", ["images", "recipes", "checkpoints"])
 def test_damage_is_read_or_refused_and_touches_nothing(script, kind):
-    outcome = script.fuzz(kind, 300, seed=1)
+    outcome = script.fuzz(kind, 300, seed=1, seconds=60)
     assert outcome.failures == []
     assert outcome.counts["refused"] > 60
     assert outcome.counts["read"] > 10

@@ -48,21 +48,21 @@ def test_it_serves_here_alone_calls_nobody_and_leaves_nothing(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(app, "open_model", lambda *_, **__: opened)
-    pages, folders, failures = [], [], []
+    pages, folders, failures, ended = [], [], [], threading.Event()
 
     def visit_and_end():
         try:
-            for _ in range(600):
-                time.sleep(0.05)
-                if found := re.search(r"is at (http://127\.0\.0\.1:\d+/)  ", capsys.readouterr().out):
-                    break
-            time.sleep(0.2)  # it waits for signals from now on
-            with urllib.request.urlopen(found[1], timeout=30) as page:
+            found = None
+            while not (found or ended.is_set()):
+                time.sleep(0.02)
+                found = re.search(r"is at (http://127\.0\.0\.1:\d+/)  ", capsys.readouterr().out)
+            with urllib.request.urlopen(found[1], timeout=300) as page:
                 pages.append(page.read())
             folders.extend(tmp_path.glob("transmix-app-*"))
         except Exception as error:
             failures.append(error)
-        os.kill(os.getpid(), number)
+        if not ended.is_set():
+            os.kill(os.getpid(), number)
 
     visitor = threading.Thread(target=visit_and_end)
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
@@ -72,6 +72,7 @@ def test_it_serves_here_alone_calls_nobody_and_leaves_nothing(
     try:
         assert app.main(["--port", str(free_port())]) == code
     finally:
+        ended.set()
         LISTENING.clear()
         visitor.join()
     assert failures == []

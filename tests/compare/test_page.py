@@ -183,6 +183,7 @@ def test_in_a_browser_it_reads_well_and_asks_nobody(page, made_runs, tmp_path, b
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for scheme, width in (("light", 1200), ("dark", 390)):
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+        context.set_default_timeout(180_000)
         view, asked, problems = context.new_page(), [], []
         view.on("request", lambda request, asked=asked: asked.append(request.url))
         view.on("console", lambda message, problems=problems: problems.append(message.text))

@@ -378,12 +378,12 @@ def test_an_odd_file_gives_the_pixels_that_another_decoder_or_arithmetic_gives(n
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_hostile_file_is_refused_by_name_and_quickly(name):
-    started = time.perf_counter()
+    started = time.process_time()  # what others do on this machine does not count
     with pytest.raises(
         UnreadableImageError, match=rf"^{re.escape(name)}: cannot read the image \(.+\); replace or remove"
     ):
         decode_image(REFUSED[name], where=name, grey=EACH_IMAGE)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

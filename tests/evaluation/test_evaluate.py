@@ -227,7 +227,7 @@ def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(r
     environment = {**os.environ, "PYTHONPATH": paths}
     ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
     try:
-        assert [rank.wait(timeout=90) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()

@@ -191,7 +191,7 @@ def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(
         for rank in range(2)
     ]
     try:
-        said = [rank.communicate(timeout=120)[0] for rank in ranks]
+        said = [rank.communicate(timeout=300)[0] for rank in ranks]
         assert [rank.returncode for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:

@@ -22,6 +22,7 @@ def visit(browser):
     def visit(address, scheme="light", width=1200):
         address = address.resolve().as_uri() if isinstance(address, Path) else address
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+        context.set_default_timeout(180_000)
         page = context.new_page()
         seen = Seen(page)
         page.on("console", lambda line: seen.errors.append(line.text) if line.type in ("error", "warning") else None)

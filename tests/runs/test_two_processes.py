@@ -77,7 +77,7 @@ def test_the_first_process_alone_sets_aside_and_writes_and_all_stop_together(che
                 text=True,
             )
         )
-    ended = [process.communicate(timeout=100) for process in started]
+    ended = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], ended
     first, second = (json.loads(out.splitlines()[-1]) for out, _ in ended)
     assert first["checkpoint"] == second["checkpoint"] == "step-00000001"

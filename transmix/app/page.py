@@ -129,7 +129,7 @@ def _mixing(box: Box) -> dict[str, Any]:
 
 def _weighing(watched: Watched) -> dict[str, Any]:
     """Lay out whose attention counts, and for what."""
-    rules = [("area", "area"), ("attention", "attention"), ("trained (the mean of both)", "trained")]
+    rules = [("area", "area"), ("attention", "attention"), ("trained", "trained")]
     layers = [("last", LAST), *((str(number), number) for number in sorted(watched.heads)[:-1])]
     downs = [("nearest, as published", "nearest"), ("fraction of each patch", "fraction")]
     parts: dict[str, Any] = {}

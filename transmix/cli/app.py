@@ -2,6 +2,8 @@
 
 import queue
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -56,23 +58,24 @@ def main(arguments: list[str]) -> int:
     )
     print(f"weights: {opened.viewed.taken}", flush=True)
     watched = Watched(opened.viewed, device)
-    with private_files(), served(build_page(opened, watched, str(device)), asked.port) as address:
+    with _signals() as came, private_files(), served(build_page(opened, watched, str(device)), asked.port) as address:
         print(f"{opened.name} is at {address}  (Ctrl-C ends it)", flush=True)
         if opened.notice:
             print(opened.notice.replace("`", ""), flush=True)
-        number = _wait_for_signal()
+        number = came.get()
     print("ended; the files given to the page are deleted")
     return 0 if number == signal.SIGINT else 128 + number
 
 
-def _wait_for_signal() -> int:
-    """Wait for Ctrl-C or SIGTERM and return its number."""
+@contextmanager
+def _signals() -> Iterator[queue.SimpleQueue[int]]:
+    """Put the numbers of Ctrl-C and SIGTERM into a queue when they come."""
     came: queue.SimpleQueue[int] = queue.SimpleQueue()
     before = {
         number: signal.signal(number, lambda number, _: came.put(number)) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        return came.get()
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
