@@ -13,11 +13,12 @@ from transmix import AttentionError, AttentionReader
 from transmix.models.readable import READABLE, build, example
 
 CONVOLUTIONS = {
-    "byobnet", "convmixer", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet", "fastvit", "focalnet",
-    "ghostnet", "hardcorenas", "hgnet", "hrnet", "inception_next", "inception_resnet_v2", "inception_v3",
-    "inception_v4", "iformer", "lcnetv2", "mambaout", "mlp_mixer", "mobilenetv3", "nasnet", "nfnet", "pnasnet", "rdnet", "regnet",
-    "repghost", "repvit", "res2net", "resnest", "resnetv2", "rexnet", "selecsls", "senet", "sequencer", "shvit", "sknet",
-    "starnet", "tresnet", "vgg", "vovnet", "xception", "xception_aligned",
+    "byobnet", "convmixer", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet",
+    "fastvit", "focalnet", "ghostnet", "hardcorenas", "hgnet", "hrnet", "iformer", "inception_next",
+    "inception_resnet_v2", "inception_v3", "inception_v4", "lcnetv2", "mambaout", "mlp_mixer", "mobilenetv3",
+    "nasnet", "nfnet", "pnasnet", "rdnet", "regnet", "repghost", "repvit", "res2net", "resnest", "resnetv2",
+    "rexnet", "selecsls", "senet", "sequencer", "shvit", "sknet", "starnet", "tresnet", "vgg", "vovnet",
+    "xception", "xception_aligned",
 }  # fmt: skip
 """Files without attention; one of their kind, resnet, is tried."""
 
