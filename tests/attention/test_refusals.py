@@ -17,7 +17,11 @@ def refusal(model, module=None):
 UNKNOWN = "is not a model whose class attention is known."
 HEAD = "put a class-attention head in place of its pooling: transmix.attention.with_class_attention(model)"
 AVERAGES = f"If it averages its features instead, {HEAD}"
-POINT = "Point at the module that attends for the class token, module=...; its last attention-like modules:"
+POINT = (
+    "If its logits come from its class token (cls_token), point at the module in which that token looks last, "
+    "module=...; its last attention-like modules:"
+)
+OTHERWISE = "If they come from an average instead, use a model whose logits come from a class token"
 
 
 def test_a_net_without_attention_is_refused():
@@ -34,7 +38,7 @@ def test_swin_is_refused(make_timm):
         num_heads=(1, 2), window_size=7,
     )  # fmt: skip
     assert refusal(swin) == (
-        f"SwinTransformer {UNKNOWN} {POINT} layers.0.blocks.0.attn, layers.1.blocks.0.attn. {AVERAGES}"
+        f"SwinTransformer {UNKNOWN} It holds attention, but no parameter that looks like a class token. {AVERAGES}"
     )
 
 
@@ -74,10 +78,10 @@ def test_the_remedy_that_is_named_works(make_timm):
 
 
 def test_an_unknown_module_is_refused(vit, families):
-    known = f"{POINT} blocks.0.attn, blocks.1.attn"
+    known = "Its class token looks in 'blocks.1.attn', which is found without module="
     assert refusal(vit.model(), "blocks.7.attn") == f"VisionTransformer has no module 'blocks.7.attn'. {known}"
     assert refusal(vit.model(), nn.Linear(2, 2)) == f"VisionTransformer has no the Linear given. {known}"
-    assert refusal(families["own"].model()) == f"OwnModel {UNKNOWN} {POINT} looking. {AVERAGES}"
+    assert refusal(families["own"].model()) == f"OwnModel {UNKNOWN} {POINT} looking. {OTHERWISE}"
 
 
 class Calls(nn.Module):

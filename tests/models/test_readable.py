@@ -156,19 +156,23 @@ AVERAGED = (
     f"prediction looks. Create the model with global_pool='token', or {HEAD}"
 )
 UNKNOWN = "is not a model whose class attention is known."
-POINT = "Point at the module that attends for the class token, module=...; its last attention-like modules:"
+POINT = (
+    "If its logits come from its class token (cls_token), point at the module in which that token looks last, "
+    "module=...; its last attention-like modules:"
+)
 TEXTS = {
     "coat_tiny": "CoaT factorises its attention: there is no softmax over the patches that says where its class tokens "
     "look. Use another model",
     "vit_small_patch16_18x2_224": f"VisionTransformer {UNKNOWN} {POINT} blocks.16.attns.1.attn, "
-    f"blocks.17.attns.0.attn, blocks.17.attns.1.attn. If it averages its features instead, {HEAD}",
+    "blocks.17.attns.0.attn, blocks.17.attns.1.attn. If they come from an average instead, use a model whose logits "
+    "come from a class token",
     "samvit_base_patch16_224": f"VisionTransformerSAM {NO_TOKEN}",
     "beit_base_patch16_224": f"Beit {AVERAGED}",
     "eva02_tiny_patch14_224": f"Eva {AVERAGED}",
     "vit_small_patch16_dinov3": f"Eva {AVERAGED}",
     "vit_base_patch16_siglip_gap_224": f"VisionTransformer {NO_TOKEN}",
-    "swin_tiny_patch4_window7_224": f"SwinTransformer {UNKNOWN} {POINT} layers.2.blocks.5.attn, "
-    f"layers.3.blocks.0.attn, layers.3.blocks.1.attn. If it averages its features instead, {HEAD}",
+    "swin_tiny_patch4_window7_224": f"SwinTransformer {UNKNOWN} It holds attention, but no parameter that "
+    f"looks like a class token. If it averages its features instead, {HEAD}",
     "levit_128s": f"LevitDistilled {NO_TOKEN}",
     "convnext_atto": f"ConvNeXt {UNKNOWN} It holds no module that looks like attention. If it averages its features "
     f"instead, {HEAD}",

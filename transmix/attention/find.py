@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from transmix.attention.error import AttentionError
-from transmix.attention.head import ClassAttentionHead
+from transmix.attention.head import ClassAttentionHead, why_no_head
 
 TIMM_PATHS = (
     "cls_attn_blocks.-1.attn",  # XCiT
@@ -25,9 +25,14 @@ WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
 """Where torch.compile and torch's activation checkpointing keep a block that was wrapped by itself."""
 
 HUGGING_FACE = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1, "beit": 1}
-"""Model types whose class prediction comes from a class token, and their prefix tokens without registers."""
+"""Model types of transformers whose class prediction comes from a class token, and their prefix tokens without
+registers."""
 
-HEAD = "or put a class-attention head in place of its pooling: transmix.attention.with_class_attention(model)"
+TOKEN_NAMES = ("cls", "class_token", "class_embedding", "classtoken")
+"""What the parameter of a class token is called, in part."""
+
+
+HEAD = "put a class-attention head in place of its pooling: transmix.attention.with_class_attention"
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class ClassAttention:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside torch.compile's and DistributedDataParallel's wrappers.
+    """Return the model inside the wrappers of torch.compile, DistributedDataParallel and PEFT.
 
     Raises:
         AttentionError: nn.DataParallel over several devices.
@@ -65,8 +70,17 @@ def unwrap(model: nn.Module) -> nn.Module:
                     "process per device, started with torchrun"
                 )
             model = model.module
+        elif (inner := _base_model(model)) is not None:
+            model = inner
         else:
             return model
+
+
+def _base_model(model: nn.Module) -> nn.Module | None:
+    """Return the model that PEFT put its adapters into."""
+    get = getattr(model, "get_base_model", None)
+    inner = get() if callable(get) else None
+    return inner if isinstance(inner, nn.Module) and inner is not model else None
 
 
 def find_class_attention(
@@ -80,8 +94,14 @@ def find_class_attention(
         prefix_tokens: tokens before the patches among those attended to, where the model does not say.
 
     Raises:
-        AttentionError: no such module, a model whose logits do not come from a class token, or an unknown model.
+        AttentionError: no such module, a model whose logits do not come from a class token, one that cuts clips and
+            not images, or an unknown model.
     """
+    if isinstance(_first_convolution(model), nn.Conv3d):
+        raise AttentionError(
+            f"{type(model).__name__} cuts its patches with a Conv3d, from several frames: attention over these has no "
+            f"one grid. Mix and read single frames (B, C, H, W) with a 2-D model"
+        )
     found = _known(model) if module is None else _named(model, module)
     return found if prefix_tokens is None else replace(found, prefix_tokens=prefix_tokens)
 
@@ -96,8 +116,8 @@ def _known(model: nn.Module) -> ClassAttention:
     )
     if found is None:
         raise AttentionError(
-            f"{type(model).__name__} is not a model whose class attention is known. {_candidates(model)}. "
-            f"If it averages its features instead, {HEAD.removeprefix('or ')}"
+            f"{type(model).__name__} is not a model whose class attention is known. {_token_and_modules(model)}. "
+            f"{_unknown_remedy(model)}"
         )
     return found
 
@@ -120,7 +140,7 @@ def _attention_pool(model: nn.Module) -> ClassAttention | None:
     if getattr(pool, "latent_len", 1) != 1 or getattr(pool, "pool", "token") != "token":
         raise AttentionError(
             f"{type(model).__name__}'s attention pool averages several queries: no one row says where its prediction "
-            f"looks. Use one query, {HEAD}"
+            f"looks. Give it a pool of one query (in timm, AttentionPoolLatent with latent_len=1 and pool_type='token')"
         )
     return ClassAttention("attn_pool", pool, *_patches_of(model), None)
 
@@ -128,10 +148,15 @@ def _attention_pool(model: nn.Module) -> ClassAttention | None:
 def _hugging_face(model: nn.Module) -> ClassAttention | None:
     config = getattr(model, "config", None)
     if getattr(config, "model_type", None) == "timm_wrapper":
-        inner = _known(model.timm_model)  # type: ignore[arg-type]
+        try:
+            inner = _known(model.timm_model)  # type: ignore[arg-type]
+        except AttentionError as error:
+            raise AttentionError(str(error).replace(f"{HEAD}(model)", f"{HEAD}(model.timm_model)")) from None
         return replace(inner, name=f"timm_model.{inner.name}")
-    if getattr(config, "model_type", None) not in HUGGING_FACE:
+    if not _is_transformers(model):
         return None
+    if getattr(config, "model_type", None) not in HUGGING_FACE:
+        raise AttentionError(_why_not_in_transformers(model))
     implementation = config._attn_implementation  # type: ignore[union-attr]
     if implementation not in ("sdpa", "eager"):
         raise AttentionError(
@@ -146,6 +171,24 @@ def _hugging_face(model: nn.Module) -> ClassAttention | None:
     prefix = HUGGING_FACE[config.model_type] + getattr(config, "num_register_tokens", 0)  # type: ignore[union-attr]
     name, attention = [(n, m) for n, m in model.named_modules() if type(m).__name__.endswith("Attention")][-1]
     return ClassAttention(name, attention, _first_convolution(model), None, prefix)
+
+
+def _is_transformers(model: nn.Module) -> bool:
+    # Of a class of one's own that inherits from theirs, too.
+    return any(kind.__module__.partition(".")[0] == "transformers" for kind in type(model).__mro__)
+
+
+def _why_not_in_transformers(model: nn.Module) -> str:
+    token = _class_token(model)
+    found = (
+        "It has no class token" if token is None else f"It has a class token ({token}), which its logits may not use"
+    )
+    return (
+        f"{type(model).__name__} is not known to predict from a class token. {found}. Of transformers, these are read: "
+        f"ForImageClassification of ViT, DeiT, Dinov2, Dinov2WithRegisters, and Beit with use_mean_pooling=False. Use "
+        f"timm's version of the model (averaging models: with transmix.attention.with_class_attention on it), or a "
+        f"wrapper that takes its logits from a class token, with module= the last attention of that token"
+    )
 
 
 def _torchvision(model: nn.Module) -> ClassAttention | None:
@@ -181,11 +224,11 @@ def _check_pool(model: nn.Module, kind: str, pool: object) -> None:
     if not has_token:
         raise AttentionError(
             f"{kind} has no class token (global_pool={pool!r}): nothing attends for its class prediction. Use a model "
-            f"with a class token and global_pool='token', {HEAD}"
+            f"with a class token and global_pool='token'{_or_head(model)}"
         )
     raise AttentionError(
         f"{kind} averages its class token away or leaves it unused (global_pool={pool!r}): its attention does not "
-        f"say where the prediction looks. Create the model with global_pool='token', {HEAD}"
+        f"say where the prediction looks. Create the model with global_pool='token'{_or_head(model)}"
     )
 
 
@@ -199,14 +242,15 @@ def _patches_of(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
         if hasattr(stem, "patch_size") and not hasattr(stem, "backbone") and not merged_later:
             return stem, None
     convolution = _first_convolution(model)
-    if merged_later or convolution is None or convolution.stride == (1, 1):
+    cuts = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.stride != (1, 1)]
+    if merged_later or cuts != [convolution]:  # one of several merges what the first has cut
         return None, convolution
-    return (convolution, None) if convolution.stride == convolution.kernel_size else (None, convolution)
+    return (convolution, None) if cuts[0].stride == cuts[0].kernel_size else (None, convolution)
 
 
-def _first_convolution(model: nn.Module) -> nn.Conv2d | None:
-    """Return the first convolution of a model: it sees the images."""
-    return next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+def _first_convolution(model: nn.Module) -> nn.Module | None:
+    """Return the first convolution of a model over images or clips: it sees them."""
+    return next((module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Conv3d)), None)
 
 
 def _named(model: nn.Module, module: nn.Module | str) -> ClassAttention:
@@ -214,7 +258,7 @@ def _named(model: nn.Module, module: nn.Module | str) -> ClassAttention:
         if candidate is module or name == module:
             return ClassAttention(name, candidate, *_patches_of(model), getattr(model, "num_prefix_tokens", None))
     wanted = f"module {module!r}" if isinstance(module, str) else f"the {type(module).__name__} given"
-    raise AttentionError(f"{type(model).__name__} has no {wanted}. {_candidates(model)}")
+    raise AttentionError(f"{type(model).__name__} has no {wanted}. {_instead(model)}")
 
 
 def _resolve(model: nn.Module, path: str) -> tuple[str, nn.Module] | None:
@@ -234,7 +278,17 @@ def _resolve(model: nn.Module, path: str) -> tuple[str, nn.Module] | None:
     return ".".join(names), module
 
 
-def _candidates(model: nn.Module) -> str:
+def _instead(model: nn.Module) -> str:
+    """Say what to read where a module that was asked for is not there."""
+    try:
+        return f"Its class token looks in {_known(model).name!r}, which is found without module="
+    except AttentionError as error:
+        return str(error)
+
+
+def _token_and_modules(model: nn.Module) -> str:
+    """Say what a model holds; name modules only where a class token is there that may look in them."""
+    token = _class_token(model)
     names = [
         name
         for name, module in model.named_modules()
@@ -242,5 +296,34 @@ def _candidates(model: nn.Module) -> str:
     ]
     if not names:
         return "It holds no module that looks like attention"
-    shown = ", ".join(names[-3:])
-    return f"Point at the module that attends for the class token, module=...; its last attention-like modules: {shown}"
+    if token is None:
+        return "It holds attention, but no parameter that looks like a class token"
+    return (
+        f"If its logits come from its class token ({token}), point at the module in which that token looks last, "
+        f"module=...; its last attention-like modules: {', '.join(names[-3:])}"
+    )
+
+
+def _unknown_remedy(model: nn.Module) -> str:
+    if why_no_head(model) is None:
+        return f"If it averages its features instead, {HEAD}(model)"
+    if _class_token(model) is None:
+        return "Use a model with a class token, or one of timm's or torchvision's that averages its features"
+    return "If they come from an average instead, use a model whose logits come from a class token"
+
+
+def _or_head(model: nn.Module) -> str:
+    return f", or {HEAD}(model)" if why_no_head(model) is None else ""
+
+
+def _class_token(model: nn.Module) -> str | None:
+    """Return the name of the parameter that looks like a class token."""
+    return next(
+        (
+            name
+            for name, weight in model.named_parameters()
+            if any(part in name.rpartition(".")[2].lower() for part in TOKEN_NAMES)
+            and weight.numel() == weight.shape[-1]  # one vector
+        ),
+        None,
+    )

@@ -1,5 +1,6 @@
 """A class-attention head in place of the average pooling: for models that have no class token."""
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -129,7 +130,8 @@ def with_class_attention(model: nn.Module, *, heads: int | None = None, mlp_rati
         The model.
 
     Raises:
-        AttentionError: a model that has a head already, no features to look at, or its class token in use.
+        AttentionError: a model that has a head already, features in no one piece, no pooling, or its class token in
+            use; a wrapper around a model.
 
     Example:
         >>> model = with_class_attention(timm.create_model("swin_tiny_patch4_window7_224"))
@@ -138,31 +140,84 @@ def with_class_attention(model: nn.Module, *, heads: int | None = None, mlp_rati
     Source: the idea of CA-Swin in Chen et al., TransMix (CVPR 2022), section 4.5. Differs: the paper's code for it was
     not released; here the block comes on top of a whole backbone, whose weights can be loaded.
     """
-    if any(isinstance(module, ClassAttentionHead) for module in model.modules()):
-        raise AttentionError(f"{type(model).__name__} has a class-attention head already")
-    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
-        return _in_timm(model, heads, mlp_ratio)
-    pool = getattr(model, "avgpool", None)
-    if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1)):
+    reason = why_no_head(model)
+    if reason is not None:
+        raise AttentionError(reason)
+    if not _is_timms(model):
         return _in_torchvision(model, heads, mlp_ratio)
-    raise AttentionError(
-        f"{type(model).__name__} has no pooling that a class-attention head could replace: expected a timm model, or "
-        f"torchvision's 'avgpool'"
+    model.class_attention = ClassAttentionHead(model.num_features, heads, mlp_ratio)  # type: ignore[arg-type]
+    _follow(model.class_attention, model)
+    model.__class__ = _with_head(type(model))
+    return model
+
+
+def why_no_head(model: nn.Module) -> str | None:
+    """Say why `with_class_attention` refuses a model; None if it takes it. Leaves the model as it is."""
+    kind = type(model).__name__
+    if any(isinstance(module, ClassAttentionHead) for module in model.modules()):
+        return f"{kind} has a class-attention head already"
+    if _is_timms(model):
+        pool = getattr(model, "global_pool", None)
+        if pool in ("token", "map") or getattr(model, "attn_pool", None) is not None or kind == "CoaT":
+            return (
+                f"{kind} predicts from a class token or an attention pool already (global_pool={pool!r}): nothing is "
+                f"averaged that a head could replace"
+            )
+        return _try(model)
+    pool = getattr(model, "avgpool", None)
+    if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1)) and _classifier(model):
+        return None
+    if hasattr(model, "forward_head"):
+        return f"{kind} is a wrapper around a model: put the head into that model before it is wrapped"
+    return (
+        f"{kind} has no pooling that a class-attention head could replace: expected a timm model, or torchvision's "
+        f"'avgpool'"
     )
 
 
-def _in_timm(model: Any, heads: int | None, mlp_ratio: float) -> nn.Module:
-    kind = type(model)
-    pool = getattr(model, "global_pool", None)
-    if pool in ("token", "map") or getattr(model, "attn_pool", None) is not None or kind.__name__ == "CoaT":
-        raise AttentionError(
-            f"{kind.__name__} predicts from a class token or an attention pool already (global_pool={pool!r}): nothing "
-            f"is averaged that a head could replace"
-        )
-    model.class_attention = ClassAttentionHead(model.num_features, heads, mlp_ratio)
-    _follow(model.class_attention, model)
-    model.__class__ = _with_head(kind)
-    return model
+def _is_timms(model: nn.Module) -> bool:
+    # Asked of the class: wrappers (torch.compile, PEFT) hand over the attributes of the model inside.
+    return all(hasattr(type(model), name) for name in ("forward_features", "forward_head"))
+
+
+def _try(model: Any) -> str | None:
+    """Run a model with a head once, without memory or arithmetic: say why its head would not pool the features."""
+    kind, calls = type(model), []
+    double = copy.copy(model)  # shares the weights; what is put in its place is put into the double alone
+    double.__dict__.pop("forward", None)
+    with torch.device("meta"):
+        head = ClassAttentionHead(model.num_features)
+    head.register_forward_pre_hook(lambda *_: calls.append(1))
+    double.__dict__["_modules"] = {**model._modules, "class_attention": head}
+    double.__class__ = _with_head(kind)
+    weights = {name: weight.to("meta") for name, weight in (*double.named_parameters(), *double.named_buffers())}
+    dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
+    head.to(dtype)
+    for size in _sizes(model):
+        try:
+            with torch.no_grad():
+                torch.func.functional_call(double, weights, torch.empty(2, *size, device="meta", dtype=dtype))
+        except AttentionError as error:
+            return str(error)
+        except Exception:  # images of another size, or code that needs numbers: it tells nothing
+            continue
+        if not calls:
+            return (
+                f"{kind.__name__} never pools its features: its forward does not come to forward_head, where a head "
+                f"would pool them. Use a model that classifies"
+            )
+        return None
+    return None
+
+
+def _sizes(model: Any) -> list[tuple[int, int, int]]:
+    """Return sizes (C, H, W) of images that a timm model may take, the likeliest first."""
+    convolution = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = 3 if convolution is None else convolution.in_channels
+    told = [getattr(getattr(model, "patch_embed", None), "img_size", None)]
+    told += [(getattr(model, "pretrained_cfg", None) or {}).get("input_size", (None,))[1:], 224, 256]
+    pairs = [(side, side) if isinstance(side, int) else tuple(side) for side in told if side]
+    return [(channels, height, width) for height, width in pairs]
 
 
 @cache
@@ -173,7 +228,19 @@ def _with_head(kind: type) -> type:
 class _WithClassAttention:
     """Comes before a timm model's class: pools by class attention, then lets the model's own head do the rest."""
 
-    def forward_head(self: Any, x: Tensor, pre_logits: bool = False) -> Tensor:
+    def forward_head(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        kind = type(self).__mro__[2].__name__
+        x = kwargs.pop("patches", x)  # as NaFlexViT names it
+        if kwargs.get("patch_valid") is not None:
+            raise AttentionError(
+                f"{kind} was given patches of images of many sizes, some of them padding: over these no box lies "
+                f"alike. Give images (B, C, H, W) of one size"
+            )
+        if not isinstance(x, Tensor):
+            raise AttentionError(
+                f"{kind}'s features are a {type(x).__name__} of {len(x)}, each with a pooling of its own: no one head "
+                f"could replace them. Use another model"
+            )
         prefix = getattr(self, "num_prefix_tokens", None) or 0
         pooled = self.class_attention(x[:, prefix:] if x.ndim == 3 else x)
         # The model's own pooling of one patch is that patch: what comes after the pooling stays the model's code.
@@ -181,7 +248,7 @@ class _WithClassAttention:
             alone = pooled[:, None].expand(-1, prefix + 1, -1)
         else:
             alone = pooled[:, :, None, None] if x.shape[1] == pooled.shape[1] else pooled[:, None, None]
-        return super().forward_head(alone, pre_logits=pre_logits)  # type: ignore[misc]
+        return super().forward_head(alone, *args, **kwargs)  # type: ignore[misc]
 
     def no_weight_decay(self: Any) -> set[str]:
         inherited = getattr(super(), "no_weight_decay", set)
@@ -197,11 +264,15 @@ def _empty_with_head(kind: type) -> nn.Module:
     return made.__new__(made)
 
 
-def _in_torchvision(model: Any, heads: int | None, mlp_ratio: float) -> nn.Module:
+def _classifier(model: Any) -> nn.Linear | None:
+    """Return the linear layer that comes after torchvision's pooling."""
     modules = list(model.modules())
     after = modules[modules.index(model.avgpool) :]
-    classifier = next(module for module in after if isinstance(module, nn.Linear))
-    model.avgpool = ClassAttentionHead(classifier.in_features, heads, mlp_ratio, keep_axes=True)
+    return next((module for module in after if isinstance(module, nn.Linear)), None)
+
+
+def _in_torchvision(model: Any, heads: int | None, mlp_ratio: float) -> nn.Module:
+    model.avgpool = ClassAttentionHead(_classifier(model).in_features, heads, mlp_ratio, keep_axes=True)  # type: ignore[union-attr]
     _follow(model.avgpool, model)
     return model
 
