@@ -115,7 +115,7 @@ def test_the_label_by_hand_takes_the_pixel_at_the_top_left_of_each_patch(bends):
 def test_the_page_holds_the_table_of_every_bend_and_nothing_wrong(sweep, bends):
     text = sweep.PAGE.read_text(encoding="utf-8")
     section = text.split(sweep.BEGIN)[1].split(sweep.END)[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    rows = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("| ")]
     titles = next(row for row in rows if row[0] == "what is done")
     assert titles[1:5] == list(sweep.ANSWERS)
     counted = [[cell.strip() for cell in row] for row in rows if row[0] in {bend.words for bend in bends.BENDS}]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from transmix.attention import Attention
 from transmix.data.dataset import ImageData, Split
 from transmix.evaluation import occlusion as module
 from transmix.evaluation.occlusion import _try, drop, drop_count, occlusion, random_order
@@ -65,7 +66,9 @@ def test_dropping_what_a_model_looks_at_hurts_it_and_dropping_the_rest_does_not(
 
 def test_with_another_saliency_the_salient_patches_would_not_hurt_more(looking, monkeypatch):
     """The negative control: a reader that sees the same everywhere."""
-    monkeypatch.setattr(module.AttentionReader, "take", lambda self: torch.ones(len(self.attention), 16))
+    monkeypatch.setattr(
+        module.AttentionReader, "take", lambda self: Attention(torch.ones(len(self.attention), 16), (4, 4), (16, 16))
+    )
     found = dict(occlusion(looking, coloured_patches(), Settings(occlusion_ratios=(0.5,))))
     assert found["salient"] == found["non_salient"]
 

@@ -86,7 +86,7 @@ def test_the_command_prints_a_table_for_each_suite_and_writes_all_under_its_name
     assert main(all_suites(weights, out)) == 0
     shown = capsys.readouterr().out
     result = json.loads(out.read_text())
-    assert set(result) == {"target", "data", "checkpoint", "scores", *OURS}
+    assert set(result) == {"target", "data", "held_out", "checkpoint", "weights", "scores", *OURS}
     assert set(result["scores"]["model"]) >= {"top1", "loss", "calibration_error", "per_class_accuracy"}
     top1 = result["scores"]["model"]["top1"]
     assert result["occlusion"]["model"]["random"][0] == result["shuffle"]["model"]["top1"][0] == top1
@@ -103,7 +103,7 @@ def test_the_command_prints_a_table_for_each_suite_and_writes_all_under_its_name
 def test_without_suites_the_result_is_what_it_was(weights, tmp_path):
     assert main(command(weights, "--out", tmp_path / "scores.json")) == 0
     result = json.loads((tmp_path / "scores.json").read_text())
-    assert set(result) == {"target", "data", "checkpoint", "scores"}
+    assert set(result) == {"target", "data", "held_out", "checkpoint", "weights", "scores"}
 
 
 def test_a_class_without_a_readable_image_is_not_among_the_worst(capsys):

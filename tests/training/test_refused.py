@@ -31,7 +31,10 @@ def recipe_file(images, small_recipe, tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model-options", "in_chans=1"], "the model does not take an image of 3 x 16 x 16: "),
+        (
+            ["--model-options", "in_chans=1"],
+            "model_options in_chans=1: images are RGB, so a model has 3 input channels",
+        ),
         (["--model-options", "num_classes=7"], "the model makes (1, 7) of an image of 3 x 16 x 16, not (1, 2)"),
         (["--model-options", "num_classes=0"], "not (1, 2)"),
         (["--model-options", "num_heads=5"], "timm cannot create"),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,7 @@ def _holds_class_folders(root: Path) -> bool:
 def _fixed(read: Callable[[Path], ImageData]) -> Callable[[Path, Choice], ImageData]:
     """Make a reader of files that leave no choice refuse one that was asked for."""
 
+    @wraps(read)
     def read_with(root: Path, choice: Choice) -> ImageData:
         data = read(root)
         if choice.held_out not in (HELD_OUT, HELD_OUT_BEFORE, (data.parts.held_out,)):
