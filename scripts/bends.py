@@ -531,7 +531,7 @@ def moved(height: int, width: int, stride: int) -> dict[str, tuple[Change, tuple
         "padded": (lambda images: F.pad(images, (0, half, 0, half)), (height - half, width - half)),
         "padded on all sides": (lambda images: F.pad(images, (half,) * 4), (height - stride, width - stride)),
         "resized": (lambda images: F.interpolate(images, size=(height, width)), (2 * height, 2 * width)),
-        "twice": (lambda images: torch.cat([images, images.flip(3)]), (height, width)),
+        "run twice": (lambda images: torch.cat([images, images.flip(3)]), (height, width)),
     }
 
 
@@ -550,7 +550,7 @@ def inside(make: Callable[..., Case], told: str, how: str, whole: bool = False) 
         case.check(mixed, change(mixed.images), extent=case.size)
     elif how == "resized":
         case.check(mixed, change(mixed.images))
-    elif how == "twice":
+    elif how == "run twice":
         case.check(mixed, change(mixed.images), slice(0, 3), says_rows=bool(told))
     else:
         case.must_refuse(mixed)
@@ -630,7 +630,7 @@ def compiled(make: Callable[..., Case], told: str) -> None:
 
 @dataclass(frozen=True)
 class Bend:
-    """A row of the table.
+    """One use: a row of the table, or part of one.
 
     Attributes:
         words: what is done.
@@ -648,6 +648,7 @@ class Bend:
 
 HAND_OVER = "Hand over mixed.images as they are"
 TOKENS = "prefix_tokens=|grid=(h, w)"
+DROPPED = "patch dropout|grid=(h, w)"
 BENDS = (
     Bend("clean forward after", clean_after),
     Bend("clean forward before, without gradient", clean_before),
@@ -655,38 +656,41 @@ BENDS = (
     Bend("a flipped view after", two_views),
     Bend("mix, mix, forward, forward", two_batches),
     Bend("loss after the next mix", after_the_next, "right after model(mixed.images)", True),
-    Bend("mixed and clean in one batch", concatenated, "rows=slice(", True),
-    Bend("clean and mixed in one batch", partial(concatenated, first=False), "rows=slice(", True),
+    Bend("mixed and clean in one batch, either first", concatenated, "rows=slice(", True),
+    Bend("mixed and clean in one batch, either first", partial(concatenated, first=False), "rows=slice(", True),
     Bend("a smaller second crop", smaller_crop),
-    Bend("siamese, the inner model given", siamese),
-    Bend("siamese, the whole given, `module=`", partial(siamese, whole=True)),
+    Bend("siamese", siamese),
+    Bend("siamese", partial(siamese, whole=True)),
     Bend("frozen: the attention in eval mode", frozen, "set tm.reader.eval = True", True),
     Bend("all in eval mode", in_eval, "model.train()", True),
-    Bend("model and TransMix in one deepcopy", copied),
-    Bend("model and TransMix in one pickle", partial(copied, how=pickled)),
+    Bend("model and TransMix copied in one deepcopy, or one pickle", copied),
+    Bend("model and TransMix copied in one deepcopy, or one pickle", partial(copied, how=pickled)),
     Bend("an EMA copy run between", ema_between),
     Bend("an EMA copy run instead", ema_alone, "Call the model that is read", True),
-    Bend("patch dropout", patch_dropout, "patch dropout|grid=(h, w)|Hand over mixed.images"),
-    Bend("half of the patches dropped late", dropped_tokens, "patch dropout|grid=(h, w)"),
-    Bend("... as many left as a grid has", partial(dropped_tokens, another_grid=True), "patch dropout|grid=(h, w)"),
+    Bend("the model's own patch dropout", patch_dropout, f"{DROPPED}|{HAND_OVER}"),
+    Bend("patches dropped late", dropped_tokens, DROPPED),
+    Bend("patches dropped late", partial(dropped_tokens, another_grid=True), DROPPED),
     Bend("a sample dropped by the last block", dropped_samples, "set drop_path of this block to 0"),
-    Bend("a prompt before the patches", extra_tokens, TOKENS, True),
-    Bend("... as many as make a grid", partial(extra_tokens, another_grid=True), TOKENS, True),
-    Bend("a prompt behind the patches", partial(extra_tokens, where="behind"), TOKENS, True),
-    Bend("... as many as make a grid", partial(extra_tokens, where="behind", another_grid=True), TOKENS, True),
-    Bend("overlapping patches: half the stride", smaller_stride, TOKENS, True),
-    Bend("H > W", partial(other_size, tall=True)),
-    Bend("W > H", partial(other_size, tall=False)),
+    Bend("prompts before the patches", extra_tokens, TOKENS, True),
+    Bend("prompts before the patches", partial(extra_tokens, another_grid=True), TOKENS, True),
+    Bend("prompts behind the patches", partial(extra_tokens, where="behind"), TOKENS, True),
+    Bend("prompts behind the patches", partial(extra_tokens, where="behind", another_grid=True), TOKENS, True),
+    Bend("overlapping patches: half the stride", smaller_stride, "grid=(h, w)", True),
+    Bend("H > W, W > H", partial(other_size, tall=True)),
+    Bend("H > W, W > H", partial(other_size, tall=False)),
     *(
-        Bend(f"{how} inside, {'the whole' if whole else 'the inner model'} given",
-             partial(inside, how=how, whole=whole), "rows=slice(" if how == "twice" else HAND_OVER, how == "twice")
+        Bend(f"{how} inside", partial(inside, how=how, whole=whole),
+             "rows=slice(" if how == "run twice" else HAND_OVER, how == "run twice")
         for how in moved(2, 2, 2) for whole in (False, True)
     ),
     Bend("normalised between mix and model", partial(on_the_way, change=lambda images: images * 2 - 0.3, keeps=True)),
-    Bend("permuted between", partial(on_the_way, change=lambda images: images.roll(1, 0), keeps=False), HAND_OVER),
-    Bend("flipped between", partial(on_the_way, change=lambda images: images.flip(2), keeps=False), HAND_OVER),
+    Bend("permuted, or flipped, between mix and model",
+         partial(on_the_way, change=lambda images: images.roll(1, 0), keeps=False), HAND_OVER),
+    Bend("permuted, or flipped, between mix and model",
+         partial(on_the_way, change=lambda images: images.flip(2), keeps=False), HAND_OVER),
     Bend("channels_last", channels_last),
     Bend("bfloat16 autocast", autocast),
     Bend("gradient checkpointing", checkpointed),
     Bend("torch.compile, one graph", compiled),
 )  # fmt: skip
+"""Uses with the same words are one row of the table, in which the worst answer counts."""

@@ -47,10 +47,10 @@ def main() -> int:
     words = parser.parse_args().model
     warnings.simplefilter("ignore")
     entries = [entry for entry in READABLE if not words or any(word in entry.name for word in words)]
-    rows = {}
+    rows: dict[str, list[Cell]] = {}
     for bend in BENDS:
         cells = [cell(bend, entry) for entry in entries]
-        rows[bend.words] = cells
+        rows[bend.words] = list(map(worse, cells, rows.get(bend.words, cells)))
         print(bend.words, dict(Counter(one.answer for one in cells)), flush=True)
         for entry, one in zip(entries, cells, strict=True):
             if one.answer == "wrong":
@@ -84,6 +84,11 @@ def cell(bend: Bend, entry: Readable) -> Cell:
     return follow(bend, entry, text) if bend.remedied else Cell("refused", text)
 
 
+def worse(one: Cell, other: Cell) -> Cell:
+    """Return the worse of two answers."""
+    return max(one, other, key=lambda cell: ANSWERS.index(cell.answer))
+
+
 def follow(bend: Bend, entry: Readable, text: str) -> Cell:
     """Do what a refusal says, after which the label must be right."""
     told, raised = text, None
@@ -112,11 +117,11 @@ def neighbour(train: Trained, between: str) -> Cell:
 
 def page(rows: dict[str, list[Cell]], beside: dict[str, list[Cell]]) -> str:
     """Return the section between the two marks."""
-    counted = []
-    for bend in BENDS:
-        count = Counter(one.answer for one in rows[bend.words])
-        says = ", ".join(f"`{words}`" for words in bend.says.split("|")) if count["refused"] else ""
-        counted.append([bend.words, *(str(count[answer] or "") for answer in ANSWERS), says])
+    says, counted = {bend.words: bend.says for bend in BENDS}, []
+    for words, cells in rows.items():
+        count = Counter(one.answer for one in cells)
+        told = ", ".join(f"`{part}`" for part in says[words].split("|")) if count["refused"] else ""
+        counted.append([words, *(str(count[answer] or "") for answer in ANSWERS), told])
     libraries = ", ".join(f"{name} {version(name).split('+')[0]}" for name in ("torch", "timm", "transformers"))
     return TEXT.format(
         models=len(next(iter(rows.values()))),
@@ -148,7 +153,9 @@ TEXT = """A label by attention belongs to its batch, or an error says so. {model
 and not square where they can do without, with {libraries}. Each number counts models. *right*: the label is
 within {close:.0e} (bfloat16: {close_bf16:.0e}) of a loop over the patches of a softmax that the model formed in full.
 *refused*: an error that says what to do, and where that can be done mechanically, doing it makes the label right.
-*does not run*: nor does it without TransMix, or the model has no such thing.
+*does not run*: nor does it without TransMix, or the model has no such thing. Of a siamese model, and of one that does
+something to its images inside, TransMix is given the inner model or, with `module=`, the whole; patches are dropped,
+and prompts added, a few or as many as make another grid; of both the worse answer counts.
 
 {bends}
 
