@@ -230,7 +230,7 @@ def test_the_wrong_rows_of_a_larger_batch_are_refused(model, tm):
     images, labels = batch()
     mixed = tm.mix(images, labels)
     model(torch.cat([images, mixed.images]))
-    assert "is another batch" in refusal(lambda: tm.relabel(mixed, rows=slice(0, 5)))
+    assert "is shifted, changed a lot or another batch" in refusal(lambda: tm.relabel(mixed, rows=slice(0, 5)))
     assert refusal(lambda: tm.relabel(mixed, rows=slice(0, 4))) == (
         f"the model saw 10 images, this batch has 5; rows={slice(0, 4)} are not 5 of them: {RELABEL}"
     )
@@ -260,7 +260,9 @@ def test_images_changed_in_value_on_the_way_are_known_if_they_alone_ran(model, t
 
 
 MOVED = {
-    "is another batch": lambda images: torch.randn(images.shape, generator=torch.Generator().manual_seed(9)),
+    "is shifted, changed a lot or another batch": lambda images: torch.randn(
+        images.shape, generator=torch.Generator().manual_seed(9)
+    ),
     "is in another order": lambda images: images.flip(0).clone(),
     "is flipped left to right": lambda images: images.flip(3),
     "is flipped upside down": lambda images: images.flip(2),
@@ -354,7 +356,7 @@ INSIDE = {
         lambda images: nn.functional.pad(images, (8, 8, 8, 8)), (48, 64), "is cropped, shifted or another batch"
     ),
     "flipped": (lambda images: images.flip(3), SIZE, "is flipped left to right"),
-    "rolled": (lambda images: images.roll(8, 3), SIZE, "is another batch"),
+    "rolled": (lambda images: images.roll(8, 3), SIZE, "is shifted, changed a lot or another batch"),
 }  # fmt: skip
 
 
@@ -366,6 +368,33 @@ def test_a_model_that_moves_its_images_inside_is_refused(change, size, reason):
         mixed = tm.mix(*batch(step))
         logits = model(mixed.images)
         assert reason in refusal(lambda logits=logits, mixed=mixed: tm.loss(logits, mixed))
+
+
+BORDERS = {
+    "a pixel cut off on all sides": (lambda images: images[..., 1:-1, 1:-1], (32, 48)),
+    "a pixel cut off at the top and left": (lambda images: images[..., 2:, 2:], (32, 48)),
+    "a pixel put around": (lambda images: nn.functional.pad(images, (3, 3, 3, 3)), (40, 56)),
+}
+
+
+@pytest.mark.parametrize(("change", "size"), BORDERS.values(), ids=BORDERS)
+def test_a_narrow_border_does_not_pass_for_a_resized_image(change, size):
+    """Of smooth images, such as photographs: they are alike by more than 0.9 after resizing."""
+    model = Inside(change, size=size)
+    tm = made(model, module="vit.blocks.1.attn")
+    smooth = nn.functional.interpolate(torch.rand(5, 3, 5, 7), size=(34, 50), mode="bicubic")
+    mixed = tm.mix(smooth, torch.arange(5))
+    logits = model(mixed.images)
+    assert "is cropped, shifted or another batch" in refusal(lambda: tm.loss(logits, mixed))
+
+
+def test_flat_images_are_taken_for_themselves_and_for_nothing_else(model, tm):
+    mixed = tm.mix(torch.zeros(5, 3, *SIZE), torch.arange(5))
+    model(mixed.images * 2)
+    assert tm.relabel(mixed).rule == "attention"
+    mixed = tm.mix(torch.zeros(5, 3, *SIZE), torch.arange(5))
+    model(batch()[0])
+    assert "is shifted, changed a lot or another batch" in refusal(lambda: tm.relabel(mixed))
 
 
 def test_a_square_image_transposed_inside_is_refused():

@@ -1,5 +1,7 @@
 """Whose row is it? Whether a model saw the batch in question: by identity where possible, else by its pixels."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -57,13 +59,18 @@ def compare(images: Tensor, seen: Tensor) -> str:
         batch, other = _grey(images.to(seen.device)), _grey(seen)
         (height, width), (seen_height, seen_width) = batch.shape[1:], other.shape[1:]
         if (height, width) == (seen_height, seen_width):
-            alike = correlation(batch, other)
-            if alike >= ALIKE or alike != alike:
-                return "same" if alike == alike else "flat"
-        elif seen_height >= height and seen_width >= width and correlation(batch, other[:, :height, :width]) >= ALIKE:
-            return "padded"
-        elif correlation(_resize(batch, other), other) >= RESIZED:
-            return "resized"
+            if correlation(batch, other) >= ALIKE:
+                return "same"
+            if math.isnan(correlation(batch, batch)) and math.isnan(correlation(other, other)):
+                return "flat"
+        else:
+            inside, corner = best_window(other, batch) if seen_height >= height else best_window(batch, other)
+            if inside >= ALIKE and corner == (0, 0) and seen_height >= height and seen_width >= width:
+                return "padded"
+            resized = correlation(_resize(batch, other), other)
+            # A narrow border cut off or put around looks much like a resized image, but more like a part of one.
+            if resized >= RESIZED and resized > inside:
+                return "resized"
         changed = {
             "transposed": batch.transpose(1, 2),
             "flipped left to right": batch.flip(2),
@@ -75,8 +82,27 @@ def compare(images: Tensor, seen: Tensor) -> str:
         for word, one in changed.items():
             if correlation(_resize(one, other), other) >= RESIZED:
                 return f"is {word}"
-    how = "cropped, shifted or another batch" if (height, width) != (seen_height, seen_width) else "another batch"
-    return f"is {how} ({seen_height} x {seen_width} pixels where the batch has {height} x {width})"
+    how = "shifted, changed a lot" if (height, width) == (seen_height, seen_width) else "cropped, shifted"
+    return f"is {how} or another batch ({seen_height} x {seen_width} pixels where the batch has {height} x {width})"
+
+
+def best_window(large: Tensor, small: Tensor) -> tuple[float, tuple[int, int]]:
+    """Return how alike the most similar part of large (B, H, W) is to small (B, h, w), and (top, left) of that part.
+
+    At most 9 x 9 places are tried, the corners among them. (-1, (0, 0)) where small does not fit in.
+    """
+    height, width = small.shape[1:]
+    room = large.shape[1] - height, large.shape[2] - width
+    if min(room) < 0:
+        return -1.0, (0, 0)
+    tops, lefts = (sorted({round(step * free / 8) for step in range(9)}) for free in room)
+    found = {
+        (top, left): correlation(large[:, top : top + height, left : left + width], small)
+        for top in tops
+        for left in lefts
+    }
+    place = max(found, key=lambda place: -1.0 if math.isnan(found[place]) else found[place])
+    return found[place], place
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
