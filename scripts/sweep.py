@@ -164,8 +164,8 @@ One batch by each integration, its loss against one by hand:
 {neighbours}
 
 What cannot be detected: once a shape has passed its first comparison of pixels, a single forward on a copy of the mixed
-images of the same size that was permuted or flipped, or a batch that moved within a larger one (`rows=`); and images that are
-overwritten in place between mixing and forward.
+images of the same size that was permuted or flipped, or a batch that moved within a larger one (`rows=`); and images
+that are overwritten in place between mixing and forward.
 """
 
 
