@@ -27,6 +27,8 @@ FIGURES = {
     ("attention-quality", "jaccard"): Metric("attention: Jaccard", **PERCENT),
     ("attention-quality", "pointing"): Metric("attention: pointing", **PERCENT),
     ("attention-quality", "mass_on_foreground"): Metric("attention on the foreground", **PERCENT),
+    ("attention-quality", "own_over_other"): Metric("attention: own object over another's", decimals=2),
+    ("attention-quality", "explained_by_position"): Metric("attention explained by position", **PERCENT),
     ("label-truth", "error_area"): Metric("label error by area", decimals=3),
     ("label-truth", "error_attention"): Metric("label error by attention", decimals=3),
     ("label-truth", "error_mean"): Metric("label error by their mean", decimals=3),

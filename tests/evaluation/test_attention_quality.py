@@ -224,6 +224,83 @@ def test_every_score_is_that_of_explicit_loops():
     assert len(set(of_cuts)) > 3
 
 
+def looks_by_loops(images, masks, sharpness):
+    """Position's share of the variance and own over other, written out over images and cells."""
+    rows, columns = GRID
+    maps, shares = [], []
+    for image, mask in zip(images, masks, strict=True):
+        heads = np.zeros((len(sharpness), rows, columns))
+        share = np.zeros(GRID)
+        for row in range(rows):
+            for column in range(columns):
+                patch = np.s_[row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH]
+                share[row, column] = mask[patch].mean()
+                for head, sharp in enumerate(sharpness):
+                    heads[head, row, column] = np.exp(sharp * (image[patch].mean() / 255 * 2 - 1))
+        maps.append(np.mean([head / head.sum() for head in heads], axis=0))
+        shares.append(share)
+    left = total = 0.0
+    for one in maps:
+        for row in range(rows):
+            for column in range(columns):
+                mean_here = np.mean([other[row, column] for other in maps])
+                left += (one[row, column] - mean_here) ** 2
+                total += (one[row, column] - 1 / (rows * columns)) ** 2
+    own = np.mean([(one * share).sum() for one, share in zip(maps, shares, strict=True)])
+    others = [
+        (other * share).sum()
+        for mine, share in enumerate(shares)
+        for theirs, other in enumerate(maps)
+        if mine != theirs
+    ]
+    return 1 - left / total, own / np.mean(others)
+
+
+def test_positions_share_and_own_over_other_are_those_of_explicit_loops():
+    sharpness, data = (4.0, 2.0, -0.5), grainy_data(9)
+    data.val.images[:, :PATCH, 2 * PATCH : 4 * PATCH] //= 2  # darker there in every image: position explains some
+    found = measure(LooksAtBright(*sharpness), data)
+    by_position, own_over_other = looks_by_loops(data.val.images, data.val.masks, sharpness)
+    assert found["explained_by_position"] == pytest.approx(by_position, abs=1e-6)
+    assert found["own_over_other"] == pytest.approx(own_over_other, abs=1e-6)
+    assert 0.1 < by_position < 0.9
+    assert own_over_other > 1.2
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 3.0])
+def test_attention_that_ignores_the_image_is_position_alone_and_on_no_object_more_than_on_anothers(sharpness):
+    data = grainy_data(9)
+    data.val.images[:] = data.val.images[0]  # every image the same, each with its own mask
+    found = measure(LooksAtBright(sharpness), data)
+    assert found["explained_by_position"] == pytest.approx(1.0, abs=1e-9)
+    assert found["own_over_other"] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_looking_at_the_object_alone_is_far_from_both():
+    found = measure(LooksAtBright(6.0), bright_data())
+    assert found["explained_by_position"] < 0.4
+    assert found["own_over_other"] > 2
+
+
+def test_looking_away_is_less_on_the_own_object_than_on_anothers():
+    assert measure(LooksAtBright(-2.0), bright_data())["own_over_other"] < 1
+
+
+def test_objects_all_in_one_place_are_seen_without_looking():
+    data = grainy_data(9)
+    data.val.masks[:] = data.val.masks[0]
+    shares, maps = torch.rand(9, 24).double(), torch.rand(9, 24).double()
+    maps, shares = maps / maps.sum(1, keepdim=True), shares[:1].expand(9, -1)
+    assert quality.own_over_other(maps, shares) == pytest.approx(1.0, abs=1e-9)
+    assert quality.explained_by_position(maps) < 0.5
+
+
+def test_one_image_has_no_other():
+    found = measure(LooksAtBright(3.0), bright_data(1))
+    assert "own_over_other" not in found
+    assert found["explained_by_position"] == 1
+
+
 MUTATIONS = {
     "less than half an overlap": lambda patch: patch.setattr(
         quality, "overlap", lambda *boxes: min(loc.overlap(*boxes) + 0.15, 1.0)

@@ -39,7 +39,8 @@ def image_scores(attention: Tensor, heads: Tensor, grid: tuple[int, int], masks:
 
     Returns:
         Name -> (B,) or (B, n) float64, as `attention_quality` calls them; 'jaccard_heads' (B, G); 'boxes', (B, 20),
-        whether the box at each of `CUTS` has an overlap of at least 0.5 with the mask's.
+        whether the box at each of `CUTS` has an overlap of at least 0.5 with the mask's; 'maps' (B, P), each of sum 1,
+        and 'foreground' (B, P), the share of each patch that is foreground.
     """
     height, width = masks.shape[-2:]
     size = height, width
@@ -59,11 +60,14 @@ def image_scores(attention: Tensor, heads: Tensor, grid: tuple[int, int], masks:
     share = mask_on_patches(foreground, grid, "fraction").flatten(1).double()
     hits = (share > 0).double()
     of_heads = [has_shape(keep_mass(head)) for head in heads.unbind(1)]
+    maps = attention.double() / attention.double().sum(1, keepdim=True)
     return {
+        "maps": maps,
+        "foreground": share,
         "jaccard": has_shape(kept),
         "jaccard_heads": torch.stack(of_heads, 1) if of_heads else torch.zeros(len(masks), 0).double(),
         "jaccard_whole_image": has_shape(everything),
-        "mass_on_foreground": (attention.double() * share).sum(1) / attention.double().sum(1),
+        "mass_on_foreground": (maps * share).sum(1),
         "area_of_foreground": share.mean(1),
         "pointing": hits.gather(1, attention.argmax(1, keepdim=True))[:, 0],
         "pointing_by_chance": hits.mean(1),
@@ -99,18 +103,57 @@ def heads_of(attention: Tensor, heads: Tensor) -> Tensor:
     return (off <= 0.05 * attention.amax(1)).double()
 
 
+def explained_by_position(maps: Tensor) -> float:
+    """Return the share of the attention's variance that position alone explains, in 0..1.
+
+    R squared of the mean map as a prediction of every image's map: 1 - sum (a_ip - m_p)^2 / sum (a_ip - 1/P)^2 over
+    images i and patches p, where m_p is the mean of a_ip over the images and 1/P the mean of all.
+
+    Args:
+        maps: (N, P) float64, each of sum 1.
+
+    Returns:
+        0 if every patch gets as much in the mean; 1 if all images have the same map, a uniform one included.
+    """
+    total = (maps - 1 / maps.shape[1]).square().sum()
+    unexplained = (maps - maps.mean(0)).square().sum()
+    return float(1 - unexplained / total) if total > 0 else 1.0
+
+
+def own_over_other(maps: Tensor, foreground: Tensor) -> float:
+    """Return the attention on an image's own object over that which other images' maps have at the same place.
+
+    The mean over images i of sum_p f_ip a_ip, divided by the mean over pairs of different images of sum_p f_ip a_jp.
+
+    Args:
+        maps: a, (N, P) float64, each of sum 1; at least 2 images.
+        foreground: f, (N, P), share of each patch that is foreground.
+
+    Returns:
+        1 if the maps do not depend on the image.
+    """
+    own = (maps * foreground).sum()
+    pairs = maps.sum(0) @ foreground.sum(0) - own
+    return float((len(maps) - 1) * own / pairs)
+
+
 def attention_quality(
     opened: OpenedModel, data: ImageData, settings: Settings
 ) -> Iterator[tuple[str, float | list | str]]:
     """Yield how well the class token's attention over unmixed validation images agrees with their masks.
 
-    All are means over images, in 0..1, higher is better; 'images' are those with foreground in view, 'left_out' others.
+    All but two are means over images, in 0..1, higher is better; 'images' are those with foreground in view,
+    'left_out' others.
 
     'jaccard'                the map's patches that hold 60 % of its mass, against the mask; mean of all heads
     'jaccard_heads'          the same for each head of the layer, if they can be read
     'jaccard_best_head'      the best of them over all images; '..._of_each_image' takes the best for each image, which
                              looks at the mask, as published tables on PASCAL VOC do (object by object, void included)
     'mass_on_foreground'     share of the attention on the foreground; a uniform map has 'area_of_foreground'
+    'own_over_other'         attention on the image's own object over that of all other images' maps at the same place:
+                             1 if where it looks does not depend on the image, and no upper limit
+    'explained_by_position'  share of the attention's variance over images and patches that the mean map explains: 1 if
+                             all images have the same map, lower is better
     'pointing'               the patch that gets most holds foreground, be it one pixel (the published tolerance is 15
                              pixels of a photograph; here it is the patch, because a map points no finer); a patch taken
                              at random has 'pointing_by_chance'
@@ -121,7 +164,7 @@ def attention_quality(
 
     Sources: Caron et al., DINO (ICCV 2021); Naseer et al., Intriguing properties of vision transformers (NeurIPS 2021),
     for PASCAL VOC; Zhang et al. (ECCV 2016), for the pointing game; Choe et al., Evaluating weakly-supervised object
-    localization methods right (CVPR 2020), for MaxBoxAcc.
+    localization methods right (CVPR 2020), for MaxBoxAcc. 'own_over_other' and 'explained_by_position' are our own.
 
     Raises:
         DataError: The data has no masks, or none with foreground in view.
@@ -137,11 +180,15 @@ def _measure(opened: OpenedModel, data: ImageData, masks: Masks) -> Iterator[tup
     images = len(scores["index"])
     if images == 0:
         raise DataError(f"{data.name}: no validation image has foreground in what the model sees of it")
+    maps, foreground = scores.pop("maps"), scores.pop("foreground")
     means = {name: values.mean(0).tolist() for name, values in scores.items() if name != "index"}
     heads, boxes, known = means.pop("jaccard_heads"), means.pop("boxes"), means.pop("heads_known") == 1
     yield "images", images
     yield "left_out", len(data.val) - images
     yield from means.items()
+    yield "explained_by_position", explained_by_position(maps)
+    if images > 1:
+        yield "own_over_other", own_over_other(maps, foreground)
     yield "localisation_best_cut", max(boxes)
     yield "best_cut", CUTS[boxes.index(max(boxes))]
     if heads and known:
