@@ -94,6 +94,10 @@ def start_model(
             raise RecipeError(f"class_attention: {error}") from error
     if loading.missing is not None:
         start = _finish_start(model, settings, loading, weights, source)
+    if settings.linear_init == "xavier" and not (settings.init or settings.pretrained):
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
     if settings.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     return model, start

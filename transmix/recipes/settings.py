@@ -103,6 +103,10 @@ class Model:
     """Start from the weights of another timm model (by name), of a file (.safetensors, or .pth and the like, read with
     weights_only) or of a run's folder. The head is made anew if the classes differ, position embeddings are resized;
     what was loaded is printed and kept in start.json, and weights that do not fit are an error."""
+    linear_init: Literal["timm", "xavier"] = "timm"
+    """What the weights of linear layers start from: 'timm', as the model draws them, most with a standard deviation of
+    0.02 whatever their width; 'xavier', by width, without which models of 64 channels stay at chance for epochs.
+    Weights that pretrained or init bring stay as they are."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Autocast type."""
     compile: bool = False
