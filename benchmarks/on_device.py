@@ -28,7 +28,7 @@ from transmix.data.dataset import Split
 from transmix.data.loader import TrainingSamples, training_loader
 from transmix.data.on_device import TrainingBatchesOnDevice, TrainingImages
 from transmix.data.order import EpochOrder
-from transmix.recipes.settings import Augmentation
+from transmix.data.settings import Augmentation
 
 KINDS = {
     "digits": Augmentation(crop="pad", pad=2, flip=0.0, rand_augment=None, random_erasing=0.0),

@@ -42,7 +42,7 @@ from transmix.data.loader import TrainingSamples, training_loader
 from transmix.data.order import EpochOrder
 from transmix.data.source import load_data
 from transmix.models.build import normaliser
-from transmix.recipes.settings import Augmentation, Data
+from transmix.data.settings import Augmentation, Data
 
 CLASSES = 2
 POLICY, ERASING = "rand-m9-mstd0.5-inc1", 0.25

@@ -81,7 +81,8 @@ def torchvision_collate(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
 def own_trainer(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """One step of `transmix train`, whose loss is overheard."""
     from transmix.attention import AttentionReader
-    from transmix.recipes.settings import Data, Mixing, Recipe
+    from transmix.data.settings import Data
+from transmix.recipes.settings import Mixing, Recipe
     from transmix.training.step import TrainingStep
 
     recipe = Recipe(data=Data(), mixing=Mixing(mix="transmix", mixup_alpha=0.0, smoothing=0.0))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transmix.data.settings import Augmentation, Data
+from transmix.models.settings import Model
 from transmix.recipes import Recipe
-from transmix.recipes.settings import Augmentation, Data, Mixing, Model, Optimization, Run
+from transmix.recipes.settings import Mixing, Optimization, Run
 
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -141,7 +141,7 @@ def test_the_loss_is_that_of_labels_by_attention(settings):
 def test_the_loss_of_labels_by_area_is_rejected():
     model = a_model()
     tm = made(model=model, smoothing=0.1)
-    tm.relabel = lambda mixed: (tm.reader.take().row, mixed)[1]
+    tm.relabel = lambda mixed, **_: (tm.reader.take().row, mixed)[1]
     with pytest.raises(AssertionError):
         assert_loss_is_by_attention(model, tm, a_batch())
 
@@ -152,7 +152,7 @@ def test_the_loss_of_the_last_forwards_attention_is_rejected():
     mixed = tm.mix(*a_batch(seed=7))
     model(mixed.images)
     stale = tm.reader.take().row
-    tm.relabel = lambda mixed: attention_labels(mixed, stale, grid=(3, 5))
+    tm.relabel = lambda mixed, **_: attention_labels(mixed, stale, grid=(3, 5))
     with pytest.raises(AssertionError):
         assert_loss_is_by_attention(model, tm, a_batch())
 
@@ -296,11 +296,11 @@ REFUSED = {
     ),
     "weight": (
         {"weight": 1.5},
-        "weight must lie in [0, 1] and downsample be one of ('nearest', 'fraction'): 1.5, 'nearest'",
+        "weight is the share of attention in [0, 1], not 1.5",
     ),
     "downsample": (
         {"downsample": "area"},
-        "weight must lie in [0, 1] and downsample be one of ('nearest', 'fraction'): 0.5, 'area'",
+        "downsample must be one of nearest, fraction, not 'area'",
     ),
     "smoothing": ({"smoothing": 1.0}, "smoothing must lie in [0, 1), not 1.0"),
     "mode": ({"mode": "half"}, "mode must be 'batch', 'pair' or 'elem', not 'half'"),
@@ -368,7 +368,7 @@ def test_label_shift_equals_a_loop(weight, boxes):
     attention[4, 5] = 0  # a box that nobody looks at
     attention[0].view(3, 5)[:2, :2] = 1e-6
     mixed = attention_labels(mixed, attention, weight=weight)
-    shift, expected = label_shift(mixed, weight), shift_by_row(mixed, weight)
+    shift, expected = label_shift(mixed), shift_by_row(mixed, weight)
     assert {name: float(value) for name, value in shift.items()} == pytest.approx(expected, abs=1e-6)
     assert expected["boxes"] == (4 if boxes == "each" else 5)
     assert expected["empty_boxes"] >= 1
@@ -379,10 +379,10 @@ def test_label_shift_equals_a_loop(weight, boxes):
 def test_label_shift_is_zero_without_boxes_or_without_attention():
     images, labels = a_batch(3)
     for mixed in (mixup(images, labels, 0.3), cutmix(images, labels, (0, 0, 0, 0))):
-        assert {name: float(value) for name, value in label_shift(mixed, 0.5).items()} == {
+        assert {name: float(value) for name, value in label_shift(mixed).items()} == {
             "label_shift": 0,
             "empty_boxes": 0,
             "boxes": 0,
         }
-    by_area = label_shift(cutmix(images, labels, (0, 0, 4, 4)), 0.5)
+    by_area = label_shift(cutmix(images, labels, (0, 0, 4, 4)))
     assert {name: float(value) for name, value in by_area.items()} == {"label_shift": 0, "empty_boxes": 0, "boxes": 3}

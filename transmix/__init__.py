@@ -7,8 +7,9 @@ for images, labels in loader:
 """
 
 from transmix.attention import AttentionError, AttentionReader
+from transmix.labels import attention_labels
 from transmix.losses import MixedBCE, MixedCrossEntropy, mixed_accuracy
-from transmix.mixing import Draw, Mixed, Mixer, attention_labels, cutmix, mixup
+from transmix.mixing import Draw, Mixed, Mixer, cutmix, mixup
 from transmix.transmix import TransMix
 from transmix.warnings import TransMixWarning
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from transmix.recipes import RecipeError
+from transmix.error import RecipeError
 
 PAUSE = 5.0
 """Seconds that a process of torchrun's which has lost another one waits before it fails too: torchrun reports the

@@ -14,9 +14,10 @@ class MixedCrossEntropy:
 
         loss_i = lam_i * CE(logits_i, own label) + (1 - lam_i) * CE(logits_i, partner's label)
 
-    with each label smoothed as y * (1 - s) + s / K. (Reducing each CE over the batch first and
-    multiplying by lam after would train every sample with the batch's mean lam.) A label of class -100 adds nothing,
-    and "mean" divides by the weights of the labels that there are, as torch's `ignore_index` does.
+    (`lam_partner` in the place of 1 - lam where the method gives it), with each label smoothed as y * (1 - s) + s / K.
+    (Reducing each CE over the batch first and multiplying by lam after would train every sample with the batch's mean
+    lam.) A label of class -100 adds nothing, and "mean" divides by the weights of the labels that there are, as torch's
+    `ignore_index` does.
 
     Args:
         smoothing: s in [0, 1).
@@ -57,12 +58,13 @@ class MixedCrossEntropy:
         classes = check_classes(mixed.labels, logits.shape[1])
         own = logits.gather(1, classes[:, None])[:, 0]
         partners = logits.gather(1, mixed.of_partner(classes)[:, None])[:, 0]
-        own_weight, partner_weight, weight = _weights(mixed)
+        own_weight, partner_weight, known = _weights(mixed)
+        weight = known if mixed.lam_partner is None else own_weight + partner_weight
         hit = own_weight * own + partner_weight * partners
         if self.smoothing:
             hit = (1 - self.smoothing) * hit + self.smoothing * weight * logits.mean(1)
         per_sample = weight * logits.logsumexp(1) - hit
-        return _reduce(per_sample, self.reduction, weight)
+        return _reduce(per_sample, self.reduction, known)
 
 
 class MixedBCE:
@@ -118,14 +120,22 @@ def mixed_accuracy(logits: Tensor, mixed: Mixed) -> Tensor:
         raise ValueError("mixed_accuracy needs integer labels; float labels have no single class to hit")
     predicted = logits.argmax(1)
     own, partners = predicted == mixed.labels, predicted == mixed.of_partner(mixed.labels)
-    return _reduce(mixed.lam * own + (1 - mixed.lam) * partners, "mean", _weights(mixed)[2])
+    own_weight, partner_weight, known = _weights(mixed)
+    return _reduce(own_weight * own + partner_weight * partners, "mean", known)
 
 
 def _weights(mixed: Mixed) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of the own label and of the partner's, 0 for class -100, and what is left of their sum, 1."""
+    """Return the weights of the own label and of the partner's, 0 for class -100, and the share of labels there are.
+
+    The share is 1 where both labels are there, whatever their weights sum to.
+    """
     lost = mixed.labels == IGNORED
-    own_lost, partner_lost = lost * mixed.lam, mixed.of_partner(lost) * (1 - mixed.lam)
-    return mixed.lam - own_lost, (1 - mixed.lam) - partner_lost, 1 - own_lost - partner_lost
+    own, partners = mixed.lam, 1 - mixed.lam if mixed.lam_partner is None else mixed.lam_partner
+    own_lost, partner_lost = lost * own, mixed.of_partner(lost) * partners
+    known = 1 - own_lost - partner_lost
+    if mixed.lam_partner is not None:
+        known = 1 - (own_lost + partner_lost) / (own + partners).clamp(min=torch.finfo(torch.float32).tiny)
+    return own - own_lost, partners - partner_lost, known
 
 
 def _reduce(per_sample: Tensor, reduction: str, weight: Tensor | None = None) -> Tensor:

@@ -1,30 +1,65 @@
 """TransMix in anyone's training loop: mix a batch, run the model, weigh the labels by its attention."""
 
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from transmix.attention.reader import AttentionReader
+from transmix import plugins
+from transmix.attention.find import unwrap
+from transmix.attention.maps import attention_maps, eval_mode
+from transmix.attention.reader import Attention, AttentionReader
+from transmix.labels.area import AreaLabels
+from transmix.labels.evidence import KINDS, Evidence, Rule
+from transmix.labels.rules import RULES
 from transmix.losses import MixedCrossEntropy
-from transmix.mixing.labels import DOWNSAMPLE, attention_labels
 from transmix.mixing.mixed import Mixed
 from transmix.mixing.mixer import Mixer
 
+READ = {"attention", "clean"}
+"""Evidence for which the model's attention is read."""
+
+BEFORE = {"clean", "foreground"}
+"""Evidence that is there before the batch is mixed."""
+
+KEPT = 4
+"""Batches that may be mixed before the first of them is relabelled, where a rule has evidence from before."""
+
 
 class TransMix:
-    """Mixup and CutMix whose box labels are weighed by what the model's class token attends to.
+    """Any mixing with any label rule; by default Mixup and CutMix, box labels by what the class token attends to.
 
     Args:
-        model: any ViT that `AttentionReader` can read; it is not changed. Wrapped, compiled or neither.
+        model: any ViT that `AttentionReader` can read; it is not changed. Wrapped, compiled or neither. None where the
+            rule looks at no model.
+        mixer: how images are mixed; None: a `Mixer` of the settings below.
+        labels: the rule that weighs the labels: a name in `transmix.labels.RULES`, one that an installed package
+            adds, or a rule itself.
         smoothing: label smoothing, y * (1 - s) + s / K.
-        weight: share of attention against area in the label; 0.5 is the paper's.
-        downsample: how the box comes down to patches, "nearest" (the paper) or "fraction".
+        weight: of rules that have it, the share of their evidence against area in the label; of "attention" 0.5, the
+            paper's.
+        downsample: of "attention", how the mask comes down to patches, "nearest" (the paper) or "fraction".
+        labels_options: other settings of the rule, by name.
+        criterion: loss (logits, Mixed) -> scalar, in place of cross-entropy with `smoothing`.
         module: where the class attention is, for models that `AttentionReader` does not know.
         prefix_tokens: how many tokens come before the patches, likewise.
         grid: (h, w) of the patches, likewise.
-        mixer: parameters of `Mixer`: mixup_alpha, cutmix_alpha, prob, switch_prob, mode, generator, ...
+        settings: parameters of `Mixer`: mixup_alpha, cutmix_alpha, prob, switch_prob, mode, generator, ...
+
+    Attributes:
+        mixer: draws how a batch is mixed; `mixer.enabled` turns mixing off.
+        rule: weighs the labels.
+        reader: of the model's attention; None where the rule does not look at it.
+        attention: what the last `relabel` read; None before.
 
     Raises:
         AttentionError: the model's attention cannot be read.
-        ValueError: a parameter out of its range, or settings under which TransMix would change nothing.
+        ValueError: a parameter out of its range, a name that no rule has, or settings under which the rule would
+            change nothing.
+        TypeError: a setting that rule or mixer does not have.
 
     Example:
         >>> tm = TransMix(model, smoothing=0.1)
@@ -37,85 +72,191 @@ class TransMix:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         *,
+        mixer: Mixer | None = None,
+        labels: str | Rule = "attention",
         smoothing: float = 0.0,
-        weight: float = 0.5,
-        downsample: str = "nearest",
+        weight: float | None = None,
+        downsample: str | None = None,
+        labels_options: Mapping[str, Any] | None = None,
+        criterion: Callable[[Tensor, Mixed], Tensor] | None = None,
         module: nn.Module | str | None = None,
         prefix_tokens: int | None = None,
         grid: tuple[int, int] | None = None,
-        **mixer: object,
+        **settings: Any,
     ):
-        self.mixer = Mixer(**mixer)  # type: ignore[arg-type]
-        self.criterion = MixedCrossEntropy(smoothing)
-        if not 0 <= weight <= 1 or downsample not in DOWNSAMPLE:
+        if mixer is not None and settings:
+            raise TypeError(f"mixer brings its own settings; give it {', '.join(settings)}, not TransMix")
+        self.mixer = Mixer(**settings) if mixer is None else mixer
+        self.criterion = MixedCrossEntropy(smoothing) if criterion is None else criterion
+        given = {"weight": weight, "downsample": downsample}
+        options = {name: value for name, value in given.items() if value is not None} | dict(labels_options or {})
+        self.name, self.rule = make_rule(labels, options)
+        if reason := why_nothing_changes(self.mixer, self.rule):
+            raise ValueError(f"{_title(self.name)} would change nothing: {reason}")
+        self.model = model
+        self.reader: AttentionReader | None = None
+        if set(self.rule.needs) - {"logits", "foreground"} and model is None:
+            raise ValueError(f"labels {self.name!r} look at the model: TransMix(model, ...)")
+        if READ & set(self.rule.needs):
+            assert model is not None
+            self.reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, grid=grid)
+            self.reader.training = "attention" in self.rule.needs
+        self.attention: Attention | None = None
+        self._before: list[tuple[weakref.ref[Tensor], Evidence]] = []
+
+    def __repr__(self) -> str:
+        methods = " or ".join(type(method).__name__ for method in self.mixer.methods)
+        read = "" if self.reader is None else f", reads {self.reader.name!r}"
+        return f"TransMix({methods}, labels by {self.rule}{read})"
+
+    def mix(self, images: Tensor, labels: Tensor, *, foreground: Tensor | None = None) -> Mixed:
+        """Mix a batch; labels by area until `relabel`.
+
+        Args:
+            images: (B, C, H, W), as in `Draw.apply`.
+            labels: (B,) or (B, K), as there.
+            foreground: (B, H, W) bool or float, the objects in `images`, for rules that need it.
+
+        Raises:
+            ValueError: shapes that do not fit, or a rule that needs the foreground without one.
+        """
+        if "foreground" in self.rule.needs and foreground is None:
             raise ValueError(
-                f"weight must lie in [0, 1] and downsample be one of {DOWNSAMPLE}: {weight}, {downsample!r}"
+                f"labels {self.name!r} need masks of the objects: tm.mix(images, labels, foreground=masks)"
             )
-        if reason := why_nothing_changes(self.mixer, weight):
-            raise ValueError(f"TransMix would change nothing: {reason}")
-        self.weight = weight
-        self.downsample = downsample
-        self.reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, grid=grid)
+        before = Evidence(clean=self._look_at(images) if "clean" in self.rule.needs else None, foreground=foreground)
+        if self.reader is not None:
+            self.reader.clear(images)
+        mixed = self.mixer(images, labels)
+        if BEFORE & set(self.rule.needs):
+            self._before = [*self._before[1 - KEPT :], (weakref.ref(mixed.images), before)]
+        return mixed
 
-    def mix(self, images: Tensor, labels: Tensor) -> Mixed:
-        """Mix a batch; labels by area until `relabel`. Shapes as in `Draw.apply`."""
-        self.reader.clear(images)
-        return self.mixer(images, labels)
-
-    def relabel(self, mixed: Mixed, *, rows: slice | None = None) -> Mixed:
-        """Weigh the labels by the attention that the model's forward on `mixed.images` left, and take it.
+    def relabel(self, mixed: Mixed, *, logits: Tensor | None = None, rows: slice | None = None) -> Mixed:
+        """Weigh the labels by the rule; of the attention that the forward on `mixed.images` left, it takes the row.
 
         Args:
             mixed: the batch; other forwards of the model may have come before or since.
+            logits: (B, K), what the model said of it, for rules that need it.
             rows: where the batch stands in what the model was given, if that was more: slice(0, B) after
                 `model(torch.cat([mixed.images, clean]))`.
 
         Raises:
             AttentionError: no attention that is known to be that of `mixed.images`; see `AttentionReader.take`.
+            ValueError: the rule needs logits and was given none, or looks at the images before mixing and this batch
+                is none of the last that `mix` made.
         """
-        seen = self.reader.take(mixed.images, rows)
-        return attention_labels(
-            mixed, seen.row, grid=seen.grid, weight=self.weight, downsample=self.downsample, extent=seen.extent
-        )
+        needs = self.rule.needs
+        if "logits" in needs and logits is None:
+            raise ValueError(f"labels {self.name!r} look at the logits: tm.relabel(mixed, logits=logits)")
+        evidence = self._from_before(mixed) if BEFORE & set(needs) else Evidence()
+        if "attention" in needs:
+            assert self.reader is not None
+            self.attention = self.reader.take(mixed.images, rows)
+            evidence = replace(evidence, attention=self.attention)
+        if "maps" in needs:
+            assert self.model is not None
+            layers = attention_maps(self.model, mixed.images)
+            evidence = replace(evidence, maps=torch.stack([one.float() for one in layers], dim=1))
+        if "logits" in needs and logits is not None:
+            evidence = replace(evidence, logits=logits.detach())
+        return replace(self.rule(mixed, evidence), rule=self.name)
 
     def loss(self, logits: Tensor, mixed: Mixed) -> Tensor:
-        """Return the cross-entropy of (B, K) logits against the labels by attention; relabels unless that is done."""
-        return self.criterion(logits, mixed if mixed.rule == "attention" else self.relabel(mixed))
+        """Return the loss of (B, K) logits against the labels by the rule; relabels unless that is done."""
+        return self.criterion(logits, mixed if mixed.rule == self.name else self.relabel(mixed, logits=logits))
 
     def detach(self) -> None:
         """Stop reading the model, and leave it as it was."""
-        self.reader.detach()
+        if self.reader is not None:
+            self.reader.detach()
+
+    def _look_at(self, images: Tensor) -> Attention:
+        """Return the attention in images that are not mixed, of a forward without gradient in eval mode."""
+        assert self.model is not None
+        assert self.reader is not None
+        bare = unwrap(self.model)
+        self.reader.eval = True
+        try:
+            with eval_mode(bare), torch.no_grad():
+                bare(images)
+            return self.reader.take(images)
+        finally:
+            self.reader.eval = False
+
+    def _from_before(self, mixed: Mixed) -> Evidence:
+        for images, evidence in self._before:
+            if images() is mixed.images:
+                return evidence
+        raise ValueError(
+            f"labels {self.name!r} look at the images before mixing, and this batch is none of the last {KEPT} that "
+            f"tm.mix made: hand over the very record that it returned"
+        )
 
 
-def why_nothing_changes(mixer: Mixer, weight: float) -> str | None:
-    """Say why TransMix would train the same labels as its mixer alone; None if it would not."""
-    if weight == 0:
+def make_rule(labels: str | Rule, options: Mapping[str, Any]) -> tuple[str, Rule]:
+    """Return a rule and its name, of a name with settings or of a rule.
+
+    Raises:
+        ValueError: no rule has this name, a setting is out of its range, or the rule needs what nobody gives.
+        TypeError: the rule has no such setting, or is no rule.
+    """
+    name = labels if isinstance(labels, str) else type(labels).__name__
+    if isinstance(labels, str):
+        rule = plugins.make("rule", RULES, labels, options)
+    else:
+        rule = labels
+        name = next((known for known, kind in RULES.items() if type(rule) is kind), name)
+        if options:
+            raise TypeError(f"{name} brings its own settings; give it {', '.join(options)}")
+    needs = getattr(rule, "needs", None)
+    if needs is None or not callable(rule):
+        raise TypeError(f"a label rule is called with (mixed, evidence) and says what it needs; {name} does not")
+    if unknown := set(needs) - KINDS.keys():
+        raise ValueError(f"{name} needs {', '.join(sorted(unknown))}; there is {', '.join(KINDS)}")
+    return name, rule  # type: ignore[return-value]
+
+
+def why_nothing_changes(mixer: Mixer, rule: Rule) -> str | None:
+    """Say why a rule would train the same labels as its mixer alone; None if it would not, or is the area's."""
+    if isinstance(rule, AreaLabels):
+        return None
+    if getattr(rule, "weight", None) == 0:
         return "weight 0 leaves the label to the area"
     if mixer.prob == 0:
         return "prob 0 mixes no batch"
-    if mixer.cutmix_alpha == 0 and mixer.cutmix_minmax is None:
+    if not any(has_mask(method) for method, _ in mixer.chances):
         return "without CutMix (cutmix_alpha 0) no image has a box"
-    if mixer.switch_prob == 0 and mixer.mixup_alpha > 0:
+    if not any(map(has_mask, mixer.methods)):
         return "with switch_prob 0 every mixed batch is Mixup, which has no box"
     return None
 
 
-def label_shift(mixed: Mixed, weight: float) -> dict[str, Tensor]:
-    """Return how far attention moved the labels of a relabelled batch, as scalars on its device.
+def has_mask(method: Any) -> bool:
+    """Whether a method says where the partner's pixels are; one that blends whole images does not."""
+    return getattr(method, "has_mask", True)
+
+
+def label_shift(mixed: Mixed) -> dict[str, Tensor]:
+    """Return how far a rule moved the labels of a relabelled batch, as scalars on its device.
 
     Returns:
-        "label_shift": mean |lam_area - lam| over the rows with a box (0 without any);
-        "empty_boxes": how many boxes got attention of less than a tenth of their area;
-        "boxes": how many rows have a box.
+        "label_shift": mean |lam_area - lam| over the rows with a mask (0 without any);
+        "empty_boxes": how many partners got less than a tenth of their area by the rule's evidence alone;
+        "boxes": how many rows have a mask.
     """
     if mixed.mask is None:
         nothing = mixed.lam.new_zeros(())
         return {"label_shift": nothing, "empty_boxes": nothing, "boxes": nothing}
     has_box = mixed.mask.flatten(1).any(1).expand(len(mixed.lam))
-    attention_share = ((1 - mixed.lam) - (1 - weight) * (1 - mixed.lam_area)) / weight
-    empty = has_box & (attention_share < 0.1 * (1 - mixed.lam_area))
+    share = 1 - (mixed.lam if mixed.lam_evidence is None else mixed.lam_evidence)
+    empty = has_box & (share < 0.1 * (1 - mixed.lam_area))
     boxes = has_box.sum()
     shift = ((mixed.lam_area - mixed.lam).abs() * has_box).sum() / boxes.clamp(min=1)
     return {"label_shift": shift, "empty_boxes": empty.sum(), "boxes": boxes}
+
+
+def _title(name: str) -> str:
+    return "TransMix" if name == "attention" else f"labels {name!r}"

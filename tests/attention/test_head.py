@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transmix import AttentionError, AttentionReader, TransMix
 from transmix.attention import ClassAttentionHead, with_class_attention
-from transmix.mixing.mixed import cutmix
+from transmix.mixing.cutmix import cutmix
 
 timm = pytest.importorskip("timm")
 CLASSES = 5

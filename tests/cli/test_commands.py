@@ -80,11 +80,18 @@ def test_an_existing_run_is_refused_until_resume_is_given(recipe_file, tmp_path,
     [
         (["--lrr", "1"], "Unrecognized options: --lrr, 1; did you mean --lr"),
         (["--lr", "fast"], "Error parsing --lr: could not convert string to float: 'fast'"),
-        (["--mix", "cutmux"], "invalid choice 'cutmux' for argument '--mix'"),
+        (["--mix", "cutmux"], "mix: no method is called 'cutmux'; did you mean cutmix?"),
+        (["--labels", "atention"], "labels: no rule is called 'atention'; did you mean attention?"),
+        (["--labels-options", "wait=1"], "labels: rule 'attention' has no setting 'wait'; it has weight, downsample"),
+        (["--labels", "line", "--downsample", "nearest"], "labels: rule 'line' has no setting 'downsample'"),
+        (["--mix-options", "alpha=1"], "mix: mix_options alpha belongs to no method of transmix"),
         (["--model-options", "depth"], "expected NAME=VALUE, not 'depth'"),
         (["--data", "/nowhere/at/all"], "/nowhere/at/all: no such folder; give the folder of a data set, or 'digits'"),
-        (["--switch-prob", "0"], "TransMix would change nothing here: switch_prob 0 makes every mixed batch Mixup"),
-        (["--cutmix-alpha", "0"], "TransMix would change nothing here: cutmix_alpha 0 draws no box"),
+        (["--switch-prob", "0"], "TransMix would change nothing here: with switch_prob 0 every mixed batch is Mixup"),
+        (
+            ["--cutmix-alpha", "0"],
+            "TransMix would change nothing here: without CutMix (cutmix_alpha 0) no image has a box",
+        ),
         (
             ["--loss", "bce", "--bce-threshold", "0"],
             "TransMix would change nothing here: bce_threshold makes targets 0 or 1",
@@ -171,7 +178,7 @@ def test_an_unknown_command_gives_the_nearest_and_help_exits_with_0(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", "--help"])
     assert stop.value.code == 0
-    assert "--attention-weight" in capsys.readouterr().out
+    assert "--labels-options" in capsys.readouterr().out
 
 
 def test_the_module_runs_as_the_command_does():

@@ -9,7 +9,7 @@ import pytest
 from transmix.recipes import dump_recipe, load_recipe
 
 ENVIRONMENT = {
-    "command": "transmix train --recipe digits",
+    "command": "transmix train --recipe digits32",
     "python": "3.11.7",
     "packages": {"transmix": "0.1.0", "torch": "2.15.0", "timm": "1.0.31"},
     "system": "Linux",
@@ -22,7 +22,7 @@ ENVIRONMENT = {
 
 def write_run(folder, mix="cutmix", seed=0, top1=0.9, *, epochs=6, done=None, classes=10, environment=None, **settings):
     """Write a run; `done` epochs of `epochs` where it is not finished; further settings by their names."""
-    recipe = load_recipe("digits")
+    recipe = load_recipe("digits32")
     settings |= {"mix": mix, "seed": seed, "epochs": epochs, "threads": 1}
     for section in ("data", "augmentation", "model", "mixing", "optimization", "run"):
         part = getattr(recipe, section)

@@ -8,7 +8,7 @@ import torch
 from transmix.compare.draws import say_shared, shared_draws
 from transmix.compare.read import read_run
 from transmix.data.keyed import key
-from transmix.training.step import build_mixer
+from transmix.recipes.mixing import build_mixer
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def test_transmix_and_cutmix_do_not_where_transmix_switches_to_mixup(run):
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_rows_are_looked_at_in_every_mode(run, mode):
-    assert shared_draws(run("transmix", mix_mode=mode), run("mixup+cutmix", mix_mode=mode), 200).all
-    assert not shared_draws(run("transmix", mix_mode=mode), run("mixup", mix_mode=mode), 200).all
+    assert shared_draws(run("transmix", mode=mode), run("mixup+cutmix", mode=mode), 200).all
+    assert not shared_draws(run("transmix", mode=mode), run("mixup", mode=mode), 200).all
 
 
 @pytest.mark.parametrize(

@@ -37,15 +37,17 @@ def test_settings_that_do_not_change_what_is_trained_do_not_split_a_group(run):
 
 def test_a_group_is_named_by_what_sets_it_apart_and_a_caution_names_the_settings(run):
     groups = groups_of(
-        run("transmix"), run("transmix", attention_weight=1.0), run("cutmix", lr=0.5, model_options={"depth": 3})
+        run("transmix"),
+        run("transmix", labels_options={"weight": 1.0}),
+        run("cutmix", lr=0.5, model_options={"depth": 3}),
     )
     names = [group.name for group in groups]
     settings = "embed_dim=64 num_heads=4 depth=2 cls_attn_layers=1"
-    assert names[0] == f"transmix, model_options {settings}, attention_weight 0.5, lr 0.002"
-    assert "attention_weight 1.0" in names[1]
+    assert names[0] == f"transmix, model_options {settings}, lr 0.002, labels weight 0.5"
+    assert "labels weight 1.0" in names[1]
     assert names[2].startswith("cutmix, model_options depth=3")
     said = [one for one in cautions(groups) if one.startswith("Groups differ in more than the mix and the seed: ")]
-    assert [one.split(": ")[1].split(" is ")[0] for one in said] == ["model_options", "attention_weight", "lr"]
+    assert [one.split(": ")[1].split(" is ")[0] for one in said] == ["model_options", "lr", "labels weight"]
 
 
 @pytest.mark.parametrize(

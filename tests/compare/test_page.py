@@ -173,7 +173,7 @@ def test_a_page_of_one_group_or_one_seed_or_many_groups_can_be_made(made_run, ma
     alone = made_runs(cutmix=[0.9, 0.91])
     _, (html, _, _) = written(alone, tmp_path / "alone.html")
     assert "What the differences are worth" not in html
-    many = [made_run(tmp_path / f"m{n}", "cutmix", 0, 0.5 + n / 100, attention_weight=n / 20) for n in range(12)]
+    many = [made_run(tmp_path / f"m{n}", "cutmix", 0, 0.5 + n / 100, lr=(n + 1) / 20) for n in range(12)]
     _, (html, _, text) = written(many, tmp_path / "many.html")
     assert len(json.loads(text)["differences"]) == 11
     assert "One seed: no interval" in html

@@ -50,7 +50,7 @@ def collected(made_run, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_train, "PROGRAM", (sys.executable, str(root / "trainer.py")))
         patch.setattr(run, "RESULTS", root / "results")
-        patch.setitem(run.BUDGETS, "tiny", run.Budget("digits", seeds=3, settings=("--epochs", "6")))
+        patch.setitem(run.BUDGETS, "tiny", run.Budget("digits32", seeds=3, settings=("--epochs", "6")))
         words = ["tiny", "--out", str(root / "runs"), "--device", "cpu", "--remark", "Seed 1 of mixup: the disk."]
         words += ["--data", str(root / "DIGITS")]
         assert run.main(words) == 0
@@ -67,7 +67,7 @@ def test_the_figures_of_the_readme_are_what_the_files_say(tmp_path):
     assert text == results.put_into(text, results.RESULTS), "make them again: python benchmarks/compare/results.py"
     copy = tmp_path / "results"
     shutil.copytree(results.RESULTS, copy)
-    for name, old, new in (("loss_cpu", '"ratio": ', '"ratio": 1'), ("compare_digits", '"mean": 0.9', '"mean": 0.8')):
+    for name, old, new in (("loss_cpu", '"ratio": ', '"ratio": 1'), ("compare_digits32", '"mean": 0.9', '"mean": 0.8')):
         path = copy / f"{name}.json"
         path.write_text(path.read_text().replace(old, new))
         assert results.put_into(text, copy) != text
@@ -77,9 +77,9 @@ def test_the_figures_of_the_readme_are_what_the_files_say(tmp_path):
 def test_a_figure_that_changed_by_hand_would_be_seen(tmp_path):
     copy = tmp_path / "results"
     shutil.copytree(results.RESULTS, copy)
-    found = json.loads((copy / "compare_digits.json").read_text())
+    found = json.loads((copy / "compare_digits32.json").read_text())
     found["groups"][0]["runs"][0]["scores"]["ema_top1"] += 0.0001
-    (copy / "compare_digits.json").write_text(json.dumps(found))
+    (copy / "compare_digits32.json").write_text(json.dumps(found))
     assert results.page(copy) != results.page(results.RESULTS)
 
 
@@ -102,7 +102,7 @@ def test_every_section_says_command_commit_seeds_machine_versions_and_file():
 def test_the_harness_keeps_every_run_with_what_it_depends_on(collected):
     found = json.loads((collected / "compare_tiny.json").read_text())
     assert found["command"].startswith(
-        "transmix compare --recipe digits --mix none mixup cutmix mixup+cutmix transmix "
+        "transmix compare --recipe digits32 --mix none mixup cutmix mixup+cutmix transmix "
     )
     assert str(collected.parent) not in json.dumps(found)
     assert [group["name"] for group in found["groups"]] == list(run.MIXES)

@@ -6,14 +6,15 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from transmix.cli import compare as verb
-from transmix.cli.compare import take_mixes
+from transmix.cli.compare import take_words
 from transmix.compare import train as compare_train
-from transmix.compare.train import places, plan, train_missing
+from transmix.compare.train import lacks_twin, places, plan, train_missing
 from transmix.recipes import RecipeError, dump_recipe, load_recipe
 from transmix.runs.error import RunError
 from transmix.training.loop import train
@@ -51,9 +52,12 @@ def order(out):
 
 
 def test_words_after_mix_are_mixes_up_to_the_next_option():
-    assert take_mixes(["a", "b"]) == (None, ["a", "b"])
-    assert take_mixes(["--mix", "cutmix", "transmix", "--seeds", "3"]) == (["cutmix", "transmix"], ["--seeds", "3"])
-    assert take_mixes(["--lr", "1", "--mix=none", "mixup+cutmix"]) == (["none", "mixup+cutmix"], ["--lr", "1"])
+    assert take_words(["a", "b"], "--mix") == (None, ["a", "b"])
+    asked = ["--mix", "cutmix", "transmix", "--seeds", "3"]
+    assert take_words(asked, "--mix") == (["cutmix", "transmix"], ["--seeds", "3"])
+    asked = ["--lr", "1", "--mix=none", "mixup+cutmix", "--labels", "area", "line"]
+    assert take_words(asked, "--mix") == (["none", "mixup+cutmix"], ["--lr", "1", "--labels", "area", "line"])
+    assert take_words(asked, "--labels") == (["area", "line"], ["--lr", "1", "--mix=none", "mixup+cutmix"])
 
 
 def test_each_mix_and_seed_is_planned_seed_by_seed_and_nothing_else_differs(recipe_file):
@@ -63,6 +67,47 @@ def test_each_mix_and_seed_is_planned_seed_by_seed_and_nothing_else_differs(reci
     one = planned["transmix-seed1"]
     assert (one.mixing.mix, one.run.seed) == ("transmix", 1)
     assert (one.data, one.optimization, one.model) == (recipe.data, recipe.optimization, recipe.model)
+
+
+def test_each_mix_is_planned_with_each_label_rule_and_the_settings_that_the_rule_has(recipe_file):
+    recipe = load_recipe(str(recipe_file))
+    options = {"weight": 0.25, "sigma": 0.5, "downsample": "fraction"}
+    recipe = replace(recipe, mixing=replace(recipe.mixing, labels_options=options))
+    planned = plan(recipe, ["cutmix", "mixup+cutmix"], 1, ["area", "attention", "centre"])
+    assert list(planned) == [
+        "cutmix-seed0",
+        "cutmix-by-attention-seed0",
+        "cutmix-by-centre-seed0",
+        "mixup+cutmix-seed0",
+        "transmix-seed0",
+        "mixup+cutmix-by-centre-seed0",
+    ]
+    assert [one.mixing.labels_options for one in list(planned.values())[:3]] == [
+        {},
+        {"weight": 0.25, "downsample": "fraction"},
+        {"weight": 0.25, "sigma": 0.5},
+    ]
+    with pytest.raises(RecipeError, match="transmix is asked for twice, under two names"):
+        plan(recipe, ["transmix", "mixup+cutmix"], 1, ["attention"])
+
+
+@pytest.mark.parametrize(
+    ("mixes", "labels", "settings", "lacks"),
+    [
+        (["cutmix", "transmix"], [], {}, True),
+        (["mixup+cutmix", "transmix"], [], {}, False),
+        (["cutmix", "transmix"], [], {"mixup_alpha": 0.0}, False),
+        (["cutmix"], ["area", "line"], {}, False),
+        (["cutmix"], ["line", "attention"], {}, True),
+        (["cutmix", "mixup"], [], {}, False),
+    ],
+)
+def test_labels_by_a_rule_have_a_twin_where_the_same_mix_has_labels_by_area(
+    recipe_file, mixes, labels, settings, lacks
+):
+    recipe = load_recipe(str(recipe_file))
+    recipe = replace(recipe, mixing=replace(recipe.mixing, **settings))
+    assert lacks_twin(plan(recipe, mixes, 1, labels).values()) == lacks
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 5])
@@ -188,13 +233,16 @@ def test_a_signal_stops_it_and_a_second_call_goes_on(recipe_file, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--mix", "cutmux"], "--mix has no 'cutmux'; it takes some of none, mixup, cutmix, mixup+cutmix, transmix"),
+        (["--mix", "cutmux"], "mix: no method is called 'cutmux'; did you mean cutmix?"),
         (["--mix"], "--mix names no mix; for instance --mix cutmix transmix"),
         (["--mix", "cutmix", "cutmix"], "--mix has cutmix twice"),
+        (["--mix", "cutmix", "--labels", "area", "area"], "--labels has area twice"),
+        (["--mix", "cutmix", "--labels"], "--labels names no rule; for instance --labels area attention"),
+        (["--labels", "area", "atention"], "labels: no rule is called 'atention'; did you mean attention?"),
         (["--mix", "cutmix", "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (
             ["--mix", "cutmix", "--seeds", "1"],
-            "one run is nothing to compare; name more mixes, or give more --seeds",
+            "one run is nothing to compare; name more mixes or labels, or give more --seeds",
         ),
         (["--mix", "cutmix", "--at-once", "0"], "--at-once must be at least 1, not 0"),
         (["--mix", "cutmix", "--seed", "3"], "give --seeds N, the number of seeds, instead of --seed"),

@@ -15,7 +15,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from transmix.data import augment
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation, fit, shift
 from transmix.data.keyed import global_generators
-from transmix.recipes.settings import Augmentation
+from transmix.data.settings import Augmentation
 
 SIZE = 16
 OFF = {"rand_augment": None, "color_jitter": 0.0, "random_erasing": 0.0}

@@ -19,8 +19,8 @@ from transmix.data.decode import decode_image
 from transmix.data.folder import read_folder
 from transmix.data.loader import TrainingSamples, evaluation_batches, training_loader
 from transmix.data.order import EpochOrder
+from transmix.data.settings import Augmentation
 from transmix.evaluation.evaluate import evaluate
-from transmix.recipes.settings import Augmentation
 from transmix.training.loop import train
 
 SIZE = 12
@@ -124,7 +124,7 @@ def test_each_bad_image_is_listed_once_with_its_reason_over_epochs_processes_and
         for rank in (0, 1):
             bad = BadImages(3, path)
             batches(split, workers=rank, epochs=(0, 1, 2), bad=bad, rank=rank, world=2)
-            list(evaluation_batches(val, EvaluationCrop(SIZE, 1.0), 2, 0, False, rank, 2, bad))
+            list(evaluation_batches(val, EvaluationCrop(SIZE, 1.0), 2, 0, False, (rank, 2), bad))
     lines = [line.split("\t") for line in path.read_text().splitlines()]
     assert sorted(place for place, _ in lines) == sorted(str(broken / name) for name in BROKEN)
     assert {place.rsplit("/", 1)[1]: reason for place, reason in lines}["007.png"].startswith("not an image")
@@ -209,7 +209,7 @@ def scores(split, world=1, batch=3, workers=0, bad=None):
         model[2].weight.copy_(torch.tensor([[-1.0, 0.3, -0.2], [0.5, 0.4, 0.9]]))
         model[2].bias.zero_()
     shares = (
-        evaluation_batches(split, EvaluationCrop(SIZE, 1.0), batch, workers, False, rank, world, bad or BadImages(99))
+        evaluation_batches(split, EvaluationCrop(SIZE, 1.0), batch, workers, False, (rank, world), bad or BadImages(99))
         for rank in range(world)
     )
     return evaluate(model, itertools.chain(*shares), 2, "cpu", normalise=lambda images: images / 255)

@@ -10,7 +10,7 @@ from transmix.data import batch_augment
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.batch_augment import BatchAugmentation, Draws, crop_boxes, erased_boxes, log_uniform
 from transmix.data.hashed import words
-from transmix.recipes.settings import Augmentation
+from transmix.data.settings import Augmentation
 
 SIZE = 16
 PLAIN = {"crop": "none", "flip": 0.0, "rand_augment": None, "random_erasing": 0.0}

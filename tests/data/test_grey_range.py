@@ -17,9 +17,9 @@ from transmix.data.dataset import DataError
 from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE
 from transmix.data.grey_range import FIND, scale_grey
+from transmix.data.settings import Data
 from transmix.data.source import load_data, open_data
 from transmix.doctor import examine
-from transmix.recipes.settings import Data
 
 H, W = 12, 17
 LOW, HIGH = 900, 1399

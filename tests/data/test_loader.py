@@ -11,7 +11,7 @@ from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.dataset import Split
 from transmix.data.loader import TrainingSamples, choose_threads, choose_workers, evaluation_batches, training_loader
 from transmix.data.order import EpochOrder
-from transmix.recipes.settings import Augmentation
+from transmix.data.settings import Augmentation
 
 SIZE = 12
 

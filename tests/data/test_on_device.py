@@ -14,7 +14,10 @@ from transmix.data.kept import check_memory, free_memory, keep, kept_size
 from transmix.data.loader import TrainingSamples, evaluation_batches
 from transmix.data.on_device import EvaluationImages, TrainingBatchesOnDevice, TrainingImages, hold_on_device
 from transmix.data.order import EpochOrder
-from transmix.recipes.settings import Augmentation, Data, Model, Recipe, RecipeError
+from transmix.data.settings import Augmentation
+from transmix.distributed import World
+from transmix.error import RecipeError
+from transmix.training import batches
 
 SIZE = 12
 PAD = Augmentation(crop="pad", pad=2, rand_augment=None, random_erasing=0.5)
@@ -147,17 +150,15 @@ def test_compiled_the_pixels_are_the_same(split, settings, monkeypatch):
         assert torch.equal(labels, same_labels)
 
 
-def test_a_gpu_gets_it_compiled_where_the_model_is(split, monkeypatch):
-    monkeypatch.setattr(on_device, "TrainingImages", lambda *about: about)
-    monkeypatch.setattr(on_device, "EvaluationImages", lambda *about: about)
-    monkeypatch.setattr(on_device, "TrainingBatchesOnDevice", lambda images, order, bad: images)
-    monkeypatch.setattr(on_device, "check_memory", lambda *about: None)
-    found = {
-        (device, compile): held(split, device=device, compile=compile)[0][-1]
-        for device in ("cpu", "cuda")
-        for compile in (False, True)
-    }
-    assert [which for which, compiled in found.items() if compiled] == [("cuda", True)]
+def test_a_gpu_gets_it_compiled_where_the_model_is(split, monkeypatch, small_recipe, tmp_path):
+    asked = []
+    monkeypatch.setattr(batches, "hold_on_device", lambda *about: asked.append(about[-1]) or (None, None))
+    data = ImageData("noise", tuple("abcde"), split, split_of(pictures(10)))
+    for device in ("cpu", "cuda"):
+        for compile in (False, True):
+            recipe = small_recipe(tmp_path, on_device=True, compile=compile)
+            batches.prepare_batches(recipe, data, BadImages(), World(0, 1, 1, torch.device(device)))
+    assert asked == [False, False, False, True]
 
 
 def test_every_epoch_seed_and_repeat_looks_different(split):
@@ -267,11 +268,10 @@ def test_images_of_one_size_keep_it_for_the_random_resized_crop(make):
     assert found.batch([(0, 1, 0)])[0].shape == (1, 3, SIZE, SIZE)
 
 
-def held(split, device="cpu", settings=PAD, compile=False):
+def held(split, device="cpu", settings=PAD, compiled=False):
     data = ImageData("noise", tuple("abcde"), split, split_of(pictures(10)))
-    recipe = Recipe(Data(data="x", image_size=SIZE), settings, Model(compile=compile))
     order = EpochOrder(len(split), 0, 4, 4, world=2)
-    return hold_on_device(data, recipe, order, EvaluationCrop(SIZE, 1.0), torch.device(device), BadImages())
+    return hold_on_device(data, settings, order, EvaluationCrop(SIZE, 1.0), torch.device(device), BadImages(), compiled)
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(split, monkeypatch):

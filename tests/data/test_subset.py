@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transmix.data.dataset import DataError, Split, UnreadableImageError
+from transmix.data.settings import Data
 from transmix.data.source import load_data
 from transmix.data.subset import choose
-from transmix.recipes.settings import Data
 
 
 class Decodes:

@@ -17,9 +17,9 @@ from transmix.data.augment import TrainingAugmentation
 from transmix.data.dataset import DataError
 from transmix.data.loader import TrainingSamples, training_loader
 from transmix.data.order import EpochOrder
+from transmix.data.settings import Augmentation
 from transmix.data.source import open_data
 from transmix.data.tar_shards import holds_tar_shards, read_tar_shards
-from transmix.recipes.settings import Augmentation
 from transmix.training.loop import train
 
 

@@ -21,7 +21,7 @@ from transmix.data.decode import decode_image, image_size
 from transmix.data.folder import read_folder
 from transmix.data.grey import EACH_IMAGE
 from transmix.data.grey_range import with_grey
-from transmix.recipes.settings import Augmentation
+from transmix.data.settings import Augmentation
 
 H, W = 6, 8
 rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from transmix.evaluation import attention_quality as quality
 from transmix.evaluation import localisation as loc
 from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings, load_suite
-from transmix.mixing.labels import mask_on_patches
+from transmix.labels.patches import mask_on_patches
 from transmix.visual.viewed import Cover
 
 HEIGHT, WIDTH, PATCH = 16, 24, 4

@@ -15,7 +15,8 @@ import transmix
 from transmix.cli import main
 from transmix.cli.evaluate import print_scores
 from transmix.evaluation import label_truth
-from transmix.evaluation.suites import SUITES, Settings, SuiteName, load_suite, run_suites
+from transmix.evaluation.suites import SUITES, Settings, load_suite, run_suites
+from transmix.plugins import UnknownNameError
 
 OURS = ("calibration", "occlusion", "shuffle", "shifts")
 """Those that need no masks."""
@@ -36,7 +37,7 @@ def folders(tmp_path_factory, write_folders):
 def weights(folders, small_vit):
     """A weights file as a run writes it, which says what it holds."""
     from transmix.models.build import build_model
-    from transmix.recipes.settings import Model
+    from transmix.models.settings import Model
 
     options = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
     torch.manual_seed(0)
@@ -60,8 +61,10 @@ def all_suites(weights, out):
     return command(weights, "--suite", *OURS, *shifted, "--out", out)
 
 
-def test_the_table_and_the_option_name_the_same_suites_and_each_of_ours_is_there():
-    assert set(SuiteName.__args__) == {*SUITES, "all"}
+def test_each_of_ours_is_in_the_table_and_a_typo_is_answered():
+    with pytest.raises(UnknownNameError, match="no suite is called 'oclusion'; did you mean occlusion"):
+        load_suite("oclusion")
+    assert {*OURS} <= {*SUITES}
     assert all(callable(load_suite(name)) for name in OURS)
 
 

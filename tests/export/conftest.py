@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from transmix.cli import main
-from transmix.export.trained import Trained
 from transmix.export.write import PACKAGES
 from transmix.models.build import build_model
+from transmix.runs.trained import Trained
 from transmix.runs.weights import RunWeights
 from transmix.training.loop import train
 

@@ -17,10 +17,10 @@ from transmix.data.augment import EvaluationCrop
 from transmix.evaluation.subject import open_subject
 from transmix.export.load import load_export
 from transmix.export.onnx import OPSET, open_onnx
-from transmix.export.trained import open_trained
 from transmix.export.write import PACKAGES, write_export
 from transmix.models.build import normaliser
 from transmix.runs.folder import read_best_step
+from transmix.runs.trained import open_trained
 
 
 def by_arguments(folder):

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from transmix.cli import main
 from transmix.export.error import ExportError
 from transmix.export.load import load_export
-from transmix.export.trained import open_trained
 from transmix.export.write import export_run, write_export
 from transmix.runs.checkpoint import CheckpointError
+from transmix.runs.trained import open_trained
 
 
 def complaint(capsys, *arguments):

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from transmix.cli import main
 from transmix.models.build import build_model, start_model
+from transmix.models.settings import Model
 from transmix.recipes import RecipeError, dump_recipe
-from transmix.recipes.settings import Model
 from transmix.training.loop import train
 
 OPTIONS = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}

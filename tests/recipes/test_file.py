@@ -183,10 +183,6 @@ def test_a_name_like_no_recipe_gives_all_names():
         ("augmentation: {mean: 0.5}", "augmentation.mean must be a list of 3 numbers, not 0.5"),
         ("augmentation: {mean: abc}", "augmentation.mean must be a list of 3 numbers, not 'abc'"),
         ("optimization: {betas: [0.9, x]}", "optimization.betas must be a number, not 'x'"),
-        (
-            "mixing: {mix: cutmixup}",
-            "mixing.mix must be one of none, mixup, cutmix, mixup+cutmix, transmix, not 'cutmixup'",
-        ),
         ("mixing: {loss: }", "mixing.loss must be one of cross-entropy, bce, not None"),
         ("model: {amp: [bf16]}", "model.amp must be one of none, bf16, fp16, not ['bf16']"),
         ("model: {model_options: tiny}", "model.model_options must be settings (name: value), not 'tiny'"),
@@ -315,7 +311,8 @@ def test_counts_must_be_at_least_one(name):
         ),
         ("smoothing must lie in [0, 1), not 1.0", {"smoothing": 1.0}, {"smoothing": 0.0}),
         ("smoothing must lie in [0, 1), not -0.1", {"smoothing": -0.1}, {"smoothing": 0.9}),
-        ("mix_prob is a probability, not 1.5", {"mix_prob": 1.5}, {"mix_prob": 1.0}),
+        ("mix_start must be at least 0, not -1", {"mix_start": -1}, {"mix_start": 299}),
+        ("prob is a probability, not 1.5", {"prob": 1.5}, {"prob": 1.0}),
         ("switch_prob is a probability, not -0.5", {"switch_prob": -0.5}, {"switch_prob": 1.0}),
         ("switch_prob is a probability, not nan", {"switch_prob": float("nan")}, {"switch_prob": 0.1}),
         ("eval_crop is a fraction in (0, 1], not 0.0", {"eval_crop": 0.0}, {"eval_crop": 1.0}),
@@ -335,11 +332,13 @@ def test_settings_that_contradict_each_other_are_refused(message, wrong, right):
 @pytest.mark.parametrize(
     ("reason", "changes"),
     [
-        ("cutmix_alpha 0 draws no box", {"cutmix_alpha": 0.0}),
-        ("switch_prob 0 makes every mixed batch Mixup, which has no box", {"switch_prob": 0.0}),
-        ("mix_prob 0 mixes no batch", {"mix_prob": 0.0}),
+        ("without CutMix (cutmix_alpha 0) no image has a box", {"cutmix_alpha": 0.0}),
+        ("with switch_prob 0 every mixed batch is Mixup, which has no box", {"switch_prob": 0.0}),
+        ("prob 0 mixes no batch", {"prob": 0.0}),
         ("mix_epochs 0 mixes no batch", {"mix_epochs": 0}),
-        ("attention_weight 0 leaves the label to the area", {"attention_weight": 0.0}),
+        ("mix_start 3 leaves none of 3 epochs to mix in", {"mix_start": 3, "epochs": 3, "warmup_epochs": 0.0}),
+        ("mix_start 4 leaves none of 2 epochs to mix in", {"mix_start": 4, "mix_epochs": 2}),
+        ("weight 0 leaves the label to the area", {"labels_options": {"weight": 0.0}}),
         (
             "bce_threshold makes targets 0 or 1, so how much of a label each image gets is lost",
             {"bce_threshold": 0.0, "loss": "bce"},
@@ -347,7 +346,7 @@ def test_settings_that_contradict_each_other_are_refused(message, wrong, right):
     ],
 )
 def test_settings_under_which_transmix_would_change_nothing_are_refused(reason, changes):
-    remedy = "Change that, or train with another --mix"
+    remedy = "Change that, or train with other --labels (or --mix)"
     refused(f"TransMix would change nothing here: {reason}. {remedy}", mix="transmix", **changes)
     check_recipe(changed(mix="mixup+cutmix", **changes))
 
@@ -364,7 +363,9 @@ def test_changed_settings_are_listed_old_and_new():
     after = changed(lr=2e-3, mix="transmix", betas=(0.9, 0.95), model_options={"depth": 3})
     assert changed_settings(before, after) == [
         "model_options: {} -> {'depth': 3}",
-        "mix: cutmix -> transmix",
+        "mix: cutmix -> mixup+cutmix",
+        "labels: area -> attention",
+        "labels_options: {} -> {'weight': 0.5, 'downsample': 'nearest'}",
         "lr: 0.001 -> 0.002",
         "betas: (0.9, 0.999) -> (0.9, 0.95)",
     ]

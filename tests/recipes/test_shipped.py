@@ -13,6 +13,7 @@ def test_the_recipes():
         "cifar100_deit_tiny",
         "cifar100_small",
         "digits",
+        "digits32",
         "imagenet_deit_base",
         "imagenet_deit_base_reference",
         "imagenet_deit_small",

@@ -1,5 +1,7 @@
 """What training reports are plain means over what was added since the last read."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,12 +22,13 @@ EMPTY = [None, None]
 def boxed(rows, rule="attention"):
     """A batch whose rows have these boxes, the label weighed by area and attention."""
     mask = torch.zeros(len(rows), HEIGHT, WIDTH, dtype=torch.bool)
-    lam_area, lam = torch.ones(len(rows)), torch.ones(len(rows))
+    lam_area, lam, alone = torch.ones(len(rows)), torch.ones(len(rows)), torch.ones(len(rows))
     for row, box in enumerate(rows):
         if box is not None:
             area, share = box
             mask[row].view(-1)[: int(area * HEIGHT * WIDTH)] = True
             lam_area[row] = 1 - area
+            alone[row] = 1 - share
             lam[row] = 1 - (WEIGHT * share + (1 - WEIGHT) * area) if rule == "attention" else 1 - area
     return Mixed(
         torch.zeros(len(rows), 3, HEIGHT, WIDTH),
@@ -35,6 +38,7 @@ def boxed(rows, rule="attention"):
         lam_area,
         mask,
         rule,
+        lam_evidence=alone if rule == "attention" else None,
     )
 
 
@@ -45,7 +49,7 @@ def blended(count, rule="attention"):
 
 
 def meter_of(batches):
-    meter = Meter(ALONE.device, WEIGHT)
+    meter = Meter(ALONE.device)
     for loss, accuracy, mixed in batches:
         meter.add(torch.tensor(loss), torch.tensor(accuracy), mixed)
     return meter
@@ -73,7 +77,7 @@ def test_means_are_those_of_a_plain_loop_over_batches_and_boxes():
 
 def test_one_box_for_the_whole_batch_counts_for_every_row():
     mixed = boxed(BATCH)
-    one_box = Mixed(mixed.images, mixed.labels, mixed.partner, mixed.lam, mixed.lam_area, mixed.mask[:1], mixed.rule)
+    one_box = replace(mixed, mask=mixed.mask[:1])
     batches = [(1.0, 0.5, one_box)]
     assert meter_of(batches).read(ALONE) == pytest.approx(oracle(batches, BATCH), abs=1e-6)
 

@@ -68,6 +68,14 @@ def test_the_log_has_every_read_and_every_epoch_and_the_csv_agrees(finished):
     assert any("label_shift" in row for row in epochs)
 
 
+@pytest.mark.parametrize(("start", "mixed"), [(0, [True, True]), (1, [False, True])])
+def test_mixing_begins_after_the_epochs_of_mix_start(images, small_recipe, tmp_path, start, mixed):
+    boxes = {"mixup_alpha": 0.0, "prob": 1.0}
+    train(small_recipe(images, mix_start=start, **boxes), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert ["label_shift" in row for row in rows if row["kind"] == "epoch"] == mixed
+
+
 def test_an_epochs_loss_is_the_mean_over_its_steps(finished):
     folder, _, _ = finished
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -311,7 +319,7 @@ def test_compiled_checkpointed_channels_last_training_gives_plain_weight_names(i
 
 
 def test_layer_decay_and_binary_cross_entropy_and_tensorboard_work_together(images, small_recipe, tmp_path):
-    changes = {"layer_decay": 0.7, "loss": "bce", "tensorboard": True, "max_steps": 3, "mix_mode": "elem"}
+    changes = {"layer_decay": 0.7, "loss": "bce", "tensorboard": True, "max_steps": 3, "mode": "elem"}
     train(small_recipe(images, **changes), tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 

@@ -31,8 +31,8 @@ from transmix.data.order import EpochOrder
 from transmix.distributed import World, start, wrap
 from transmix.evaluation.evaluate import evaluate
 from transmix.models.build import build_model, normaliser
+from transmix.models.settings import Model
 from transmix.recipes import dump_recipe, load_recipe
-from transmix.recipes.settings import Model
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, optimizer_tensors
 from transmix.training import batches as loading
 from transmix.training import loop, sharding, step, stopping
@@ -552,11 +552,11 @@ def test_every_process_gets_as_many_batches_and_every_image_counts_once(batch, w
     uneven = 0
     for count in range(1, 14):
         split, crop = a_split(count), EvaluationCrop(16, 1.0)
-        shares = [list(evaluation_batches(split, crop, batch, 0, False, r, world, even=True)) for r in range(world)]
+        shares = [list(evaluation_batches(split, crop, batch, 0, False, (r, world), even=True)) for r in range(world)]
         assert len({len(share) for share in shares}) == 1
         counted = [len(rows) if valid is None else int(valid.sum()) for share in shares for _, rows, valid in share]
         assert sum(counted) == count
-        plain = [list(evaluation_batches(split, crop, batch, 0, False, r, world)) for r in range(world)]
+        plain = [list(evaluation_batches(split, crop, batch, 0, False, (r, world))) for r in range(world)]
         uneven += len({len(share) for share in plain}) > 1
     assert (uneven > 0) == (world > 1)  # without padding some process would wait for ever
 

@@ -12,7 +12,8 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
-from transmix.mixing import Mixed, attention_labels
+from transmix.labels.attention import attention_labels
+from transmix.mixing import Mixed
 from transmix.visual.mixed_batch import choose_rows, draw_mixed_batch, label_shares, mixed_batch_figure
 from transmix.visual.overlay import attention_map, attention_overlay, box_of, mask_edges
 from transmix.visual.page import shorten, text_width
@@ -109,9 +110,8 @@ def test_a_sample_without_a_box_has_one_share():
 def test_drawn_bars_and_percentages_are_the_shares():
     mixed, attention, base = cutmix_batch()
     _, bars = panels(mixed_batch_figure(mixed, attention, GRID, NAMES, base_images=base))
-    alone = attention_labels(mixed, attention, grid=GRID, weight=1.0)
     for axes, row in zip(bars, choose_rows(mixed, 6), strict=True):
-        shares = label_shares(mixed, row, alone)
+        shares = label_shares(mixed, row)
         drawn = bar_shares(axes)
         assert np.array(drawn) == pytest.approx(np.array([(s.own, s.partner) for s in shares]), abs=1e-6)
         texts = [text.get_text() for text in axes.texts]

@@ -24,17 +24,20 @@ BOX_MOVED = ("stage", "typing", "leaving")
 log = logging.getLogger("transmix.app")
 
 
+HOW: dict[str, Any] = {
+    "show_progress": "hidden",
+    "trigger_mode": "always_last",  # while an answer is on its way, of all that happens only the last is asked
+    "concurrency_id": "answer",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+}
+"""How every event is listened to."""
+
+
 def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: Watched, device: str) -> None:
     """Connect the components of a page, by name, to what they do."""
     inputs = {parts[name] for name in ASKED}
     outputs = [part for name, part in parts.items() if name not in ("swap", "examples")]
-    how: dict[str, Any] = {
-        "show_progress": "hidden",
-        "trigger_mode": "always_last",  # while an answer is on its way, of all that happens only the last is asked
-        "concurrency_id": "answer",
-        "concurrency_limit": 1,
-        "api_visibility": "private",
-    }
 
     def respond(held: Mapping[Any, Any], moved: str, refused: str = "", **changes: Any) -> dict[Any, Any]:
         """Answer, with `changes` over what the components hold, and bring them in step."""
@@ -52,7 +55,7 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
         def listen(held: dict[Any, Any]) -> dict[Any, Any]:
             return respond(held, moved, **changes)
 
-        event(listen, inputs, outputs, **how)
+        event(listen, inputs, outputs, **HOW)
 
     def drag(held: dict[Any, Any]) -> dict[Any, Any]:
         top, left, bottom, right = held[parts["stage"]]["box"]
@@ -70,9 +73,9 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
             return respond(held, "images", **{name: str(path)})
 
         # of what waits Gradio keeps the newest values but the oldest event, and the file comes with the event
-        parts[f"{name}_field"].upload(give, inputs, outputs, **how | {"trigger_mode": "multiple"})
+        parts[f"{name}_field"].upload(give, inputs, outputs, **HOW | {"trigger_mode": "multiple"})
 
-    parts["stage"].input(drag, inputs, outputs, **how)
+    parts["stage"].input(drag, inputs, outputs, **HOW)
     on(parts["ratio"].input, "ratio")
     for side in SIDES:
         on(parts[side].input, "typing")
@@ -83,7 +86,7 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
     for name in ("own", "partner"):
         on_upload(name)
         on(parts[f"{name}_field"].clear, "images", **{name: None})
-    parts["swap"].click(swap, inputs, outputs, **how)
+    parts["swap"].click(swap, inputs, outputs, **HOW)
     samples = dict(zip(("own", "partner"), (str(sample(name)) for name in SAMPLES), strict=True))
     on(parts["examples"].click, "images", **samples)
     on(page.load, "images")

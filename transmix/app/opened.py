@@ -12,7 +12,8 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
 from transmix.data.augment import EvaluationCrop
 from transmix.data.grey import GreyRange
-from transmix.recipes.settings import Mixing, check_grey_range
+from transmix.recipes.check import check_grey_range
+from transmix.recipes.settings import Mixing
 from transmix.runs.folder import read_classes
 from transmix.visual.viewed import Viewed, open_viewed
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from transmix.attention import attention_maps
 from transmix.data.grey import Grey
-from transmix.mixing import Mixed, attention_labels, mixup
+from transmix.labels.attention import attention_labels
+from transmix.labels.patches import mask_on_patches
+from transmix.mixing import Mixed, mixup
 from transmix.mixing.box import Box, box_area
-from transmix.mixing.labels import mask_on_patches
 from transmix.models.build import normaliser
 from transmix.visual.boxes import Boxed, paste
 from transmix.visual.look import layer_rows, look

@@ -1,6 +1,7 @@
 """Whole attention maps, for figures and studies: explicit, in evaluation mode, slow; training reads one row instead."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,20 +41,28 @@ def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterabl
         >>> last = attention_maps(model, images, layers=-1)[0][:, :, 0]  # (B, G, N): of the class token
     """
     bare = unwrap(model)
-    training = {module: module.training for module in bare.modules()}
     maps = _Maps(len(images))
-    hooks = [module.register_forward_pre_hook(maps.enter) for module in training]
-    hooks += [module.register_forward_hook(maps.leave, always_call=True) for module in training]
-    bare.eval()
+    hooks = [module.register_forward_pre_hook(maps.enter) for module in bare.modules()]
+    hooks += [module.register_forward_hook(maps.leave, always_call=True) for module in bare.modules()]
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), maps:
+        with eval_mode(bare), torch.no_grad(), torch.compiler.set_stance("force_eager"), maps:
             bare(images)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     return _chosen(maps.kept, layers, type(bare).__name__)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and each back in its own after: what was frozen stays frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _chosen(maps: list[Tensor], layers: str | int | Iterable[int], kind: str) -> list[Tensor]:

@@ -89,8 +89,7 @@ def weights_of_multi_head_attention(
     """
     if any(extra is not None for extra in (bias_k, static_k, key_padding_mask)) or add_zero_attn or query.ndim != 3:
         raise AttentionError(
-            "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or unbatched input "
-            "cannot be read"
+            "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or no batch cannot be read"
         )
     with torch.no_grad(), _without_autocast(query.device):
         width = query.shape[-1]

@@ -4,20 +4,21 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from transmix.cli.options import parse
+from transmix.cli.options import given_options, in_new_words, parse
 from transmix.cli.train import DEFAULT_RECIPE, recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.draws import NO_TWIN
-from transmix.compare.train import has_label_twin, places, plan, train_missing
+from transmix.compare.train import lacks_twin, places, plan, train_missing
 from transmix.compare.write import tables
 from transmix.printable import printable
 from transmix.recipes import Recipe, RecipeError, load_recipe
+from transmix.recipes.mixing import apart
 from transmix.runs.error import RunError
 
 
@@ -39,7 +40,9 @@ class CompareRuns:
 
 @dataclass(frozen=True)
 class TrainAndCompare:
-    """Train a recipe with each of several mixes and seeds, then compare: --mix MIX MIX ... --seeds N.
+    """Train a recipe with each of several mixes, labels and seeds, then compare.
+
+    --mix MIX MIX ... --labels RULE RULE ... --seeds N; without --labels each mix has the labels that are its own.
 
     What OUT holds already is taken or gone on with, so that the same command goes on after a stop. Any setting of
     transmix train can be given and holds for all runs.
@@ -60,8 +63,9 @@ class TrainAndCompare:
 
 def main(arguments: list[str]) -> int:
     """Parse the command line, train what is missing if mixes are named, compare, write, and print the table."""
-    mixes, rest = take_mixes(arguments)
-    if mixes is None:
+    mixes, rest = take_words(in_new_words(arguments), "--mix")
+    labels, rest = take_words(rest, "--labels")
+    if mixes is None and labels is None:
         asked = parse(CompareRuns, "compare", arguments)
         if asked.out.suffix != ".html":
             raise RecipeError(f"--out is the page to write and ends in .html, got {asked.out}")
@@ -69,32 +73,34 @@ def main(arguments: list[str]) -> int:
         return 0
     recipe = load_recipe(recipe_name(rest) if rest else DEFAULT_RECIPE)
     trained = parse(TrainAndCompare, "compare --mix ...", rest, TrainAndCompare(settings=recipe))
-    return _train_and_compare(mixes, trained, recipe, arguments)
+    return _train_and_compare(mixes, labels, trained, recipe, arguments)
 
 
-def take_mixes(arguments: Sequence[str]) -> tuple[list[str] | None, list[str]]:
-    """Return the words after --mix, up to the next option, and all others; None if there is no --mix."""
-    if not any(word == "--mix" or word.startswith("--mix=") for word in arguments):
+def take_words(arguments: Sequence[str], option: str) -> tuple[list[str] | None, list[str]]:
+    """Return the words after an option, up to the next option, and all others; None if it is not there."""
+    if not any(word == option or word.startswith(f"{option}=") for word in arguments):
         return None, list(arguments)
-    mixes, rest, taking = [], [], False
+    taken, rest, taking = [], [], False
     for word in arguments:
-        if word == "--mix" or word.startswith("--mix="):
+        if word == option or word.startswith(f"{option}="):
             taking = True
-            mixes += [word.partition("=")[2]] if "=" in word else []
+            taken += [word.partition("=")[2]] if "=" in word else []
         elif taking and not word.startswith("-"):
-            mixes.append(word)
+            taken.append(word)
         else:
             taking = False
             rest.append(word)
-    return mixes, rest
+    return taken, rest
 
 
-def _train_and_compare(mixes: list[str], asked: TrainAndCompare, base: Recipe, arguments: list[str]) -> int:
-    known = ("none", "mixup", "cutmix", "mixup+cutmix", "transmix")
-    if unknown := [mix for mix in mixes if mix not in known]:
-        raise RecipeError(f"--mix has no {unknown[0]!r}; it takes some of {', '.join(known)}")
-    if not mixes:
+def _train_and_compare(
+    mixes: list[str] | None, labels: list[str] | None, asked: TrainAndCompare, base: Recipe, arguments: list[str]
+) -> int:
+    if mixes == []:
         raise RecipeError("--mix names no mix; for instance --mix cutmix transmix")
+    if labels == []:
+        raise RecipeError("--labels names no rule; for instance --labels area attention")
+    mixes = [apart(base.mixing.mix, None)[0]] if mixes is None else mixes
     if asked.settings.run.seed != base.run.seed:
         raise RecipeError("give --seeds N, the number of seeds, instead of --seed")
     if asked.settings.run.max_steps is not None:
@@ -102,12 +108,9 @@ def _train_and_compare(mixes: list[str], asked: TrainAndCompare, base: Recipe, a
     folder = asked.out or Path("runs") / f"compare-{Path(asked.recipe).stem}"
     if folder.suffix in (".html", ".json", ".md"):
         raise RecipeError(f"--out is a folder where runs are trained, got {folder}; the page is compare.html in it")
-    model = asked.settings.model
-    options = base.model.model_options | model.model_options  # as transmix train does
-    options = {name: value for name, value in options.items() if value is not None}
-    recipe, slots = places(replace(asked.settings, model=replace(model, model_options=options)), asked.at_once)
-    planned = plan(recipe, mixes, asked.seeds)
-    if "transmix" in mixes and not has_label_twin(mixes, recipe):
+    recipe, slots = places(given_options(base, asked.settings), asked.at_once)
+    planned = plan(recipe, mixes, asked.seeds, labels or ())
+    if lacks_twin(planned.values()):
         print(f"note: {NO_TWIN}", flush=True)
     outcome = train_missing(planned, folder, slots)
     if outcome.signal:
@@ -118,7 +121,8 @@ def _train_and_compare(mixes: list[str], asked: TrainAndCompare, base: Recipe, a
             128 + outcome.signal,
         )
     runs = [folder / name for name in planned if (folder / name / "recipe.yaml").exists()]
-    in_order = sorted(runs, key=lambda run: mixes.index(run.name.rpartition("-seed")[0]))
+    names_in_order = list(dict.fromkeys(name.rpartition("-seed")[0] for name in planned))
+    in_order = sorted(runs, key=lambda run: names_in_order.index(run.name.rpartition("-seed")[0]))
     names = ", ".join(outcome.failed)
     failed = f"{len(outcome.failed)} of {len(planned)} runs failed: {names}; the same command tries again"
     try:

@@ -11,7 +11,7 @@ from transmix.cli.options import parse
 from transmix.data.dataset import DataError
 from transmix.doctor import examine
 from transmix.doctor.report import as_json, as_text
-from transmix.recipes.settings import check_grey_range
+from transmix.recipes.check import check_grey_range
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad import BadImages
 from transmix.data.dataset import listing
+from transmix.evaluation.metrics import added_metrics
 from transmix.evaluation.subject import evaluate_models, open_models, open_subject
-from transmix.evaluation.suites import Settings, SuiteName, run_suites
+from transmix.evaluation.suites import Settings, run_suites
 from transmix.printable import printable
 from transmix.recipes import RecipeError
 from transmix.runs.weights import ema_is_far_below, gap
@@ -27,11 +28,11 @@ class Evaluate:
 
     target: Annotated[str, tyro.conf.Positional]
     """A run folder; a .safetensors file; or the name of a timm model, whose published weights are used."""
-    suite: tuple[SuiteName, ...] = ()
+    suite: tuple[str, ...] = ()
     """Measure these too. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion: accuracy
     without some of the patches; shuffle: accuracy with patches in other places; shifts: images of --shift-data and
     --outlier-data; attention-quality: what the class token looks at; label-truth: mixed labels against masks; all:
-    those that apply."""
+    those that apply. Installed packages may add more."""
     data: str | None = None
     """Data set to evaluate on, its validation split; a run's own if not given. Classes are matched by name."""
     checkpoint: Literal["last", "best"] = "last"
@@ -128,11 +129,16 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
 def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) -> None:
     """Print one column per set of weights, then the classes that are recognised worst."""
     print(" " * 20 + "".join(f"{name:>10}" for name in scores))
+    added = [
+        (name, f"{one.label} ({one.unit})" if one.unit else one.label, one.factor)
+        for name, one in added_metrics().items()
+    ]
     for metric, label, factor in (
         ("top1", "top-1 (%)", 100),
         ("top5", "top-5 (%)", 100),
         ("loss", "loss", 1),
         ("calibration_error", "calibration error (%)", 100),
+        *added,
         ("images", "images", 1),
     ):
         cells = (f"{factor * found[metric]:>10.{0 if metric == 'images' else 2}f}" for found in scores.values())

@@ -3,13 +3,15 @@
 import contextlib
 import io
 import re
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import tyro
 import yaml
 
-from transmix.recipes import RecipeError
-from transmix.recipes.settings import Option
+from transmix.models.settings import Option
+from transmix.recipes import Recipe, RecipeError
+from transmix.recipes.file import NOW_OPTIONS, RENAMED
 
 Options = TypeVar("Options")
 
@@ -38,6 +40,49 @@ def parse(kind: type[Options], verb: str, arguments: list[str], default: Options
         if not stop.code:
             raise
         raise RecipeError(f"{_one_line(complaint.getvalue())}; see transmix {verb} --help") from None
+
+
+def in_new_words(arguments: list[str]) -> list[str]:
+    """Return a command line in the names that settings have today.
+
+    What is a setting of the label rule now goes to --labels-options.
+    """
+    words, options, taken = [], [], iter(arguments)
+    for word in taken:
+        name, equals, value = word.partition("=")
+        key = name.removeprefix("--").replace("-", "_")
+        if name.startswith("--") and key in NOW_OPTIONS:
+            options.append(f"{NOW_OPTIONS[key]}={value if equals else next(taken, '')}")
+        elif name.startswith("--") and key in RENAMED:
+            words.append(f"--{RENAMED[key].replace('_', '-')}{equals}{value}")
+        else:
+            words.append(word)
+    if not options:
+        return words
+    place = next((at for at, word in enumerate(words) if word in ("--labels-options", "--labels_options")), None)
+    if place is None:
+        return [*words, "--labels-options", *options]
+    return [*words[: place + 1], *options, *words[place + 1 :]]
+
+
+def given_options(base: Recipe, given: Recipe) -> Recipe:
+    """Return a recipe whose NAME=VALUE settings are those of `base` with those given over them.
+
+    NAME= takes one away.
+    """
+
+    def over(before: dict[str, Option], after: dict[str, Option]) -> dict[str, Option]:
+        return {name: value for name, value in (before | after).items() if value is not None}
+
+    old, new = base.mixing, given.mixing
+    mixing = replace(
+        new,
+        mix_options=over(old.mix_options, new.mix_options),
+        mix_weights=over(old.mix_weights, new.mix_weights),
+        labels_options=over(old.labels_options, new.labels_options),
+    )
+    model = replace(given.model, model_options=over(base.model.model_options, given.model.model_options))
+    return replace(given, mixing=mixing, model=model)
 
 
 def _one_line(box: str) -> str:

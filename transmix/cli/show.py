@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.loader import choose_workers, evaluation_batches
+from transmix.labels.attention import AttentionLabels
 from transmix.mixing.box import check_box
 from transmix.models.build import normaliser
 from transmix.recipes import RecipeError
+from transmix.recipes.mixing import build_rule
 from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
 from transmix.visual.boxes import Boxed, draw_boxes, judge, most_disputed, pairs_of
 from transmix.visual.curves import curves_figure, read_curves
@@ -164,11 +166,12 @@ def _boxes(asked: Show, scene: _Scene, count: int) -> list[Boxed]:
 
 def _pairs(asked: Show, drawn: int, shown: int) -> Figure:
     scene = _scene(asked)
-    mixing = scene.viewed.mixing
-    judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=mixing.downsample)
+    rule = build_rule(scene.viewed.mixing)
+    rule = rule if isinstance(rule, AttentionLabels) else AttentionLabels()  # what would have been trained
+    judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=rule.downsample)
     positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
-    pairs = pairs_of(judged, positions, scene.image, scene.name, mixing.attention_weight)
-    notes = (f"TransMix trains {mixing.attention_weight:.0%} attention, {1 - mixing.attention_weight:.0%} area",)
+    pairs = pairs_of(judged, positions, scene.image, scene.name, rule.weight)
+    notes = (f"TransMix trains {rule.weight:.0%} attention, {1 - rule.weight:.0%} area",)
     if asked.what == "gallery":
         notes += (f"the {len(pairs)} of {drawn} boxes whose labels differ most",)
     return pairs_figure(pairs, judged.grid, width=asked.width, mask=asked.what == "pair", notes=notes)

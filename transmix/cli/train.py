@@ -1,12 +1,12 @@
 """transmix train: a recipe, with settings from the command line over it, to a run folder."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from transmix.cli.options import parse
+from transmix.cli.options import given_options, in_new_words, parse
 from transmix.recipes import Recipe, load_recipe
 from transmix.training.loop import train
 
@@ -29,12 +29,16 @@ class Train:
 def main(arguments: list[str]) -> None:
     """Parse the command line and train."""
     recipe = load_recipe(recipe_name(arguments))
-    parsed = parse(Train, "train", arguments, Train(out=tyro.MISSING, settings=recipe))
-    model = parsed.settings.model
-    options = recipe.model.model_options | model.model_options  # options given are added to the recipe's
-    options = {name: value for name, value in options.items() if value is not None}
-    settings = replace(parsed.settings, model=replace(model, model_options=options))
-    train(settings, parsed.out, parsed.resume)
+    parsed = parse(Train, "train", in_new_words(arguments), Train(out=tyro.MISSING, settings=recipe))
+    settings = given_options(recipe, parsed.settings)
+    train(settings, parsed.out, parsed.resume, at_end=_report)
+
+
+def _report(run: Path) -> None:
+    """Write the page about a finished run."""
+    from transmix.report.run import write_report
+
+    print(f"report: {write_report(run)}", flush=True)
 
 
 def recipe_name(arguments: list[str]) -> str:

@@ -7,29 +7,21 @@ from transmix.compare.draws import LABEL_ONLY, NO_TWIN, Shared, say_shared, shar
 from transmix.compare.groups import Group, cautions, differing, group_runs
 from transmix.compare.read import Trained, number
 from transmix.compare.statistics import LEVEL, Difference, Mean, difference, holm, mean_of
+from transmix.evaluation import metrics
+from transmix.evaluation.metrics import Metric, added_metrics, in_log
 from transmix.runs.error import RunError
 from transmix.runs.weights import ema_is_far_below
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How a number is called and shown: multiplied by `factor`, with `decimals` and `unit`."""
-
-    label: str
-    factor: float = 1.0
-    decimals: int = 2
-    unit: str = ""
-
+MEASURED = {in_log(name): metric for name, metric in (metrics.METRICS | added_metrics()).items()}
 
 METRICS = {
-    "ema_top1": Metric("EMA top-1", 100, unit="%"),
-    "top1": Metric("top-1", 100, unit="%"),
-    "ema_top5": Metric("EMA top-5", 100, unit="%"),
-    "top5": Metric("top-5", 100, unit="%"),
-    "ema_val_loss": Metric("EMA NLL", 1, 3, "nats"),
-    "val_loss": Metric("NLL", 1, 3, "nats"),
-    "ema_calibration_error": Metric("EMA calibration error", 100, unit="%"),
-    "calibration_error": Metric("calibration error", 100, unit="%"),
+    name: metric
+    for of_weights, metric in MEASURED.items()
+    for name, metric in (
+        (f"ema_{of_weights}", replace(metric, label=f"EMA {metric.label}")),
+        (of_weights, metric),
+    )
+} | {
     "label_shift": Metric("label shift", 100, unit="%"),
     "seconds": Metric("training time", 1, 0, "s"),
     "images_per_second": Metric("images/s", 1, 0),
@@ -146,15 +138,15 @@ def compare_runs(runs: Sequence[Trained], baseline: str | None = None) -> Compar
         shared = shared_draws(group.runs[0], other.runs[0])
         present = {name: value for name, value in scores.items() if value is not None}
         compared.append(Compared(group.name, other.name, present, shared, None, ""))
-    by_attention = {group.name for group in groups if group.runs[0].settings["mix"] == "transmix"}
-    if by_attention and not any(one.group in by_attention and one.shared.all for one in compared):
+    by_rule = {group.name for group in groups if group.runs[0].settings["labels"] != "area"}
+    if by_rule and not any(one.group in by_rule and one.shared.all for one in compared):
         notes.append(NO_TWIN)
     return Comparison(groups, base.name, score, known, means, _judged(compared, score), tuple(notes))
 
 
 def _baseline(groups: Sequence[Group], name: str | None) -> Group:
     if name is None:
-        return next((group for group in groups if group.runs[0].settings["mix"] == "cutmix"), groups[0])
+        return next((group for group in groups if group.runs[0].title == "cutmix"), groups[0])
     for group in groups:
         if group.name == name:
             return group
@@ -162,14 +154,15 @@ def _baseline(groups: Sequence[Group], name: str | None) -> Group:
 
 
 def _pairs(groups: Sequence[Group], base: Group) -> list[tuple[Group, Group]]:
-    """Return each group with the baseline, and TransMix with what differs from it in the label alone."""
+    """Return each group with the baseline, and each with those that differ from it in the label alone."""
     pairs = [(group, base) for group in groups if group is not base]
     for group in groups:
         for other in groups:
             first, second = group.runs[0], other.runs[0]
-            if first.settings["mix"] != "transmix" or second.settings["mix"] == "transmix":
+            if first.settings["labels"] in ("area", second.settings["labels"]):
                 continue
-            alone = set(differing([first, second])) <= LABEL_ONLY and shared_draws(first, second).all
+            ours = LABEL_ONLY | first.of_labels | second.of_labels
+            alone = set(differing([first, second])) <= ours and shared_draws(first, second).all
             if alone and (group, other) not in pairs and (other, group) not in pairs:
                 pairs.append((group, other))
     return pairs

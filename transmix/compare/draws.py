@@ -3,26 +3,28 @@
 What is drawn follows from (seed, step, micro-batch, process), so it is found out by drawing, not by reasoning about it.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from transmix.compare.groups import LEFT_OUT
 from transmix.compare.read import Trained
 from transmix.data.keyed import key
-from transmix.mixing.mixer import Draw
-from transmix.training.step import build_mixer
+from transmix.mixing.draw import Draw
+from transmix.recipes.mixing import build_mixer
+from transmix.recipes.settings import Mixing
 
 STEPS = 400
 """Draws that are looked at."""
 
-LABEL_ONLY = {"mix", "attention_weight", "downsample", "smoothing"}
-"""Settings that change labels and no image."""
+LABEL_ONLY = {"labels", "smoothing"}
+"""Settings that change labels and no image, beside those of the label rule."""
 
 NO_TWIN = (
     "No group differs from transmix in the label alone: transmix switches between Mixup and CutMix, which cutmix and "
     "mixup do not. mixup+cutmix with the same settings sees the same images; so does cutmix where mixup_alpha is 0 in "
     "both."
 )
-"""What is said where TransMix is compared without its twin."""
+"""What is said where labels by a rule are compared without their twin, the same mix with labels by area."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,15 @@ def shared_draws(one: Trained, other: Trained, steps: int = STEPS) -> Shared:
     rows_a, rows_b = _rows(one, one.seed, steps), _rows(other, one.seed, steps)
     pairs = list(zip(rows_a, rows_b, strict=False))
     boxes = [(a[1], b[1]) for a, b in pairs if a[1] is not None and b[1] is not None]
-    changed = {name for name, value in one.settings.items() if value != other.settings[name]} - LEFT_OUT
-    mixing = {"mixup_alpha", "cutmix_alpha", "mix_prob", "switch_prob", "mix_mode"}
+    names = one.settings.keys() | other.settings.keys()
+    changed = {name for name in names if one.settings.get(name) != other.settings.get(name)} - LEFT_OUT
+    mixing = {field.name for field in dataclasses.fields(Mixing)} - {"loss", "bce_threshold", "mix_start", "mix_epochs"}
     processes = one.environment.get("processes") == other.environment.get("processes")
     return Shared(
         same=sum(a == b for a, b in pairs) / len(pairs),
         boxes=len(boxes) / len(pairs),
         same_boxes=sum(a == b for a, b in boxes) / len(pairs),
-        alike=changed <= mixing | LABEL_ONLY and processes,
+        alike=changed <= mixing | LABEL_ONLY | one.of_labels | other.of_labels and processes,
     )
 
 
@@ -79,17 +82,23 @@ def say_shared(shared: Shared) -> str:
     return f"the same images before mixing, mixed alike {100 * shared.same:.0f} % of the time{boxes}"
 
 
-def _rows(run: Trained, seed: int, number: int) -> list[tuple[float, tuple | None]]:
-    """Return (lam, box) of the first rows that a run mixes; one stands for the batch where it is drawn once for it."""
+def _rows(run: Trained, seed: int, number: int) -> list[tuple]:
+    """Return (lam, box, source box, shape, partners) of the first rows that a run mixes.
+
+    One stands for the batch where it is drawn once for it.
+    """
     mixing, size = run.recipe.mixing, run.recipe.data.image_size
     mixer = build_mixer(mixing)
     mixer.enabled = mixing.mix != "none"
-    batch = 2 if mixing.mix_mode == "batch" else min(run.recipe.optimization.batch_size, number)
-    rows: list[tuple[float, tuple | None]] = []
+    batch = 2 if mixing.mode == "batch" else min(run.recipe.optimization.batch_size, number)
+    rows: list[tuple] = []
     step = 0
     while len(rows) < number:
         mixer.generator.manual_seed(key(seed, "mix", step, 0, 0))
         draw: Draw = mixer.draw(batch, size, size)
-        rows += list(zip(draw.lam, draw.boxes, strict=True))
+        nothing = (None,) * len(draw.lam)
+        sources, shapes = draw.source_boxes or nothing, draw.shapes or nothing
+        partners = (draw.partner,) * len(draw.lam)
+        rows += list(zip(draw.lam, draw.boxes, sources, shapes, partners, strict=True))
         step += 1
     return rows[:number]

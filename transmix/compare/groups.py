@@ -15,6 +15,9 @@ LEFT_OUT = (MAY_CHANGE - {"epochs"}) | {"seed"}
 """Settings that do not decide which group a run belongs to: the seed, and what does not change what is trained. (Of
 the data, `check_same_data` sees to it.)"""
 
+WAYS = ("mix", "labels")
+"""The settings that give a group its name, and that a comparison is about."""
+
 PACKAGES = ("transmix", "torch", "torchvision", "timm", "numpy", "pillow")
 MACHINE = ("device", "cores", "threads", "processes", "system", "python")
 
@@ -84,10 +87,14 @@ def check_same_data(runs: Sequence[Trained]) -> None:
 
 
 def differing(runs: Sequence[Trained]) -> list[str]:
-    """Return the names of the deciding settings in which runs differ, the mix first."""
+    """Return the names of the deciding settings in which runs differ, mix and labels first.
+
+    A setting that belongs to the label rule of some alone counts among these.
+    """
     settings = [_deciding(run) for run in runs]
-    names = [name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)]
-    return sorted(names, key=lambda name: name != "mix")
+    names = dict.fromkeys(name for one in settings for name in one)
+    differ = [name for name in names if len({repr(one[name]) for one in settings if name in one}) > 1]
+    return sorted(differ, key=lambda name: name not in WAYS)
 
 
 def cautions(groups: Sequence[Group]) -> list[str]:
@@ -95,8 +102,13 @@ def cautions(groups: Sequence[Group]) -> list[str]:
     found = []
     firsts = [group.runs[0] for group in groups]
     for name in differing(firsts):
-        if name != "mix":
-            values = _listed([run.settings[name] for run in firsts], [group.name for group in groups])
+        if name not in WAYS:
+            having = [
+                (run.settings[name], group.name)
+                for run, group in zip(firsts, groups, strict=True)
+                if name in run.settings
+            ]
+            values = _listed([value for value, _ in having], [title for _, title in having])
             found.append(f"Groups differ in more than the mix and the seed: {name} is {values}.")
     for group in groups:
         for run in group.runs:
@@ -152,8 +164,8 @@ def _deciding(run: Trained) -> dict[str, Any]:
 
 
 def _name(run: Trained, differ: Sequence[str]) -> str:
-    parts = [str(run.settings["mix"])] + [f"{name} {_short(run.settings[name])}" for name in differ if name != "mix"]
-    return ", ".join(parts)
+    own = [name for name in differ if name not in WAYS and name in run.settings]
+    return ", ".join([run.title] + [f"{name} {_short(run.settings[name])}" for name in own])
 
 
 def _short(value: Any) -> str:

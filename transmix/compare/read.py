@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transmix.recipes import Recipe
+from transmix.recipes.mixing import title
 from transmix.runs.disk import why
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_classes, read_recipe
@@ -43,9 +44,20 @@ class Trained:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Setting -> value, without the sections."""
+        """Setting -> value, without the sections; those of the label rule stand by themselves."""
         sections = dataclasses.asdict(self.recipe).values()
-        return {name: value for section in sections for name, value in section.items()}
+        found = {name: value for section in sections for name, value in section.items()}
+        return found | {f"labels {name}": value for name, value in found.pop("labels_options").items()}
+
+    @property
+    def of_labels(self) -> set[str]:
+        """Names of the settings of the label rule, as `settings` has them."""
+        return {f"labels {name}" for name in self.recipe.mixing.labels_options}
+
+    @property
+    def title(self) -> str:
+        """What its mix with its labels is called."""
+        return title(self.recipe.mixing.mix, self.recipe.mixing.labels)
 
     @property
     def seconds(self) -> float | None:

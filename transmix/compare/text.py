@@ -2,6 +2,7 @@
 
 from transmix.compare.comparison import METRICS, Compared, Comparison, Metric
 from transmix.compare.statistics import Difference, Mean
+from transmix.evaluation.metrics import added_metrics
 
 COLUMNS = {
     "ema_top1": ("ema_top1", "top1", "ema_top5", "ema_val_loss", "ema_calibration_error"),
@@ -15,7 +16,8 @@ ABSENT = "–"
 
 def columns(comparison: Comparison) -> list[str]:
     """Return the names of the metrics that tables show."""
-    return [name for name in (*COLUMNS[comparison.score], *ALWAYS) if name in comparison.metrics]
+    added = [name for name in METRICS if name.removeprefix("ema_") in added_metrics()]
+    return [name for name in (*COLUMNS[comparison.score], *added, *ALWAYS) if name in comparison.metrics]
 
 
 def heading(metric: Metric) -> str:
@@ -99,7 +101,7 @@ def reading_notes(comparison: Comparison) -> list[str]:
             f"Measured on {images:,} validation images: one run's {score} has a sampling error of about {error:.1f} "
             f"points by itself. Runs keep no record of which images they got right, so none is used."
         )
-    if runs and runs[0].settings["data"] == "digits":
+    if runs and runs[0].settings["data"] in ("digits", "digits48"):
         notes.append("With the built-in digits the seed draws images and split too, so the intervals cover these.")
     else:
         notes.append("All seeds see the same images: the intervals speak of these, not of others of their kind.")

@@ -1,15 +1,19 @@
 """The runs that a comparison is made of: several mixes and seeds of one recipe, trained where they are missing."""
 
+import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from transmix.compare.groups import LEFT_OUT
 from transmix.compare.read import number
 from transmix.compare.schedule import Outcome, Task, run_tasks
-from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe
+from transmix.models.settings import Option
+from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, resolved
+from transmix.recipes.mixing import build_mixer, find_rule, title
+from transmix.recipes.settings import Mixing
 from transmix.runs.disk import replace_file, why
 from transmix.runs.error import RunError
 from transmix.runs.folder import as_started, is_finished, read_recipe
@@ -19,35 +23,54 @@ PROGRAM = (sys.executable, "-m", "transmix")
 """What a run is trained by."""
 
 
-def plan(recipe: Recipe, mixes: Sequence[str], seeds: int) -> dict[str, Recipe]:
+def plan(recipe: Recipe, mixes: Sequence[str], seeds: int, labels: Sequence[str] = ()) -> dict[str, Recipe]:
     """Return what is to be trained: name of the run -> its recipe; seed by seed, so that pairs are complete early.
+
+    Args:
+        recipe: what all runs have in common.
+        mixes: the mixes.
+        seeds: how many seeds.
+        labels: with each of them; none: each mix with the labels that it has by itself.
 
     Raises:
         RecipeError: a mix twice, fewer than two runs, or settings that a mix contradicts.
     """
-    twice = sorted({mix for mix in mixes if mixes.count(mix) > 1})
-    if twice:
-        raise RecipeError(f"--mix has {', '.join(twice)} twice")
+    for option, asked in (("--mix", mixes), ("--labels", labels)):
+        if twice := sorted({one for one in asked if asked.count(one) > 1}):
+            raise RecipeError(f"{option} has {', '.join(twice)} twice")
     if seeds < 1:
         raise RecipeError(f"--seeds must be at least 1, not {seeds}")
-    if seeds * len(mixes) < 2:
-        raise RecipeError("one run is nothing to compare; name more mixes, or give more --seeds")
+    ways = [(mix, rule) for mix in mixes for rule in labels or (None,)]
+    if seeds * len(ways) < 2:
+        raise RecipeError("one run is nothing to compare; name more mixes or labels, or give more --seeds")
     planned = {}
     for seed in range(seeds):
-        for mix in mixes:
-            one = replace(
-                recipe,
-                mixing=replace(recipe.mixing, mix=mix),  # type: ignore[arg-type]
-                run=replace(recipe.run, seed=seed),
-            )
+        for mix, rule in ways:
+            mixing = replace(recipe.mixing, mix=mix, labels=rule)
+            mixing = replace(mixing, labels_options=_own_options(mixing))
+            one = replace(recipe, mixing=mixing, run=replace(recipe.run, seed=seed))
             check_recipe(one)
-            planned[f"{mix}-seed{seed}"] = one
+            name = mix if rule is None else title(resolved(one).mixing.mix, rule).replace(" ", "-")
+            if f"{name}-seed{seed}" in planned:
+                raise RecipeError(f"{name} is asked for twice, under two names; leave one out")
+            planned[f"{name}-seed{seed}"] = one
     return planned
 
 
-def has_label_twin(mixes: Sequence[str], recipe: Recipe) -> bool:
-    """Whether one of the mixes sees the same mixed images as TransMix, so that the label alone differs."""
-    return "mixup+cutmix" in mixes or ("cutmix" in mixes and recipe.mixing.mixup_alpha == 0)
+def _own_options(mixing: Mixing) -> dict[str, Option]:
+    """Return, of settings that are given for all runs, those that the label rule of this one has."""
+    has = [field.name for field in dataclasses.fields(find_rule(mixing))]
+    return {name: value for name, value in mixing.labels_options.items() if name in has}
+
+
+def lacks_twin(planned: Iterable[Recipe]) -> bool:
+    """Whether labels by a rule are among these without the same mixed images with labels by area."""
+    by_area, by_rule = [], []
+    for recipe in planned:
+        mixing = resolved(recipe).mixing
+        draws = build_mixer(mixing).methods, mixing.prob, mixing.mode, mixing.partner
+        (by_area if mixing.labels == "area" else by_rule).append(draws)
+    return any(draws not in by_area for draws in by_rule)
 
 
 def places(recipe: Recipe, at_once: int | None = None) -> tuple[Recipe, list[dict[str, str]]]:

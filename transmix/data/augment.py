@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from transmix.data.keyed import global_generators
-from transmix.recipes.settings import Augmentation
+from transmix.data.settings import Augmentation
 
 
 class TrainingAugmentation:

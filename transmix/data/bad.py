@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 from transmix.data.dataset import DataError, UnreadableImageError, printable, too_many
-from transmix.recipes.settings import Data
+from transmix.data.settings import Data
 
 LIST = "bad_images.txt"
 """The file in the run folder: an image and the reason a line, with a tab between; written by all processes."""

@@ -22,7 +22,7 @@ from transmix.data.hashed import (
     seed_keys,
     words,
 )
-from transmix.recipes.settings import Augmentation
+from transmix.data.settings import Augmentation
 
 TRIES = 10
 """So many rectangles are tried, here as in torchvision's crop and in timm's erasing."""

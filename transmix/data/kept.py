@@ -8,7 +8,7 @@ from torch import Tensor
 
 from transmix.data.bad import BadImages
 from transmix.data.dataset import Split, UnreadableImageError
-from transmix.recipes.settings import RecipeError
+from transmix.error import RecipeError
 
 PIECE = 1024
 """Images that go to the device at once."""

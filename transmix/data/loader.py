@@ -146,19 +146,20 @@ def evaluation_batches(
     batch: int,
     workers: int,
     pin: bool,
-    rank: int = 0,
-    world: int = 1,
+    share: tuple[int, int] = (0, 1),
     bad: BadImages | None = None,
     even: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yield this process's share of a split as (images, labels, valid), every image once over all processes.
 
+    `share` is (rank, number of processes).
     valid (b,) bool, on the CPU, is False for images that do not count and are black: those that could not be read, and
     with `even` what gives every process the same number of batches. None if there is none.
 
     Raises:
         DataError: if more images are bad than `bad` allows (None: any).
     """
+    rank, world = share
     mine = range(rank, len(split), world)
     batches = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
     samples = EvaluationSamples(split, crop)

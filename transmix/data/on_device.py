@@ -19,7 +19,8 @@ from transmix.data.dataset import ImageData, Split
 from transmix.data.kept import check_memory, keep, kept_size
 from transmix.data.loader import TrainingSamples
 from transmix.data.order import EpochOrder, SampleKey
-from transmix.recipes.settings import Augmentation, Recipe, RecipeError
+from transmix.data.settings import Augmentation
+from transmix.error import RecipeError
 
 BLOCK = 8192
 """Samples that are drawn for at once: the device is told of few large draws rather than of many small ones."""
@@ -166,11 +167,12 @@ class EvaluationImages:
 
 def hold_on_device(
     data: ImageData,
-    recipe: Recipe,
+    settings: Augmentation,
     order: EpochOrder,
     crop: EvaluationCrop,
     device: torch.device,
     bad: BadImages,
+    compiled: bool = False,
 ) -> tuple[TrainingBatchesOnDevice, EvaluationImages]:
     """Bring a run's images to its device: this process's training batches, and its share of the validation images.
 
@@ -180,10 +182,9 @@ def hold_on_device(
     """
     if device.type == "mps":
         raise RecipeError("on_device computes in float64, which mps does not have; leave --on-device out")
-    size, settings = recipe.data.image_size, recipe.augmentation
+    size = crop.size
     share = len(range(order.rank, len(data.val), order.world))
     check_memory(len(data.train), kept_size(data.train, settings.crop, size), share, size, device)
-    compiled = recipe.model.compile and device.type != "cpu"
-    train = TrainingImages(data.train, settings, size, recipe.run.seed, device, bad.limit, compiled)
+    train = TrainingImages(data.train, settings, size, order.seed, device, bad.limit, compiled)
     val = EvaluationImages(data.val, crop, device, order.rank, order.world, bad.limit)
     return TrainingBatchesOnDevice(train, order, bad), val

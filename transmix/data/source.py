@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from transmix import plugins
 from transmix.data.bad import allowed_bad
 from transmix.data.cifar import holds_cifar, read_cifar
 from transmix.data.cifar_python import holds_cifar_python, read_cifar_python
@@ -28,9 +29,9 @@ from transmix.data.parts import (
     chosen_on_test,
     left_unused,
 )
+from transmix.data.settings import Data
 from transmix.data.subset import choose
 from transmix.data.tar_shards import holds_shards_in_train, holds_tar_shards, read_tar_shards
-from transmix.recipes.settings import Data
 
 
 def _holds_class_folders(root: Path) -> bool:
@@ -62,6 +63,22 @@ LAYOUTS = {
 """The kinds of folder that can be read: for each, how it is recognised and what reads it."""
 
 
+def _digits(seed: int) -> ImageData:
+    from transmix.data.digits import digits_on_textures
+
+    return digits_on_textures(seed=seed)
+
+
+def _digits48(seed: int) -> ImageData:
+    from transmix.data.digits import digits_on_textures
+
+    return digits_on_textures(seed=seed, image_size=48, scale=(0.4, 0.65))
+
+
+SOURCES: dict[str, Callable[[int], ImageData]] = {"digits": _digits, "digits48": _digits48}
+"""Data sets that need no files: name -> (seed) -> images, labels and class names. Installed packages may add more."""
+
+
 def open_data(
     name_or_path: str | os.PathLike[str],
     *,
@@ -69,11 +86,12 @@ def open_data(
     download: str | os.PathLike[str] | None = None,
     choice: Choice = USUAL,
 ) -> ImageData:
-    """Open a data set by the name `digits` or by its folder, whose layout is recognised by what is in it.
+    """Open a data set by a name in `SOURCES` or by its folder, whose layout is recognised by what is in it.
 
     Args:
-        name_or_path: `'digits'` for the built-in set of digits on textures, which needs no files; anything
-            else is a folder (write `./digits` for one of that name).
+        name_or_path: `'digits'` or `'digits48'` for the built-in digits on textures, 32 and 48 pixels wide, which need
+            no files; a name that an installed package adds; anything else is a folder (write `./digits` for one of
+            that name).
         seed: Decides the built-in images; folders do not depend on it.
         download: If given, `name_or_path` is the name of a published data set, which is fetched into this folder
             unless it is there.
@@ -87,10 +105,8 @@ def open_data(
         from transmix.data.download import download as fetch
 
         name_or_path = fetch(str(name_or_path), download)
-    if name_or_path == "digits":
-        from transmix.data.digits import digits_on_textures
-
-        return digits_on_textures(seed=seed)
+    if name_or_path in plugins.names("data", SOURCES):
+        return plugins.find("data", SOURCES, str(name_or_path))(seed)
     root = Path(name_or_path).expanduser()
     if not root.is_dir():
         other = f" (--download FOLDER makes FOLDER/{root})" if _is_published(name_or_path) else ", or 'digits'"

@@ -19,7 +19,7 @@ from transmix.evaluation.localisation import (
 )
 from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings
-from transmix.mixing.labels import mask_on_patches
+from transmix.labels.patches import mask_on_patches
 
 CUTS = tuple(step / 20 for step in range(20))
 """Thresholds of a map scaled to 0..1, of which MaxBoxAcc takes the best."""

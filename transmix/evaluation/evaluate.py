@@ -1,19 +1,20 @@
 """All scores of a model on a data set, in one pass."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from transmix.attention.maps import eval_mode
 from transmix.distributed import is_part
 from transmix.evaluation.accumulate import sum_over_ranks
 from transmix.evaluation.accuracy import Accuracy
 from transmix.evaluation.calibration import CalibrationError
 from transmix.evaluation.confusion import Confusion
 from transmix.evaluation.loss import CrossEntropy
+from transmix.evaluation.metrics import added_metrics
 
 
 def evaluate(
@@ -45,7 +46,8 @@ def evaluate(
     Returns:
         'images', their number; 'loss' in nats; 'nonfinite_logits', a number of images; 'top1', 'top5',
         'calibration_error' in 0..1; 'reliability', see `CalibrationError.reliability`; 'per_class_accuracy', K numbers
-        in 0..1, nan for a class without images; 'confusion', (K, K) counts.
+        in 0..1, nan for a class without images; 'confusion', (K, K) counts; and the metrics that installed packages
+        add, by their names.
 
     Raises:
         ValueError: If no rank has an image that counts, or shapes do not fit.
@@ -56,15 +58,35 @@ def evaluate(
         # its forward broadcasts buffers, and waits for ever where ranks differ in their number of batches
         model = model.module
     accuracy, calibration = Accuracy(num_classes, device), CalibrationError(num_classes, device)
-    accumulators = (
-        CrossEntropy(num_classes, device),
-        accuracy,
-        calibration,
-        Confusion(num_classes, device),
-    )
+    accumulators = (CrossEntropy(num_classes, device), accuracy, calibration, Confusion(num_classes, device))
+    added = {name: metric.accumulator(num_classes, device) for name, metric in added_metrics().items()}  # type: ignore[misc]
+    for logits, labels in _answers(model, batches, device, normalise, amp_dtype):
+        for accumulator in (*accumulators, *added.values()):
+            accumulator.update(logits, labels)
+
+    images_seen = int(sum_over_ranks(accuracy).count)
+    if images_seen == 0:
+        raise ValueError("nothing to evaluate: the evaluation set gave no image that counts, on any rank")
+    scores: dict[str, Any] = {"images": images_seen}
+    for accumulator in accumulators:
+        scores.update(sum_over_ranks(accumulator).compute())
+    for name, accumulator in added.items():
+        scores[name] = dict(sum_over_ranks(accumulator).compute())[name]
+    scores["reliability"] = sum_over_ranks(calibration).reliability()
+    return scores
+
+
+def _answers(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
+    device: torch.device,
+    normalise: Callable[[Tensor], Tensor],
+    amp_dtype: torch.dtype | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits and labels of the rows that count."""
     # Of a sharded model, weights that are put together in inference mode could not be trained afterwards.
     sharded = any(map(is_part, model.parameters()))
-    with _evaluation_mode(model), torch.no_grad() if sharded else torch.inference_mode():
+    with eval_mode(model), torch.no_grad() if sharded else torch.inference_mode():
         for images, labels, valid in batches:
             pixels = normalise(images.to(device, non_blocking=True))
             if not pixels.is_floating_point():
@@ -79,26 +101,4 @@ def evaluate(
                     )
                 rows = valid.nonzero().squeeze(1).to(device, non_blocking=True)
                 logits, labels = logits[rows], labels[rows]
-            for accumulator in accumulators:
-                accumulator.update(logits, labels)
-
-    images_seen = int(sum_over_ranks(accuracy).count)
-    if images_seen == 0:
-        raise ValueError("nothing to evaluate: the evaluation set gave no image that counts, on any rank")
-    scores: dict[str, Any] = {"images": images_seen}
-    for accumulator in accumulators:
-        scores.update(sum_over_ranks(accumulator).compute())
-    scores["reliability"] = sum_over_ranks(calibration).reliability()
-    return scores
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and each back in its own after: what was frozen stays frozen."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+            yield logits, labels

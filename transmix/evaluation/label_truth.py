@@ -23,9 +23,10 @@ from transmix.distributed import gather
 from transmix.evaluation.agreement import agreement
 from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings
-from transmix.mixing import Mixed, attention_labels
+from transmix.labels.attention import attention_labels
+from transmix.mixing import Mixed
 from transmix.mixing.box import Box, box_area, draw_box
-from transmix.mixing.mixed import box_mask
+from transmix.mixing.pixels import boxes_mask
 from transmix.models.build import normaliser
 
 PAIRS = 2000
@@ -174,7 +175,8 @@ def weigh(
             if not numbers:
                 continue
             own, own_mask, partner, partner_mask = map(torch.stack, zip(*loaded, strict=True))
-            pasted = box_mask([pairs[number].box for number in numbers], own.shape[-2], own.shape[-1], own.device)
+            boxes = torch.tensor([pairs[number].box for number in numbers])
+            pasted = boxes_mask(boxes, own.shape[-2], own.shape[-1])
             mixed = _paste(own, partner, pasted)
             opened.logits(normalise(mixed.images))
             attention, grid, _ = reader.take()

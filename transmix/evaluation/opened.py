@@ -62,7 +62,7 @@ class OpenedModel:
         workers = choose_workers(self.workers, in_memory, world.local)
         if self.device.type == "cpu":
             torch.set_num_threads(choose_threads(None, workers, world.local))
-        return evaluation_batches(split, self.crop, self.batch_size, workers, pin, world.rank, world.size, self.bad)
+        return evaluation_batches(split, self.crop, self.batch_size, workers, pin, (world.rank, world.size), self.bad)
 
     def batches(self, split: Split, what: str = "") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield this process's share of a split, without images that cannot be read.

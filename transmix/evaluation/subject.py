@@ -20,9 +20,10 @@ from transmix.data.source import choice_of, in_classes, open_data
 from transmix.evaluation.evaluate import evaluate
 from transmix.evaluation.opened import OpenedModel
 from transmix.models.build import AMP, build_model, normaliser, published_classes
+from transmix.models.settings import Model
 from transmix.models.start import head_size, read_weights
 from transmix.recipes import RecipeError
-from transmix.recipes.settings import Model, check_grey_range
+from transmix.recipes.check import check_grey_range
 from transmix.runs.checkpoint import read_tensors
 from transmix.runs.folder import RunError, read_choice, read_recipe
 from transmix.runs.weights import NAMES, choose_weights

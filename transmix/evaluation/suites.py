@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from transmix import plugins
 from transmix.attention import AttentionError
 from transmix.data.dataset import DataError, ImageData
 from transmix.evaluation.opened import OpenedModel
@@ -36,8 +37,6 @@ SUITES = {
     "label-truth": "transmix.evaluation.label_truth:label_truth",
 }
 """Where each suite is: its module and the function in it, imported when it is asked for."""
-
-SuiteName = Literal["calibration", "occlusion", "shuffle", "shifts", "attention-quality", "label-truth", "all"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,15 @@ class Settings:
 
 
 def load_suite(name: str) -> Suite:
-    """Import a suite by its name in the table."""
-    module, function = SUITES[name].split(":")
+    """Import a suite by its name in the table, or one that an installed package adds.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+    """
+    suite = plugins.find("suite", SUITES, name)
+    if not isinstance(suite, str):
+        return suite
+    module, function = suite.split(":")
     return getattr(importlib.import_module(module), function)
 
 
@@ -87,7 +93,8 @@ def run_suites(
     """
     talks = models[0].world.leads
     called = {}
-    for name in dict.fromkeys(name for asked in names for name in (SUITES if asked == "all" else (asked,))):
+    every = plugins.names("suite", SUITES)
+    for name in dict.fromkeys(name for asked in names for name in (every if asked == "all" else (asked,))):
         try:
             called[name] = {one.name: load_suite(name)(one, data, settings) for one in models}
         except (AttentionError, DataError, RecipeError) as error:

@@ -6,7 +6,8 @@ from typing import Any
 
 from transmix import __version__
 from transmix.export import snippets
-from transmix.export.trained import Trained, preprocessing
+from transmix.recipes.mixing import title
+from transmix.runs.trained import Trained, preprocessing
 from transmix.training.optimizer import peak_lr
 
 SHOWN_CLASSES = 50
@@ -54,12 +55,13 @@ def _training(trained: Trained) -> str:
     size = recipe.data.image_size
     count = sum(weight.numel() for weight in trained.model.parameters())
     epochs = optimization.epochs + optimization.cooldown_epochs
+    mixing = title(recipe.mixing.mix, recipe.mixing.labels)
     return "\n".join(
         [
             f"- model: timm's `{model.model}`{options}{head}; {count / 1e6:.2f} M weights, started from {start}",
             f"- data: {Path(recipe.data.data or '').name}; images of {size} x {size} pixels",
             f"- training: {epochs} epochs planned, batches of {optimization.batch_size}, learning rate "
-            f"{peak_lr(optimization):g}, mixing `{recipe.mixing.mix}`, seed {recipe.run.seed}",
+            f"{peak_lr(optimization):g}, mixing `{mixing}`, seed {recipe.run.seed}",
             f"- here: {which}, after optimizer step {trained.step}; {trained.chosen}",
             f"- written by transmix {__version__}",
         ]

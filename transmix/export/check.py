@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from transmix.export.error import ExportError
-from transmix.export.trained import Trained
+from transmix.runs.trained import Trained
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, as a fraction of the largest logit (or of 1, if that is larger)."""

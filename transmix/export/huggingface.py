@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transmix.export.check import check_same
 from transmix.export.error import ExportError
-from transmix.export.trained import Trained
+from transmix.runs.trained import Trained
 
 
 def check_huggingface(folder: Path, trained: Trained) -> None:

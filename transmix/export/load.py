@@ -8,7 +8,7 @@ from torch import nn
 
 from transmix.export.error import ExportError
 from transmix.models.build import build_model
-from transmix.recipes.settings import Model
+from transmix.models.settings import Model
 from transmix.runs.checkpoint import read_tensors
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transmix import __version__
 from transmix.export.check import check_same
 from transmix.export.error import ExportError
-from transmix.export.trained import Trained, preprocessing
+from transmix.runs.trained import Trained, preprocessing
 
 OPSET = 18
 """The operator set that torch's exporter writes without conversion."""

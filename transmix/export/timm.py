@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from transmix.export.check import check_same
 from transmix.export.load import load_export
-from transmix.export.trained import Trained, preprocessing
 from transmix.models.build import takes_image_size
+from transmix.runs.trained import Trained, preprocessing
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -12,7 +12,7 @@ from transmix.export.error import ExportError
 from transmix.export.huggingface import check_huggingface, refuse_class_attention
 from transmix.export.onnx import write_onnx
 from transmix.export.timm import write_timm
-from transmix.export.trained import Trained, open_trained
+from transmix.runs.trained import Trained, open_trained
 
 PACKAGES = {"timm": (), "huggingface": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Formats, and what each needs beyond what training does."""

@@ -30,7 +30,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
 from transmix.mixing.box import Box
-from transmix.mixing.mixed import Mixed, cutmix, mixup
+from transmix.mixing.cutmix import cutmix
+from transmix.mixing.mixed import Mixed
+from transmix.mixing.mixup import mixup
 
 UNSUPPORTED = (Image.Image, tv_tensors.BoundingBoxes, tv_tensors.KeyPoints, tv_tensors.Mask)
 

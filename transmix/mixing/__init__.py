@@ -1,7 +1,10 @@
-"""Mixing: pure tensors in, pure tensors out. Boxes, images, label rules."""
+"""Mixing: where the partner's pixels come from. One method a file; `METHODS` is their table."""
 
-from transmix.mixing.labels import attention_labels
-from transmix.mixing.mixed import Mixed, cutmix, mixup
-from transmix.mixing.mixer import Draw, Mixer
+from transmix.mixing.cutmix import CutMix, cutmix
+from transmix.mixing.draw import Draw, Row
+from transmix.mixing.methods import METHODS
+from transmix.mixing.mixed import Mixed
+from transmix.mixing.mixer import Mixer
+from transmix.mixing.mixup import Mixup, mixup
 
-__all__ = ["Draw", "Mixed", "Mixer", "attention_labels", "cutmix", "mixup"]
+__all__ = ["METHODS", "CutMix", "Draw", "Mixed", "Mixer", "Mixup", "Row", "cutmix", "mixup"]

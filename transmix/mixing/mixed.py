@@ -1,21 +1,21 @@
-"""What mixing makes: the record `Mixed`, and the two ways to make it, `cutmix` and `mixup`.
+"""What mixing makes: the record `Mixed`, of which everything later speaks (labels, losses, figures, other mixers).
 
 Everything here is pure: inputs are not modified, nothing is random, device and dtype follow the input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from transmix.mixing.box import Box, box_area, check_box
+from transmix.mixing.pixels import blend, move_box, on_mask
 
 IGNORED = -100
 """The class of a row without a label, as `ignore_index` of torch's losses: it adds nothing to loss or accuracy."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mixed:
     """A mixed batch, and all that a label rule, a loss or a figure needs to know about it.
 
@@ -30,9 +30,18 @@ class Mixed:
             this batch.
         lam: (B,) float32 in [0, 1], the weight of the row's own label.
         lam_area: (B,) float32, the same before any label rule changed it.
-        mask: (B or 1, H, W) bool, True where the partner's pixels are; rows without a box are all False.
-            None if no row has a box.
-        rule: the label rule that gave `lam`: "area", or "attention".
+        mask: (B or 1, H, W), the partner's share of each pixel: bool, or float32 in [0, 1] for soft masks. Rows
+            without one (blended, unmixed) are empty. None if no row has one.
+        rule: the label rule that gave `lam`: "area", "attention" or another of `transmix.labels.RULES`.
+        lam_partner: (B,) float32, the weight of the partner's label; None: 1 - lam. The two need not sum to 1.
+        lam_evidence: (B,) float32, `lam` by what the rule looks at alone, before the area came in; None if the rule
+            does not say.
+        blend: (B,) float32, the weight of the row's own pixels where the whole image is blended, else 1. None if no
+            row is blended.
+        box: (B, 4) int64, where the partner's pixels are, (top, left, bottom, right) in pixels, half-open; empty in
+            rows without a box. None if no row has one.
+        source_box: (B, 4) int64, where in the partner they come from, resized to `box`; None: from the same place.
+        interpolation: how `source_box` was resized, "nearest" or "bilinear".
 
     Raises:
         ValueError: a partner that is no row of the batch. (Checked on the CPU; elsewhere it would have to wait for the
@@ -46,10 +55,24 @@ class Mixed:
     lam_area: Tensor
     mask: Tensor | None = None
     rule: str = "area"
+    lam_partner: Tensor | None = None
+    lam_evidence: Tensor | None = None
+    blend: Tensor | None = None
+    box: Tensor | None = None
+    source_box: Tensor | None = None
+    interpolation: str = "nearest"
 
     def __post_init__(self) -> None:
         if self.partner is not None:
             check_rows(self.partner, len(self.labels))
+
+    def __repr__(self) -> str:
+        """Shapes alone: values would have to wait for the device."""
+        how = [] if self.blend is None else ["blended"]
+        if self.mask is not None:
+            how.append("boxes" if self.box is not None else "soft masks" if self.mask.is_floating_point() else "masks")
+        images = f"{tuple(self.images.shape)} {str(self.images.dtype).removeprefix('torch.')} {self.images.device}"
+        return f"Mixed(images {images}, {' and '.join(how) or 'unmixed'}, labels by {self.rule})"
 
     @property
     def ndim(self) -> int:
@@ -67,8 +90,9 @@ class Mixed:
     def targets(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
         """Return the label of every row as a dense distribution.
 
-        y = own * lam + partner's * (1 - lam), each smoothed first: y * (1 - s) + s / K. A class of -100 is a row of
-        zeros. Where a weight is 0, what it weighs does not matter, not even a NaN.
+        y = own * lam + partner's * (1 - lam), each smoothed first: y * (1 - s) + s / K; with `lam_partner` that in the
+        place of 1 - lam. A class of -100 is a row of zeros. Where a weight is 0, what it weighs does not matter, not
+        even a NaN.
 
         Args:
             num_classes: K.
@@ -81,10 +105,60 @@ class Mixed:
         if not self.labels.is_floating_point():
             own = own * (self.labels != IGNORED)[:, None]
         lam, partners = self.lam[:, None], self.of_partner(own)
-        mixed = lam * own + (1 - lam) * partners
-        if self.labels.is_floating_point():  # 0 * NaN is NaN
-            mixed = torch.where(lam == 1, own, torch.where(lam == 0, partners, mixed))
-        return mixed
+        theirs = 1 - lam if self.lam_partner is None else self.lam_partner[:, None]
+        if not self.labels.is_floating_point():
+            return lam * own + theirs * partners
+        # 0 * NaN is NaN
+        return torch.where(lam == 0, 0, lam * own) + torch.where(theirs == 0, 0, theirs * partners)
+
+    def pasted(self, tensor: Tensor) -> Tensor:
+        """Return the partners' values of something that each row has, moved to where the partner's pixels are.
+
+        Args:
+            tensor: (B, ..., H, W) in the size of the images: images, masks, maps.
+
+        Returns:
+            The same shape and type. Where the partner's pixels come from elsewhere than they go (`source_box`), 0
+            outside of `box`, and types without fractions are resized by nearest neighbour.
+
+        Raises:
+            ValueError: a tensor of another batch or size.
+        """
+        self._check_fits(tensor)
+        theirs = self.of_partner(tensor)
+        if self.source_box is None or self.box is None:
+            return theirs
+        return move_box(theirs, self.source_box, self.box, self.interpolation)
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """Mix something else that each row has as the images were mixed: a second view, segmentation, foreground.
+
+        Args:
+            tensor: (B, ..., H, W) in the size of the images.
+
+        Returns:
+            The same shape and type; `mixed.apply(images)` is `mixed.images`.
+
+        Raises:
+            ValueError: a tensor of another batch or size; one of integers or bool where pixels were blended (by Mixup,
+                or a soft mask): a class between two classes does not exist.
+        """
+        self._check_fits(tensor)
+        is_soft = self.blend is not None or (self.mask is not None and self.mask.is_floating_point())
+        if is_soft and not tensor.is_floating_point():
+            raise ValueError(
+                f"the images were blended, and values of {tensor.dtype} cannot be: there is no class between two "
+                f"classes. Pass tensor.float() if they are amounts"
+            )
+        whole = tensor if self.blend is None or self.partner is None else blend(tensor, self.blend, self.partner)
+        return whole.clone() if self.mask is None else on_mask(whole, self.pasted(tensor), self.mask)
+
+    def _check_fits(self, tensor: Tensor) -> None:
+        size = tuple(self.images.shape[-2:])
+        if tensor.ndim < 3 or len(tensor) != len(self.labels) or tuple(tensor.shape[-2:]) != size:
+            raise ValueError(
+                f"expected ({len(self.labels)}, ..., {size[0]}, {size[1]}), as the images, got {tuple(tensor.shape)}"
+            )
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Mixed":
         """Return the record with all its tensors on `device`; `non_blocking` as in `Tensor.to`."""
@@ -127,102 +201,6 @@ def check_classes(labels: Tensor, num_classes: int) -> Tensor:
                 f"{num_classes - 1}); a row without a label has class {IGNORED}"
             )
     return known
-
-
-def cutmix(images: Tensor, labels: Tensor, box: Box | Sequence[Box] | Tensor, partner: Tensor | None = None) -> Mixed:
-    """Paste a box of each row's partner into it; the label's weight is what the box leaves of the area.
-
-        lam = 1 - box area / image area
-
-    Args:
-        images: (B, C, H, W), float or uint8.
-        labels: (B,) integer classes or (B, K) float.
-        box: (top, left, bottom, right) in pixels, half-open, for the whole batch; or one per row, (B, 4).
-            An empty box leaves the row as it was.
-        partner: (B,) int64, the row to paste from; None pairs row i with row B - 1 - i (flipped batch).
-
-    Raises:
-        ValueError: shapes that do not fit, or a box that leaves the image.
-
-    Example:
-        >>> mixed = cutmix(torch.zeros(2, 3, 8, 16), torch.tensor([0, 1]), box=(0, 0, 4, 8))
-        >>> mixed.lam
-        tensor([0.7500, 0.7500])
-
-    Source: Yun et al., CutMix (ICCV 2019), equation 1.
-    """
-    labels = check_batch(images, labels)
-    partner = check_partner(images, partner)
-    height, width = images.shape[-2:]
-    boxes = _as_boxes(box, len(images), height, width)
-    mask = box_mask(boxes, height, width, images.device)
-    lam = per_row([1 - box_area(b) / (height * width) for b in boxes], images)
-    return Mixed(paste(images, images, boxes, mask, partner), labels, partner, lam, lam, mask)
-
-
-def mixup(images: Tensor, labels: Tensor, lam: float | Tensor, partner: Tensor | None = None) -> Mixed:
-    """Blend each row with its partner: lam * own + (1 - lam) * partner's, images and labels alike.
-
-    Args:
-        images: (B, C, H, W), float or uint8 (rounded).
-        labels: (B,) integer classes or (B, K) float.
-        lam: weight of the row's own image in [0, 1], for the whole batch or (B,).
-        partner: (B,) int64; None pairs row i with row B - 1 - i (flipped batch).
-
-    Raises:
-        ValueError: shapes that do not fit, or lam out of [0, 1].
-
-    Source: Zhang et al., mixup (ICLR 2018), equation 1.
-    """
-    labels = check_batch(images, labels)
-    partner = check_partner(images, partner)
-    weights = torch.as_tensor(lam, dtype=torch.float32, device="cpu")
-    if weights.ndim and weights.shape != (len(images),):
-        raise ValueError(f"lam is one number or one per row ({len(images)},), not {tuple(weights.shape)}")
-    if not bool(((weights >= 0) & (weights <= 1)).all()):
-        raise ValueError(f"lam must lie in [0, 1], not {lam}")
-    weights = weights.to(images.device).expand(len(images)).contiguous()
-    if isinstance(lam, int | float):  # at 1 nothing of the partner comes in, not even a NaN
-        blended = images.clone() if lam == 1 else blend(images, float(lam), partner)
-    else:
-        blended = blend(images, weights, partner)
-    return Mixed(blended, labels, partner, weights, weights)
-
-
-def paste(onto: Tensor, images: Tensor, boxes: Sequence[Box], mask: Tensor, partner: Tensor) -> Tensor:
-    """Return `onto` with each row's box filled from its partner in `images`; all (B, C, H, W)."""
-    if len(boxes) > 1:
-        return torch.where(mask[:, None], images[partner], onto)
-    top, left, bottom, right = boxes[0]
-    pasted = onto.clone()  # keeps channels_last
-    pasted[..., top:bottom, left:right] = images[..., top:bottom, left:right][partner]
-    return pasted
-
-
-def blend(images: Tensor, lam: float | Tensor, partner: Tensor) -> Tensor:
-    """Return lam * images + (1 - lam) * partners, in the images' type; lam a number or (B,)."""
-    exact = images.dtype if images.dtype in (torch.float32, torch.float64) else torch.float32
-    if isinstance(lam, Tensor):
-        lam = lam.to(exact).view(-1, 1, 1, 1)
-    blended = images[partner].to(exact).lerp_(images.to(exact), lam)  # in place: indexing has made a copy
-    if isinstance(lam, Tensor):  # a row that is not mixed takes nothing of its partner, not even a NaN
-        blended = torch.where(lam == 1, images.to(exact), blended)
-    return blended.round_().to(images.dtype) if not images.is_floating_point() else blended.to(images.dtype)
-
-
-def box_mask(boxes: Sequence[Box], height: int, width: int, device: torch.device) -> Tensor:
-    """Return (len(boxes), H, W) bool, True inside each box."""
-    sides = torch.tensor(boxes).to(device, non_blocking=True)[:, :, None]
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    in_rows = (rows >= sides[:, 0]) & (rows < sides[:, 2])
-    in_columns = (columns >= sides[:, 1]) & (columns < sides[:, 3])
-    return in_rows[:, :, None] & in_columns[:, None, :]
-
-
-def per_row(values: Sequence[float], images: Tensor) -> Tensor:
-    """Return one value, or one per row, as (B,) float32 on the images' device, without waiting for it."""
-    rows = torch.tensor(values, dtype=torch.float32).to(images.device, non_blocking=True)
-    return rows.expand(len(images)).contiguous()
 
 
 def check_batch(images: Tensor, labels: Tensor) -> Tensor:
@@ -272,11 +250,3 @@ def check_rows(partner: Tensor, batch: int) -> None:
             f"partner holds row {low if low < 0 else high}, but the batch has rows 0 to {batch - 1}. A row without a "
             f"partner is its own; partner=None if no row has one"
         )
-
-
-def _as_boxes(box: Box | Sequence[Box] | Tensor, batch: int, height: int, width: int) -> list[Box]:
-    rows = box.tolist() if isinstance(box, Tensor) else box
-    rows = [rows] if isinstance(rows[0], int | float) else list(rows)  # type: ignore[index]
-    if len(rows) not in (1, batch):
-        raise ValueError(f"one box for the batch or one per row ({batch}), not {len(rows)}")
-    return [check_box(tuple(row), height, width) for row in rows]  # type: ignore[arg-type]

@@ -1,69 +1,30 @@
-"""The mixer: draws how a batch is to be mixed (Mixup, CutMix or neither) and applies the draw."""
+"""The mixer: draws how each batch is mixed, by which method, and applies the draw."""
 
-import math
 import random
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.utils.data
 from torch import Tensor
 
-from transmix.mixing.box import Box, box_area, draw_box, draw_box_minmax
-from transmix.mixing.mixed import Mixed, blend, box_mask, check_batch, paste, per_row
+from transmix.mixing.cutmix import CutMix
+from transmix.mixing.draw import Draw, Row
+from transmix.mixing.mixed import Mixed, check_batch
+from transmix.mixing.mixup import Mixup
 from transmix.warnings import TransMixWarning
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How one batch is mixed: plain numbers, so that any mix can be stored, compared and replayed.
+class Method(Protocol):
+    """A way to mix: a frozen dataclass, whose fields are its settings. `METHODS` lists those that have a name."""
 
-    Attributes:
-        height: H of the images it was drawn for.
-        width: W.
-        partner: for each of the B rows, the row whose image comes in.
-        lam: weight of the row's own label, one for the batch or one per row.
-        boxes: the box pasted from the partner, or None where the whole image is blended by `lam`;
-            one for the batch or one per row, as `lam`. (lam 1 and None: the row stays as it is.)
-    """
+    def draw(self, rng: random.Random, height: int, width: int) -> Row:
+        """Draw how a row of `height` x `width` pixels is mixed, from nothing but `rng`."""
+        ...
 
-    height: int
-    width: int
-    partner: tuple[int, ...]
-    lam: tuple[float, ...]
-    boxes: tuple[Box | None, ...]
 
-    def apply(self, images: Tensor, labels: Tensor) -> Mixed:
-        """Mix a batch as drawn. Pure: the same draw on the same batch gives the same result.
-
-        Args:
-            images: (B, C, H, W), float or uint8; not modified.
-            labels: (B,) integer classes or (B, K) float.
-
-        Raises:
-            ValueError: the batch is not of the size that was drawn for.
-        """
-        labels = check_batch(images, labels)
-        if (len(images), *images.shape[-2:]) != (len(self.partner), self.height, self.width):
-            raise ValueError(
-                f"this draw is for {len(self.partner)} images of {self.height} x {self.width}, "
-                f"not {len(images)} of {images.shape[-2]} x {images.shape[-1]}"
-            )
-        partner = torch.tensor(self.partner).to(images.device, non_blocking=True)
-        lam = per_row(self.lam, images)
-        mixed_images, mask = images, None
-        blends = [1.0 if box else lam for lam, box in zip(self.lam, self.boxes, strict=True)]
-        if any(weight < 1 for weight in blends):
-            weight = blends[0] if len(blends) == 1 else per_row(blends, images)
-            mixed_images = blend(images, weight, partner)
-        if any(self.boxes):
-            boxes = [box or (0, 0, 0, 0) for box in self.boxes]
-            mask = box_mask(boxes, self.height, self.width, images.device)
-            mixed_images = paste(mixed_images, images, boxes, mask, partner)
-        if mixed_images is images:
-            mixed_images = images.clone()
-        return Mixed(mixed_images, labels, partner, lam, lam, mask)
+UNMIXED = Row(1.0)
 
 
 class Mixer:
@@ -81,6 +42,9 @@ class Mixer:
         switch_prob: chance of CutMix where both are on.
         mode: "batch" one draw for the batch; "pair" one for each row and its partner; "elem" one per row.
         correct_lam: take lam from the box that is left inside the image rather than from the Beta draw.
+        methods: other methods in place of the switch, each alone or with a weight, (method, weight): how often it is
+            drawn, in proportion. The parameters of the switch (alphas, minmax, switch_prob, correct_lam) are then not
+            used.
         partner: "flip" pairs row i with row B - 1 - i; "random" with a random permutation.
         generator: where randomness comes from. None: an own one, seeded with `torch.initial_seed()`. In a worker of a
             DataLoader a draw also depends on the worker's own seed, which is new for every worker and epoch and
@@ -105,31 +69,23 @@ class Mixer:
         correct_lam: bool = True,
         partner: str = "flip",
         generator: torch.Generator | None = None,
+        methods: Sequence[Method | tuple[Method, float]] | None = None,
     ):
-        if not (mixup_alpha >= 0 and cutmix_alpha >= 0):
-            raise ValueError(f"alpha must not be negative: mixup {mixup_alpha}, cutmix {cutmix_alpha}")
-        if cutmix_minmax is not None and not (
-            len(cutmix_minmax) == 2 and 0 <= cutmix_minmax[0] <= cutmix_minmax[1] <= 1
-        ):
-            raise ValueError(f"cutmix_minmax must be two rising fractions in [0, 1], not {cutmix_minmax}")
-        if mixup_alpha == 0 and cutmix_alpha == 0 and cutmix_minmax is None:
-            raise ValueError("nothing to mix with: mixup_alpha and cutmix_alpha are both 0")
-        for name, value in {"prob": prob, "switch_prob": switch_prob}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is a probability, not {value}")
+        if methods is None:
+            chances = _switch(mixup_alpha, cutmix_alpha, cutmix_minmax, switch_prob, correct_lam)
+        else:
+            chances = _chances(methods)
+        if not 0 <= prob <= 1:
+            raise ValueError(f"prob is a probability, not {prob}")
         if mode not in ("batch", "pair", "elem"):
             raise ValueError(f"mode must be 'batch', 'pair' or 'elem', not {mode!r}")
         if partner not in ("flip", "random"):
             raise ValueError(f"partner must be 'flip' or 'random', not {partner!r}")
         if mode == "pair" and partner == "random":
             raise ValueError("mode 'pair' mixes two rows into each other: it needs partner='flip'")
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
-        self.cutmix_minmax = cutmix_minmax
+        self.chances = chances
         self.prob = prob
-        self.switch_prob = switch_prob
         self.mode = mode
-        self.correct_lam = correct_lam
         self.partner = partner
         self.generator = generator or torch.Generator().manual_seed(torch.initial_seed())
         self._worker_seed: int | None = None
@@ -151,34 +107,29 @@ class Mixer:
             self._told_of_single = True
             warnings.warn("a batch of one image has no partner and stays unmixed", TransMixWarning, stacklevel=2)
         if batch_size == 1 or not self.enabled:
-            return Draw(height, width, tuple(partner), (1.0,), (None,))
+            return _as_draw(height, width, partner, [UNMIXED])
         if self.mode == "batch":
             rows = [self._draw_row(rng, height, width)]
         elif self.mode == "elem":
             rows = [self._draw_row(rng, height, width) for _ in range(batch_size)]
         else:
             half = [self._draw_row(rng, height, width) for _ in range(batch_size // 2)]
-            middle = [(1.0, None)] * (batch_size % 2)  # its own partner: mixing would change nothing
+            middle = [UNMIXED] * (batch_size % 2)  # its own partner: mixing would change nothing
             rows = half + middle + half[::-1]
-        lam, boxes = zip(*rows, strict=True)
-        return Draw(height, width, tuple(partner), lam, boxes)
+        return _as_draw(height, width, partner, rows)
 
-    def _draw_row(self, rng: random.Random, height: int, width: int) -> tuple[float, Box | None]:
+    def _draw_row(self, rng: random.Random, height: int, width: int) -> Row:
         if rng.random() >= self.prob:
-            return 1.0, None
-        can_cut = self.cutmix_alpha > 0 or self.cutmix_minmax is not None
-        says_cut = rng.random() < self.switch_prob  # drawn always: then CutMix alone pastes the boxes that both paste
-        cut = can_cut and (self.mixup_alpha == 0 or says_cut)
-        if not cut:
-            return draw_beta(rng, self.mixup_alpha), None
-        if self.cutmix_minmax is not None:
-            box = draw_box_minmax(rng, self.cutmix_minmax, height, width)
-        else:
-            lam = draw_beta(rng, self.cutmix_alpha)
-            box = draw_box(rng, lam, height, width)
-            if not self.correct_lam:
-                return lam, box
-        return 1 - box_area(box) / (height * width), box
+            return UNMIXED
+        chosen = rng.random()  # drawn always: then CutMix alone pastes the boxes that CutMix and Mixup paste
+        method = next(method for method, upto in self.chances if chosen < upto)
+        return method.draw(rng, height, width)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that can be drawn."""
+        before = [0.0, *(upto for _, upto in self.chances)]
+        return tuple(method for (method, upto), low in zip(self.chances, before, strict=False) if upto > low)
 
     def _random(self) -> random.Random:
         worker = torch.utils.data.get_worker_info()
@@ -204,13 +155,57 @@ class Mixer:
         self.generator.set_state(torch.tensor(list(generator), dtype=torch.uint8))
 
 
-def draw_beta(rng: random.Random, alpha: float) -> float:
-    """Draw from Beta(alpha, alpha); of an infinite alpha its limit, 0.5."""
-    if math.isinf(alpha):
-        return 0.5
-    if alpha >= 0.05:
-        return rng.betavariate(alpha, alpha)
-    # Python divides Gamma draws, which both come out as 0 for a small alpha. Their logarithms do not:
-    # Gamma(alpha) is distributed as Gamma(alpha + 1) * U^(1 / alpha).
-    one, other = (math.log(rng.gammavariate(alpha + 1, 1)) + math.log(1 - rng.random()) / alpha for _ in range(2))
-    return 1 / (1 + math.exp(min(other - one, 700.0)))
+def _switch(
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    cutmix_minmax: tuple[float, float] | None,
+    switch_prob: float,
+    correct_lam: bool,
+) -> list[tuple[Method, float]]:
+    """Return timm's switch as methods, each with the number in 0..1 up to which a uniform draw means it."""
+    if not (mixup_alpha >= 0 and cutmix_alpha >= 0):
+        raise ValueError(f"alpha must not be negative: mixup {mixup_alpha}, cutmix {cutmix_alpha}")
+    if not 0 <= switch_prob <= 1:
+        raise ValueError(f"switch_prob is a probability, not {switch_prob}")
+    mixup = Mixup(mixup_alpha) if mixup_alpha > 0 else None
+    can_cut = cutmix_alpha > 0 or cutmix_minmax is not None
+    cutmix = CutMix(cutmix_alpha, cutmix_minmax, correct_lam) if can_cut else None
+    if mixup is None and cutmix is None:
+        raise ValueError("nothing to mix with: mixup_alpha and cutmix_alpha are both 0")
+    if mixup is None or cutmix is None:
+        return [(cutmix or mixup, 1.0)]  # type: ignore[list-item]
+    return [(cutmix, switch_prob), (mixup, 1.0)]
+
+
+def _chances(methods: Sequence[Method | tuple[Method, float]]) -> list[tuple[Method, float]]:
+    """Return methods, each with the number in 0..1 up to which a uniform draw means it."""
+    pairs = [one if isinstance(one, tuple) else (one, 1.0) for one in methods]
+    total = sum(weight for _, weight in pairs)
+    if not pairs or not 0 < total < float("inf") or any(not weight >= 0 for _, weight in pairs):
+        raise ValueError(f"methods need weights of at least 0 that do not sum to 0, not {[w for _, w in pairs]}")
+    upto, found = 0.0, []
+    for method, weight in pairs:
+        if not callable(getattr(method, "draw", None)):
+            raise TypeError(f"a method has draw(rng, height, width), and {type(method).__name__} has none")
+        upto += weight / total
+        found.append((method, upto))
+    found[-1] = (found[-1][0], 1.0)  # whatever rounding made of the sum
+    return found
+
+
+def _as_draw(height: int, width: int, partner: Sequence[int], rows: Sequence[Row]) -> Draw:
+    """Put rows together to the draw of a batch."""
+    lam, boxes, sources, shapes, _ = zip(*rows, strict=True)
+    ways = {row.interpolation for row in rows if row.source_box is not None}
+    if len(ways) > 1:
+        raise ValueError(f"one batch cannot be resized in several ways: {', '.join(sorted(ways))}; use mode 'batch'")
+    return Draw(
+        height,
+        width,
+        tuple(partner),
+        lam,
+        boxes,
+        sources if any(sources) else (),
+        shapes if any(shape is not None for shape in shapes) else (),
+        *ways,
+    )

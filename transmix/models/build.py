@@ -13,10 +13,9 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from transmix.attention import AttentionError, with_class_attention
+from transmix.error import RecipeError
+from transmix.models.settings import Model
 from transmix.models.start import PICKLES, FileWeights, Loading, Start, check_start, listed, read_weights, watched
-from transmix.recipes import RecipeError
-from transmix.recipes.settings import Model
-from transmix.runs.weights import choose_weights
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast types by the recipe's names."""
@@ -262,15 +261,12 @@ def is_file(init: str) -> bool:
 
 
 def init_file(init: str) -> Path:
-    """Return the weights file that `init` names: itself, a run's last weights, or model.safetensors of a folder.
+    """Return the weights file that `init` names: itself, or model.safetensors of a folder.
 
     Raises:
         RecipeError: there is none.
     """
     path = Path(init)
-    if (path / "recipe.yaml").exists():
-        chosen = choose_weights(path, purpose="start from")
-        return chosen.folder / f"{chosen.name}.safetensors"
     if path.is_dir():
         path /= "model.safetensors"
     if not path.is_file():

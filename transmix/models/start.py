@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transmix.recipes import RecipeError
+from transmix.error import RecipeError
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Endings of files that torch reads, with its weights_only loading."""

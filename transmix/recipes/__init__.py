@@ -1,7 +1,10 @@
 """Recipes: every setting of a run, the files that state them, and the ones that come with the package."""
 
+from transmix.error import RecipeError
+from transmix.recipes.check import check_recipe
 from transmix.recipes.file import changed_settings, dump_recipe, load_recipe, recipe_names, recipe_text
-from transmix.recipes.settings import Recipe, RecipeError, check_recipe
+from transmix.recipes.mixing import resolved
+from transmix.recipes.settings import Recipe
 
 __all__ = [
     "Recipe",
@@ -12,4 +15,5 @@ __all__ = [
     "load_recipe",
     "recipe_names",
     "recipe_text",
+    "resolved",
 ]

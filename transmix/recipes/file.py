@@ -9,7 +9,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from transmix.recipes.settings import Recipe, RecipeError
+from transmix.error import RecipeError
+from transmix.recipes.mixing import resolved
+from transmix.recipes.settings import Recipe
+
+RENAMED = {"mix_prob": "prob", "mix_mode": "mode"}
+"""Settings of section mixing that had another name once -> their name."""
+
+NOW_OPTIONS = {"attention_weight": "weight", "downsample": "downsample"}
+"""Settings of section mixing that were keys of their own once -> their name in labels_options."""
 
 LARGEST = 100_000
 """Letters in a recipe; more are refused before they are parsed."""
@@ -76,8 +84,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def changed_settings(before: Recipe, after: Recipe) -> list[str]:
-    """Return "name: old -> new" of every setting in which two recipes differ."""
-    old, new = dataclasses.asdict(before), dataclasses.asdict(after)
+    """Return "name: old -> new" of every setting in which two recipes differ, aliases resolved."""
+    old, new = (dataclasses.asdict(resolved(recipe)) for recipe in (before, after))
     return [
         f"{name}: {value} -> {new[section][name]}"
         for section, settings in old.items()
@@ -122,6 +130,7 @@ def _repeated_key(node: Any) -> str | None:
 def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[str, Any]) -> Any:
     if not isinstance(values, dict):
         raise RecipeError(f"{where}: {section or 'a recipe'} must be settings (name: value), not {values!r}")
+    values = _renamed(values, where) if section == "mixing" else values
     hints = typing.get_type_hints(kind)
     settings = {name: value for name, value in absent.items() if name in hints}
     for key, value in values.items():
@@ -134,6 +143,27 @@ def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[st
         else:
             settings[key] = _convert(value, hints[key], f"{where}: {name}")
     return kind(**settings)
+
+
+def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the section mixing in the names of today."""
+    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in NOW_OPTIONS:
+            options[NOW_OPTIONS[key]] = value
+            continue
+        name = RENAMED.get(key, key)
+        if name in found:
+            raise RecipeError(f"{where}: mixing.{key} is an old name of {name}, which is given too; keep one")
+        found[name] = value
+    if options:
+        given = found.get("labels_options") or {}
+        if isinstance(given, dict):
+            if twice := sorted(options.keys() & given.keys()):
+                raise RecipeError(f"{where}: {twice[0]} is given twice, in mixing and in labels_options; keep one")
+            found["labels_options"] = given | options
+    return found
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:

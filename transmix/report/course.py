@@ -9,7 +9,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from transmix.data import settings as data_settings
 from transmix.data.bad import LIST
+from transmix.models import settings as model_settings
 from transmix.recipes import settings
 from transmix.report.page import shorten
 from transmix.report.read import RunFiles, number, read_file, tried
@@ -120,7 +122,8 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def _meanings() -> dict[str, str]:
     """Return what stands below each setting where it is defined."""
     meanings = {}
-    for part in ast.parse(inspect.getsource(settings)).body:
+    sources = map(inspect.getsource, (data_settings, model_settings, settings))
+    for part in [part for source in sources for part in ast.parse(source).body]:
         fields = part.body if isinstance(part, ast.ClassDef) else []
         for one, after in pairwise(fields):
             if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):

@@ -1,9 +1,11 @@
 """How good the run is: its state, its scores, and how they came about epoch by epoch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from transmix.evaluation.metrics import added_metrics
+from transmix.recipes.mixing import apart
 from transmix.report.chart import LOOKS, line_chart, swatch
 from transmix.report.page import shorten
 from transmix.report.read import RunFiles, number
@@ -31,13 +33,11 @@ COLUMNS = {
 }
 """Name in the log -> (heading, how it is written)."""
 
-MIXING = {
-    "none": "no mixing",
-    "mixup": "Mixup",
-    "cutmix": "CutMix, labels by area",
-    "mixup+cutmix": "Mixup and CutMix, labels by area",
-    "transmix": "Mixup and CutMix, the boxes’ labels by attention (TransMix)",
-}
+MIXING = {"none": "no mixing", "mixup": "Mixup", "cutmix": "CutMix", "mixup+cutmix": "Mixup and CutMix"}
+"""How mixes are written; others by their name."""
+
+LABELS = {"area": "labels by area", "attention": "the boxes’ labels by attention (TransMix)"}
+"""How label rules are written; others by their name."""
 
 MEANINGS = {
     "loss": "cross-entropy, lower is better. While images are mixed, the training loss is of mixed labels and stays "
@@ -53,12 +53,12 @@ MEANINGS = {
 
 def overview(found: RunFiles) -> dict[str, Any]:
     """Return the run's title, what it trained, and what keeps its numbers from being final."""
-    mix = found.setting("mixing", "mix")
+    mix, labels = ways(found)
     about = {
         "model": found.setting("model", "model"),
         "data": found.setting("data", "data"),
         "validated on": _held_out(found),
-        "mixing": MIXING.get(mix, mix) if isinstance(mix, str) else mix,
+        "mixing": _mixing(mix, labels),
         "epochs": planned_epochs(found),
         "images a step": found.setting("optimization", "batch_size"),
         "seed": found.setting("run", "seed"),
@@ -67,9 +67,37 @@ def overview(found: RunFiles) -> dict[str, Any]:
         "name": found.folder.resolve().name or str(found.folder),
         "about": [(name, setting(value)) for name, value in about.items() if value is not None],
         "mix": mix,
+        "by_rule": labels != "area",
+        "by_attention": labels in ("attention", None),
         "state": _state(found),
         "final": found.summary.get("finished") is True,
     }
+
+
+def ways(found: RunFiles) -> tuple[Any, Any]:
+    """Return mix and label rule, (None, None) where the recipe does not say."""
+    mix, labels = (found.setting("mixing", name) for name in ("mix", "labels"))
+    if not isinstance(mix, str):
+        return mix, None
+    mix, labels = apart(mix, labels if isinstance(labels, str) else None)
+    return mix, labels or "area"
+
+
+def _mixing(mix: Any, labels: Any) -> Any:
+    if not isinstance(mix, str) or mix == "none":
+        return MIXING.get(mix, mix) if isinstance(mix, str) else mix
+    if mix == "mixup" and labels == "area":
+        return MIXING[mix]
+    return f"{MIXING.get(mix, mix)}, {LABELS.get(labels, f'labels by {labels}')}"
+
+
+def _added_columns() -> dict[str, tuple[str, Callable[[Any], str]]]:
+    """Return the columns of metrics that installed packages add."""
+    added = {}
+    for name, metric in added_metrics().items():
+        write = percent if metric.unit == "%" else decimal
+        added |= {name: (metric.label, write), f"ema_{name}": (f"EMA {metric.label}", write)}
+    return added
 
 
 def _held_out(found: RunFiles) -> str | None:
@@ -124,14 +152,15 @@ def curves(found: RunFiles) -> dict[str, Any]:
         charts.append((title, line_chart(title, drawn, write, end), MEANINGS[title]))
     names = [name for name in LOOKS if any(name in curves for curves in panels.values())]
     epochs = found.epochs
-    known = [name for name in COLUMNS if any(name in row for row in epochs)]
+    columns = COLUMNS | _added_columns()
+    known = [name for name in columns if any(name in row for row in epochs)]
     shown = spaced(epochs, MOST_EPOCHS)
     return {
         "charts": charts,
         "legend": [(swatch(LOOKS[name]), name) for name in names],
         "steps": steps_per_epoch(found),
-        "columns": [COLUMNS[name][0] for name in known],
-        "rows": [[COLUMNS[name][1](row.get(name)) for name in known] for row in shown],
+        "columns": [columns[name][0] for name in known],
+        "rows": [[columns[name][1](row.get(name)) for name in known] for row in shown],
         "left_out": len(epochs) - len(shown),
     }
 
@@ -140,13 +169,14 @@ def label_shift(found: RunFiles) -> dict[str, Any]:
     """Return how far attention moved labels, early, late and on average, or why it moved none."""
     rows = [row for row in found.epochs if number(row.get("label_shift")) is not None]
     if not rows:
-        mix = found.setting("mixing", "mix")
-        reasons = {
-            "transmix": "No epoch with boxes is on record yet.",
-            "none": "This run mixes no images, so there are no labels to move.",
-            None: "Nothing is on record.",
-        }
-        return {"note": reasons.get(mix, f"This run’s labels are by area (mix {mix}): attention moves none of them.")}
+        mix, labels = ways(found)
+        if mix is None:
+            return {"note": "Nothing is on record."}
+        if mix == "none":
+            return {"note": "This run mixes no images, so there are no labels to move."}
+        if labels != "area":
+            return {"note": "No epoch with boxes is on record yet."}
+        return {"note": f"This run’s labels are by area (mix {mix}): attention moves none of them."}
     mean = {name: _mean([row.get(name) for row in rows]) for name in ("label_shift", "empty_boxes")}
     strongest = max(rows, key=lambda row: row["label_shift"])
     picked = [("first", rows[0]), ("strongest", strongest), ("last that mixes", rows[-1])]
@@ -161,8 +191,15 @@ def label_shift(found: RunFiles) -> dict[str, Any]:
             for which, row in picked
         ]
         + [(f"mean of {plural(len(rows), 'epoch')}", points(mean["label_shift"]), percent(mean["empty_boxes"], 1))],
-        "weight": percent(found.setting("mixing", "attention_weight"), 0),
+        "weight": percent(_weight(found), 0),
     }
+
+
+def _weight(found: RunFiles) -> Any:
+    """Return the share of the rule's evidence in the label, as recipes of today or of before say it."""
+    options = found.setting("mixing", "labels_options")
+    before = found.setting("mixing", "attention_weight")
+    return options.get("weight", before) if isinstance(options, dict) else before
 
 
 def planned_epochs(found: RunFiles) -> int | None:

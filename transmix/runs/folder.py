@@ -34,7 +34,7 @@ from transmix.data.dataset import ImageData, classes_without
 from transmix.data.grey import EACH_IMAGE, Grey, as_grey
 from transmix.data.parts import HELD_OUT_BEFORE, Choice
 from transmix.distributed import World
-from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe
+from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe, resolved
 from transmix.runs.checkpoint import newest_checkpoint, read_state
 from transmix.runs.disk import make_folder, replace_file, sync, why, writing
 from transmix.runs.environment import environment
@@ -76,9 +76,9 @@ def read_recipe(folder: Path) -> Recipe:
         RecipeError: the folder holds no recipe, or one that cannot be read.
     """
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    if recipe.optimization.ema_decay is None:  # then the two are the same run, and are compared as such
-        return recipe
-    return load_recipe(str(folder / "recipe.yaml"), absent=YOUNGER)
+    if recipe.optimization.ema_decay is not None:  # else the two are the same run, and are compared as such
+        recipe = load_recipe(str(folder / "recipe.yaml"), absent=YOUNGER)
+    return resolved(recipe)
 
 
 def as_started(folder: Path, recipe: Recipe) -> Recipe:

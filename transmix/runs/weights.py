@@ -110,3 +110,15 @@ def _checkpoint(run: Path, which: str, purpose: str) -> Path:
     if newest is None:
         raise RunError(f"{run} holds no checkpoint to {purpose}. {' '.join(problems)}")
     return newest
+
+
+def start_weights(init: str | None) -> str | None:
+    """Return what a model starts from: of a run's folder the file of its last weights, else `init` as it is.
+
+    Raises:
+        RunError, CheckpointError: the run has no weights that could be used.
+    """
+    if init is None or not (Path(init) / "recipe.yaml").exists():
+        return init
+    chosen = choose_weights(Path(init), purpose="start from")
+    return str(chosen.folder / f"{chosen.name}.safetensors")

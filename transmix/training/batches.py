@@ -51,7 +51,7 @@ class Batches:
         pin = world.device.type == "cuda"
         return iter(
             evaluation_batches(
-                self.data.val, self.crop, batch, self.workers, pin, world.rank, world.size, self.bad, filled
+                self.data.val, self.crop, batch, self.workers, pin, (world.rank, world.size), self.bad, filled
             )
         )
 
@@ -88,7 +88,8 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
     kept: EvaluationImages | None = None
     training: TrainingBatches | TrainingBatchesOnDevice
     if recipe.data.on_device:
-        training, kept = hold_on_device(data, recipe, order, crop, world.device, bad)
+        compiled = recipe.model.compile and world.device.type != "cpu"
+        training, kept = hold_on_device(data, settings, order, crop, world.device, bad, compiled)
     else:
         samples = TrainingSamples(data.train, augment, recipe.run.seed)
         training = training_loader(samples, order, workers, world.device.type == "cuda", bad)

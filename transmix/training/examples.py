@@ -1,26 +1,22 @@
 """What a run keeps for people to look at: the first boxes, and a few validation images after every epoch."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from transmix.attention import Attention, AttentionReader
+from transmix.attention.maps import eval_mode
 from transmix.data.loader import EvaluationSamples
 from transmix.runs import folder as run_folder
 from transmix.runs.error import RunError
-
-if TYPE_CHECKING:
-    from transmix.training.loop import TrainingRun
+from transmix.training.state import RunState
 
 COUNT = 8
 """How many fixed validation images are looked at."""
 
 
-def keep_examples(run: TrainingRun, epoch: int) -> None:
+def keep_examples(run: RunState, epoch: int) -> None:
     """Write attention and logits of the same validation images, evenly spaced over the split, after an epoch."""
     if not (run.world.leads or run.sharded):
         return
@@ -30,7 +26,7 @@ def keep_examples(run: TrainingRun, epoch: int) -> None:
     chosen = list(filter(None, map(samples.readable, spaced)))
     # A sharded model runs in all processes or in none; what the others see does not matter.
     images = torch.stack([image for image, _ in chosen] or [samples.black()])
-    logits, attention = look(run.bare, run.reader, run.normalise(images))
+    logits, attention = look(run.bare, run.reader, run.step.normalise(images))
     if not chosen:
         return
     tensors = {"images": images, "labels": torch.tensor([label for _, label in chosen]), "logits": logits}
@@ -39,26 +35,23 @@ def keep_examples(run: TrainingRun, epoch: int) -> None:
     try:
         run_folder.write_examples(run.folder, epoch, tensors)
     except RunError as error:  # a picture is no reason to lose a run
-        run.progress.say(f"warning: {error}")
+        run.say(f"warning: {error}")
 
 
 def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tuple[Tensor, Attention | None]:
     """Return logits (B, K) and attention, or None without a reader, of a model in eval mode."""
-    was_training = model.training
-    model.eval()
     if reader is not None:
         reader.eval = True
     try:
-        with torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             logits = model(images)
         return logits, reader.take(images) if reader is not None else None
     finally:
-        model.train(was_training)
         if reader is not None:
             reader.eval = False
 
 
-def draw_boxes(run: TrainingRun, name: str) -> None:
+def draw_boxes(run: RunState, name: str) -> None:
     """Draw the batch with boxes that the step kept, if it did, with its labels: area, attention, trained."""
     seen, path = run.step.boxes, run.folder / name
     if seen is None:
@@ -72,11 +65,9 @@ def draw_boxes(run: TrainingRun, name: str) -> None:
     mixed_images, images = (
         (pixels.float().cpu() * std + mean).clamp(0, 1) for pixels in (seen.mixed.images, seen.images)
     )
-    on_cpu = {name: getattr(seen.mixed, name).cpu() for name in ("labels", "partner", "lam", "lam_area", "mask")}
-    mixed = dataclasses.replace(seen.mixed, images=mixed_images, **on_cpu)
+    mixed = dataclasses.replace(seen.mixed.to("cpu"), images=mixed_images)
     attention, grid = (None, None) if seen.attention is None else (seen.attention.row.cpu(), seen.attention.grid)
     try:
-        downsample = run.recipe.mixing.downsample
-        draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images, downsample=downsample)
+        draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images)
     except Exception as error:  # a picture is no reason to lose a run
-        run.progress.say(f"warning: {name} could not be drawn: {error}")
+        run.say(f"warning: {name} could not be drawn: {error}")

@@ -16,19 +16,17 @@ class Meter:
 
     Args:
         device: where the sums live.
-        attention_weight: share of attention in the labels.
     """
 
-    def __init__(self, device: torch.device, attention_weight: float):
+    def __init__(self, device: torch.device):
         self.sums = torch.zeros(len(NAMES), device=device, dtype=sum_dtype(device))
-        self.attention_weight = attention_weight
 
     def add(self, loss: Tensor, accuracy: Tensor, mixed: Mixed) -> None:
         """Add one micro-batch; nothing is read back."""
         one, nothing = loss.new_ones(()), loss.new_zeros(())
         shift = empty = boxes = nothing
-        if mixed.mask is not None and mixed.rule == "attention":
-            measured = label_shift(mixed, self.attention_weight)
+        if mixed.mask is not None and mixed.rule != "area":
+            measured = label_shift(mixed)
             empty, boxes = measured["empty_boxes"], measured["boxes"]
             shift = measured["label_shift"] * boxes
         self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one])
@@ -37,8 +35,8 @@ class Meter:
         """Return means since the last read, over all processes, and start anew.
 
         Returns:
-            loss, mixed_accuracy; with attention labels also label_shift (mean |lam_area - lam| of rows with a box) and
-            empty_boxes (share of boxes with attention under a tenth of their area).
+            loss, mixed_accuracy; with labels other than the area's also label_shift (mean |lam_area - lam| of rows with
+            a box) and empty_boxes (share of boxes with evidence under a tenth of their area).
         """
         sums = dict(zip(NAMES, average(self.sums, world).tolist(), strict=True))
         self.sums = torch.zeros_like(self.sums)

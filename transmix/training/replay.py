@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,20 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from transmix import distributed
-from transmix.attention import AttentionReader
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.bad import allowed_bad
 from transmix.data.dataset import ImageData
-from transmix.data.keyed import key
 from transmix.data.loader import TrainingSamples
 from transmix.data.on_device import TrainingImages
 from transmix.data.order import EpochOrder, SampleKey
 from transmix.data.source import in_classes, load_data
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe
+from transmix.recipes.mixing import mixes_in
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
 from transmix.runs.folder import RunError, read_choice, read_classes, read_grey_range, read_recipe
 from transmix.training.optimizer import build_optimizer
-from transmix.training.step import TrainingStep
+from transmix.training.step import TrainingStep, build_transmix
 
 
 def replay(folder: Path, device: str = "auto") -> Iterator[str]:
@@ -45,7 +45,7 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
     model = build_model(settings, len(data.classes), recipe.data.image_size)
     model.load_state_dict(dump.tensors["model"])
     model.to(world.device)
-    reader = AttentionReader(model) if recipe.mixing.mix == "transmix" else None
+    tm = build_transmix(recipe.mixing, model)
     normalise = normaliser(recipe.augmentation.mean, recipe.augmentation.std, world.device, False)
     load = _loader(recipe, data, world.device)
     yield f"weights: as trained, as step {state['step']} found them ({found})"
@@ -59,17 +59,17 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
         order.start_at(epoch, within)
         keys = iter(order)
         optimizer = build_optimizer(model, recipe.optimization)
-        step = TrainingStep(model, reader, optimizer, None, normalise, recipe, world.device, rank)
+        step = TrainingStep(model, tm, optimizer, None, normalise, recipe, world.device, rank)
         if f"random-{rank}" in dump.tensors:
             set_random_state(dump.tensors[f"random-{rank}"], world.device)
         model.train()
+        tm.mixer.enabled = mixes_in(recipe.mixing, epoch)
         for micro in range(accumulate):
             wanted = next(keys)
-            images, labels = load(wanted)
-            step.mixer.generator.manual_seed(key(recipe.run.seed, "mix", state["step"] - 1, micro, rank))
             where = f"step {state['step']}, process {rank}, micro-batch {micro}"
             names = [data.train.where(index) for _, index, _ in wanted]
-            yield f"{where}: {_what_is_not_finite(step, model, images, labels, names)}"
+            run = partial(step.forward, state["step"] - 1, micro, *load(wanted))
+            yield f"{where}: {_what_is_not_finite(run, model, names)}"
             model.zero_grad()
 
 
@@ -84,9 +84,7 @@ def _loader(
     return lambda wanted: default_collate([samples[one] for one in wanted])
 
 
-def _what_is_not_finite(
-    step: TrainingStep, model: nn.Module, images: Tensor, labels: Tensor, images_from: list[str]
-) -> str:
+def _what_is_not_finite(run: Callable[[], Tensor], model: nn.Module, images_from: list[str]) -> str:
     """Run one micro-batch forward and backward; say which module, images and gradients are not finite."""
     broken: list[tuple[str, Tensor]] = []
 
@@ -99,7 +97,7 @@ def _what_is_not_finite(
         for name, module in model.named_modules()
     ]
     try:
-        loss = step._forward(step.normalise(images), labels.to(step.device))
+        loss = run()
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,10 +1,8 @@
 """What a run saves and takes back: everything that the next step depends on, and nothing else."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,9 +19,7 @@ from transmix.runs.checkpoint import (
 from transmix.runs.error import CheckpointError, RunError
 from transmix.runs.keep import remove_old_checkpoints, settle_checkpoints
 from transmix.training.sharding import cut_like, gather_whole
-
-if TYPE_CHECKING:
-    from transmix.training.loop import TrainingRun
+from transmix.training.state import RunState
 
 MAX_FAILED_SAVES = 3
 """So many in a row stop a run; fewer cost it no more than a line."""
@@ -51,7 +47,7 @@ def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str
     return (None if name is None else root / name), said
 
 
-def save(run: TrainingRun, last: bool = False) -> None:
+def save(run: RunState, last: bool = False) -> None:
     """Write a checkpoint of a run at its present step; every process calls this.
 
     If it cannot be written, training goes on with a line that says so: the next one may succeed.
@@ -63,7 +59,7 @@ def save(run: TrainingRun, last: bool = False) -> None:
     Raises:
         RunError: in every process: the last one failed, or MAX_FAILED_SAVES in a row, or the run folder is gone.
     """
-    names = {weight: name for name, weight in run.bare.named_parameters()}
+    names: dict[Tensor, str] = {weight: name for name, weight in run.bare.named_parameters()}
     tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
     if run.average is not None:
         tensors["ema"] = run.average.model.state_dict()
@@ -76,10 +72,11 @@ def save(run: TrainingRun, last: bool = False) -> None:
         raise RunError(reason, code=1)
 
 
-def _write(run: TrainingRun, tensors: dict[str, dict[str, Tensor]], last: bool) -> str:
+def _write(run: RunState, tensors: dict[str, dict[str, Tensor]], last: bool) -> str:
     """Write a checkpoint, and return why the run must stop, or nothing."""
     root = run.folder / "checkpoints"
     try:
+        assert run.log is not None
         run.log.sync()
         save_checkpoint(root, Checkpoint(tensors, _state(run), weights_metadata(run)))
     except RunError as error:
@@ -90,22 +87,22 @@ def _write(run: TrainingRun, tensors: dict[str, dict[str, Tensor]], last: bool) 
         message = f"step {run.step_number} is not saved: {error}.{row} {_newest_good(root)}"
         if last or run.failed_saves >= MAX_FAILED_SAVES:
             return f"{message} --resume goes on from the last good checkpoint"
-        run.progress.say(f"warning: {message} Training goes on")
+        run.say(f"warning: {message} Training goes on")
         return ""
     run.failed_saves = 0
     remove_old_checkpoints(root, run.recipe.run.keep_checkpoints, run.best["step"] if run.best else None)
     return ""
 
 
-def _state(run: TrainingRun) -> dict[str, Any]:
+def _state(run: RunState) -> dict[str, Any]:
     return {
         "step": run.step_number,
-        "steps_per_epoch": run.order.steps_per_epoch,
+        "steps_per_epoch": run.batches.order.steps_per_epoch,
         "training_images": len(run.data.train),
         "best": run.best,
         "reads": run.reads,
         "scaler": run.step.scaler.state_dict(),
-        "log_rows": run.log.rows,
+        "log_rows": run.log.rows if run.log is not None else None,
         "ema_updates": int(run.average.updates) if run.average is not None else None,
     }
 
@@ -118,7 +115,7 @@ def _newest_good(root: Path) -> str:
     return "There is no good checkpoint." if newest is None else f"The newest good checkpoint is {newest.name}."
 
 
-def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
+def restore(run: RunState, checkpoint: Checkpoint) -> None:
     """Put a run where `save` was called.
 
     Raises:
@@ -136,7 +133,7 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
             _load(run.average.model, checkpoint.tensors["ema"])
             if run.average.warmup:  # runs from before there was a warm-up did not count
                 run.average.updates.fill_(checkpoint.state["ema_updates"])
-        weights = dict(run.bare.named_parameters())
+        weights: dict[str, Tensor] = dict(run.bare.named_parameters())
         kept = checkpoint.tensors["optimizer"].items()
         states = {name: cut_like(value, weights[name.rsplit("|", 1)[0]]) for name, value in kept}
         load_optimizer_tensors(run.step.optimizer, states, weights)
@@ -157,7 +154,7 @@ def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     model.load_state_dict({name: cut_like(value, mine.get(name, value)) for name, value in tensors.items()})
 
 
-def weights_metadata(run: TrainingRun) -> dict[str, str]:
+def weights_metadata(run: RunState) -> dict[str, str]:
     """Return what a weights file must say to be used by itself: the model, its classes, its preprocessing."""
     model, augmentation = run.recipe.model, run.recipe.augmentation
     about = {

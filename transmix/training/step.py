@@ -7,18 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from transmix.attention import Attention, AttentionReader
+from transmix.attention.error import AttentionError
+from transmix.attention.reader import Attention
 from transmix.data.keyed import key
-from transmix.losses import MixedBCE, MixedCrossEntropy, mixed_accuracy
-from transmix.mixing import Mixed, Mixer, attention_labels
+from transmix.losses import mixed_accuracy
+from transmix.mixing.mixed import Mixed
 from transmix.models.build import AMP
-from transmix.recipes import Recipe
+from transmix.recipes import Recipe, RecipeError
+from transmix.recipes.mixing import build_criterion, build_mixer, rule_name
 from transmix.recipes.settings import Mixing
 from transmix.training.ema import WeightAverage
 from transmix.training.meter import Meter
 from transmix.training.nonfinite import NotFinite
 from transmix.training.optimizer import set_lr
 from transmix.training.sharding import share_gradients, whole
+from transmix.transmix import TransMix
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class TrainingStep:
 
     Args:
         model: wrapped for all processes, compiled or not.
-        reader: of the bare model; None unless the recipe mixes by attention.
+        transmix: mixes, and reads the bare model if the label rule looks at it.
         optimizer: of the bare model's parameters.
         average: of the weights, or None.
         normalise: uint8 images -> the model's input on the device.
@@ -47,7 +50,7 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        reader: AttentionReader | None,
+        transmix: TransMix,
         optimizer: torch.optim.Optimizer,
         average: WeightAverage | None,
         normalise: Callable[[Tensor], Tensor],
@@ -55,16 +58,14 @@ class TrainingStep:
         device: torch.device,
         rank: int,
     ):
-        self.model, self.reader, self.optimizer, self.average = model, reader, optimizer, average
+        self.model, self.transmix, self.optimizer, self.average = model, transmix, optimizer, average
         self.normalise, self.device, self.rank = normalise, device, rank
-        self.mixing, self.seed = recipe.mixing, recipe.run.seed
-        self.mixer = build_mixer(recipe.mixing)
-        self.criterion = build_criterion(recipe.mixing)
+        self.seed = recipe.run.seed
         self.amp = AMP[recipe.model.amp]
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.model.amp == "fp16")
         self.clip = recipe.optimization.clip_grad or float("inf")
         self.parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
-        self.meter = Meter(device, recipe.mixing.attention_weight)
+        self.meter = Meter(device)
         self.not_finite = NotFinite(device, stays=recipe.run.on_nonfinite == "abort")
         self.keep_boxes = True  # the next batch with boxes, for a picture
         self.boxes: Seen | None = None
@@ -79,38 +80,31 @@ class TrainingStep:
             mix: whether to mix at this step.
         """
         self.model.train()
-        self.mixer.enabled = mix and self.mixing.mix != "none"
+        self.transmix.mixer.enabled = mix
         losses = []
         for micro, (images, labels) in enumerate(micro_batches):
-            self.mixer.generator.manual_seed(key(self.seed, "mix", step, micro, self.rank))
             last = micro == len(micro_batches) - 1
             share_gradients(self.model, now=last)
             with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():  # type: ignore[operator]
-                loss = self._forward(self.normalise(images), labels.to(self.device, non_blocking=True))
+                loss = self.forward(step, micro, images, labels)
                 self.scaler.scale(loss / len(micro_batches)).backward()
             losses.append(loss.detach())
         set_lr(self.optimizer, lr)
         self._descend(step + 1, torch.stack(losses))
 
-    def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        mixed = self.mixer(images, labels)
+    def forward(self, step: int, micro: int, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of one micro-batch: the three lines that anyone's loop has."""
+        tm = self.transmix
+        images, labels = self.normalise(images), labels.to(self.device, non_blocking=True)
+        tm.mixer.generator.manual_seed(key(self.seed, "mix", step, micro, self.rank))
+        mixed = tm.mix(images, labels)
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.model(mixed.images)
-        seen = None
-        if self.reader is not None:
-            seen = self.reader.take(mixed.images)
-            mixed = attention_labels(
-                mixed,
-                seen.row,
-                grid=seen.grid,
-                weight=self.mixing.attention_weight,
-                downsample=self.mixing.downsample,
-                extent=seen.extent,
-            )
-        loss = self.criterion(logits, mixed)
+        mixed = tm.relabel(mixed, logits=logits)
+        loss = tm.loss(logits, mixed)
         self.meter.add(loss.detach(), mixed_accuracy(logits.detach(), mixed), mixed)
         if self.keep_boxes and mixed.mask is not None:
-            self.boxes = Seen(images, mixed, seen)
+            self.boxes = Seen(images, mixed, tm.attention)
         return loss
 
     def _descend(self, step: int, losses: Tensor) -> None:
@@ -132,21 +126,25 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def build_mixer(settings: Mixing) -> Mixer:
-    """Return the mixer of a recipe; for 'none' one that is never enabled."""
-    if settings.mix == "none":
-        return Mixer(prob=0.0)
-    return Mixer(
-        mixup_alpha=0.0 if settings.mix == "cutmix" else settings.mixup_alpha,
-        cutmix_alpha=0.0 if settings.mix == "mixup" else settings.cutmix_alpha,
-        prob=settings.mix_prob,
-        switch_prob=settings.switch_prob,
-        mode=settings.mix_mode,
-    )
+def build_transmix(mixing: Mixing, model: nn.Module) -> TransMix:
+    """Return mixing, label rule and loss of a recipe, for a model that is not wrapped.
 
-
-def build_criterion(settings: Mixing) -> MixedCrossEntropy | MixedBCE:
-    """Return the loss of a recipe."""
-    if settings.loss == "bce":
-        return MixedBCE(settings.smoothing, settings.bce_threshold)
-    return MixedCrossEntropy(settings.smoothing)
+    Raises:
+        RecipeError: a method or rule that is not known, or a setting that it does not have.
+        AttentionError: the rule looks at attention, and the model's cannot be read.
+    """
+    try:
+        return TransMix(
+            model,
+            mixer=build_mixer(mixing),
+            labels=rule_name(mixing),
+            labels_options=mixing.labels_options,
+            criterion=build_criterion(mixing),
+            module=mixing.module,
+            prefix_tokens=mixing.prefix_tokens,
+            grid=mixing.grid,
+        )
+    except AttentionError as error:
+        raise AttentionError(f"{error}. (A recipe asks for that head with class_attention)") from error
+    except (ValueError, TypeError) as error:
+        raise RecipeError(str(error)) from error

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transmix.mixing import Mixed, attention_labels, cutmix
+from transmix.labels.attention import attention_labels
+from transmix.mixing import Mixed, cutmix
 from transmix.mixing.box import Box, box_area, draw_box
 from transmix.visual.look import look
 from transmix.visual.overlay import as_picture

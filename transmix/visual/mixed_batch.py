@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from transmix.mixing.labels import attention_labels
 from transmix.visual.overlay import as_array, as_picture, check_attention
 from transmix.visual.page import save_figure
 from transmix.visual.pairs import Pair, Share, pairs_figure
@@ -24,7 +22,6 @@ def draw_mixed_batch(
     *,
     base_images: Any = None,
     rows: int = 6,
-    downsample: str = "nearest",
 ) -> None:
     """Draw a mixed batch with its labels by area, by attention and as trained, and save it as PNG or SVG.
 
@@ -41,15 +38,12 @@ def draw_mixed_batch(
         class_names: K names.
         base_images: (B, 3, H, W) the batch before mixing, or None.
         rows: Samples to draw at most, those first whose label the attention changed most.
-        downsample: How the box came down to patches: "nearest" or "fraction".
 
     Raises:
         ValueError: If shapes do not fit together, float images leave 0..1, attention is negative or not finite,
             labels have no name, or the path ends in something else.
     """
-    figure = mixed_batch_figure(
-        mixed, attention, grid, class_names, base_images=base_images, rows=rows, downsample=downsample
-    )
+    figure = mixed_batch_figure(mixed, attention, grid, class_names, base_images=base_images, rows=rows)
     save_figure(figure, path)
 
 
@@ -63,17 +57,11 @@ def mixed_batch_figure(
     rows: int = 6,
     width: float = PAGE,
     mask: bool = False,
-    downsample: str = "nearest",
 ) -> Figure:
     """Make the figure that `draw_mixed_batch` saves; `width` in inches, `mask` draws the masks too."""
     _check(mixed, base_images, class_names, rows)
     labels, partner = as_array(mixed.labels), as_array(mixed.partner)
     rows_of_attention = None if attention is None else check_attention(attention, len(labels), grid)
-    alone = None
-    if rows_of_attention is not None and mixed.rule == "attention":
-        alone = attention_labels(
-            mixed, torch.as_tensor(rows_of_attention), grid=grid, weight=1.0, downsample=downsample
-        )
     pairs = []
     for row in choose_rows(mixed, rows):
         both = (None, None)
@@ -82,7 +70,7 @@ def mixed_batch_figure(
         looked = None if rows_of_attention is None else rows_of_attention[row]
         names = class_names[int(labels[row])], class_names[int(labels[partner[row]])]
         picture = as_picture(mixed.images[row])
-        pairs.append(Pair(*both, picture, row_mask(mixed, row), looked, names, label_shares(mixed, row, alone)))
+        pairs.append(Pair(*both, picture, row_mask(mixed, row), looked, names, label_shares(mixed, row)))
     return pairs_figure(pairs, grid, width=width, mask=mask)
 
 
@@ -93,23 +81,25 @@ def choose_rows(mixed: Any, rows: int) -> list[int]:
 
 
 def row_mask(mixed: Any, row: int) -> np.ndarray:
-    """Give where the partner's pixels are in one sample: (H, W) bool, all false if the batch has no boxes."""
+    """Give the partner's share of each pixel in one sample: (H, W) bool or float, 0 if the batch has no masks."""
     if mixed.mask is None:
         return np.zeros(mixed.images.shape[-2:], dtype=bool)
-    return as_array(mixed.mask[row if len(mixed.mask) > 1 else 0]) != 0
+    return as_array(mixed.mask[row if len(mixed.mask) > 1 else 0])
 
 
-def label_shares(mixed: Any, row: int, alone: Any = None) -> list[Share]:
-    """Give the label of one sample: by area, by attention and as trained; without a box, or with labels by area, one.
+def label_shares(mixed: Any, row: int) -> list[Share]:
+    """Give the label of one sample: by area, by the rule's evidence alone and as trained; without a mask, one.
 
-    `alone` is the batch labelled by attention alone, where attention is known.
+    A weight of the partner's label of its own (`lam_partner`) is drawn as its share of both.
     """
     trained, area = float(mixed.lam[row]), float(mixed.lam_area[row])
+    if mixed.lam_partner is not None:
+        trained /= max(trained + float(mixed.lam_partner[row]), 1e-12)
     if not row_mask(mixed, row).any():
         return [Share("mixed", trained, 1 - trained)]
     rules = {"area": area}
-    if mixed.rule == "attention":
-        rules |= {"attention": float(alone.lam[row])} if alone is not None else {}
+    if mixed.rule != "area":
+        rules |= {mixed.rule: float(mixed.lam_evidence[row])} if mixed.lam_evidence is not None else {}
         rules["trained"] = trained
     return [Share(rule, lam, 1 - lam) for rule, lam in rules.items()]
 

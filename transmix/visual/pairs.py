@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     own: np.ndarray | None  # (H, W, 3) in 0..1, image A
     partner: np.ndarray | None  # (H, W, 3) in 0..1, image B
     mixed: np.ndarray  # (H, W, 3) in 0..1
-    mask: np.ndarray  # (H, W) bool, true where B's pixels are
+    mask: np.ndarray  # (H, W) bool or float in 0..1, B's share of each pixel
     attention: np.ndarray | None  # (P,) of the class token over the patches
     names: tuple[str, str]  # of A and B
     shares: Sequence[Share]
@@ -84,7 +84,7 @@ def pairs_figure(
             axes = page.axes(left, top, layout.side, layout.height)
             draw_picture(axes, panel.picture, panel.frame)
             if panel.outlined:
-                draw_outline(axes, pair.mask)
+                draw_outline(axes, pair.mask >= 0.5)  # of a soft mask, where B has the larger share
         size = width - MARGIN - layout.bars_left, layout.bars_height
         bars = page.axes(layout.bars_left, top + layout.bars_top, *size)
         _draw_shares(bars, pair.shares, pair.names, size, stacked=layout.beside)

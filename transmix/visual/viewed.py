@@ -20,13 +20,15 @@ from transmix.data.grey_range import with_grey
 from transmix.data.parts import USUAL
 from transmix.data.source import choice_of, in_classes, open_data
 from transmix.evaluation.subject import open_subject
-from transmix.export.trained import open_trained
 from transmix.models.build import build_model, check_patches, published_classes
+from transmix.models.settings import Model
 from transmix.models.start import head_size
 from transmix.recipes import RecipeError
-from transmix.recipes.settings import Mixing, Model, check_grey_range
+from transmix.recipes.check import check_grey_range
+from transmix.recipes.settings import Mixing
 from transmix.runs.checkpoint import read_tensors
 from transmix.runs.folder import RunError, read_choice
+from transmix.runs.trained import open_trained
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from transmix import Draw, Mixed, attention_labels, cutmix, mixup
-from transmix.mixing.labels import find_grid, mask_on_patches
+from transmix.attention.grid import find_grid
+from transmix.labels.patches import mask_on_patches
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "transmix_cases.json"
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from transmix.data.augment import EvaluationCrop
 from transmix.data.grey import Grey
-from transmix.export.error import ExportError
 from transmix.models.build import build_model
 from transmix.recipes import Recipe
 from transmix.runs.checkpoint import read_tensors
@@ -64,8 +63,8 @@ def open_trained(run: Path, checkpoint: str = "last", weights: str = "auto") -> 
             below.
 
     Raises:
-        RunError, CheckpointError, RecipeError: the folder holds no run, no whole checkpoint, or no average.
-        ExportError: its weights do not fit its model.
+        RunError, CheckpointError, RecipeError: the folder holds no run, no whole checkpoint, or no average, or its
+            weights do not fit its model.
     """
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder")
@@ -78,7 +77,7 @@ def open_trained(run: Path, checkpoint: str = "last", weights: str = "auto") -> 
         model.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"{chosen.folder} does not fit {settings.model}: {reason}") from error
+        raise RunError(f"{chosen.folder} does not fit {settings.model}: {reason}") from error
     return Trained(recipe, classes, model.eval(), metadata, chosen, _scores(chosen), read_grey_range(run))
 
 

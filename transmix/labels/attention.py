@@ -1,0 +1,108 @@
+"""TransMix's labels: weighed by what the model's class token attends to in the mixed image."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from transmix.attention.grid import find_grid
+from transmix.labels.evidence import Evidence
+from transmix.labels.patches import DOWNSAMPLE, mask_on_patches
+from transmix.mixing.mixed import Mixed
+
+
+@dataclass(frozen=True)
+class AttentionLabels:
+    """TransMix's rule: the partner's share of the label is the attention inside its pixels, or partly so.
+
+    Args:
+        weight: share of attention against area in the label; 0.5 is the paper's.
+        downsample: how the mask comes down to patches, "nearest" (the paper) or "fraction".
+
+    Raises:
+        ValueError: a parameter out of its range.
+
+    Source: Chen et al., TransMix (CVPR 2022).
+    """
+
+    weight: float = 0.5
+    downsample: str = "nearest"
+
+    needs: ClassVar = ("attention",)
+
+    def __post_init__(self) -> None:
+        check_parameters(self.weight, self.downsample)
+
+    def __call__(self, mixed: Mixed, evidence: Evidence) -> Mixed:
+        """Weigh the labels by `evidence.attention`."""
+        seen = evidence.attention
+        assert seen is not None
+        return attention_labels(
+            mixed, seen.row, grid=seen.grid, weight=self.weight, downsample=self.downsample, extent=seen.extent
+        )
+
+
+def attention_labels(
+    mixed: Mixed,
+    attention: Tensor,
+    *,
+    grid: tuple[int, int] | None = None,
+    weight: float = 0.5,
+    downsample: str = "nearest",
+    extent: tuple[int, int] | None = None,
+) -> Mixed:
+    """Weigh labels by where the model looks: TransMix's rule.
+
+        lam_attn = sum(A * (1 - M)) / sum(A)
+        lam      = weight * lam_attn + (1 - weight) * lam_area
+
+    A is the class token's attention over the P patches, M the mask brought to the patches. Rows without a mask
+    (Mixup, unmixed) keep their label. No gradient flows into the label. Sums are taken in float32. `lam_attn` stands
+    in `lam_evidence`.
+
+    Args:
+        mixed: the batch that the model saw.
+        attention: (B, P) of any positive scale, patches in row-major order.
+        grid: (h, w) with h * w = P; None: the one that strides over H x W make, see `find_grid`.
+        weight: share of attention against area; 0.5 is the paper's, 0 is plain CutMix.
+        downsample: "nearest": a patch is pasted if its top left pixel is (the paper); "fraction": by the
+            fraction of its pixels that are.
+        extent: (height, width) in pixels that the grid covers, from the top left corner; None: the whole image. More
+            than the image where the model pads it (padding belongs to neither image), less where it leaves a
+            remainder out.
+
+    Raises:
+        ValueError: attention of another shape, a grid that does not fit, a parameter out of its range.
+
+    Source: Chen et al., TransMix (CVPR 2022): the label by attention; its section 4.1 takes the mean of both.
+    """
+    check_parameters(weight, downsample)
+    if attention.ndim != 2 or len(attention) != len(mixed.images):
+        raise ValueError(f"attention must be ({len(mixed.images)}, P), not {tuple(attention.shape)}")
+    height, width = mixed.images.shape[-2:]
+    h, w = find_grid(attention.shape[1], height, width) if grid is None else grid
+    if h * w != attention.shape[1]:
+        raise ValueError(f"a grid of {h} x {w} has {h * w} patches, but attention has {attention.shape[1]}")
+    if mixed.mask is None:
+        return replace(mixed, lam=mixed.lam_area, lam_partner=None, rule="attention")
+    with torch.no_grad(), torch.autocast(attention.device.type, enabled=False):
+        attention = attention.detach().float()
+        pasted = mask_on_patches(mixed.mask, (h, w), downsample, extent).flatten(1)
+        lam_attention = (attention * (1 - pasted)).sum(1) / attention.sum(1)
+        lam = (weight * lam_attention + (1 - weight) * mixed.lam_area).clamp(0, 1)  # rounding may step outside
+        has_mask = mixed.mask.flatten(1).any(1)
+        lam, alone = (torch.where(has_mask, one, mixed.lam_area) for one in (lam, lam_attention))
+        return replace(mixed, lam=lam, lam_partner=None, lam_evidence=alone, rule="attention")
+
+
+def check_parameters(weight: float, downsample: str) -> None:
+    """Check the parameters of the rule.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight is the share of attention in [0, 1], not {weight}")
+    if downsample not in DOWNSAMPLE:
+        raise ValueError(f"downsample must be one of {', '.join(DOWNSAMPLE)}, not {downsample!r}")

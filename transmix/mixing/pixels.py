@@ -1,0 +1,109 @@
+"""Pixels: pasting, blending and moving, on tensors of any type and device. Pure: inputs are not modified."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from transmix.mixing.box import Box
+
+
+def paste(onto: Tensor, images: Tensor, boxes: Sequence[Box], mask: Tensor, partner: Tensor) -> Tensor:
+    """Return `onto` with each row's box filled from its partner in `images`; all (B, C, H, W)."""
+    if len(boxes) > 1:
+        return torch.where(mask[:, None], images[partner], onto)
+    top, left, bottom, right = boxes[0]
+    pasted = onto.clone()  # keeps channels_last
+    pasted[..., top:bottom, left:right] = images[..., top:bottom, left:right][partner]
+    return pasted
+
+
+def on_mask(own: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
+    """Return `own` where the mask is 0, `theirs` where it is 1 and a blend between; rounded for integers.
+
+    Args:
+        own: (B, ..., H, W).
+        theirs: likewise.
+        mask: (B or 1, H, W), bool or float in [0, 1].
+    """
+    share = mask.view(len(mask), *(1,) * (own.ndim - 3), *mask.shape[-2:])
+    if not mask.is_floating_point():
+        return torch.where(share, theirs, own)
+    exact = own.dtype if own.dtype in (torch.float32, torch.float64) else torch.float32
+    mixed = torch.lerp(own.to(exact), theirs.to(exact), share.to(exact))
+    mixed = torch.where(share == 0, own.to(exact), torch.where(share == 1, theirs.to(exact), mixed))  # 0 * NaN is NaN
+    return mixed.to(own.dtype) if own.is_floating_point() else mixed.round().to(own.dtype)
+
+
+def blend(images: Tensor, lam: float | Tensor, partner: Tensor) -> Tensor:
+    """Return lam * images + (1 - lam) * partners, in the images' type; lam a number or (B,)."""
+    exact = images.dtype if images.dtype in (torch.float32, torch.float64) else torch.float32
+    if isinstance(lam, Tensor):
+        lam = lam.to(exact).view(-1, *(1,) * (images.ndim - 1))
+    blended = images[partner].to(exact).lerp_(images.to(exact), lam)  # in place: indexing has made a copy
+    if isinstance(lam, Tensor):  # a row that is not mixed takes nothing of its partner, not even a NaN
+        blended = torch.where(lam == 1, images.to(exact), blended)
+    return blended.round_().to(images.dtype) if not images.is_floating_point() else blended.to(images.dtype)
+
+
+def move_box(tensor: Tensor, source: Tensor, box: Tensor, interpolation: str) -> Tensor:
+    """Return each row's `source` box, resized to and placed in its `box`, 0 elsewhere; a row without a box as it is.
+
+    As `F.interpolate` of each source alone (align_corners=False), for all rows at once and without waiting for the
+    device.
+
+    Args:
+        tensor: (B, ..., H, W).
+        source: (B, 4) int64, (top, left, bottom, right) in pixels, half-open, not empty where the box is not.
+        box: (B, 4) likewise.
+        interpolation: "nearest" or "bilinear"; types without fractions take the nearest whatever it says.
+    """
+    height, width = tensor.shape[-2:]
+    linear = interpolation == "bilinear" and tensor.is_floating_point()
+    moved = tensor
+    for axis, pixels in ((-2, height), (-1, width)):
+        first, end, to_first, to_end = (side[:, 2 + axis + at] for side in (source, box) for at in (0, 2))
+        moved = _resize_axis(moved, axis, _places(first, end, to_first, to_end, pixels, linear))
+    by_row = len(tensor), *(1,) * (tensor.ndim - 3)
+    inside = boxes_mask(box, height, width)
+    has_box = inside.flatten(1).any(1).view(*by_row, 1, 1)
+    moved = torch.where(inside.view(*by_row, height, width), moved, torch.zeros_like(moved))
+    return torch.where(has_box, moved, tensor)
+
+
+def _places(first: Tensor, end: Tensor, to_first: Tensor, to_end: Tensor, pixels: int, linear: bool) -> Tensor:
+    """Return (B, pixels) float32: where in the source each pixel along an axis comes from, as torch's interpolate."""
+    scale = (end - first).float() / (to_end - to_first).clamp(min=1).float()
+    within = (torch.arange(pixels, device=first.device)[None] - to_first[:, None]).float()
+    place = ((within + 0.5) * scale[:, None] - 0.5) if linear else (within * scale[:, None]).floor()
+    last = (end - first - 1).clamp(min=0)[:, None].float()
+    return first[:, None] + torch.minimum(place.clamp(min=0), last)
+
+
+def _resize_axis(tensor: Tensor, axis: int, places: Tensor) -> Tensor:
+    """Return a tensor whose entries along `axis` are taken from `places` (B, n), between two where these are so."""
+    shape = [len(tensor), *(1,) * (tensor.ndim - 1)]
+    shape[axis] = places.shape[1]
+    low = places.floor().long().view(shape)
+    near = tensor.gather(axis, low.expand(tensor.shape))
+    if not tensor.is_floating_point():
+        return near
+    exact = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    part = (places - places.floor()).view(shape).to(exact)
+    far = tensor.gather(axis, (low + (part > 0)).expand(tensor.shape))
+    return torch.lerp(near.to(exact), far.to(exact), part).to(tensor.dtype)
+
+
+def boxes_mask(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return (n, H, W) bool, True inside each of n boxes (n, 4)."""
+    sides = boxes[:, :, None]
+    rows, columns = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
+    in_rows = (rows >= sides[:, 0]) & (rows < sides[:, 2])
+    in_columns = (columns >= sides[:, 1]) & (columns < sides[:, 3])
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def per_row(values: Sequence[float], images: Tensor) -> Tensor:
+    """Return one value, or one per row, as (B,) float32 on the images' device, without waiting for it."""
+    rows = torch.tensor(values, dtype=torch.float32).to(images.device, non_blocking=True)
+    return rows.expand(len(images)).contiguous()

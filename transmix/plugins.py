@@ -1,0 +1,101 @@
+"""What installed packages add to our tables, by the entry point group `transmix.plugins`.
+
+A package says in its pyproject.toml, kind and name before the sign, the object after it:
+
+    [project.entry-points."transmix.plugins"]
+    "method.roundmix" = "roundmix.mixing:RoundMix"
+    "rule.corner" = "roundmix.labels:CornerLabels"
+    "metric.margin" = "roundmix.metrics:MARGIN"
+    "suite.upside-down" = "roundmix.suites:upside_down"
+    "data.shapes" = "roundmix.data:shapes"
+
+An object is imported when its name is asked for. Files of recipes name entries, and never a path to code.
+"""
+
+import dataclasses
+import difflib
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from transmix.error import RecipeError
+from transmix.warnings import TransMixWarning
+
+GROUP = "transmix.plugins"
+
+KINDS = ("method", "rule", "metric", "suite", "data")
+"""What can be added: a line in `METHODS`, `RULES`, `METRICS`, `SUITES` or `SOURCES`."""
+
+
+class UnknownNameError(RecipeError, ValueError):
+    """A name that no table has, or a package's entry that cannot be used."""
+
+
+@cache
+def added() -> dict[str, dict[str, EntryPoint]]:
+    """Return kind -> name -> entry point of all installed packages."""
+    found: dict[str, dict[str, EntryPoint]] = {kind: {} for kind in KINDS}
+    for entry in entry_points(group=GROUP):
+        kind, dot, name = entry.name.partition(".")
+        if kind not in KINDS or not (dot and name):
+            known = ", ".join(f"{one}.NAME" for one in KINDS)
+            warnings.warn(f"{_owner(entry)} adds {entry.name!r}, which is none of {known}", TransMixWarning, 2)
+            continue
+        found[kind][name] = entry
+    return found
+
+
+def names(kind: str, ours: Mapping[str, Any]) -> list[str]:
+    """Return the names of a table: ours in their order, then what packages add."""
+    return [*ours, *sorted(added()[kind].keys() - ours.keys())]
+
+
+def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
+    """Return an entry of a table by its name, ours or a package's.
+
+    Raises:
+        UnknownNameError: no such name (with the nearest), a name that we and a package have, or a package's entry
+            that cannot be imported.
+    """
+    entry = added()[kind].get(name)
+    if entry is None:
+        if name in ours:
+            return ours[name]
+        known = names(kind, ours)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise UnknownNameError(
+            f"no {kind} is called {name!r}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
+        )
+    if name in ours:
+        raise UnknownNameError(
+            f"{_owner(entry)} adds a {kind} called {name!r}, which transmix has; it needs another name"
+        )
+    try:
+        return entry.load()
+    except Exception as error:  # whatever the package's code raises
+        reason = " ".join(str(error).split())[:300]
+        raise UnknownNameError(
+            f"{kind} {name!r} of {_owner(entry)} ({entry.value}) cannot be imported: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def make(kind: str, ours: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> Any:
+    """Return an entry of a table whose entries are frozen dataclasses, with its settings.
+
+    Raises:
+        UnknownNameError: as `find`.
+        TypeError: the entry has no such setting; the message gives those that it has.
+        ValueError: a setting out of its range.
+    """
+    entry = find(kind, ours, name)
+    known = [field.name for field in dataclasses.fields(entry)] if dataclasses.is_dataclass(entry) else []
+    if unknown := [option for option in options if option not in known]:
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise TypeError(f"{kind} {name!r} has no setting {unknown[0]!r}; {has}")
+    return entry(**options)  # type: ignore[operator]
+
+
+def _owner(entry: EntryPoint) -> str:
+    return f"the package {entry.dist.name}" if entry.dist is not None else "a package"

@@ -1,0 +1,157 @@
+"""What the section `mixing` of a recipe means: a mixer, a label rule, a loss; and what a mix is called."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+from transmix import plugins
+from transmix.error import RecipeError
+from transmix.labels.evidence import Rule
+from transmix.labels.rules import RULES
+from transmix.losses import MixedBCE, MixedCrossEntropy
+from transmix.mixing.methods import METHODS
+from transmix.mixing.mixer import Method, Mixer
+from transmix.recipes.settings import Mixing, Recipe
+from transmix.transmix import make_rule
+
+ALIASES = {"transmix": ("mixup+cutmix", "attention")}
+"""What stands for a mix and a label rule together: the only name for both."""
+
+SWITCH = ("mixup", "cutmix")
+"""The methods of timm's switch, whose settings are keys of their own."""
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """Return a recipe that says mix and labels apart, with every setting of its label rule.
+
+    Two recipes that train the same way are equal so. A rule that is not installed here keeps the settings it has.
+    """
+    mixing = recipe.mixing
+    mix, labels = apart(mixing.mix, mixing.labels)
+    # Settings of TransMix's labels in a recipe that another --mix overrides mean nothing, and do no harm.
+    options = dict(mixing.labels_options) if labels else {}
+    with suppress(ValueError, TypeError):
+        options = asdict(make_rule(labels or "area", options)[1]) | options  # type: ignore[call-overload]
+    return replace(recipe, mixing=replace(mixing, mix=mix, labels=labels or "area", labels_options=options))
+
+
+def apart(mix: str, labels: str | None) -> tuple[str, str | None]:
+    """Return mix and labels of what a recipe says, without aliases; labels None where it says nothing of them."""
+    mix, by_alias = ALIASES.get(mix, (mix, None))
+    return mix, labels or by_alias
+
+
+def rule_name(mixing: Mixing) -> str:
+    """Return the name of the label rule that a recipe means."""
+    return apart(mixing.mix, mixing.labels)[1] or "area"
+
+
+def title(mix: str, labels: str | None) -> str:
+    """Return what a mix with its labels is called, in tables and as --baseline."""
+    mix, labels = apart(mix, labels)
+    alias = {both: name for name, both in ALIASES.items()}.get((mix, labels or "area"))
+    return alias or (mix if labels in (None, "area") else f"{mix} by {labels}")
+
+
+def mixes_in(mixing: Mixing, epoch: int) -> bool:
+    """Whether batches of an epoch, counted from 0, are mixed."""
+    return (
+        mixing.mix != "none" and mixing.mix_start <= epoch and (mixing.mix_epochs is None or epoch < mixing.mix_epochs)
+    )
+
+
+def find_rule(mixing: Mixing) -> Any:
+    """Return the label rule that a recipe names, without its settings.
+
+    Raises:
+        RecipeError: no such rule.
+    """
+    try:
+        return plugins.find("rule", RULES, rule_name(mixing))
+    except ValueError as error:
+        raise RecipeError(f"labels: {error}") from error
+
+
+def build_rule(mixing: Mixing) -> Rule:
+    """Return the label rule of a recipe.
+
+    Raises:
+        RecipeError: no such rule, or a setting that it does not have or take.
+    """
+    name = rule_name(mixing)
+    options = mixing.labels_options if name != "area" or mixing.labels else {}
+    try:
+        return make_rule(name, options)[1]
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"labels: {error}") from error
+
+
+def build_mixer(mixing: Mixing) -> Mixer:
+    """Return the mixer of a recipe; for 'none' one that mixes nothing.
+
+    Raises:
+        RecipeError: no such method, or a setting that none has or takes.
+    """
+    mix = apart(mixing.mix, mixing.labels)[0]
+    names = mix.split("+")
+    try:
+        if mix == "none":
+            return Mixer(prob=0.0)
+        if unused := _unused(mixing, names):
+            raise ValueError(unused)
+        if set(names) <= set(SWITCH) and len(names) == len(set(names)):
+            return Mixer(
+                mixup_alpha=mixing.mixup_alpha if "mixup" in names else 0.0,
+                cutmix_alpha=mixing.cutmix_alpha if "cutmix" in names else 0.0,
+                cutmix_minmax=mixing.cutmix_minmax if "cutmix" in names else None,
+                prob=mixing.prob,
+                switch_prob=mixing.switch_prob,
+                mode=mixing.mode,
+                correct_lam=mixing.correct_lam,
+                partner=mixing.partner,
+            )
+        weights = [float(mixing.mix_weights.get(name, 1.0)) for name in names]  # type: ignore[arg-type]
+        methods = [_method(mixing, name, alone=len(names) == 1) for name in names]
+        pairs = list(zip(methods, weights, strict=True))
+        return Mixer(prob=mixing.prob, mode=mixing.mode, partner=mixing.partner, methods=pairs)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"mix: {error}") from error
+
+
+def build_criterion(mixing: Mixing) -> MixedCrossEntropy | MixedBCE:
+    """Return the loss of a recipe."""
+    if mixing.loss == "bce":
+        return MixedBCE(mixing.smoothing, mixing.bce_threshold)
+    return MixedCrossEntropy(mixing.smoothing)
+
+
+def _method(mixing: Mixing, name: str, alone: bool) -> Method:
+    if name == "mixup":
+        return METHODS[name](mixing.mixup_alpha)
+    if name == "cutmix":
+        return METHODS[name](mixing.cutmix_alpha, mixing.cutmix_minmax, mixing.correct_lam)
+    return plugins.make("method", METHODS, name, _options_of(mixing.mix_options, name, alone))
+
+
+def _options_of(options: Mapping[str, Any], name: str, alone: bool) -> dict[str, Any]:
+    own = {key.removeprefix(f"{name}."): value for key, value in options.items() if key.startswith(f"{name}.")}
+    return own | ({key: value for key, value in options.items() if "." not in key} if alone else {})
+
+
+def _unused(mixing: Mixing, names: list[str]) -> str | None:
+    """Say which setting belongs to none of the methods; None if all do."""
+    for name in names:
+        plugins.find("method", METHODS, name)  # an unknown method is the first thing to say
+    if len(names) != len(set(names)):
+        return f"{mixing.mix} names a method twice"
+    others = [name for name in names if name not in SWITCH]
+    for key in mixing.mix_options:
+        owner, dot, _ = key.partition(".")
+        if not (owner in others if dot else len(names) == 1 and others):
+            wanted = f"{others[0] if others else 'METHOD'}.{key}" if not dot else " or ".join(others) or "no method"
+            return f"mix_options {key} belongs to no method of {mixing.mix}; {wanted} would"
+    for name in mixing.mix_weights:
+        if name not in names or not others:
+            return f"mix_weights {name}: of mixup and cutmix alone give switch_prob; else name one of {mixing.mix}"
+    return None
