@@ -40,9 +40,9 @@ from transmix.data.augment import TrainingAugmentation
 from transmix.data.decode import decode_image
 from transmix.data.loader import TrainingSamples, training_loader
 from transmix.data.order import EpochOrder
+from transmix.data.settings import Augmentation, Data
 from transmix.data.source import load_data
 from transmix.models.build import normaliser
-from transmix.data.settings import Augmentation, Data
 
 CLASSES = 2
 POLICY, ERASING = "rand-m9-mstd0.5-inc1", 0.25

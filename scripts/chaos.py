@@ -46,9 +46,9 @@ from torch import Tensor
 
 import transmix.visual.mixed_batch  # noqa: F401  a life would import it at its own cost
 from transmix.data.loader import TrainingBatches
-from transmix.recipes import Recipe
 from transmix.data.settings import Augmentation, Data
 from transmix.models.settings import Model
+from transmix.recipes import Recipe
 from transmix.recipes.settings import Mixing, Optimization, Run
 from transmix.runs import checkpoint as checkpoint_module
 from transmix.runs.checkpoint import list_checkpoints, load_checkpoint
@@ -234,7 +234,7 @@ class Marker:
         finish = loop.TrainingRun.finish
 
         def begin(run: loop.TrainingRun) -> dict[str, Any]:
-            self.words[base + 1] = run.step_number + 1
+            self.words[base + 1] = run.state.step_number + 1
             return finish(run)
 
         loop.TrainingRun.finish = begin  # type: ignore[method-assign]

@@ -80,18 +80,16 @@ def torchvision_collate(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
 
 def own_trainer(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """One step of `transmix train`, whose loss is overheard."""
-    from transmix.attention import AttentionReader
     from transmix.data.settings import Data
-from transmix.recipes.settings import Mixing, Recipe
-    from transmix.training.step import TrainingStep
+    from transmix.recipes.settings import Mixing, Recipe
+    from transmix.training.step import TrainingStep, build_transmix
 
     recipe = Recipe(data=Data(), mixing=Mixing(mix="transmix", mixup_alpha=0.0, smoothing=0.0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
-    step = TrainingStep(
-        model, AttentionReader(model), optimizer, None, lambda pixels: pixels, recipe, torch.device("cpu"), 0
-    )
-    losses, criterion = [], step.criterion
-    step.criterion = lambda *of: losses.append(criterion(*of)) or losses[-1]  # type: ignore[assignment]
+    tm = build_transmix(recipe.mixing, model)
+    step = TrainingStep(model, tm, optimizer, None, lambda pixels: pixels, recipe, torch.device("cpu"), 0)
+    losses, criterion = [], tm.criterion
+    tm.criterion = lambda *of: losses.append(criterion(*of)) or losses[-1]  # type: ignore[assignment]
     step(4, [(images, labels)], lr=0.0)
     return losses[0]
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from transmix import plugins
-from transmix.attention.find import unwrap
 from transmix.attention.maps import attention_maps, eval_mode
 from transmix.attention.reader import Attention, AttentionReader
 from transmix.labels.area import AreaLabels
@@ -19,8 +18,8 @@ from transmix.losses import MixedCrossEntropy
 from transmix.mixing.mixed import Mixed
 from transmix.mixing.mixer import Mixer
 
-READ = {"attention", "clean"}
-"""Evidence for which the model's attention is read."""
+READ = {"attention", "maps", "clean"}
+"""Evidence for which the model is read."""
 
 BEFORE = {"clean", "foreground"}
 """Evidence that is there before the batch is mixed."""
@@ -95,12 +94,10 @@ class TransMix:
         self.name, self.rule = make_rule(labels, options)
         if reason := why_nothing_changes(self.mixer, self.rule):
             raise ValueError(f"{_title(self.name)} would change nothing: {reason}")
-        self.model = model
         self.reader: AttentionReader | None = None
-        if set(self.rule.needs) - {"logits", "foreground"} and model is None:
-            raise ValueError(f"labels {self.name!r} look at the model: TransMix(model, ...)")
         if READ & set(self.rule.needs):
-            assert model is not None
+            if model is None:
+                raise ValueError(f"labels {self.name!r} look at the model: TransMix(model, ...)")
             self.reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, grid=grid)
             self.reader.training = "attention" in self.rule.needs
         self.attention: Attention | None = None
@@ -157,16 +154,17 @@ class TransMix:
             self.attention = self.reader.take(mixed.images, rows)
             evidence = replace(evidence, attention=self.attention)
         if "maps" in needs:
-            assert self.model is not None
-            layers = attention_maps(self.model, mixed.images)
-            evidence = replace(evidence, maps=torch.stack([one.float() for one in layers], dim=1))
+            assert self.reader is not None
+            evidence = replace(evidence, maps=torch.stack(attention_maps(self.reader.model, mixed.images), dim=1))
         if "logits" in needs and logits is not None:
             evidence = replace(evidence, logits=logits.detach())
         return replace(self.rule(mixed, evidence), rule=self.name)
 
     def loss(self, logits: Tensor, mixed: Mixed) -> Tensor:
         """Return the loss of (B, K) logits against the labels by the rule; relabels unless that is done."""
-        return self.criterion(logits, mixed if mixed.rule == self.name else self.relabel(mixed, logits=logits))
+        if mixed.rule != self.name:
+            mixed = self.relabel(mixed, logits=logits) if "logits" in self.rule.needs else self.relabel(mixed)
+        return self.criterion(logits, mixed)
 
     def detach(self) -> None:
         """Stop reading the model, and leave it as it was."""
@@ -175,9 +173,8 @@ class TransMix:
 
     def _look_at(self, images: Tensor) -> Attention:
         """Return the attention in images that are not mixed, of a forward without gradient in eval mode."""
-        assert self.model is not None
         assert self.reader is not None
-        bare = unwrap(self.model)
+        bare = self.reader.model
         self.reader.eval = True
         try:
             with eval_mode(bare), torch.no_grad():

@@ -153,3 +153,17 @@ def test_a_compiled_model_is_run_as_it_is_written(vit, how):
     compiled(images)
     for found, wanted in zip(attention_maps(compiled, images), expected, strict=True):
         assert torch.equal(found, wanted)
+
+
+def test_what_a_reader_computes_is_no_layer_and_it_reads_nothing_of_this():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_heads=2)
+    images = torch.rand(2, 3, 32, 32)
+    alone = attention_maps(model, images)
+    with AttentionReader(model, eval=True) as reader:
+        beside = attention_maps(model, images)
+        with pytest.raises(AttentionError, match="it has not run since"):
+            reader.take(images)
+        model.eval()(images)
+        assert reader.take(images).row.shape == (2, 4)
+    assert [one.shape for one in beside] == [one.shape for one in alone]
+    assert all(torch.equal(one, other) for one, other in zip(beside, alone, strict=True))

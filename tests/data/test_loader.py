@@ -101,7 +101,7 @@ def test_evaluation_covers_every_image_once_over_all_processes(count, world):
     split = Split(images, 100 + np.arange(count))
     seen, sizes = [], []
     for rank in range(world):
-        batches = list(evaluation_batches(split, EvaluationCrop(8, 1.0), 2, 0, pin=False, rank=rank, world=world))
+        batches = list(evaluation_batches(split, EvaluationCrop(8, 1.0), 2, 0, pin=False, share=(rank, world)))
         for pixels, labels, extra in batches:
             assert extra is None
             assert pixels.shape == (len(labels), 3, 8, 8)

@@ -223,7 +223,7 @@ def test_evaluation_gives_what_the_loader_gives(count, world, even):
     for rank in range(world):
         bad = BadImages(3)
         ours = list(EvaluationImages(split, crop, "cpu", rank, world, 3).batches(4, bad, even))
-        theirs = list(evaluation_batches(split, crop, 4, 0, False, rank, world, BadImages(3), even))
+        theirs = list(evaluation_batches(split, crop, 4, 0, False, (rank, world), BadImages(3), even))
         assert len(ours) == len(theirs)
         for (images, labels, valid), expected in zip(ours, theirs, strict=True):
             assert images.equal(expected[0])

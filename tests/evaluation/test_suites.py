@@ -120,7 +120,7 @@ def test_a_class_without_a_readable_image_is_not_among_the_worst(capsys):
     ("options", "words"),
     [
         (["--out", "nowhere/scores.json"], "--out nowhere/scores.json: no folder nowhere; make it first"),
-        (["--suite", "calibrate"], "invalid choice 'calibrate' for argument '--suite'"),
+        (["--suite", "calibrate"], "no suite is called 'calibrate'; did you mean calibration?"),
         (
             ["--suite", "shifts"],
             "the suite 'shifts' needs images: --shift-data FOLDER ... or --outlier-data FOLDER ...",

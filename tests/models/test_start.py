@@ -12,6 +12,7 @@ from transmix.cli import main
 from transmix.models.build import build_model, start_model
 from transmix.models.settings import Model
 from transmix.recipes import RecipeError, dump_recipe
+from transmix.runs.weights import start_weights
 from transmix.training.loop import train
 
 OPTIONS = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -246,7 +247,8 @@ def test_a_run_prints_and_keeps_what_it_started_from_and_resumes_without_the_fil
     path.unlink()
     train(small_recipe(images, max_steps=2, **changes), tmp_path / "run", resume=True)
     assert json.loads((tmp_path / "run" / "start.json").read_text()) == kept
-    _, again = start_model(settings(tmp_path / "run"), 2, 16)  # a run's folder stands for its weights
+    weights = start_weights(str(tmp_path / "run"))  # a run's folder stands for its weights
+    _, again = start_model(settings(weights), 2, 16)
     assert again.source.endswith("run/checkpoints/step-00000002/model.safetensors")
 
 

@@ -1,5 +1,6 @@
 """Recipes are read strictly, written back in full, and refused where their settings contradict each other."""
 
+import inspect
 import re
 from collections import Counter
 from dataclasses import asdict, fields, replace
@@ -11,6 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import transmix.recipes
+from transmix import AttentionReader, Mixer
+from transmix.cli.options import in_new_words
+from transmix.labels import AreaLabels, AttentionLabels
+from transmix.mixing import CutMix, Mixup
 from transmix.recipes import (
     Recipe,
     RecipeError,
@@ -20,7 +25,10 @@ from transmix.recipes import (
     load_recipe,
     recipe_names,
     recipe_text,
+    resolved,
 )
+from transmix.recipes.mixing import build_mixer, build_rule, title
+from transmix.recipes.settings import Mixing
 
 SECTIONS = ("data", "augmentation", "model", "mixing", "optimization", "run")
 
@@ -395,3 +403,132 @@ def test_odd_yaml_is_refused_as_such(text, tmp_path):
 
 def test_equal_recipes_differ_in_nothing():
     assert changed_settings(changed(), changed()) == []
+
+
+# Mix and labels, and names of before.
+
+BEFORE = """
+mixing:
+  mix: transmix
+  mixup_alpha: 0.8
+  cutmix_alpha: 1.0
+  mix_prob: 0.7
+  switch_prob: 0.8
+  mix_mode: elem
+  mix_epochs: 14
+  attention_weight: 0.25
+  downsample: fraction
+  loss: cross-entropy
+  smoothing: 0.0
+  bce_threshold: null
+"""
+
+
+def test_a_section_of_before_means_what_it_meant(load):
+    mixing = resolved(load(BEFORE)).mixing
+    assert (mixing.mix, mixing.labels, mixing.prob, mixing.mode) == ("mixup+cutmix", "attention", 0.7, "elem")
+    assert mixing.labels_options == {"weight": 0.25, "downsample": "fraction"}
+    assert build_rule(mixing) == AttentionLabels(0.25, "fraction")
+    mixer = build_mixer(mixing)
+    assert (mixer.methods, mixer.prob, mixer.mode) == ((CutMix(), Mixup()), 0.7, "elem")
+    by_area = load(BEFORE.replace("transmix", "cutmix"))
+    assert resolved(by_area).mixing.labels_options == {}
+    assert build_rule(by_area.mixing) == AreaLabels()
+    check_recipe(replace(by_area, data=replace(by_area.data, data="digits")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mixing: {mix_prob: 0.5, prob: 0.4}", "mixing.prob is an old name of prob, which is given too; keep one"),
+        (
+            "mixing: {downsample: nearest, labels_options: {downsample: fraction}}",
+            "downsample is given twice, in mixing and in labels_options; keep one",
+        ),
+    ],
+)
+def test_a_setting_under_both_its_names_is_refused(load, text, message):
+    refuses(load, text, message)
+
+
+def test_one_way_of_training_is_one_recipe_however_it_is_written(load):
+    ways = [
+        load("mixing: {mix: transmix}"),
+        load("mixing: {mix: mixup+cutmix, labels: attention}"),
+        load("mixing: {mix: transmix, attention_weight: 0.5}"),
+        load("mixing: {mix: mixup+cutmix, labels: attention, labels_options: {weight: 0.5, downsample: nearest}}"),
+    ]
+    assert all(resolved(one) == resolved(ways[0]) for one in ways)
+    assert all(changed_settings(one, ways[0]) == [] for one in ways)
+    assert resolved(load("mixing: {mix: mixup+cutmix}")) != resolved(ways[0])
+    assert resolved(resolved(ways[0])) == resolved(ways[0])
+
+
+@pytest.mark.parametrize(
+    ("mix", "labels", "name"),
+    [
+        ("transmix", None, "transmix"),
+        ("mixup+cutmix", "attention", "transmix"),
+        ("mixup+cutmix", None, "mixup+cutmix"),
+        ("cutmix", "area", "cutmix"),
+        ("cutmix", "line", "cutmix by line"),
+        ("transmix", "centre", "mixup+cutmix by centre"),
+    ],
+)
+def test_a_mix_with_its_labels_has_one_name(mix, labels, name):
+    assert title(mix, labels) == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mix": "cutmix", "mix_options": {"radius": 1}}, "mix_options radius belongs to no method of cutmix"),
+        ({"mix": "cutmix", "mix_weights": {"cutmix": 1}}, "mix_weights cutmix: of mixup and cutmix alone give"),
+        ({"mix": "cutmix+cutmix"}, "mix: cutmix+cutmix names a method twice"),
+        ({"mix": "cutmix+mixupp"}, "mix: no method is called 'mixupp'; did you mean mixup?"),
+        ({"mix": "none", "labels": "attention"}, "TransMix would change nothing here: mix none mixes no batch"),
+        ({"mix": "cutmix", "labels": "line", "prob": 0.0}, "labels 'line' would change nothing here: prob 0 mixes no"),
+        ({"cutmix_minmax": (0.6, 0.2)}, "mix: cutmix_minmax must be two rising fractions in [0, 1], not (0.6, 0.2)"),
+    ],
+)
+def test_what_no_method_or_rule_takes_is_refused(changes, message):
+    with pytest.raises(RecipeError) as refused_recipe:
+        check_recipe(changed(**changes))
+    assert message in str(refused_recipe.value)
+
+
+def test_every_option_of_the_mixer_and_the_reader_is_a_setting(load):
+    text = """
+mixing:
+  {mix: mixup+cutmix, cutmix_minmax: [0.2, 0.5], correct_lam: false, partner: random, mode: batch, switch_prob: 0.25,
+   prob: 0.5, mixup_alpha: 0.3, cutmix_alpha: 0.7, module: blocks.3.attn, prefix_tokens: 2, grid: [4, 5]}
+"""
+    mixing = load(text).mixing
+    mixer = build_mixer(mixing)
+    assert mixer.chances == [(CutMix(0.7, (0.2, 0.5), False), 0.25), (Mixup(0.3), 1.0)]
+    assert (mixer.prob, mixer.partner) == (0.5, "random")
+    assert (mixing.module, mixing.prefix_tokens, mixing.grid) == ("blocks.3.attn", 2, (4, 5))
+    known = set(inspect.signature(Mixer).parameters) - {"generator", "methods"}
+    reader = set(inspect.signature(AttentionReader).parameters) - {"model", "training", "eval"}
+    assert known | reader <= {one.name for one in fields(Mixing)}
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--mix-prob", "0.5", "--lr", "1"], ["--prob", "0.5", "--lr", "1"]),
+        (["--mix-mode=elem"], ["--mode=elem"]),
+        (["--attention-weight", "1", "--mix", "cutmix"], ["--mix", "cutmix", "--labels-options", "weight=1"]),
+        (
+            ["--downsample=fraction", "--attention_weight=0.3"],
+            ["--labels-options", "downsample=fraction", "weight=0.3"],
+        ),
+        (
+            ["--labels-options", "weight=1", "--downsample", "fraction", "--seed", "1"],
+            ["--labels-options", "downsample=fraction", "weight=1", "--seed", "1"],
+        ),
+        (["--out", "downsample", "--resume"], ["--out", "downsample", "--resume"]),
+    ],
+)
+def test_a_command_line_of_before_means_what_it_meant(words, meant):
+    assert in_new_words(words) == meant

@@ -227,7 +227,7 @@ def run(tmp_path, small_recipe):
         world=World(0, 1, 1, torch.device("cpu")),
         log=RunLog(folder, 0, False),
         folder=folder,
-        progress=SimpleNamespace(say=said.append),
+        say=said.append,
         said=said,
         failed_saves=0,
         log_rows=None,

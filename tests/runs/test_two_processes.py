@@ -32,7 +32,7 @@ run = Namespace(
     bare=bare, average=None, step_number=3, order=Namespace(steps_per_epoch=5), best=None, reads=[], world=world,
     step=Namespace(optimizer=Namespace(state={}), scaler=torch.amp.GradScaler("cpu", enabled=False)),
     data=Namespace(train=range(40)), recipe=Namespace(run=Namespace(keep_checkpoints=2)), folder=folder,
-    log=Namespace(sync=lambda: None, rows=0), progress=Namespace(say=lines.append), failed_saves=0,
+    log=Namespace(sync=lambda: None, rows=0), say=lines.append, failed_saves=0,
 )
 snapshot.weights_metadata = lambda run: {}
 

@@ -25,7 +25,7 @@ class Died(BaseException):
 
 def die_at(monkeypatch, recipe, folder, step):
     """Die between the two micro-batches of a step."""
-    inner, calls = TrainingStep._forward, []
+    inner, calls = TrainingStep.forward, []
 
     def maybe(self, *rest):
         calls.append(1)
@@ -34,7 +34,7 @@ def die_at(monkeypatch, recipe, folder, step):
         return inner(self, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "_forward", maybe)
+        patch.setattr(TrainingStep, "forward", maybe)
         with pytest.raises(Died):
             train(recipe, folder)
 
@@ -94,10 +94,10 @@ def test_a_replay_makes_the_batches_that_the_run_saw(images, small_recipe, tmp_p
         steps.clear()
         train(small_recipe(images, **{**SETTINGS, "on_device": on_device, "max_steps": 3}), tmp_path / name)
         run = runs[-1]
-        run.order.start_at(0)
-        load = replay._loader(run.recipe, run.data, torch.device("cpu"))
+        run.state.order.start_at(0)
+        load = replay._loader(run.recipe, run.state.data, torch.device("cpu"))
         seen_batches = [batch for micro_batches in steps for batch in micro_batches]
-        pairs = [(load(wanted), seen) for wanted, seen in zip(run.order, seen_batches, strict=False)]
+        pairs = [(load(wanted), seen) for wanted, seen in zip(run.state.order, seen_batches, strict=False)]
         assert len(pairs) == 6
         assert all(one.equal(other) for again, seen in pairs for one, other in zip(again, seen, strict=True))
 

@@ -8,6 +8,7 @@ import pytest
 
 from transmix.cli import main
 from transmix.recipes import dump_recipe
+from transmix.report.run import write_report
 from transmix.training.loop import train
 
 BARE = ["patch_size=", "embed_dim=", "depth=", "num_heads=", "drop_rate="]
@@ -102,7 +103,7 @@ def without_dark(images, small_recipe, tmp_path_factory):
     shutil.copytree(images / "val" / "light", root / "valid" / "light")
     shutil.copytree(images / "val", root / "test")
     (root / "valid" / "dark").mkdir()
-    train(small_recipe(root, max_steps=5, epochs=1), root / "run")
+    train(small_recipe(root, max_steps=5, epochs=1), root / "run", at_end=write_report)
     return root
 
 

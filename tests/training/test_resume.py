@@ -55,7 +55,7 @@ def die_in_evaluation(patch):
 
 POINTS = {
     "in an epoch": (8, 6, lambda patch: die(patch, TrainingStep, "__call__", 9)),
-    "between two micro-batches": (8, 6, lambda patch: die(patch, TrainingStep, "_forward", 18)),
+    "between two micro-batches": (8, 6, lambda patch: die(patch, TrainingStep, "forward", 18)),
     "in a save": (6, 5, lambda patch: die(patch, checkpoint_module, "_put_in_place", 3)),
     "before the last batch": (9, 9, lambda patch: die(patch, TrainingStep, "__call__", 10)),
     "at the end of an epoch": (5, 3, lambda patch: die(patch, loop.TrainingRun, "_end_epoch", 1)),
@@ -240,3 +240,39 @@ def test_resuming_on_data_that_has_grown_is_refused(images, small_recipe, tmp_pa
     shutil.copy(grown / "train" / "dark" / "000.png", grown / "train" / "dark" / "zzz.png")
     with pytest.raises(RunError, match=r"had 40 training images when .* was trained, now 41"):
         train(small_recipe(grown), tmp_path / "run", resume=True)
+
+
+SECTION_OF_BEFORE = """mixing:
+  mix: transmix
+  mixup_alpha: 0.8
+  cutmix_alpha: 1.0
+  mix_prob: 1.0
+  switch_prob: 0.5
+  mix_mode: batch
+  mix_epochs: null
+  attention_weight: 0.5
+  downsample: nearest
+  loss: cross-entropy
+  smoothing: 0.1
+  bce_threshold: null
+"""
+"""What a run folder held before mix and labels were said apart."""
+
+
+def test_a_run_from_before_mix_and_labels_were_apart_goes_on_to_the_same_bits(
+    undisturbed, images, small_recipe, tmp_path
+):
+    run = tmp_path / "run"
+    train(small_recipe(images, max_steps=3, **SETTINGS), run)
+    text = (run / "recipe.yaml").read_text()
+    start, end = text.index("mixing:"), text.index("optimization:")
+    model = text[:start].replace("  linear_init: timm\n", "")
+    assert "labels: attention" in text[start:end]
+    (run / "recipe.yaml").write_text(model + SECTION_OF_BEFORE + text[end:])
+    train(small_recipe(images, **SETTINGS), run, resume=True)
+    for name in ("model", "ema"):
+        mine, theirs = (load_file(folder / f"{name}.safetensors") for folder in (run, undisturbed))
+        assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
+    (run / "recipe.yaml").write_text(model + SECTION_OF_BEFORE.replace("0.5", "0.25") + text[end:])
+    with pytest.raises(RunError, match=r"with other settings: labels_options: .*0\.25.*; switch_prob: 0\.25 -> 0\.5"):
+        train(small_recipe(images, **SETTINGS), run, resume=True)

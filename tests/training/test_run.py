@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from transmix.cli import train as cli_train
 from transmix.evaluation.subject import evaluate_subject, open_subject
-from transmix.recipes import RecipeError, load_recipe
+from transmix.recipes import RecipeError, load_recipe, resolved
+from transmix.report.run import write_report
 from transmix.runs.folder import RunError
 from transmix.training.loop import TrainingRun, train
 from transmix.training.nonfinite import NotFiniteError
@@ -20,7 +22,7 @@ from transmix.training.stopping import Watch
 def finished(images, small_recipe, tmp_path_factory):
     """A finished run: its folder, its recipe and its summary."""
     folder, recipe = tmp_path_factory.mktemp("finished") / "run", small_recipe(images)
-    return folder, recipe, train(recipe, folder)
+    return folder, recipe, train(recipe, folder, at_end=write_report)
 
 
 def test_a_run_leaves_everything_that_its_folder_promises(finished):
@@ -45,7 +47,7 @@ def test_a_run_leaves_everything_that_its_folder_promises(finished):
         "summary.json",
         "report.html",
     }
-    assert load_recipe(str(folder / "recipe.yaml")) == recipe
+    assert load_recipe(str(folder / "recipe.yaml")) == resolved(recipe)
     assert json.loads((folder / "classes.json").read_text()) == ["dark", "light"]
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"] == torch.__version__.split("+")[0]
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -209,17 +211,17 @@ def test_a_step_that_is_not_finite_is_held_back_and_stops_the_run(images, small_
 
     world = distributed.start("cpu")
     run = TrainingRun(small_recipe(images), tmp_path / "run", world, None, Watch(world))
-    before = {name: tensor.clone() for name, tensor in run.bare.state_dict().items()}
-    average = {name: tensor.clone() for name, tensor in run.average.model.state_dict().items()}
-    normalise = run.step.normalise
-    run.step.normalise = lambda batch: normalise(batch) * float("nan")
+    before = {name: tensor.clone() for name, tensor in run.state.bare.state_dict().items()}
+    average = {name: tensor.clone() for name, tensor in run.state.average.model.state_dict().items()}
+    normalise = run.state.step.normalise
+    run.state.step.normalise = lambda batch: normalise(batch) * float("nan")
     with pytest.raises(
         NotFiniteError,
         match=r"not finite at step 1 \(epoch 1; training images \d+, .*\); it was held back\. transmix replay",
     ):
         run.finish()
-    assert all(tensor.equal(before[name]) for name, tensor in run.bare.state_dict().items())
-    assert all(tensor.equal(average[name]) for name, tensor in run.average.model.state_dict().items())
+    assert all(tensor.equal(before[name]) for name, tensor in run.state.bare.state_dict().items())
+    assert all(tensor.equal(average[name]) for name, tensor in run.state.average.model.state_dict().items())
 
 
 def test_tensorboard_that_is_not_installed_is_said_before_anything_is_written(
@@ -327,7 +329,7 @@ def test_layer_decay_and_binary_cross_entropy_and_tensorboard_work_together(imag
 def test_a_run_ends_with_its_report_and_does_without_where_that_fails(
     images, small_recipe, tmp_path, monkeypatch, capsys
 ):
-    train(small_recipe(images, max_steps=2), tmp_path / "run")
+    train(small_recipe(images, max_steps=2), tmp_path / "run", at_end=cli_train._report)
     page = (tmp_path / "run" / "report.html").read_text()
     bins = json.loads((tmp_path / "run" / "reliability.json").read_text())
     assert sum(bins["model"]["count"]) == sum(bins["ema"]["count"]) == 8  # validation images
@@ -338,7 +340,7 @@ def test_a_run_ends_with_its_report_and_does_without_where_that_fails(
         raise ValueError("no room")
 
     monkeypatch.setattr("transmix.report.run.write_report", fail)
-    assert train(small_recipe(images, max_steps=2), tmp_path / "other")["step"] == 2
+    assert train(small_recipe(images, max_steps=2), tmp_path / "other", at_end=cli_train._report)["step"] == 2
     said = capsys.readouterr().out
     assert f"no report: ValueError: no room; transmix report {tmp_path / 'other'} tries again\n" in said
     assert not (tmp_path / "other" / "report.html").exists()

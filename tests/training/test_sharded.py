@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import load_file
 
 from transmix import cli
-from transmix.attention import AttentionReader
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import Split
 from transmix.data.keyed import key
@@ -39,7 +38,7 @@ from transmix.training import loop, sharding, step, stopping
 from transmix.training.ema import WeightAverage, a_copy
 from transmix.training.optimizer import build_optimizer
 from transmix.training.sharding import find_blocks, gather_whole, shard
-from transmix.training.step import TrainingStep
+from transmix.training.step import TrainingStep, build_transmix
 
 DEADLINE = 240  # seconds for a pair of processes: a hang is a failure
 WAYS = {"ddp": False, "fsdp": True}
@@ -74,11 +73,11 @@ def recorded(rank, recipe, folder):
     finish, readable = loop.TrainingRun.finish, TrainingSamples.readable
 
     def note(run):
-        names = {weight: name for name, weight in run.bare.named_parameters()}
-        parts = {"model": run.bare.state_dict(), "ema": run.average.model.state_dict()}
-        parts["optimizer"] = optimizer_tensors(run.step.optimizer, names)
+        names = {weight: name for name, weight in run.state.bare.named_parameters()}
+        parts = {"model": run.state.bare.state_dict(), "ema": run.state.average.model.state_dict()}
+        parts["optimizer"] = optimizer_tensors(run.state.step.optimizer, names)
         found.update({kind: gather_whole(tensors, keep=True) for kind, tensors in parts.items()})
-        found["parts"] = {name: sharding.own_part(weight).numel() for name, weight in run.bare.named_parameters()}
+        found["parts"] = {name: sharding.own_part(weight).numel() for name, weight in run.state.bare.named_parameters()}
         torch.save(found, f"{folder}-before-{rank}.pt")
         return finish(run)
 
@@ -109,32 +108,32 @@ def signal_in_evaluation(rank, recipe, folder):
 
 
 def nan_on_one(rank, recipe, folder):
-    now, forward = [], TrainingStep._forward
+    now, forward = [], TrainingStep.forward
     before_step(lambda _, number: now.append(number))
 
-    def poisoned(self, images, labels):
-        return forward(self, images, labels) * (float("nan") if rank == 1 and now[-1] == 2 else 1.0)
+    def poisoned(self, *about):
+        return forward(self, *about) * (float("nan") if rank == 1 and now[-1] == 2 else 1.0)
 
-    TrainingStep._forward = poisoned
+    TrainingStep.forward = poisoned
     return command(recipe, folder)
 
 
 def one_dies(rank, recipe, folder):
-    forward, calls = TrainingStep._forward, []
+    forward, calls = TrainingStep.forward, []
 
-    def last_words(self, images, labels):
+    def last_words(self, *about):
         calls.append(1)
         if rank == 1 and len(calls) == 6:
             os._exit(9)
-        return forward(self, images, labels)
+        return forward(self, *about)
 
-    TrainingStep._forward = last_words
+    TrainingStep.forward = last_words
     return command(recipe, folder)
 
 
 def one_stalls(rank, recipe, folder):
     before_step(lambda _, number: rank == 1 and number == 2 and time.sleep(600))
-    return command(recipe, folder, "--wait-minutes", "0.03")
+    return command(recipe, folder, "--wait-minutes", "0.08")
 
 
 def one_has_no_data(rank, recipe, folder):
@@ -390,9 +389,9 @@ def test_a_run_of_two_processes_goes_on_from_the_same_bits_and_images_in_one(
     readable, finish = TrainingSamples.readable, loop.TrainingRun.finish
 
     def note(run):
-        names = {weight: name for name, weight in run.bare.named_parameters()}
-        parts = {"model": run.bare.state_dict(), "ema": run.average.model.state_dict()}
-        parts["optimizer"] = optimizer_tensors(run.step.optimizer, names)
+        names = {weight: name for name, weight in run.state.bare.named_parameters()}
+        parts = {"model": run.state.bare.state_dict(), "ema": run.state.average.model.state_dict()}
+        parts["optimizer"] = optimizer_tensors(run.state.step.optimizer, names)
         found.update({kind: {name: one.clone() for name, one in part.items()} for kind, part in parts.items()})
         return finish(run)
 
@@ -419,7 +418,7 @@ def four_steps(recipe, world, sharded=False, ranks=1, draws=None):
     """Weights, average and norm after four steps in float64; one process may take the micro-batches of `ranks`."""
     torch.manual_seed(0)
     model = build_model(recipe.model, 3, 16).double()
-    reader = AttentionReader(model)
+    tm = build_transmix(recipe.mixing, model)
     averaged = a_copy(model)
     if sharded:
         for one in (model, averaged):
@@ -428,7 +427,7 @@ def four_steps(recipe, world, sharded=False, ranks=1, draws=None):
     wrapped = model if sharded else wrap(model, world)
     normalise = normaliser(recipe.augmentation.mean, recipe.augmentation.std, CPU, False)
     training = TrainingStep(
-        wrapped, reader, build_optimizer(model, recipe.optimization), average, lambda x: normalise(x).double(), recipe,
+        wrapped, tm, build_optimizer(model, recipe.optimization), average, lambda x: normalise(x).double(), recipe,
         CPU, world.rank,
     )  # fmt: skip
     for number in range(4):
@@ -496,7 +495,7 @@ def a_split(count):
 
 def scores(model, count, world):
     batches = evaluation_batches(
-        a_split(count), EvaluationCrop(16, 1.0), 2, 0, False, world.rank, world.size, even=world.size > 1
+        a_split(count), EvaluationCrop(16, 1.0), 2, 0, False, (world.rank, world.size), even=world.size > 1
     )
     normalise = normaliser((0.5,) * 3, (0.25,) * 3, CPU, False)
     return evaluate(model, batches, 3, CPU, normalise=normalise)

@@ -8,7 +8,8 @@ import importlib
 import inspect
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -140,6 +141,20 @@ def attach(module: nn.Module, reading: Reading, work: Callable[..., Any]) -> Non
             )
         standing.remove()  # left over from the model that this is a copy of
     module.__dict__["forward"] = Place(module, reading, work)
+
+
+@contextmanager
+def nobody_reads(model: nn.Module) -> Iterator[None]:
+    """Keep readers of a model from reading meanwhile: what they compute is not the model's."""
+    places = [place for module in model.modules() if isinstance(place := module.__dict__.get("forward"), Place)]
+    active = [(place.reading, place.reading.active) for place in places]
+    for reading, _ in active:
+        reading.active = False
+    try:
+        yield
+    finally:
+        for reading, was in active:
+            reading.active = was
 
 
 def in_backward() -> bool:

@@ -138,6 +138,18 @@ class AttentionReader:
     def eval(self, on: bool) -> None:
         self._reading.eval = on
 
+    @property
+    def model(self) -> nn.Module:
+        """The model that is read, not wrapped.
+
+        Raises:
+            AttentionError: it is gone, or this is a copy that was made without it.
+        """
+        found = [module for module, place in self._reading.modules() if place.work is note_images]
+        if not found:
+            raise AttentionError(self._why_nothing(None))
+        return found[0]
+
     def take(self, images: Tensor | None = None, rows: slice | None = None) -> Attention:
         """Return the attention over a batch of images and forget it, so that no other batch can be given it.
 

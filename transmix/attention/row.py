@@ -89,12 +89,12 @@ def weights_of_multi_head_attention(
     """
     if any(extra is not None for extra in (bias_k, static_k, key_padding_mask)) or add_zero_attn or query.ndim != 3:
         raise AttentionError(
-            "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or no batch cannot be read"
+            "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or unbatched input "
+            "cannot be read"
         )
     with torch.no_grad(), _without_autocast(query.device):
         width = query.shape[-1]
-        separate = (q_proj_weight, k_proj_weight)
-        weights = separate if in_proj_weight is None else in_proj_weight.split(width)[:2]
+        weights = (q_proj_weight, k_proj_weight) if in_proj_weight is None else in_proj_weight.split(width)[:2]
         biases = (None, None) if in_proj_bias is None else in_proj_bias.split(width)[:2]
         projected = [
             F.linear(tokens.float(), weight.float(), None if bias is None else bias.float())  # type: ignore

@@ -83,6 +83,11 @@ class Mixer:
             raise ValueError(f"partner must be 'flip' or 'random', not {partner!r}")
         if mode == "pair" and partner == "random":
             raise ValueError("mode 'pair' mixes two rows into each other: it needs partner='flip'")
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
+        self.cutmix_minmax = cutmix_minmax
+        self.switch_prob = switch_prob
+        self.correct_lam = correct_lam
         self.chances = chances
         self.prob = prob
         self.mode = mode

@@ -77,7 +77,9 @@ def _places(first: Tensor, end: Tensor, to_first: Tensor, to_end: Tensor, pixels
     within = (torch.arange(pixels, device=first.device)[None] - to_first[:, None]).float()
     place = ((within + 0.5) * scale[:, None] - 0.5) if linear else (within * scale[:, None]).floor()
     last = (end - first - 1).clamp(min=0)[:, None].float()
-    return first[:, None] + torch.minimum(place.clamp(min=0), last)
+    return (first[:, None] + torch.minimum(place.clamp(min=0), last)).clamp(
+        max=pixels - 1
+    )  # an empty one may lie outside
 
 
 def _resize_axis(tensor: Tensor, axis: int, places: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def _check_labels(mixing: Mixing, epochs: int) -> None:
         "bce_threshold makes targets 0 or 1, so how much of a label each image gets is lost": mixing.bce_threshold
         is not None,
     }
-    reason = why_nothing_changes(mixer, rule) or next((text for text, holds in reasons.items() if holds), None)
+    reason = next((text for text, holds in reasons.items() if holds), None) or why_nothing_changes(mixer, rule)
     if reason:
         title = "TransMix" if name == "attention" else f"labels {name!r}"
         raise RecipeError(

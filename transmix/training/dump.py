@@ -14,8 +14,8 @@ SHOWN = 8
 
 def sample_indices(run: RunState, step: int) -> list[list[int]]:
     """Return the training images of an optimizer step (counted from 1), for every process, in order."""
-    epoch, within = divmod(step - 1, run.batches.order.steps_per_epoch)
-    order = run.batches.order
+    epoch, within = divmod(step - 1, run.order.steps_per_epoch)
+    order = run.order
     found = []
     for rank in range(order.world):
         one = EpochOrder(order.samples, order.seed, order.batch, order.step_batch, order.repeats, rank, order.world)
@@ -48,7 +48,7 @@ def write_dump(run: RunState, step: int) -> str:
         save_checkpoint(run.folder / "nonfinite", Checkpoint(tensors, about, {}))
     flat = [index for rank in samples for index in rank]
     shown = ", ".join(map(str, flat[:SHOWN])) + (f" and {len(flat) - SHOWN} more" if len(flat) > SHOWN else "")
-    epoch = (step - 1) // run.batches.order.steps_per_epoch + 1
+    epoch = (step - 1) // run.order.steps_per_epoch + 1
     return (
         f"loss or gradient was not finite at step {step} (epoch {epoch}; training images {shown}); it was held back. "
         f"transmix replay {run.folder} runs it again and says where. Train anew (another --out) with a lower learning "

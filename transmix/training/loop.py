@@ -213,7 +213,7 @@ class TrainingRun:
         last_mixed = min((last_step - 1) // per_epoch, (recipe.mixing.mix_epochs or last_step) - 1)
         picture = "last_boxes.png" if epoch and epoch == last_mixed else "first_boxes.png"
         state.step.keep_boxes = picture == "last_boxes.png" or not (self.folder / "first_boxes.png").exists()
-        state.batches.order.start_at(epoch, first_step % per_epoch)
+        state.order.start_at(epoch, first_step % per_epoch)
         micro_batches = iter(state.batches.training)
         self._set_random_state()
         started = time.perf_counter()

@@ -97,7 +97,7 @@ def _write(run: RunState, tensors: dict[str, dict[str, Tensor]], last: bool) -> 
 def _state(run: RunState) -> dict[str, Any]:
     return {
         "step": run.step_number,
-        "steps_per_epoch": run.batches.order.steps_per_epoch,
+        "steps_per_epoch": run.order.steps_per_epoch,
         "training_images": len(run.data.train),
         "best": run.best,
         "reads": run.reads,

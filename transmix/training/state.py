@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from transmix.attention import AttentionReader
 from transmix.data.dataset import ImageData
+from transmix.data.order import EpochOrder
 from transmix.distributed import World
 from transmix.recipes import Recipe
 from transmix.runs.log import RunLog
@@ -60,6 +61,11 @@ class RunState:
     pending_random_state: dict[str, Tensor] | None = None
     failed_saves: int = 0
     log_rows: int | None = None
+
+    @property
+    def order(self) -> EpochOrder:
+        """In which the training images come."""
+        return self.batches.order
 
     @property
     def sharded(self) -> bool:
