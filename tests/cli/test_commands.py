@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from transmix.cli import evaluate as cli_evaluate
 from transmix.cli import main
 from transmix.recipes import dump_recipe, recipe_names, recipe_text
 
@@ -185,3 +186,9 @@ def test_the_module_runs_as_the_command_does():
     done = subprocess.run([sys.executable, "-m", "transmix", "--version"], capture_output=True, text=True)
     assert done.stdout.startswith("transmix ")
     assert done.returncode == 0
+
+
+def test_scores_that_are_no_numbers_are_null_and_not_nan_in_what_is_written():
+    found = cli_evaluate._as_json({"a": [1.0, float("nan"), (float("inf"), None)], "b": {"c": float("nan")}, "d": "x"})
+    assert found == {"a": [1.0, None, [None, None]], "b": {"c": None}, "d": "x"}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found

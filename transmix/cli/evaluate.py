@@ -1,6 +1,7 @@
 """transmix evaluate: the scores of a run, of a timm model, or of a weights file, and suites of further measures."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,8 +123,17 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
     if bad.known:
         print(f"left out because they cannot be read: {listing(sorted(bad.known), len(bad.known))}")
     if out is not None:
-        out.write_text(json.dumps(result, indent=1))
+        out.write_text(json.dumps(_as_json(result), indent=1))
         print(f"written to {out}")
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value that every reader of JSON takes: numbers that are none become null."""
+    if isinstance(value, dict):
+        return {name: _as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) -> None:

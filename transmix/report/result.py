@@ -45,7 +45,7 @@ MEANINGS = {
     "top-1": "share of validation images whose most likely class is right",
     "calibration error": "how far confidence and accuracy lie apart on average; 0 is best",
     "mixed accuracy": "accuracy on training images as they were mixed, each label counted with its weight",
-    "label shift": "how far attention moved a pasted box’s label from the share of its area, on average",
+    "label shift": "how far the label rule moved a pasted box’s label from the share of its area, on average",
     "learning rate": "size of the optimizer’s steps",
 }
 """Panel of the curves -> what it shows."""
@@ -68,7 +68,7 @@ def overview(found: RunFiles) -> dict[str, Any]:
         "about": [(name, setting(value)) for name, value in about.items() if value is not None],
         "mix": mix,
         "by_rule": labels != "area",
-        "by_attention": labels in ("attention", None),
+        "by": evidence_of(found),
         "state": _state(found),
         "final": found.summary.get("finished") is True,
     }
@@ -191,8 +191,15 @@ def label_shift(found: RunFiles) -> dict[str, Any]:
             for which, row in picked
         ]
         + [(f"mean of {plural(len(rows), 'epoch')}", points(mean["label_shift"]), percent(mean["empty_boxes"], 1))],
-        "weight": percent(_weight(found), 0),
+        "weight": percent(_weight(found), 0) if number(_weight(found)) is not None else None,
+        "by": evidence_of(found),
     }
+
+
+def evidence_of(found: RunFiles) -> str:
+    """Return what a run's label rule looks at, in words: attention, or the rule's name."""
+    labels = ways(found)[1]
+    return "attention" if labels in ("attention", "area", None) else f"the rule “{labels}”"
 
 
 def _weight(found: RunFiles) -> Any:

@@ -127,7 +127,7 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
     if isinstance(value, dict) and len(path) < 6:
         for name, part in value.items():
             yield from _flat(part, (*path, shorten(str(name), NAME)))
-    elif type(value) in (int, float, str):
+    elif value is None or type(value) in (int, float, str):
         yield path, value
     elif isinstance(value, list) and (known := [one for one in map(number, value) if one is not None]):
         yield path, (len(known), min(known), max(known))
