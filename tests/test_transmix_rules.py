@@ -1,5 +1,7 @@
 """Any rule in the three lines: it gets the evidence that it asks for, of the batch that it labels, and nothing else."""
 
+import copy
+import pickle
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -9,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from transmix import MixedBCE, Mixer, TransMix
-from transmix.labels import AreaLabels, LineLabels
+from transmix.labels import RULES, AreaLabels, LineLabels
 from transmix.mixing import CutMix
 from transmix.plugins import UnknownNameError
 
@@ -248,3 +250,27 @@ def test_two_weights_that_do_not_sum_to_one():
     assert torch.allclose(mixed.targets(CLASSES).sum(1), lam + theirs)
     lost = replace(mixed, labels=labels.index_fill(0, torch.tensor([1]), -100))
     assert tm.criterion(logits, lost).isfinite()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copy_of_model_and_transmix_in_the_middle_of_a_step_begins_anew(copied):
+    model = a_model().eval()
+    tm = made(model, RULES["attention"](), prefix_tokens=1)
+    tm.rule = Clean()
+    tm.mix(*a_batch())
+    other, theirs = copied((model, tm))
+    mixed = theirs.mix(*a_batch(seed=1))
+    clean = theirs._from_before(mixed).clean
+    assert torch.allclose(clean.row.double(), explicit_row(other, a_batch(seed=1)[0]), atol=1e-6)
+    assert theirs.reader.model is other
+    assert len(theirs._before) == 1
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Looks at the clean images; picklable, as a rule must be for spawned workers."""
+
+    needs: ClassVar = ("clean",)
+
+    def __call__(self, mixed, evidence):
+        return mixed

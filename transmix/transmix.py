@@ -171,6 +171,10 @@ class TransMix:
         if self.reader is not None:
             self.reader.detach()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Batches under way belong to this process and this model.
+        return {**self.__dict__, "attention": None, "_before": []}
+
     def _look_at(self, images: Tensor) -> Attention:
         """Return the attention in images that are not mixed, of a forward without gradient in eval mode."""
         assert self.reader is not None
