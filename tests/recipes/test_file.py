@@ -3,8 +3,9 @@
 import inspect
 import re
 from collections import Counter
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import transmix.recipes
 from transmix import AttentionReader, Mixer
 from transmix.cli.options import in_new_words
-from transmix.labels import AreaLabels, AttentionLabels
+from transmix.labels import RULES, AreaLabels, AttentionLabels
 from transmix.mixing import CutMix, Mixup
 from transmix.recipes import (
     Recipe,
@@ -473,6 +474,7 @@ def test_one_way_of_training_is_one_recipe_however_it_is_written(load):
         ("cutmix", "area", "cutmix"),
         ("cutmix", "line", "cutmix by line"),
         ("transmix", "centre", "mixup+cutmix by centre"),
+        ("cutmix+mixup", "attention", "transmix"),
     ],
 )
 def test_a_mix_with_its_labels_has_one_name(mix, labels, name):
@@ -532,3 +534,16 @@ mixing:
 )
 def test_a_command_line_of_before_means_what_it_meant(words, meant):
     assert in_new_words(words) == meant
+
+
+def test_a_rule_that_needs_masks_is_refused_before_anything_is_made(monkeypatch):
+    @dataclass(frozen=True)
+    class ByObject:
+        needs: ClassVar = ("foreground",)
+
+        def __call__(self, mixed, evidence):
+            return mixed
+
+    monkeypatch.setitem(RULES, "object", ByObject)
+    with pytest.raises(RecipeError, match="labels 'object' need masks of the objects, which training does not load"):
+        check_recipe(changed(mix="cutmix", labels="object"))

@@ -324,3 +324,23 @@ def test_attention_base_images_rows_and_paths_that_do_not_fit_are_refused(tmp_pa
         mixed_batch_figure(mixed, attention, GRID, NAMES, rows=0)
     with pytest.raises(ValueError, match=r"\.png or \.svg"):
         draw_mixed_batch(tmp_path / "batch.jpg", mixed, attention, GRID, NAMES)
+
+
+def test_a_soft_mask_is_drawn_as_it_is_and_outlined_where_the_partner_has_the_larger_share():
+    plain, _, base = cutmix_batch()
+    across = torch.linspace(0, 1, WIDTH).expand(5, HEIGHT, WIDTH).clone()
+    mixed = replace(plain, mask=across, rule="corner", lam_evidence=torch.full((5,), 0.25))
+    images, bars = panels(mixed_batch_figure(mixed, None, None, NAMES, base_images=base, rows=1, mask=True))
+    drawn = images[2].images[0].get_array()
+    assert np.array_equal(np.asarray(drawn, dtype=np.float32), across[0].numpy())
+    (outline,) = [patch for patch in images[3].patches if isinstance(patch, Rectangle)]
+    half = int((across[0, 0] < 0.5).sum())
+    assert (outline.get_x(), outline.get_width()) == (half - 0.5, WIDTH - half)
+    words = [text.get_text() for text in bars[0].texts]
+    assert [word for word in words if word in ("area", "corner", "trained")] == ["area", "corner", "trained"]
+
+
+def test_a_weight_of_the_partners_own_is_drawn_as_its_share_of_both():
+    plain, _, _ = cutmix_batch()
+    mixed = replace(plain, lam=torch.full((5,), 0.2), lam_partner=torch.full((5,), 0.6), rule="snapmix")
+    assert label_shares(mixed, 0)[-1].own == pytest.approx(0.25)

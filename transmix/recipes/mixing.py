@@ -39,6 +39,7 @@ def resolved(recipe: Recipe) -> Recipe:
 def apart(mix: str, labels: str | None) -> tuple[str, str | None]:
     """Return mix and labels of what a recipe says, without aliases; labels None where it says nothing of them."""
     mix, by_alias = ALIASES.get(mix, (mix, None))
+    mix = "+".join(SWITCH) if sorted(mix.split("+")) == sorted(SWITCH) else mix  # the switch, in whichever order
     return mix, labels or by_alias
 
 
