@@ -1,6 +1,6 @@
 """MkDocs hook: what the pages say of recipes, settings, commands and files of the repository is read from those.
 
-`<!-- generated: recipes -->` in a page (settings, commands likewise) stands for what is read, so that it cannot drift.
+`<!-- generated: recipes -->` in a page (settings, tables, commands likewise) stands for what is read: it cannot drift.
 A link to a file of the repository outside docs/ (`../examples/plain_loop.py`) leads to a copy of it in the site.
 An equation (a fence `math`, which code hosts show too) becomes a drawing in the page.
 """
@@ -148,6 +148,28 @@ def settings_text() -> str:
     return "\n\n".join(parts)
 
 
+def tables_text() -> str:
+    """Return the tables of mixing methods and of label rules: what each does, its settings, what a rule looks at."""
+    parts = []
+    for option, folder, file, name in (("mix", "mixing", "methods", "METHODS"), ("labels", "labels", "rules", "RULES")):
+        path = PACKAGE / folder / f"{file}.py"
+        entries, _ = _meaning(name, path)
+        rules = option == "labels"
+        rows = [f"| `{option}` | what it does | settings |" + (" looks at |" if rules else "")]
+        rows.append("|---|---|---|" + ("---|" if rules else ""))
+        for key, value in zip(entries.keys, entries.values, strict=True):
+            kind, _ = _class(ast.unparse(value), path)
+            does = (ast.get_docstring(kind) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+            fields = [part for part in kind.body if isinstance(part, ast.AnnAssign) and part.value is not None]
+            said = {ast.unparse(part.target): ast.unparse(part.value) for part in fields}  # type: ignore[arg-type]
+            needs = ", ".join(ast.literal_eval(said.pop("needs", "()"))) or "nothing"
+            said.pop("has_mask", None)
+            settings = ", ".join(f"`{name}={default}`" for name, default in said.items())
+            rows.append(f"| `{ast.literal_eval(key)}` | {does} | {settings} |" + (f" {needs} |" if rules else ""))
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
 def verbs() -> dict[str, str]:
     """Return the verbs of the command line and what each is for."""
     return ast.literal_eval(_meaning("VERBS", PACKAGE / "cli" / "__init__.py")[0])
@@ -267,5 +289,6 @@ def _is_dataclass(node: Any) -> bool:
 GENERATED: dict[str, Callable[[], str]] = {
     "recipes": recipes_text,
     "settings": settings_text,
+    "tables": tables_text,
     "commands": commands_text,
 }

@@ -170,3 +170,17 @@ def test_every_layout_of_data_is_described():
     page = (DOCS / "data.md").read_text(encoding="utf-8")
     for _, read in source.LAYOUTS.values():
         assert f"[`{read.__name__}`][" in page
+
+
+def test_every_method_and_rule_is_in_its_table_with_its_settings(site):
+    from dataclasses import fields
+
+    from transmix.labels import RULES
+    from transmix.mixing import METHODS
+
+    text = text_of(site / "method" / "index.html")
+    for name, entry in (METHODS | RULES).items():
+        row = re.search(rf"^{name}\n(.+)\n((?:.+\n)*?)\n", text + "\n\n", flags=re.MULTILINE)
+        assert row, name
+        assert row[1].split(".")[0] in " ".join(entry.__doc__.split())
+        assert all(f"{field.name}={field.default!r}" in text for field in fields(entry))

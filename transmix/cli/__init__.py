@@ -10,15 +10,15 @@ from transmix.printable import printable
 
 VERBS = {
     "train": "train a Vision Transformer as a recipe says",
-    "doctor": "look at every image of a data set for what would stop or mislead training",
+    "doctor": "check every image of a data set before training",
     "evaluate": "measure a run, a timm model or a weights file",
     "app": "serve a page to this computer: drag a box over two images, see what the label becomes",
-    "compare": "set runs beside each other: is a difference more than noise?",
+    "compare": "compare runs: scores over seeds, and whether a difference is more than noise",
     "export": "write a run's model for timm, Hugging Face or ONNX",
     "models": "list the models that are read, where, and how well",
-    "replay": "run a step that was not finite again, and say where",
+    "replay": "re-run a step with NaN or Inf and locate it",
     "show": "draw figures: mixed pairs, attention, curves, reliability",
-    "report": "write one page about a run that stands alone",
+    "report": "write a self-contained HTML report",
     "recipes": "list, show or copy the recipes that come with the package",
 }
 

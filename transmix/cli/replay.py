@@ -1,4 +1,4 @@
-"""transmix replay: run a step that was not finite again, and say where it went wrong."""
+"""transmix replay: re-run a step with NaN or Inf and locate it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""transmix report: one page about a run that stands alone."""
+"""transmix report: a self-contained HTML report of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -14,7 +14,7 @@ class Data:
     image_size: int = 224
     """Side of the square images that the model gets, in pixels."""
     train_images: int | None = None
-    """Train on only so many images, equally many of each class as far as they go; the same ones whatever the seed."""
+    """Train on a class-balanced subset of N images, the same for every seed."""
     workers: int | None = None
     """Processes that load images; None: 0 for small images in memory, else what the cores allow."""
     cache_gb: float = 4.0

@@ -87,9 +87,9 @@ class Optimization:
     weight_decay: float = 0.05
     """Not applied to biases, norms and what the model exempts (class token, position embedding)."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's."""
+    """Betas of AdamW."""
     eps: float = 1e-8
-    """AdamW's."""
+    """Epsilon of AdamW."""
     clip_grad: float | None = None
     """Scale gradients down to this global norm."""
     layer_decay: float | None = None
@@ -106,18 +106,18 @@ class Run:
     """Seeds, logging and checkpoints."""
 
     seed: int = 0
-    """Everything random follows from it."""
+    """Random seed of the whole run."""
     deterministic: bool = False
-    """Refuse kernels that do not give the same bits every time."""
+    """Use deterministic kernels only."""
     device: str = "auto"
     """'auto': cuda where there is one, else cpu."""
     shard: bool = False
     """Cut weights, gradients, optimizer state and average up over the processes (FSDP2) instead of keeping all of
     them in each (DDP). Results and checkpoints are the same; in one process it changes nothing."""
     wait_minutes: float = 10.0
-    """How long a process waits for the others before it takes them for dead and fails."""
+    """Distributed timeout in minutes: a process that waits longer for the others fails."""
     threads: int | None = None
-    """torch's CPU threads; None: the cores that the loader workers leave."""
+    """CPU threads of torch; None: the cores that loader workers leave free."""
     log_every: int = 50
     """Steps between two reads of the loss."""
     eval_every: int = 1
