@@ -198,7 +198,7 @@ def test_the_evidence_from_before_is_that_of_the_batch_whatever_the_order():
         (
             {"labels": 3},
             TypeError,
-            "a label rule is called with (mixed, evidence) and says what it needs; int does not",
+            "a label rule is called with (mixed, evidence) and says what it needs, a tuple of names; int does not",
         ),
         ({"mixer": Mixer(), "mode": "elem"}, TypeError, "mixer brings its own settings; give it mode, not TransMix"),
         ({"labels": "line", "prob": 0}, ValueError, "labels 'line' would change nothing: prob 0 mixes no batch"),
@@ -274,3 +274,23 @@ class Clean:
 
     def __call__(self, mixed, evidence):
         return mixed
+
+
+def test_nothing_of_a_rule_before_stays_in_what_the_next_rule_makes():
+    mixed = Mixer(mixup_alpha=0, generator=torch.Generator().manual_seed(1))(*a_batch(4))
+    before = replace(mixed, lam=torch.full((4,), 0.3), lam_partner=torch.full((4,), 0.2), rule="snapmix")
+    labelled = made(None, looking_at()).relabel(before)
+    assert labelled.lam_partner is None
+    assert torch.equal(labelled.lam, mixed.lam_area)
+    assert torch.allclose(labelled.targets(CLASSES).sum(1), torch.ones(4))
+
+
+def test_masks_and_weights_of_another_size_are_refused():
+    tm = made(None, looking_at("foreground"))
+    with pytest.raises(ValueError, match=r"foreground must be \(B, H, W\) of the images, not \(1, 3, 3\)"):
+        tm.mix(*a_batch(), foreground=torch.ones(1, 3, 3))
+    wrong = type("Wrong", (Looks,), {"__call__": lambda self, mixed, _: replace(mixed, lam=mixed.lam_area[:1])})()
+    with pytest.raises(ValueError, match=r"gave weights \(1,\) for 3 rows"):
+        made(None, wrong).relabel(made(None, "area").mix(*a_batch()))
+    with pytest.raises(TypeError, match="a tuple of names; LineLabels does not"):
+        TransMix(None, labels=LineLabels)

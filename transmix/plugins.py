@@ -14,6 +14,7 @@ An object is imported when its name is asked for. Files of recipes name entries,
 
 import dataclasses
 import difflib
+import typing
 import warnings
 from collections.abc import Mapping
 from functools import cache
@@ -29,21 +30,25 @@ KINDS = ("method", "rule", "metric", "suite", "data")
 """What can be added: a line in `METHODS`, `RULES`, `METRICS`, `SUITES` or `SOURCES`."""
 
 
+RESERVED = ("none", "all", "transmix")
+"""Names that mean something else where names are given."""
+
+
 class UnknownNameError(RecipeError, ValueError):
     """A name that no table has, or a package's entry that cannot be used."""
 
 
 @cache
-def added() -> dict[str, dict[str, EntryPoint]]:
-    """Return kind -> name -> entry point of all installed packages."""
-    found: dict[str, dict[str, EntryPoint]] = {kind: {} for kind in KINDS}
+def added() -> dict[str, dict[str, list[EntryPoint]]]:
+    """Return kind -> name -> entry points of all installed packages; more than one where packages share a name."""
+    found: dict[str, dict[str, list[EntryPoint]]] = {kind: {} for kind in KINDS}
     for entry in entry_points(group=GROUP):
         kind, dot, name = entry.name.partition(".")
-        if kind not in KINDS or not (dot and name):
+        if kind not in KINDS or not (dot and name) or set(name) & set(".+= ") or name in RESERVED:
             known = ", ".join(f"{one}.NAME" for one in KINDS)
             warnings.warn(f"{_owner(entry)} adds {entry.name!r}, which is none of {known}", TransMixWarning, 2)
             continue
-        found[kind][name] = entry
+        found[kind].setdefault(name, []).append(entry)
     return found
 
 
@@ -59,8 +64,8 @@ def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
         UnknownNameError: no such name (with the nearest), a name that we and a package have, or a package's entry
             that cannot be imported.
     """
-    entry = added()[kind].get(name)
-    if entry is None:
+    entries = added()[kind].get(name, [])
+    if not entries:
         if name in ours:
             return ours[name]
         known = names(kind, ours)
@@ -68,6 +73,10 @@ def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
         raise UnknownNameError(
             f"no {kind} is called {name!r}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
         )
+    entry = entries[0]
+    if len(entries) > 1:
+        owners = " and ".join(map(_owner, entries))
+        raise UnknownNameError(f"{owners} both add a {kind} called {name!r}; uninstall one")
     if name in ours:
         raise UnknownNameError(
             f"{_owner(entry)} adds a {kind} called {name!r}, which transmix has; it needs another name"
@@ -94,7 +103,23 @@ def make(kind: str, ours: Mapping[str, Any], name: str, options: Mapping[str, An
     if unknown := [option for option in options if option not in known]:
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise TypeError(f"{kind} {name!r} has no setting {unknown[0]!r}; {has}")
-    return entry(**options)  # type: ignore[operator]
+    hints = typing.get_type_hints(entry) if options else {}
+    return entry(**{option: _as(hints[option], value, option) for option, value in options.items()})  # type: ignore[operator]
+
+
+def _as(kind: Any, value: Any, name: str) -> Any:
+    """Return a setting in the type of its field: YAML reads 1e-1, without a dot, as text."""
+    if kind is float:
+        try:
+            if not isinstance(value, bool | list | tuple):
+                return float(value)
+        except (TypeError, ValueError):
+            pass
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    if kind in (int, bool, str) and type(value) is not kind:
+        words = {int: "a whole number", bool: "true or false", str: "a text"}
+        raise ValueError(f"{name} must be {words[kind]}, not {value!r}")
+    return value
 
 
 def _owner(entry: EntryPoint) -> str:

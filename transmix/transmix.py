@@ -123,6 +123,8 @@ class TransMix:
             raise ValueError(
                 f"labels {self.name!r} need masks of the objects: tm.mix(images, labels, foreground=masks)"
             )
+        if foreground is not None and tuple(foreground.shape) != (len(images), *images.shape[-2:]):
+            raise ValueError(f"foreground must be (B, H, W) of the images, not {tuple(foreground.shape)}")
         before = Evidence(clean=self._look_at(images) if "clean" in self.rule.needs else None, foreground=foreground)
         if self.reader is not None:
             self.reader.clear(images)
@@ -158,7 +160,14 @@ class TransMix:
             evidence = replace(evidence, maps=torch.stack(attention_maps(self.reader.model, mixed.images), dim=1))
         if "logits" in needs and logits is not None:
             evidence = replace(evidence, logits=logits.detach())
-        return replace(self.rule(mixed, evidence), rule=self.name)
+        # What another rule made of this batch is no part of it: rules compute from lam_area.
+        fresh = replace(mixed, lam=mixed.lam_area, lam_partner=None, lam_evidence=None)
+        labelled = self.rule(fresh, evidence)
+        if labelled.lam.shape != mixed.lam_area.shape:
+            raise ValueError(
+                f"labels {self.name!r} gave weights {tuple(labelled.lam.shape)} for {len(mixed.labels)} rows"
+            )
+        return replace(labelled, rule=self.name)
 
     def loss(self, logits: Tensor, mixed: Mixed) -> Tensor:
         """Return the loss of (B, K) logits against the labels by the rule; relabels unless that is done."""
@@ -204,7 +213,7 @@ def make_rule(labels: str | Rule, options: Mapping[str, Any]) -> tuple[str, Rule
         ValueError: no rule has this name, a setting is out of its range, or the rule needs what nobody gives.
         TypeError: the rule has no such setting, or is no rule.
     """
-    name = labels if isinstance(labels, str) else type(labels).__name__
+    name = labels if isinstance(labels, str) else getattr(labels, "__name__", type(labels).__name__)
     if isinstance(labels, str):
         rule = plugins.make("rule", RULES, labels, options)
     else:
@@ -213,8 +222,10 @@ def make_rule(labels: str | Rule, options: Mapping[str, Any]) -> tuple[str, Rule
         if options:
             raise TypeError(f"{name} brings its own settings; give it {', '.join(options)}")
     needs = getattr(rule, "needs", None)
-    if needs is None or not callable(rule):
-        raise TypeError(f"a label rule is called with (mixed, evidence) and says what it needs; {name} does not")
+    if needs is None or isinstance(needs, str) or not callable(rule) or isinstance(rule, type):
+        raise TypeError(
+            f"a label rule is called with (mixed, evidence) and says what it needs, a tuple of names; {name} does not"
+        )
     if unknown := set(needs) - KINDS.keys():
         raise ValueError(f"{name} needs {', '.join(sorted(unknown))}; there is {', '.join(KINDS)}")
     return name, rule  # type: ignore[return-value]
@@ -226,6 +237,8 @@ def why_nothing_changes(mixer: Mixer, rule: Rule) -> str | None:
         return None
     if getattr(rule, "weight", None) == 0:
         return "weight 0 leaves the label to the area"
+    if getattr(rule, "slope", None) == 1:
+        return "slope 1 leaves the label to the area"
     if mixer.prob == 0:
         return "prob 0 mixes no batch"
     if not any(has_mask(method) for method, _ in mixer.chances):

@@ -290,3 +290,30 @@ def test_a_real_training_as_a_process_equals_the_same_one_here_to_the_bit(images
     assert verb.main([*runs, "--out", str(tmp_path / "page.html")]) == 0
     assert {path.suffix for path in tmp_path.glob("page.*")} == {".html", ".md", ".json"}
     assert Path(tmp_path / "page.html").stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("mixes", "labels", "settings", "message"),
+    [
+        (
+            ["cutmix"],
+            ["area", "attention"],
+            {"labels_options": {"wieght": 0.9}},
+            "none of the runs has a setting 'wieght'",
+        ),
+        (["cutmix+mixup", "mixup+cutmix"], [], {}, "mixup+cutmix is asked for twice, under two names"),
+        (
+            ["none", "cutmix"],
+            ["area", "attention"],
+            {},
+            "none by attention: TransMix would change nothing here: mix none",
+        ),
+    ],
+)
+def test_what_would_train_the_same_or_nothing_is_refused_before_anything_is_trained(
+    recipe_file, mixes, labels, settings, message
+):
+    recipe = load_recipe(str(recipe_file))
+    recipe = replace(recipe, mixing=replace(recipe.mixing, **settings))
+    with pytest.raises(RecipeError, match=message.replace("+", r"\+")):
+        plan(recipe, mixes, 2, labels)

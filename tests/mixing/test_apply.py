@@ -283,3 +283,45 @@ def test_a_repr_is_a_line():
         "Mixed(images (2, 3, 7, 11) float32 cpu, boxes, labels by area)"
     )
     assert repr(mixup(images, labels, 0.5)).endswith("blended, labels by area)")
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A mask that is none."""
+
+    kind: str
+
+    def mask(self, height, width):
+        return {
+            "above 1": torch.full((height, width), 3.0),
+            "a row": torch.zeros(1, width),
+            "an axis more": torch.zeros(1, height, width),
+            "bytes": torch.ones(height, width, dtype=torch.uint8),
+            "nan": torch.full((height, width), float("nan")),
+        }[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["above 1", "a row", "an axis more", "bytes", "nan"])
+def test_a_mask_that_is_none_is_refused(kind):
+    with pytest.raises(ValueError, match=rf"a shape's mask is \({HEIGHT}, {WIDTH}\), bool or float in \[0, 1\], not"):
+        Draw(HEIGHT, WIDTH, (1, 0), (0.5,), (None,), (), (Odd(kind),)).apply(*batch_of(2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"boxes": ((-2, 0, 4, 4),)}, "does not lie in an image"),
+        ({"boxes": ((4, 4, 12, 12),)}, "does not lie in an image"),
+        ({"lam": (1.7,)}, "lam is a weight in [0, 1], not 1.7"),
+        ({"lam": (float("nan"),)}, "lam is a weight in [0, 1], not nan"),
+        ({"source_boxes": ((0, 0, 99, 4),)}, "does not lie in an image"),
+        ({"source_boxes": ((2, 2, 2, 2),)}, "source box (2, 2, 2, 2) is empty"),
+        ({"interpolation": "bicubic"}, "interpolation is 'nearest' or 'bilinear', not 'bicubic'"),
+        ({"shapes": (Checkers(),)}, "a row has a box or another shape, not both"),
+    ],
+)
+def test_a_draw_that_pixels_and_label_would_take_differently_is_refused(changes, text):
+    drawn = {"lam": (0.75,), "boxes": ((0, 0, 4, 4),)} | changes
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the text is compared
+        Draw(HEIGHT, WIDTH, (1, 0), **drawn).apply(*batch_of(2))
+    assert text in str(refused.value)

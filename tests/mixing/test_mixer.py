@@ -189,7 +189,7 @@ def test_a_wrong_mixer_is_rejected(wrong, law, settings):
         for _ in range(10):
             law(mixer, *a_batch())
 
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, ValueError)):  # a draw that leaves the image is refused before it is mixed
         ten_batches()
 
 

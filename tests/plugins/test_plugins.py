@@ -144,3 +144,18 @@ def test_an_entry_of_no_kind_is_named(monkeypatch):
     a_package(monkeypatch, ("metod.cutmix", "json:dumps"))
     with pytest.warns(TransMixWarning, match="a package adds 'metod.cutmix', which is none of method.NAME, rule.NAME"):
         assert plugins.names("method", METHODS) == [*METHODS]
+
+
+def test_a_name_that_two_packages_add_belongs_to_neither(monkeypatch):
+    a_package(monkeypatch, ("method.both", "json:dumps"), ("method.both", "json:loads"))
+    with pytest.raises(
+        UnknownNameError, match="a package and a package both add a method called 'both'; uninstall one"
+    ):
+        plugins.find("method", METHODS, "both")
+
+
+@pytest.mark.parametrize("name", ["method.none", "method.my.mix", "method.a+b"])
+def test_a_name_that_could_not_be_asked_for_is_named(monkeypatch, name):
+    a_package(monkeypatch, (name, "json:dumps"))
+    with pytest.warns(TransMixWarning, match="which is none of method"):
+        assert plugins.names("method", METHODS) == [*METHODS]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import transmix.recipes
 from transmix import AttentionReader, Mixer
-from transmix.cli.options import in_new_words
+from transmix.cli.options import as_defaults, in_new_words
 from transmix.labels import RULES, AreaLabels, AttentionLabels
 from transmix.mixing import CutMix, Mixup
 from transmix.recipes import (
@@ -441,7 +441,7 @@ def test_a_section_of_before_means_what_it_meant(load):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mixing: {mix_prob: 0.5, prob: 0.4}", "mixing.prob is an old name of prob, which is given too; keep one"),
+        ("mixing: {mix_prob: 0.5, prob: 0.4}", "mixing.mix_prob is an old name of prob, which is given too; keep one"),
         (
             "mixing: {downsample: nearest, labels_options: {downsample: fraction}}",
             "downsample is given twice, in mixing and in labels_options; keep one",
@@ -527,7 +527,7 @@ mixing:
         ),
         (
             ["--labels-options", "weight=1", "--downsample", "fraction", "--seed", "1"],
-            ["--labels-options", "downsample=fraction", "weight=1", "--seed", "1"],
+            ["--seed", "1", "--labels-options", "weight=1", "downsample=fraction"],
         ),
         (["--out", "downsample", "--resume"], ["--out", "downsample", "--resume"]),
     ],
@@ -547,3 +547,78 @@ def test_a_rule_that_needs_masks_is_refused_before_anything_is_made(monkeypatch)
     monkeypatch.setitem(RULES, "object", ByObject)
     with pytest.raises(RecipeError, match="labels 'object' need masks of the objects, which training does not load"):
         check_recipe(changed(mix="cutmix", labels="object"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--attention-weight"], "--attention-weight needs a value"),
+        (["--downsample="], "--downsample needs a value"),
+        (["--attention-weight", "--mix", "cutmix"], "--attention-weight needs a value"),
+        (["--prob", "0.5", "--mix-prob", "0.7"], "--prob is given twice, once under its old name; keep one"),
+        (["--attention-weight", "0.7", "--labels-options", "weight=0.3"], "weight of the labels is given twice"),
+    ],
+)
+def test_a_command_line_that_says_two_things_or_nothing_is_refused(words, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        in_new_words(words)
+
+
+def test_settings_that_are_given_in_several_places_add_up():
+    words = ["--labels-options=downsample=fraction", "--lr", "1", "--labels_options", "weight=0.7", "--mix", "cutmix"]
+    assert in_new_words(words) == [
+        "--lr",
+        "1",
+        "--mix",
+        "cutmix",
+        "--labels-options",
+        "downsample=fraction",
+        "weight=0.7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "words", "means"),
+    [
+        ("{mix: cutmix, labels: area}", ["--mix", "transmix"], ("mixup+cutmix", "attention", 0.5)),
+        ("{mix: transmix, attention_weight: 0.25}", ["--mix", "mixup+cutmix"], ("mixup+cutmix", "area", None)),
+        (
+            "{mix: mixup+cutmix, labels: attention, labels_options: {weight: 0.25}}",
+            ["--mix=none"],
+            ("none", "area", None),
+        ),
+        ("{mix: transmix, attention_weight: 0.25}", ["--labels", "area"], ("mixup+cutmix", "area", None)),
+        ("{mix: transmix, attention_weight: 0.25}", ["--labels", "centre"], ("mixup+cutmix", "centre", 1.0)),
+        ("{mix: transmix, attention_weight: 0.25}", ["--lr", "1"], ("mixup+cutmix", "attention", 0.25)),
+        ("{mix: cutmix}", ["--labels", "attention"], ("cutmix", "attention", 0.5)),
+    ],
+)
+def test_a_mix_on_the_command_line_brings_its_own_labels_whatever_the_recipe_says(load, section, words, means):
+    """A run's own recipe.yaml names its labels; `--mix cutmix` over it must still be CutMix with labels by area."""
+    recipe = as_defaults(load(f"mixing: {section}"), words)
+    mix, labels = (words[-1] if words[0] == option else None for option in ("--mix", "--labels"))
+    mix = words[0].partition("=")[2] if words[0].startswith("--mix=") else mix
+    mixing = replace(recipe.mixing, mix=mix or recipe.mixing.mix, labels=labels or recipe.mixing.labels)
+    found = resolved(replace(recipe, mixing=mixing)).mixing
+    assert (found.mix, found.labels, found.labels_options.get("weight")) == means
+
+
+def test_settings_of_labels_without_labels_are_refused(load):
+    with pytest.raises(RecipeError, match="labels are by area here; give --labels too"):
+        as_defaults(load("mixing: {mix: cutmix}"), ["--labels-options", "weight=0.7"])
+    assert as_defaults(load("mixing: {mix: transmix}"), ["--labels-options", "weight=0.7"]).mixing.mix == "transmix"
+
+
+@pytest.mark.parametrize("value", ["1e-1", "0.1", 0.1])
+def test_a_number_that_yaml_reads_as_text_is_a_number(load, value):
+    mixing = resolved(load(f"mixing: {{mix: transmix, attention_weight: {value}}}")).mixing
+    assert mixing.labels_options["weight"] == 0.1
+    whole = resolved(load("mixing: {mix: transmix, attention_weight: 1}")).mixing.labels_options["weight"]
+    assert (whole, type(whole)) == (1.0, float)
+
+
+@pytest.mark.parametrize("value", ["abc", "true", "[0.5]"])
+def test_a_setting_of_a_rule_that_is_no_number_is_named(load, value):
+    recipe = load(f"mixing: {{mix: transmix, labels_options: {{weight: {value}}}}}")
+    with pytest.raises(RecipeError, match="labels: weight must be a number, not"):
+        check_recipe(replace(recipe, data=replace(recipe.data, data="digits")))

@@ -12,6 +12,7 @@ import yaml
 from transmix.models.settings import Option
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.file import NOW_OPTIONS, RENAMED
+from transmix.recipes.mixing import rule_name
 
 Options = TypeVar("Options")
 
@@ -42,27 +43,94 @@ def parse(kind: type[Options], verb: str, arguments: list[str], default: Options
         raise RecipeError(f"{_one_line(complaint.getvalue())}; see transmix {verb} --help") from None
 
 
+PAIRS = ("--labels-options", "--mix-options", "--mix-weights", "--model-options")
+"""Options that take NAME=VALUE words; given several times, they add up."""
+
+
 def in_new_words(arguments: list[str]) -> list[str]:
     """Return a command line in the names that settings have today.
 
     What is a setting of the label rule now goes to --labels-options.
+
+    Raises:
+        RecipeError: an old option without a value, or a setting under both its names.
     """
-    words, options, taken = [], [], iter(arguments)
-    for word in taken:
+    words: list[str] = []
+    pairs: dict[str, list[str]] = {}
+    old: list[str] = []
+    at = 0
+    while at < len(arguments):
+        word, following = arguments[at], arguments[at + 1] if at + 1 < len(arguments) else "--"
+        at += 1
         name, equals, value = word.partition("=")
+        name = name.replace("_", "-") if name.startswith("--") else ""
         key = name.removeprefix("--").replace("-", "_")
-        if name.startswith("--") and key in NOW_OPTIONS:
-            options.append(f"{NOW_OPTIONS[key]}={value if equals else next(taken, '')}")
-        elif name.startswith("--") and key in RENAMED:
-            words.append(f"--{RENAMED[key].replace('_', '-')}{equals}{value}")
+        if key in NOW_OPTIONS:
+            if not equals:
+                value, at = following, at + 1
+            if value.startswith("--") or not value:
+                raise RecipeError(f"{name} needs a value")
+            old.append(f"{NOW_OPTIONS[key]}={value}")
+        elif name in PAIRS:
+            taken = [value] if equals else []
+            while at < len(arguments) and not arguments[at].startswith("--"):
+                taken.append(arguments[at])
+                at += 1
+            pairs.setdefault(name, []).extend(taken)
+        elif key in RENAMED:
+            words.append(f"--{RENAMED[key]}{equals}{value}")
         else:
             words.append(word)
-    if not options:
-        return words
-    place = next((at for at, word in enumerate(words) if word in ("--labels-options", "--labels_options")), None)
-    if place is None:
-        return [*words, "--labels-options", *options]
-    return [*words[: place + 1], *options, *words[place + 1 :]]
+    _check_once(words, old, pairs.get("--labels-options", []))
+    if old:
+        pairs["--labels-options"] = [*pairs.get("--labels-options", []), *old]
+    return [*words, *(word for name, taken in pairs.items() for word in (name, *taken))]
+
+
+def _check_once(words: list[str], old: list[str], given: list[str]) -> None:
+    """Refuse a setting that is given under its old name and its new one."""
+    for name in RENAMED.values():
+        if sum(word == f"--{name}" or word.startswith(f"--{name}=") for word in words) > 1:
+            raise RecipeError(f"--{name} is given twice, once under its old name; keep one")
+    names = [pair.partition("=")[0] for pair in (*old, *given)]
+    if old and (twice := next((name for name in names if names.count(name) > 1), None)):
+        raise RecipeError(f"{twice} of the labels is given twice, once under its old name; keep one")
+
+
+def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
+    """Return a recipe as the defaults of a command line.
+
+    A mix that is given there brings its own labels with it, unless --labels is given too; settings of the recipe's
+    label rule do not go over to another.
+
+    Raises:
+        RecipeError: settings of a label rule where labels are by area.
+    """
+    mix, labels = (_value_of(arguments, option) for option in ("--mix", "--labels"))
+    mixing = recipe.mixing
+    before = rule_name(mixing)
+    if mix is not None and labels is None:
+        mixing = replace(mixing, labels=None)
+    after = rule_name(replace(mixing, mix=mix or mixing.mix, labels=labels or mixing.labels))
+    typed = any(word.partition("=")[0].replace("_", "-") == "--labels-options" for word in arguments)
+    if after == "area" and typed and labels is None:
+        raise RecipeError(
+            "--labels-options are settings of a label rule, and labels are by area here; give --labels too"
+        )
+    if after != before:
+        mixing = replace(mixing, labels_options={})
+    return replace(recipe, mixing=mixing)
+
+
+def _value_of(arguments: list[str], option: str) -> str | None:
+    """Return the last value of an option; None if it is not given."""
+    found = None
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == option:
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
 
 
 def given_options(base: Recipe, given: Recipe) -> Recipe:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from transmix.cli.options import given_options, in_new_words, parse
+from transmix.cli.options import as_defaults, given_options, in_new_words, parse
 from transmix.recipes import Recipe, load_recipe
 from transmix.training.loop import train
 
@@ -28,7 +28,7 @@ class Train:
 
 def main(arguments: list[str]) -> None:
     """Parse the command line and train."""
-    recipe = load_recipe(recipe_name(arguments))
+    recipe = as_defaults(load_recipe(recipe_name(arguments)), arguments)
     parsed = parse(Train, "train", in_new_words(arguments), Train(out=tyro.MISSING, settings=recipe))
     settings = given_options(recipe, parsed.settings)
     train(settings, parsed.out, parsed.resume, at_end=_report)

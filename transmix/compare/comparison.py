@@ -139,7 +139,8 @@ def compare_runs(runs: Sequence[Trained], baseline: str | None = None) -> Compar
         present = {name: value for name, value in scores.items() if value is not None}
         compared.append(Compared(group.name, other.name, present, shared, None, ""))
     by_rule = {group.name for group in groups if group.runs[0].settings["labels"] != "area"}
-    if by_rule and not any(one.group in by_rule and one.shared.all for one in compared):
+    twins = [one for one in compared if one.shared.all and by_rule & {one.group, one.baseline}]
+    if by_rule and not twins:
         notes.append(NO_TWIN)
     return Comparison(groups, base.name, score, known, means, _judged(compared, score), tuple(notes))
 

@@ -83,7 +83,7 @@ def say_shared(shared: Shared) -> str:
 
 
 def _rows(run: Trained, seed: int, number: int) -> list[tuple]:
-    """Return (lam, box, source box, shape, partners) of the first rows that a run mixes.
+    """Return (lam, box, source box, shape, what holds for the batch) of the first rows that a run mixes.
 
     One stands for the batch where it is drawn once for it.
     """
@@ -98,7 +98,7 @@ def _rows(run: Trained, seed: int, number: int) -> list[tuple]:
         draw: Draw = mixer.draw(batch, size, size)
         nothing = (None,) * len(draw.lam)
         sources, shapes = draw.source_boxes or nothing, draw.shapes or nothing
-        partners = (draw.partner,) * len(draw.lam)
-        rows += list(zip(draw.lam, draw.boxes, sources, shapes, partners, strict=True))
+        whole = ((draw.partner, draw.interpolation),) * len(draw.lam)
+        rows += list(zip(draw.lam, draw.boxes, sources, shapes, whole, strict=True))
         step += 1
     return rows[:number]

@@ -12,7 +12,7 @@ from transmix.compare.read import number
 from transmix.compare.schedule import Outcome, Task, run_tasks
 from transmix.models.settings import Option
 from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, resolved
-from transmix.recipes.mixing import build_mixer, find_rule, title
+from transmix.recipes.mixing import SWITCH, apart, build_mixer, find_rule, title
 from transmix.recipes.settings import Mixing
 from transmix.runs.disk import replace_file, why
 from transmix.runs.error import RunError
@@ -43,24 +43,53 @@ def plan(recipe: Recipe, mixes: Sequence[str], seeds: int, labels: Sequence[str]
     ways = [(mix, rule) for mix in mixes for rule in labels or (None,)]
     if seeds * len(ways) < 2:
         raise RecipeError("one run is nothing to compare; name more mixes or labels, or give more --seeds")
-    planned = {}
-    for seed in range(seeds):
-        for mix, rule in ways:
-            mixing = replace(recipe.mixing, mix=mix, labels=rule)
-            mixing = replace(mixing, labels_options=_own_options(mixing))
-            one = replace(recipe, mixing=mixing, run=replace(recipe.run, seed=seed))
+    named: dict[str, Mixing] = {}
+    for mix, rule in ways:
+        mixing = replace(recipe.mixing, mix=mix, labels=rule)
+        mixing = replace(mixing, **_own_options(mixing))
+        one = replace(recipe, mixing=mixing)
+        try:
             check_recipe(one)
-            name = mix if rule is None else title(resolved(one).mixing.mix, rule).replace(" ", "-")
-            if f"{name}-seed{seed}" in planned:
-                raise RecipeError(f"{name} is asked for twice, under two names; leave one out")
-            planned[f"{name}-seed{seed}"] = one
-    return planned
+        except RecipeError as error:
+            raise RecipeError(f"{title(mix, rule)}: {error}") if len(ways) > 1 and rule else error from None
+        name = mix if rule is None else title(mix, rule).replace(" ", "-")
+        if name in named or resolved(one).mixing in [
+            resolved(replace(recipe, mixing=m)).mixing for m in named.values()
+        ]:
+            raise RecipeError(f"{name} is asked for twice, under two names; leave one out")
+        named[name] = mixing
+    _check_used(recipe.mixing, list(named.values()))
+    return {
+        f"{name}-seed{seed}": replace(recipe, mixing=mixing, run=replace(recipe.run, seed=seed))
+        for seed in range(seeds)
+        for name, mixing in named.items()
+    }
 
 
-def _own_options(mixing: Mixing) -> dict[str, Option]:
-    """Return, of settings that are given for all runs, those that the label rule of this one has."""
-    has = [field.name for field in dataclasses.fields(find_rule(mixing))]
-    return {name: value for name, value in mixing.labels_options.items() if name in has}
+def _own_options(mixing: Mixing) -> dict[str, dict[str, Option]]:
+    """Return, of settings that are given for all runs, those that this one's methods and label rule have."""
+    rule = find_rule(mixing)
+    has = [field.name for field in dataclasses.fields(rule)] if dataclasses.is_dataclass(rule) else []
+    mix = apart(mixing.mix, None)[0].split("+")
+    others = [name for name in mix if name not in SWITCH and name != "none"]
+    return {
+        "labels_options": {name: value for name, value in mixing.labels_options.items() if name in has},
+        "mix_options": {
+            name: value
+            for name, value in mixing.mix_options.items()
+            if name.partition(".")[0] in others or ("." not in name and len(mix) == 1 and others)
+        },
+        "mix_weights": {name: value for name, value in mixing.mix_weights.items() if name in mix and others},
+    }
+
+
+def _check_used(asked: Mixing, planned: Sequence[Mixing]) -> None:
+    """Refuse a setting that none of the runs has: a typo would else change nothing, in silence."""
+    for option in ("labels_options", "mix_options", "mix_weights"):
+        used = {name for mixing in planned for name in getattr(mixing, option)}
+        old = {} if option != "labels_options" else {"weight", "downsample"}  # a recipe of before has them for any mix
+        if unused := sorted(getattr(asked, option).keys() - used - set(old)):
+            raise RecipeError(f"{option}: none of the runs has a setting {unused[0]!r}")
 
 
 def lacks_twin(planned: Iterable[Recipe]) -> bool:
@@ -68,6 +97,8 @@ def lacks_twin(planned: Iterable[Recipe]) -> bool:
     by_area, by_rule = [], []
     for recipe in planned:
         mixing = resolved(recipe).mixing
+        if mixing.mix == "none":
+            continue
         draws = build_mixer(mixing).methods, mixing.prob, mixing.mode, mixing.partner
         (by_area if mixing.labels == "area" else by_rule).append(draws)
     return any(draws not in by_area for draws in by_rule)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from transmix.mixing.box import Box
+from transmix.mixing.box import Box, box_area, check_box
 from transmix.mixing.mixed import Mixed, check_batch
 from transmix.mixing.pixels import blend, boxes_mask, move_box, on_mask, paste, per_row
 
@@ -74,7 +74,8 @@ class Draw:
             labels: (B,) integer classes or (B, K) float.
 
         Raises:
-            ValueError: the batch is not of the size that was drawn for.
+            ValueError: the batch is not of the size that was drawn for, or a method drew what cannot be: a weight out
+                of [0, 1], a box that leaves the image, a mask of another size or out of [0, 1].
         """
         labels = check_batch(images, labels)
         if (len(images), *images.shape[-2:]) != (len(self.partner), self.height, self.width):
@@ -82,6 +83,7 @@ class Draw:
                 f"this draw is for {len(self.partner)} images of {self.height} x {self.width}, "
                 f"not {len(images)} of {images.shape[-2]} x {images.shape[-1]}"
             )
+        self._check()
         partner = torch.tensor(self.partner).to(images.device, non_blocking=True)
         lam = per_row(self.lam, images)
         shapes = self.shapes or (None,) * len(self.lam)
@@ -104,6 +106,24 @@ class Draw:
         mixed = images.clone() if mixed is images else mixed
         return Mixed(mixed, labels, partner, lam, lam, mask, blend=blended, **moved)
 
+    def _check(self) -> None:
+        """Refuse numbers that pixels, mask and label would each take in another way."""
+        nothing = (None,) * len(self.lam)
+        rows = zip(self.lam, self.boxes, self.source_boxes or nothing, self.shapes or nothing, strict=True)
+        for lam, box, source, shape in rows:
+            if not 0 <= lam <= 1:
+                raise ValueError(f"lam is a weight in [0, 1], not {lam}")
+            if box is not None and shape is not None:
+                raise ValueError("a row has a box or another shape, not both")
+            if box is not None:
+                check_box(box, self.height, self.width)
+            if source is not None:
+                check_box(source, self.height, self.width)
+                if box is None or (box_area(box) and not box_area(source)):
+                    raise ValueError(f"source box {source} is empty, or there is no box that it goes to")
+        if self.interpolation not in ("nearest", "bilinear"):
+            raise ValueError(f"interpolation is 'nearest' or 'bilinear', not {self.interpolation!r}")
+
     def _theirs(self, partners: Tensor, box: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the partners' pixels where they go, and where they come from (B, 4) if that is elsewhere."""
         if box is None or not any(self.source_boxes):
@@ -118,12 +138,22 @@ class Draw:
             assert mask is not None
             return mask
         nothing = torch.zeros(self.height, self.width, dtype=torch.bool)
-        drawn = [nothing if shape is None else shape.mask(self.height, self.width) for shape in shapes]
+        drawn = [nothing if shape is None else self._checked(shape.mask(self.height, self.width)) for shape in shapes]
         soft = any(one.is_floating_point() for one in drawn)
         drawn_mask = torch.stack([one.float() if soft else one for one in drawn]).to(device, non_blocking=True)
         if mask is None:
             return drawn_mask
         return torch.maximum(mask.float(), drawn_mask) if soft else mask | drawn_mask
+
+    def _checked(self, mask: Tensor) -> Tensor:
+        fits = tuple(mask.shape) == (self.height, self.width)
+        kind = mask.dtype == torch.bool or mask.is_floating_point()
+        if not (fits and kind and bool((mask >= 0).all()) and bool((mask <= 1).all())):
+            raise ValueError(
+                f"a shape's mask is ({self.height}, {self.width}), bool or float in [0, 1], not {tuple(mask.shape)} "
+                f"{mask.dtype}" + (f" from {float(mask.min()):g} to {float(mask.max()):g}" if mask.numel() else "")
+            )
+        return mask
 
 
 def draw_beta(rng: random.Random, alpha: float) -> float:

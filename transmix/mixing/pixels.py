@@ -63,7 +63,7 @@ def move_box(tensor: Tensor, source: Tensor, box: Tensor, interpolation: str) ->
     moved = tensor
     for axis, pixels in ((-2, height), (-1, width)):
         first, end, to_first, to_end = (side[:, 2 + axis + at] for side in (source, box) for at in (0, 2))
-        moved = _resize_axis(moved, axis, _places(first, end, to_first, to_end, pixels, linear))
+        moved = _resize_axis(moved, axis, _places(first, end, to_first, to_end, pixels, linear), linear)
     by_row = len(tensor), *(1,) * (tensor.ndim - 3)
     inside = boxes_mask(box, height, width)
     has_box = inside.flatten(1).any(1).view(*by_row, 1, 1)
@@ -82,13 +82,13 @@ def _places(first: Tensor, end: Tensor, to_first: Tensor, to_end: Tensor, pixels
     )  # an empty one may lie outside
 
 
-def _resize_axis(tensor: Tensor, axis: int, places: Tensor) -> Tensor:
+def _resize_axis(tensor: Tensor, axis: int, places: Tensor, linear: bool) -> Tensor:
     """Return a tensor whose entries along `axis` are taken from `places` (B, n), between two where these are so."""
     shape = [len(tensor), *(1,) * (tensor.ndim - 1)]
     shape[axis] = places.shape[1]
     low = places.floor().long().view(shape)
     near = tensor.gather(axis, low.expand(tensor.shape))
-    if not tensor.is_floating_point():
+    if not linear:
         return near
     exact = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     part = (places - places.floor()).view(shape).to(exact)

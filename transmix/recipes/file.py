@@ -155,7 +155,8 @@ def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
             continue
         name = RENAMED.get(key, key)
         if name in found:
-            raise RecipeError(f"{where}: mixing.{key} is an old name of {name}, which is given too; keep one")
+            old = next(before for before, now in RENAMED.items() if now == name)
+            raise RecipeError(f"{where}: mixing.{old} is an old name of {name}, which is given too; keep one")
         found[name] = value
     if options:
         given = found.get("labels_options") or {}

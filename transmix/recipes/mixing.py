@@ -32,7 +32,7 @@ def resolved(recipe: Recipe) -> Recipe:
     # Settings of TransMix's labels in a recipe that another --mix overrides mean nothing, and do no harm.
     options = dict(mixing.labels_options) if labels else {}
     with suppress(ValueError, TypeError):
-        options = asdict(make_rule(labels or "area", options)[1]) | options  # type: ignore[call-overload]
+        options = asdict(make_rule(labels or "area", options)[1])  # type: ignore[call-overload]
     return replace(recipe, mixing=replace(mixing, mix=mix, labels=labels or "area", labels_options=options))
 
 
@@ -98,6 +98,8 @@ def build_mixer(mixing: Mixing) -> Mixer:
     names = mix.split("+")
     try:
         if mix == "none":
+            if mixing.mix_options or mixing.mix_weights:
+                raise ValueError("mix none has no mix_options and no mix_weights")
             return Mixer(prob=0.0)
         if unused := _unused(mixing, names):
             raise ValueError(unused)
@@ -112,7 +114,7 @@ def build_mixer(mixing: Mixing) -> Mixer:
                 correct_lam=mixing.correct_lam,
                 partner=mixing.partner,
             )
-        weights = [float(mixing.mix_weights.get(name, 1.0)) for name in names]  # type: ignore[arg-type]
+        weights = [_weight(mixing, name) for name in names]
         methods = [_method(mixing, name, alone=len(names) == 1) for name in names]
         pairs = list(zip(methods, weights, strict=True))
         return Mixer(prob=mixing.prob, mode=mixing.mode, partner=mixing.partner, methods=pairs)
@@ -125,6 +127,13 @@ def build_criterion(mixing: Mixing) -> MixedCrossEntropy | MixedBCE:
     if mixing.loss == "bce":
         return MixedBCE(mixing.smoothing, mixing.bce_threshold)
     return MixedCrossEntropy(mixing.smoothing)
+
+
+def _weight(mixing: Mixing, name: str) -> float:
+    value = mixing.mix_weights.get(name, 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"mix_weights {name} must be a number, not {value!r}")
+    return float(value)
 
 
 def _method(mixing: Mixing, name: str, alone: bool) -> Method:
@@ -150,8 +159,9 @@ def _unused(mixing: Mixing, names: list[str]) -> str | None:
     for key in mixing.mix_options:
         owner, dot, _ = key.partition(".")
         if not (owner in others if dot else len(names) == 1 and others):
-            wanted = f"{others[0] if others else 'METHOD'}.{key}" if not dot else " or ".join(others) or "no method"
-            return f"mix_options {key} belongs to no method of {mixing.mix}; {wanted} would"
+            wanted = f"write {others[0]}.{key}" if others and not dot else f"name one of {', '.join(others)}"
+            of_switch = "Mixup and CutMix have keys of their own: mixup_alpha, cutmix_alpha, cutmix_minmax, correct_lam"
+            return f"mix_options {key} belongs to no method of {mixing.mix}; {wanted if others else of_switch}"
     for name in mixing.mix_weights:
         if name not in names or not others:
             return f"mix_weights {name}: of mixup and cutmix alone give switch_prob; else name one of {mixing.mix}"
