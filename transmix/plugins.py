@@ -104,10 +104,10 @@ def make(kind: str, ours: Mapping[str, Any], name: str, options: Mapping[str, An
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise TypeError(f"{kind} {name!r} has no setting {unknown[0]!r}; {has}")
     hints = typing.get_type_hints(entry) if options else {}
-    return entry(**{option: _as(hints[option], value, option) for option, value in options.items()})  # type: ignore[operator]
+    return entry(**{option: _converted(hints[option], value, option) for option, value in options.items()})  # type: ignore[operator]
 
 
-def _as(kind: Any, value: Any, name: str) -> Any:
+def _converted(kind: Any, value: Any, name: str) -> Any:
     """Return a setting in the type of its field: YAML reads 1e-1, without a dot, as text."""
     if kind is float:
         try:

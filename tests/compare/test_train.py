@@ -15,7 +15,7 @@ from transmix.cli import compare as verb
 from transmix.cli.compare import take_words
 from transmix.compare import train as compare_train
 from transmix.compare.train import lacks_twin, places, plan, train_missing
-from transmix.recipes import RecipeError, dump_recipe, load_recipe
+from transmix.recipes import RecipeError, dump_recipe, load_recipe, resolved
 from transmix.runs.error import RunError
 from transmix.training.loop import train
 
@@ -317,3 +317,20 @@ def test_what_would_train_the_same_or_nothing_is_refused_before_anything_is_trai
     recipe = replace(recipe, mixing=replace(recipe.mixing, **settings))
     with pytest.raises(RecipeError, match=message.replace("+", r"\+")):
         plan(recipe, mixes, 2, labels)
+
+
+def test_settings_of_the_recipes_own_rule_do_not_go_over_to_another(recipe_file, tmp_path, monkeypatch):
+    """The share of attention in a run's recipe.yaml is no share of the centre's prior."""
+    path = tmp_path / "own.yaml"
+    recipe = load_recipe(str(recipe_file))
+    mixing = replace(recipe.mixing, mix="transmix", labels_options={"weight": 0.25})
+    path.write_text(dump_recipe(resolved(replace(recipe, mixing=mixing))))
+    planned = []
+    monkeypatch.setattr(verb, "train_missing", lambda plan, *_: planned.append(plan) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        verb.main(["--labels", "attention", "centre", "area", "--recipe", str(path), "--seeds", "1"])
+    weights = [resolved(one).mixing.labels_options.get("weight") for one in planned[0].values()]
+    assert weights == [0.25, 1.0, None]
+    with pytest.raises(SystemExit):
+        verb.main(["--labels", "attention", "centre", "--labels-options", "weight=0.7", "--recipe", str(path)])
+    assert {resolved(one).mixing.labels_options["weight"] for one in planned[1].values()} == {0.7}

@@ -1,7 +1,7 @@
 """`mixed.apply` and `mixed.pasted` against loops over pixels: boxes, soft masks, boxes moved and resized, integers."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -325,3 +325,12 @@ def test_a_draw_that_pixels_and_label_would_take_differently_is_refused(changes,
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the text is compared
         Draw(HEIGHT, WIDTH, (1, 0), **drawn).apply(*batch_of(2))
     assert text in str(refused.value)
+
+
+def test_partners_that_are_no_rows_of_the_batch_cannot_be_pasted_again():
+    """Figures mix with images that are not in the batch; what these have cannot be known from the record."""
+    images, labels = batch_of(2)
+    mixed = replace(cutmix(images, labels, (0, 0, 2, 2)), partner=None)
+    for use in (mixed.pasted, mixed.apply):
+        with pytest.raises(ValueError, match="are no rows of this batch"):
+            use(images)

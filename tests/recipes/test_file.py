@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import transmix.recipes
 from transmix import AttentionReader, Mixer
-from transmix.cli.options import as_defaults, in_new_words
+from transmix.cli.options import as_defaults, with_current_names
 from transmix.labels import RULES, AreaLabels, AttentionLabels
 from transmix.mixing import CutMix, Mixup
 from transmix.recipes import (
@@ -533,7 +533,7 @@ mixing:
     ],
 )
 def test_a_command_line_of_before_means_what_it_meant(words, meant):
-    assert in_new_words(words) == meant
+    assert with_current_names(words) == meant
 
 
 def test_a_rule_that_needs_masks_is_refused_before_anything_is_made(monkeypatch):
@@ -561,12 +561,12 @@ def test_a_rule_that_needs_masks_is_refused_before_anything_is_made(monkeypatch)
 )
 def test_a_command_line_that_says_two_things_or_nothing_is_refused(words, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
-        in_new_words(words)
+        with_current_names(words)
 
 
 def test_settings_that_are_given_in_several_places_add_up():
     words = ["--labels-options=downsample=fraction", "--lr", "1", "--labels_options", "weight=0.7", "--mix", "cutmix"]
-    assert in_new_words(words) == [
+    assert with_current_names(words) == [
         "--lr",
         "1",
         "--mix",

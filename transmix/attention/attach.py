@@ -144,7 +144,7 @@ def attach(module: nn.Module, reading: Reading, work: Callable[..., Any]) -> Non
 
 
 @contextmanager
-def nobody_reads(model: nn.Module) -> Iterator[None]:
+def readers_paused(model: nn.Module) -> Iterator[None]:
     """Keep readers of a model from reading meanwhile: what they compute is not the model's."""
     places = [place for module in model.modules() if isinstance(place := module.__dict__.get("forward"), Place)]
     active = [(place.reading, place.reading.active) for place in places]

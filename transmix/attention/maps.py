@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from transmix.attention.attach import nobody_reads
+from transmix.attention.attach import readers_paused
 from transmix.attention.error import AttentionError
 from transmix.attention.find import unwrap
 from transmix.attention.row import FUSED, SOFTMAX, is_over_keys
@@ -46,7 +46,7 @@ def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterabl
     hooks = [module.register_forward_pre_hook(maps.enter) for module in bare.modules()]
     hooks += [module.register_forward_hook(maps.leave, always_call=True) for module in bare.modules()]
     try:
-        with eval_mode(bare), nobody_reads(bare), torch.no_grad(), torch.compiler.set_stance("force_eager"), maps:
+        with eval_mode(bare), readers_paused(bare), torch.no_grad(), torch.compiler.set_stance("force_eager"), maps:
             bare(images)
     finally:
         for hook in hooks:

@@ -4,13 +4,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from transmix.cli.options import given_options, in_new_words, parse
+from transmix.cli.options import given_options, parse, with_current_names
 from transmix.cli.train import DEFAULT_RECIPE, recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.draws import NO_TWIN
@@ -18,7 +18,7 @@ from transmix.compare.train import lacks_twin, places, plan, train_missing
 from transmix.compare.write import tables
 from transmix.printable import printable
 from transmix.recipes import Recipe, RecipeError, load_recipe
-from transmix.recipes.mixing import apart
+from transmix.recipes.mixing import mix_and_labels, rule_name
 from transmix.runs.error import RunError
 
 
@@ -63,7 +63,7 @@ class TrainAndCompare:
 
 def main(arguments: list[str]) -> int:
     """Parse the command line, train what is missing if mixes are named, compare, write, and print the table."""
-    mixes, rest = take_words(in_new_words(arguments), "--mix")
+    mixes, rest = take_words(with_current_names(arguments), "--mix")
     labels, rest = take_words(rest, "--labels")
     if mixes is None and labels is None:
         asked = parse(CompareRuns, "compare", arguments)
@@ -72,8 +72,15 @@ def main(arguments: list[str]) -> int:
         _compare(asked.runs, asked.out, asked.baseline, arguments)
         return 0
     recipe = load_recipe(recipe_name(rest) if rest else DEFAULT_RECIPE)
+    # Settings of the recipe's own label rule are for that rule alone; those on the command line for every rule.
+    own = {rule_name(recipe.mixing): recipe.mixing.labels_options}
+    recipe = replace(recipe, mixing=replace(recipe.mixing, labels_options={}))
     trained = parse(TrainAndCompare, "compare --mix ...", rest, TrainAndCompare(settings=recipe))
-    return _train_and_compare(mixes, labels, trained, recipe, arguments)
+    mixes = [mix_and_labels(recipe.mixing.mix, None)[0]] if mixes is None else mixes
+    _check_asked(mixes, labels, trained, recipe)
+    fixed, slots = places(given_options(recipe, trained.settings), trained.at_once)
+    planned = plan(fixed, mixes, trained.seeds, labels or (), own)
+    return _train_and_compare(planned, slots, trained, arguments)
 
 
 def take_words(arguments: Sequence[str], option: str) -> tuple[list[str] | None, list[str]]:
@@ -93,23 +100,23 @@ def take_words(arguments: Sequence[str], option: str) -> tuple[list[str] | None,
     return taken, rest
 
 
-def _train_and_compare(
-    mixes: list[str] | None, labels: list[str] | None, asked: TrainAndCompare, base: Recipe, arguments: list[str]
-) -> int:
-    if mixes == []:
+def _check_asked(mixes: list[str], labels: list[str] | None, asked: TrainAndCompare, base: Recipe) -> None:
+    if not mixes:
         raise RecipeError("--mix names no mix; for instance --mix cutmix transmix")
     if labels == []:
         raise RecipeError("--labels names no rule; for instance --labels area attention")
-    mixes = [apart(base.mixing.mix, None)[0]] if mixes is None else mixes
     if asked.settings.run.seed != base.run.seed:
         raise RecipeError("give --seeds N, the number of seeds, instead of --seed")
     if asked.settings.run.max_steps is not None:
         raise RecipeError("--max-steps stops runs before their end, and those are not compared; give --epochs instead")
+    if asked.out is not None and asked.out.suffix in (".html", ".json", ".md"):
+        raise RecipeError(f"--out is a folder where runs are trained, got {asked.out}; the page is compare.html in it")
+
+
+def _train_and_compare(
+    planned: dict[str, Recipe], slots: list[dict[str, str]], asked: TrainAndCompare, arguments: list[str]
+) -> int:
     folder = asked.out or Path("runs") / f"compare-{Path(asked.recipe).stem}"
-    if folder.suffix in (".html", ".json", ".md"):
-        raise RecipeError(f"--out is a folder where runs are trained, got {folder}; the page is compare.html in it")
-    recipe, slots = places(given_options(base, asked.settings), asked.at_once)
-    planned = plan(recipe, mixes, asked.seeds, labels or ())
     if lacks_twin(planned.values()):
         print(f"note: {NO_TWIN}", flush=True)
     outcome = train_missing(planned, folder, slots)

@@ -11,7 +11,7 @@ import yaml
 
 from transmix.models.settings import Option
 from transmix.recipes import Recipe, RecipeError
-from transmix.recipes.file import NOW_OPTIONS, RENAMED
+from transmix.recipes.file import MOVED, RENAMED
 from transmix.recipes.mixing import rule_name
 
 Options = TypeVar("Options")
@@ -47,10 +47,10 @@ PAIRS = ("--labels-options", "--mix-options", "--mix-weights", "--model-options"
 """Options that take NAME=VALUE words; given several times, they add up."""
 
 
-def in_new_words(arguments: list[str]) -> list[str]:
-    """Return a command line in the names that settings have today.
+def with_current_names(arguments: list[str]) -> list[str]:
+    """Return a command line with old names of settings replaced by current ones.
 
-    What is a setting of the label rule now goes to --labels-options.
+    Old options that are settings of the label rule now become words of --labels-options.
 
     Raises:
         RecipeError: an old option without a value, or a setting under both its names.
@@ -65,15 +65,15 @@ def in_new_words(arguments: list[str]) -> list[str]:
         name, equals, value = word.partition("=")
         name = name.replace("_", "-") if name.startswith("--") else ""
         key = name.removeprefix("--").replace("-", "_")
-        if key in NOW_OPTIONS:
+        if key in MOVED:
             if not equals:
                 value, at = following, at + 1
             if value.startswith("--") or not value:
                 raise RecipeError(f"{name} needs a value")
-            old.append(f"{NOW_OPTIONS[key]}={value}")
+            old.append(f"{MOVED[key]}={value}")
         elif name in PAIRS:
             taken = [value] if equals else []
-            while at < len(arguments) and not arguments[at].startswith("--"):
+            while at < len(arguments) and not arguments[at].startswith("-"):
                 taken.append(arguments[at])
                 at += 1
             pairs.setdefault(name, []).extend(taken)
@@ -81,16 +81,17 @@ def in_new_words(arguments: list[str]) -> list[str]:
             words.append(f"--{RENAMED[key]}{equals}{value}")
         else:
             words.append(word)
-    _check_once(words, old, pairs.get("--labels-options", []))
+    _check_once(arguments, old, pairs.get("--labels-options", []))
     if old:
         pairs["--labels-options"] = [*pairs.get("--labels-options", []), *old]
     return [*words, *(word for name, taken in pairs.items() for word in (name, *taken))]
 
 
-def _check_once(words: list[str], old: list[str], given: list[str]) -> None:
+def _check_once(arguments: list[str], old: list[str], given: list[str]) -> None:
     """Refuse a setting that is given under its old name and its new one."""
-    for name in RENAMED.values():
-        if sum(word == f"--{name}" or word.startswith(f"--{name}=") for word in words) > 1:
+    options = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments if word[:2] == "--"}
+    for before, name in RENAMED.items():
+        if {before, name} <= options:
             raise RecipeError(f"--{name} is given twice, once under its old name; keep one")
     names = [pair.partition("=")[0] for pair in (*old, *given)]
     if old and (twice := next((name for name in names if names.count(name) > 1), None)):
@@ -106,12 +107,13 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
     Raises:
         RecipeError: settings of a label rule where labels are by area.
     """
-    mix, labels = (_value_of(arguments, option) for option in ("--mix", "--labels"))
+    mix, labels = (value_of(arguments, option) for option in ("--mix", "--labels"))
     mixing = recipe.mixing
     before = rule_name(mixing)
     if mix is not None and labels is None:
         mixing = replace(mixing, labels=None)
-    after = rule_name(replace(mixing, mix=mix or mixing.mix, labels=labels or mixing.labels))
+    asked = mixing.labels if labels is None else None if labels == "None" else labels
+    after = rule_name(replace(mixing, mix=mix or mixing.mix, labels=asked))
     typed = any(word.partition("=")[0].replace("_", "-") == "--labels-options" for word in arguments)
     if after == "area" and typed and labels is None:
         raise RecipeError(
@@ -122,7 +124,7 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
     return replace(recipe, mixing=mixing)
 
 
-def _value_of(arguments: list[str], option: str) -> str | None:
+def value_of(arguments: list[str], option: str) -> str | None:
     """Return the last value of an option; None if it is not given."""
     found = None
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):

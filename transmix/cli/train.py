@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from transmix.cli.options import as_defaults, given_options, in_new_words, parse
+from transmix.cli.options import as_defaults, given_options, parse, value_of, with_current_names
 from transmix.recipes import Recipe, load_recipe
 from transmix.training.loop import train
 
@@ -29,7 +29,7 @@ class Train:
 def main(arguments: list[str]) -> None:
     """Parse the command line and train."""
     recipe = as_defaults(load_recipe(recipe_name(arguments)), arguments)
-    parsed = parse(Train, "train", in_new_words(arguments), Train(out=tyro.MISSING, settings=recipe))
+    parsed = parse(Train, "train", with_current_names(arguments), Train(out=tyro.MISSING, settings=recipe))
     settings = given_options(recipe, parsed.settings)
     train(settings, parsed.out, parsed.resume, at_end=_report)
 
@@ -43,10 +43,5 @@ def _report(run: Path) -> None:
 
 def recipe_name(arguments: list[str]) -> str:
     """Return what --recipe says: its values are the defaults of all other options, so it is needed before them."""
-    name = DEFAULT_RECIPE
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        if argument == "--recipe":
-            name = following
-        elif argument.startswith("--recipe="):
-            name = argument.partition("=")[2]
-    return name
+    found = value_of(arguments, "--recipe")
+    return DEFAULT_RECIPE if found is None else found

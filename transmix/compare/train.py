@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from transmix.compare.groups import LEFT_OUT
 from transmix.compare.read import number
 from transmix.compare.schedule import Outcome, Task, run_tasks
 from transmix.models.settings import Option
 from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, resolved
-from transmix.recipes.mixing import SWITCH, apart, build_mixer, find_rule, title
+from transmix.recipes.mixing import SWITCH, build_mixer, find_rule, mix_and_labels, rule_name, title
 from transmix.recipes.settings import Mixing
 from transmix.runs.disk import replace_file, why
 from transmix.runs.error import RunError
@@ -23,7 +24,13 @@ PROGRAM = (sys.executable, "-m", "transmix")
 """What a run is trained by."""
 
 
-def plan(recipe: Recipe, mixes: Sequence[str], seeds: int, labels: Sequence[str] = ()) -> dict[str, Recipe]:
+def plan(
+    recipe: Recipe,
+    mixes: Sequence[str],
+    seeds: int,
+    labels: Sequence[str] = (),
+    own: Mapping[str, Mapping[str, Option]] = MappingProxyType({}),
+) -> dict[str, Recipe]:
     """Return what is to be trained: name of the run -> its recipe; seed by seed, so that pairs are complete early.
 
     Args:
@@ -31,6 +38,7 @@ def plan(recipe: Recipe, mixes: Sequence[str], seeds: int, labels: Sequence[str]
         mixes: the mixes.
         seeds: how many seeds.
         labels: with each of them; none: each mix with the labels that it has by itself.
+        own: label rule -> settings for it alone; those in `recipe` are for every rule that has them.
 
     Raises:
         RecipeError: a mix twice, fewer than two runs, or settings that a mix contradicts.
@@ -47,6 +55,8 @@ def plan(recipe: Recipe, mixes: Sequence[str], seeds: int, labels: Sequence[str]
     for mix, rule in ways:
         mixing = replace(recipe.mixing, mix=mix, labels=rule)
         mixing = replace(mixing, **_own_options(mixing))
+        of_rule = dict(own.get(rule_name(mixing), {}))
+        mixing = replace(mixing, labels_options=of_rule | mixing.labels_options)
         one = replace(recipe, mixing=mixing)
         try:
             check_recipe(one)
@@ -70,7 +80,7 @@ def _own_options(mixing: Mixing) -> dict[str, dict[str, Option]]:
     """Return, of settings that are given for all runs, those that this one's methods and label rule have."""
     rule = find_rule(mixing)
     has = [field.name for field in dataclasses.fields(rule)] if dataclasses.is_dataclass(rule) else []
-    mix = apart(mixing.mix, None)[0].split("+")
+    mix = mix_and_labels(mixing.mix, None)[0].split("+")
     others = [name for name in mix if name not in SWITCH and name != "none"]
     return {
         "labels_options": {name: value for name, value in mixing.labels_options.items() if name in has},
@@ -87,8 +97,7 @@ def _check_used(asked: Mixing, planned: Sequence[Mixing]) -> None:
     """Refuse a setting that none of the runs has: a typo would else change nothing, in silence."""
     for option in ("labels_options", "mix_options", "mix_weights"):
         used = {name for mixing in planned for name in getattr(mixing, option)}
-        old = {} if option != "labels_options" else {"weight", "downsample"}  # a recipe of before has them for any mix
-        if unused := sorted(getattr(asked, option).keys() - used - set(old)):
+        if unused := sorted(getattr(asked, option).keys() - used):
             raise RecipeError(f"{option}: none of the runs has a setting {unused[0]!r}")
 
 

@@ -122,9 +122,11 @@ class Mixed:
             outside of `box`, and types without fractions are resized by nearest neighbour.
 
         Raises:
-            ValueError: a tensor of another batch or size.
+            ValueError: a tensor of another batch or size, or partners that are no rows of this batch.
         """
         self._check_fits(tensor)
+        if self.partner is None and self.mask is not None:
+            raise ValueError("the partners of these images are no rows of this batch, so what they have is not here")
         theirs = self.of_partner(tensor)
         if self.source_box is None or self.box is None:
             return theirs

@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from transmix.attention import AttentionError, with_class_attention
+from transmix.attention.maps import eval_mode
 from transmix.error import RecipeError
 from transmix.models.settings import Model
 from transmix.models.start import PICKLES, FileWeights, Loading, Start, check_start, listed, read_weights, watched
@@ -184,16 +185,13 @@ def check_forward(model: nn.Module, image_size: int, num_classes: int) -> None:
     Raises:
         RecipeError: it does not.
     """
-    was_training = model.training
     size = f"an image of 3 x {image_size} x {image_size}"
     try:
-        with torch.no_grad():
-            found = model.eval()(torch.zeros(1, 3, image_size, image_size))
+        with eval_mode(model), torch.no_grad():
+            found = model(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # whatever the model's code happens to raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RecipeError(f"the model does not take {size}: {reason}; look at model_options and image_size") from error
-    finally:
-        model.train(was_training)
     shape = tuple(getattr(found, "shape", ()))
     if shape != (1, num_classes):
         raise RecipeError(

@@ -16,7 +16,7 @@ from transmix.recipes.settings import Recipe
 RENAMED = {"mix_prob": "prob", "mix_mode": "mode"}
 """Settings of section mixing that had another name once -> their name."""
 
-NOW_OPTIONS = {"attention_weight": "weight", "downsample": "downsample"}
+MOVED = {"attention_weight": "weight", "downsample": "downsample"}
 """Settings of section mixing that were keys of their own once -> their name in labels_options."""
 
 LARGEST = 100_000
@@ -150,8 +150,8 @@ def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for key, value in values.items():
-        if key in NOW_OPTIONS:
-            options[NOW_OPTIONS[key]] = value
+        if key in MOVED:
+            options[MOVED[key]] = value
             continue
         name = RENAMED.get(key, key)
         if name in found:

@@ -28,7 +28,7 @@ def resolved(recipe: Recipe) -> Recipe:
     Two recipes that train the same way are equal so. A rule that is not installed here keeps the settings it has.
     """
     mixing = recipe.mixing
-    mix, labels = apart(mixing.mix, mixing.labels)
+    mix, labels = mix_and_labels(mixing.mix, mixing.labels)
     # Settings of TransMix's labels in a recipe that another --mix overrides mean nothing, and do no harm.
     options = dict(mixing.labels_options) if labels else {}
     with suppress(ValueError, TypeError):
@@ -36,7 +36,7 @@ def resolved(recipe: Recipe) -> Recipe:
     return replace(recipe, mixing=replace(mixing, mix=mix, labels=labels or "area", labels_options=options))
 
 
-def apart(mix: str, labels: str | None) -> tuple[str, str | None]:
+def mix_and_labels(mix: str, labels: str | None) -> tuple[str, str | None]:
     """Return mix and labels of what a recipe says, without aliases; labels None where it says nothing of them."""
     mix, by_alias = ALIASES.get(mix, (mix, None))
     mix = "+".join(SWITCH) if sorted(mix.split("+")) == sorted(SWITCH) else mix  # the switch, in whichever order
@@ -45,12 +45,12 @@ def apart(mix: str, labels: str | None) -> tuple[str, str | None]:
 
 def rule_name(mixing: Mixing) -> str:
     """Return the name of the label rule that a recipe means."""
-    return apart(mixing.mix, mixing.labels)[1] or "area"
+    return mix_and_labels(mixing.mix, mixing.labels)[1] or "area"
 
 
 def title(mix: str, labels: str | None) -> str:
     """Return what a mix with its labels is called, in tables and as --baseline."""
-    mix, labels = apart(mix, labels)
+    mix, labels = mix_and_labels(mix, labels)
     alias = {both: name for name, both in ALIASES.items()}.get((mix, labels or "area"))
     return alias or (mix if labels in (None, "area") else f"{mix} by {labels}")
 
@@ -94,7 +94,7 @@ def build_mixer(mixing: Mixing) -> Mixer:
     Raises:
         RecipeError: no such method, or a setting that none has or takes.
     """
-    mix = apart(mixing.mix, mixing.labels)[0]
+    mix = mix_and_labels(mixing.mix, mixing.labels)[0]
     names = mix.split("+")
     try:
         if mix == "none":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from transmix.evaluation.metrics import added_metrics
-from transmix.recipes.mixing import apart
+from transmix.recipes.mixing import mix_and_labels
 from transmix.report.chart import LOOKS, line_chart, swatch
 from transmix.report.page import shorten
 from transmix.report.read import RunFiles, number
@@ -79,7 +79,7 @@ def ways(found: RunFiles) -> tuple[Any, Any]:
     mix, labels = (found.setting("mixing", name) for name in ("mix", "labels"))
     if not isinstance(mix, str):
         return mix, None
-    mix, labels = apart(mix, labels if isinstance(labels, str) else None)
+    mix, labels = mix_and_labels(mix, labels if isinstance(labels, str) else None)
     return mix, labels or "area"
 
 

@@ -1,13 +1,12 @@
 """What a model looks at: every layer's whole maps, and which of their columns are patches of the image."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from transmix.attention import AttentionError, AttentionReader, attention_maps
+from transmix.attention.maps import eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ def look(
         AttentionError: The model's attention cannot be read, or does not fit together.
     """
     reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, training=False, eval=True)
-    with reader, _evaluation_mode(model), torch.no_grad():
+    with reader, eval_mode(model), torch.no_grad():
         model(images)
         attention, grid, _ = reader.take(images)
         own_token = not reader.name.endswith("attn_pool")
@@ -96,15 +95,3 @@ def layer_rows(looked: Look) -> list[tuple[int, Tensor]]:
         if asks and keys - patches == looked.prefix:
             rows.append((number, weights[:, :, 0, looked.prefix :]))
     return rows
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and each back in its own after."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
