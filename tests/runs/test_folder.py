@@ -31,15 +31,23 @@ def trained(run, small_recipe):
 
 
 def test_settings_that_do_not_change_what_is_trained_may_change_and_are_given_back(trained, small_recipe):
-    same = small_recipe("digits", epochs=4)
+    recipe = trained / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("data: digits", "data: here"))
+    same = small_recipe("here", epochs=4)
     assert run_folder.check_run(trained, same, resume=True) == {}
     changed = small_recipe("elsewhere", epochs=4, workers=2, keep_checkpoints=5)
     assert run_folder.check_run(trained, changed, resume=True) == {
-        "data": ("digits", "elsewhere"),
+        "data": ("here", "elsewhere"),
         "workers": (0, 2),
         "keep_checkpoints": (2, 5),
     }
     assert run_folder.schedule_notice(run_folder.check_run(trained, changed, resume=True)) is None
+
+
+@pytest.mark.parametrize("other", ["digits48", "here"])
+def test_a_data_set_without_files_cannot_have_moved(trained, small_recipe, other):
+    with pytest.raises(RunError, match=f"trained with other settings: data: digits -> {other}. Resume with the same"):
+        run_folder.check_run(trained, small_recipe(other, epochs=4), resume=True)
 
 
 def test_others_are_refused_with_all_that_differ(trained, small_recipe):

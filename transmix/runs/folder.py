@@ -30,9 +30,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from transmix import plugins
 from transmix.data.dataset import ImageData, classes_without
 from transmix.data.grey import EACH_IMAGE, Grey, as_grey
 from transmix.data.parts import HELD_OUT_BEFORE, Choice
+from transmix.data.source import SOURCES
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe, resolved
 from transmix.runs.checkpoint import newest_checkpoint, read_state
@@ -115,6 +117,8 @@ def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any
     before = read_recipe(folder)
     changed = {text.split(":")[0]: text for text in changed_settings(before, recipe)}
     refused = [text for name, text in changed.items() if name not in MAY_CHANGE]
+    if "data" in changed and {before.data.data, recipe.data.data} & set(plugins.names("data", SOURCES)):
+        refused.insert(0, changed["data"])  # a folder may have moved; another name is another data set
     if refused:
         raise RunError(f"{folder} was trained with other settings: {'; '.join(refused)}. Resume with the same ones")
     if recipe.optimization.epochs < before.optimization.epochs:
