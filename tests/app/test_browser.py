@@ -263,3 +263,13 @@ def test_nothing_serious_for_who_cannot_see_or_use_a_mouse(page):
     top = box_on_page(page)[0]
     page.keyboard.press("ArrowUp")
     until(page, lambda page: box_on_page(page)[0] < top, True)
+
+
+@pytest.mark.parametrize("width", [390, 900, 1100, 1280])
+def test_the_shares_are_seen_whole_at_any_width(page, width):
+    page.set_viewport_size({"width": width, "height": 1100})
+    table = page.locator("table.tm-shares")
+    edges = table.evaluate(
+        "one => [one.getBoundingClientRect().right, one.parentElement.getBoundingClientRect().right]"
+    )
+    assert edges[0] <= min(edges[1], width) + 1

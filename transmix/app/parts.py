@@ -10,7 +10,7 @@ from transmix.app.values import LAST, MEAN, Setting, Shown, percents
 from transmix.mixing.box import Box
 from transmix.visual.overlay import as_array, as_picture, attention_overlay
 
-RULES = {"area": "CutMix", "attention": "alone", "trained": "the mean of both: TransMix"}
+RULES = {"area": "CutMix", "attention": "alone", "trained": "mean of both"}
 
 NOTHING = '<p class="tm-empty">Give both images to see it.</p>'
 
@@ -24,7 +24,7 @@ def shares_part(shown: Shown, setting: Setting) -> str:
   <div><dt><i class="tm-own"></i>A’s share</dt><dd id="share-own">{own:.1f}<small> %</small></dd></div>
   <div><dt><i class="tm-partner"></i>B’s share</dt><dd id="share-partner">{partner:.1f}<small> %</small></dd></div>
 </dl>
-<p>Label by {setting.rule}: <b id="label">{shown.lam[setting.rule]:.3f} · A + {1 - shown.lam[setting.rule]:.3f} · B</b>.
+<p>Label {"as trained" if setting.rule == "trained" else f"by {setting.rule}"}: <b id="label">{shown.lam[setting.rule]:.3f} · A + {1 - shown.lam[setting.rule]:.3f} · B</b>.
 The first number is <i>lam</i>, the weight of image A’s own label.</p>
 <table class="tm-shares">
 <caption class="tm-hidden">Shares of the label by every rule</caption>
