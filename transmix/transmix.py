@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from transmix import plugins
-from transmix.attention.maps import attention_maps, eval_mode
+from transmix.attention.eval_mode import eval_mode
+from transmix.attention.maps import attention_maps
 from transmix.attention.reader import Attention, AttentionReader
 from transmix.labels.area import AreaLabels
 from transmix.labels.evidence import KINDS, Evidence, Rule

@@ -15,6 +15,7 @@ BEGIN = "<!-- Made by `python benchmarks/compare/results.py`; changes by hand ar
 END = "<!-- The end of what is made. -->\n"
 
 COMPARISONS = {
+    "compare_digits.json": "Digits of 48 pixels, XCiT-Nano",
     "compare_digits32.json": "Digits of 32 pixels, XCiT-Nano",
     "compare_cifar100_small.json": "CIFAR-100, 10,000 training images, a ViT of 3 blocks with patches of 4",
 }

@@ -108,6 +108,15 @@ def test_every_module_returns_to_its_own_mode():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_modes_return_also_when_a_metric_raises_and_somebody_keeps_the_error():
+    model = small_model().train()
+    with pytest.raises(ValueError, match=r"expected logits \(B, 8\)") as kept:
+        evaluate(model, in_batches(*data(), [23]), 8, "cpu", normalise=normalise)
+    assert not torch.is_inference_mode_enabled()
+    assert all(module.training for module in model.modules())
+    assert kept.tb is not None  # the frames, and with them whatever they hold, are still alive
+
+
 def test_modes_return_also_when_a_batch_raises():
     model = small_model().train()
 

@@ -18,13 +18,14 @@ NOTHING = '<p class="tm-empty">Give both images to see it.</p>'
 def shares_part(shown: Shown, setting: Setting) -> str:
     """Write the label by the chosen rule, and the shares of A and B by every rule, in numbers and bars."""
     own, partner = percents(shown.lam[setting.rule])
+    said = "as trained" if setting.rule == "trained" else f"by {setting.rule}"
     rows = "".join(_share_row(rule, lam, rule == setting.rule) for rule, lam in shown.lam.items())
     return f"""
 <dl class="tm-label">
   <div><dt><i class="tm-own"></i>A’s share</dt><dd id="share-own">{own:.1f}<small> %</small></dd></div>
   <div><dt><i class="tm-partner"></i>B’s share</dt><dd id="share-partner">{partner:.1f}<small> %</small></dd></div>
 </dl>
-<p>Label {"as trained" if setting.rule == "trained" else f"by {setting.rule}"}: <b id="label">{shown.lam[setting.rule]:.3f} · A + {1 - shown.lam[setting.rule]:.3f} · B</b>.
+<p>Label {said}: <b id="label">{shown.lam[setting.rule]:.3f} · A + {1 - shown.lam[setting.rule]:.3f} · B</b>.
 The first number is <i>lam</i>, the weight of image A’s own label.</p>
 <table class="tm-shares">
 <caption class="tm-hidden">Shares of the label by every rule</caption>

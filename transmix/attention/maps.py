@@ -1,7 +1,6 @@
 """Whole attention maps, for figures and studies: explicit, in evaluation mode, slow; training reads one row instead."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from transmix.attention.attach import readers_paused
 from transmix.attention.error import AttentionError
+from transmix.attention.eval_mode import eval_mode
 from transmix.attention.find import unwrap
 from transmix.attention.row import FUSED, SOFTMAX, is_over_keys
 
@@ -52,18 +52,6 @@ def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterabl
         for hook in hooks:
             hook.remove()
     return _chosen(maps.kept, layers, type(bare).__name__)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and each back in its own after: what was frozen stays frozen."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _chosen(maps: list[Tensor], layers: str | int | Iterable[int], kind: str) -> list[Tensor]:

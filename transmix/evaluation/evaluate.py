@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from transmix.attention.maps import eval_mode
+from transmix.attention.eval_mode import eval_mode
 from transmix.distributed import is_part
 from transmix.evaluation.accumulate import sum_over_ranks
 from transmix.evaluation.accuracy import Accuracy
@@ -60,9 +60,12 @@ def evaluate(
     accuracy, calibration = Accuracy(num_classes, device), CalibrationError(num_classes, device)
     accumulators = (CrossEntropy(num_classes, device), accuracy, calibration, Confusion(num_classes, device))
     added = {name: metric.accumulator(num_classes, device) for name, metric in added_metrics().items()}  # type: ignore[misc]
-    for logits, labels in _answers(model, batches, device, normalise, amp_dtype):
-        for accumulator in (*accumulators, *added.values()):
-            accumulator.update(logits, labels)
+    # Of a sharded model, weights that are put together in inference mode could not be trained afterwards.
+    sharded = any(map(is_part, model.parameters()))
+    with eval_mode(model), torch.no_grad() if sharded else torch.inference_mode():
+        for logits, labels in _answers(model, batches, device, normalise, amp_dtype):
+            for accumulator in (*accumulators, *added.values()):
+                accumulator.update(logits, labels)
 
     images_seen = int(sum_over_ranks(accuracy).count)
     if images_seen == 0:
@@ -84,21 +87,16 @@ def _answers(
     amp_dtype: torch.dtype | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits and labels of the rows that count."""
-    # Of a sharded model, weights that are put together in inference mode could not be trained afterwards.
-    sharded = any(map(is_part, model.parameters()))
-    with eval_mode(model), torch.no_grad() if sharded else torch.inference_mode():
-        for images, labels, valid in batches:
-            pixels = normalise(images.to(device, non_blocking=True))
-            if not pixels.is_floating_point():
-                raise TypeError(f"normalise must give floating point images, got {pixels.dtype}")
-            with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-                logits = model(pixels)
-            labels = labels.to(device, non_blocking=True)
-            if valid is not None:
-                if valid.shape != labels.shape or valid.dtype != torch.bool:
-                    raise ValueError(
-                        f"expected valid {tuple(labels.shape)} bool, got {tuple(valid.shape)} {valid.dtype}"
-                    )
-                rows = valid.nonzero().squeeze(1).to(device, non_blocking=True)
-                logits, labels = logits[rows], labels[rows]
-            yield logits, labels
+    for images, labels, valid in batches:
+        pixels = normalise(images.to(device, non_blocking=True))
+        if not pixels.is_floating_point():
+            raise TypeError(f"normalise must give floating point images, got {pixels.dtype}")
+        with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
+            logits = model(pixels)
+        labels = labels.to(device, non_blocking=True)
+        if valid is not None:
+            if valid.shape != labels.shape or valid.dtype != torch.bool:
+                raise ValueError(f"expected valid {tuple(labels.shape)} bool, got {tuple(valid.shape)} {valid.dtype}")
+            rows = valid.nonzero().squeeze(1).to(device, non_blocking=True)
+            logits, labels = logits[rows], labels[rows]
+        yield logits, labels

@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from transmix.attention import AttentionError, with_class_attention
-from transmix.attention.maps import eval_mode
+from transmix.attention.eval_mode import eval_mode
 from transmix.error import RecipeError
 from transmix.models.settings import Model
 from transmix.models.start import PICKLES, FileWeights, Loading, Start, check_start, listed, read_weights, watched

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from transmix.attention import Attention, AttentionReader
-from transmix.attention.maps import eval_mode
+from transmix.attention.eval_mode import eval_mode
 from transmix.data.loader import EvaluationSamples
 from transmix.runs import folder as run_folder
 from transmix.runs.error import RunError

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from transmix.attention import AttentionError, AttentionReader, attention_maps
-from transmix.attention.maps import eval_mode
+from transmix.attention.eval_mode import eval_mode
 
 
 @dataclass(frozen=True, eq=False)
