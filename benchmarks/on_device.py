@@ -23,11 +23,11 @@ from timing import Report, flags, parse, rows, take_turns
 from torch import Tensor
 
 from transmix.data.augment import TrainingAugmentation
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import Split
 from transmix.data.loader import TrainingSamples, training_loader
 from transmix.data.on_device import TrainingBatchesOnDevice, TrainingImages
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation
 
 KINDS = {
@@ -38,7 +38,7 @@ KINDS = {
 }
 
 
-def passes(batches: Iterable[tuple[Tensor, Tensor]], order: EpochOrder, device: str) -> Callable[[], None]:
+def passes(batches: Iterable[tuple[Tensor, Tensor]], order: EpochSampler, device: str) -> Callable[[], None]:
     """Return a function that brings all images to the device once, each call as another epoch."""
     epochs = count()
 
@@ -53,7 +53,7 @@ def passes(batches: Iterable[tuple[Tensor, Tensor]], order: EpochOrder, device: 
 def variants(split: Split, settings: Augmentation, size: int, batch: int, workers: int, device: str) -> dict:
     """Return what is timed."""
     samples = TrainingSamples(split, TrainingAugmentation(settings, size), 0)
-    first, second = (EpochOrder(len(split), 0, batch, batch) for _ in range(2))
+    first, second = (EpochSampler(len(split), 0, batch, batch) for _ in range(2))
     loader = training_loader(samples, first, workers, device == "cuda")
     found = {"loader": passes(loader, first, device)}
     for name, compiled in {"on device": False, "on device, compiled": True}.items():

@@ -53,7 +53,7 @@ from transmix.recipes.settings import Mixing, Optimization, Run
 from transmix.runs import checkpoint as checkpoint_module
 from transmix.runs.checkpoint import list_checkpoints, load_checkpoint
 from transmix.runs.error import CheckpointError
-from transmix.training import loop, snapshot
+from transmix.training import checkpoint_state, loop
 from transmix.training.step import TrainingStep
 
 IMAGES = {"train": 48, "val": 16}
@@ -194,7 +194,7 @@ PHASES: dict[str, list[tuple[Any, str]]] = {
     "step": [(TrainingStep, "__call__")],
     "checkpoint save": [(loop, "save")],
     "checkpoint rename": [(checkpoint_module, "_put_in_place")],
-    "checkpoint removal": [(snapshot, "remove_old_checkpoints")],
+    "checkpoint removal": [(checkpoint_state, "remove_old_checkpoints")],
     "evaluation": [(loop.TrainingRun, "_evaluate")],
     "metrics": [(loop.RunLog, "__init__"), (loop.RunLog, "write")],
     "pictures, examples": [(loop, "draw_boxes"), (loop, "keep_examples")],
@@ -266,7 +266,7 @@ def _keep_all_lines() -> None:
 
 BROKEN: dict[str, Callable[[], None]] = {
     "generators not put back": lambda: setattr(loop, "set_random_state", lambda *_: None),
-    "optimizer not put back": lambda: setattr(snapshot, "load_optimizer_tensors", lambda *_: None),
+    "optimizer not put back": lambda: setattr(checkpoint_state, "load_optimizer_tensors", lambda *_: None),
     "later metrics lines kept": _keep_all_lines,
 }
 

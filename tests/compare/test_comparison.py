@@ -6,7 +6,7 @@ import pytest
 
 from transmix.compare import as_json, compare_runs, read_run
 from transmix.compare.comparison import scores_of
-from transmix.compare.draws import NO_TWIN
+from transmix.compare.label_twin import NO_TWIN
 from transmix.runs.error import RunError
 
 

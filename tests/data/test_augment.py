@@ -14,7 +14,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from transmix.data import augment
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation, fit, shift
-from transmix.data.keyed import global_generators
+from transmix.data.seeding import global_generators
 from transmix.data.settings import Augmentation
 
 SIZE = 16

@@ -9,7 +9,7 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 from transmix.data import batch_augment
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.batch_augment import BatchAugmentation, Draws, crop_boxes, erased_boxes, log_uniform
-from transmix.data.hashed import words
+from transmix.data.philox import words
 from transmix.data.settings import Augmentation
 
 SIZE = 16

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.dataset import Split
 from transmix.data.loader import TrainingSamples, choose_threads, choose_workers, evaluation_batches, training_loader
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation
 
 SIZE = 12
@@ -31,7 +31,7 @@ def unkeyed(image, key):
 
 
 def two_epochs(split, augment, workers):
-    order = EpochOrder(len(split), seed=3, batch=4, step_batch=8, repeats=2)
+    order = EpochSampler(len(split), seed=3, batch=4, step_batch=8, repeats=2)
     loader = training_loader(TrainingSamples(split, augment, seed=3), order, workers, pin=False)
     epochs = []
     for epoch, first_step in ((0, 0), (1, 1)):
@@ -56,7 +56,7 @@ def test_an_augmentation_that_ignores_its_key_would_be_noticed(split):
 
 
 def test_images_are_uint8_with_their_own_labels(split):
-    order = EpochOrder(len(split), seed=3, batch=4, step_batch=8)
+    order = EpochSampler(len(split), seed=3, batch=4, step_batch=8)
     augment = TrainingAugmentation(
         Augmentation(crop="none", flip=0.0, rand_augment=None, random_erasing=0.0), size=SIZE
     )

@@ -8,12 +8,12 @@ import torch
 
 from transmix.data import kept, on_device
 from transmix.data.augment import EvaluationCrop, fit, to_tensor
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
 from transmix.data.kept import check_memory, free_memory, keep, kept_size
 from transmix.data.loader import TrainingSamples, evaluation_batches
 from transmix.data.on_device import EvaluationImages, TrainingBatchesOnDevice, TrainingImages, hold_on_device
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation
 from transmix.distributed import World
 from transmix.error import RecipeError
@@ -57,7 +57,7 @@ def split():
 
 
 def batches_of(split, settings=PAD, batch=4, step_batch=8, rank=0, world=1, epoch=1, first_step=0, repeats=2, **bad):
-    order = EpochOrder(len(split), 3, batch, step_batch, repeats, rank, world)
+    order = EpochSampler(len(split), 3, batch, step_batch, repeats, rank, world)
     order.start_at(epoch, first_step)
     images = TrainingImages(split, settings, SIZE, 3, "cpu", **bad)
     return TrainingBatchesOnDevice(images, order, BadImages(9)), order
@@ -270,7 +270,7 @@ def test_images_of_one_size_keep_it_for_the_random_resized_crop(make):
 
 def held(split, device="cpu", settings=PAD, compiled=False):
     data = ImageData("noise", tuple("abcde"), split, split_of(pictures(10)))
-    order = EpochOrder(len(split), 0, 4, 4, world=2)
+    order = EpochSampler(len(split), 0, 4, 4, world=2)
     return hold_on_device(data, settings, order, EvaluationCrop(SIZE, 1.0), torch.device(device), BadImages(), compiled)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.dataset import DataError
 from transmix.data.loader import TrainingSamples, training_loader
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation
 from transmix.data.source import open_data
 from transmix.data.tar_shards import holds_tar_shards, read_tar_shards
@@ -301,7 +301,7 @@ def test_a_shard_that_shrinks_or_goes_during_training_is_an_error(shards):
 
 
 def batches(data, rank, workers=2, first_step=0):
-    order = EpochOrder(len(data.train), seed=5, batch=3, step_batch=6, rank=rank, world=2)
+    order = EpochSampler(len(data.train), seed=5, batch=3, step_batch=6, rank=rank, world=2)
     order.start_at(0, first_step)
     plain = Augmentation(crop="none", flip=0.0, rand_augment=None, random_erasing=0.0)
     loader = training_loader(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
 from transmix.evaluation.calibration_suite import calibration, halves
 from transmix.evaluation.opened import part_of

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from transmix.attention import AttentionError
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
 from transmix.data.masks import UNSURE, open_masks
 from transmix.distributed import World

@@ -148,7 +148,7 @@ RANK = """
     from conftest import _data, _masked, _opened
     from transmix.cli import main
     from transmix.distributed import World
-    from transmix.data.bad import BadImages
+    from transmix.data.bad_images import BadImages
     from transmix.data.dataset import DataError
     from transmix.distributed import gather
     from transmix.evaluation import label_truth

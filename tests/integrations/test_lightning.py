@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from transmix import AttentionError, TransMix
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 
 lightning = pytest.importorskip("lightning")
 timm = pytest.importorskip("timm")
@@ -110,7 +110,7 @@ def the_loop(data, accumulate=1, amp=None):
     tm = TransMix(model, smoothing=0.1)
     batches, losses, boxes, step = list(DataLoader(data, batch_size=4)), [], [], 0
     for index, (images, labels) in enumerate(batches):
-        tm.mixer.generator.manual_seed(key(SEED, "mix", step, index, 0))
+        tm.mixer.generator.manual_seed(derive_seed(SEED, "mix", step, index, 0))
         mixed = tm.mix(images, labels)
         boxes.append(mixed.mask is not None)
         with torch.autocast("cpu", amp, enabled=amp is not None):

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from transmix import AttentionReader, Mixer, TransMix, attention_labels
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 
 timm = pytest.importorskip("timm")
 
@@ -427,7 +427,7 @@ def test_hugging_faces_trainer_in_two_processes_equals_the_slow_loop_on_the_join
     pytest.importorskip("accelerate")
 
     def keyed(mixers, step, rank):
-        mixers[rank].generator.manual_seed(key(42, "mix", step, 0, rank))
+        mixers[rank].generator.manual_seed(derive_seed(42, "mix", step, 0, rank))
         return mixers[rank]
 
     assert_processes_equal(processes(pictures), "trainer", joined(pictures, keyed))

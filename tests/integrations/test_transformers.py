@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from transmix import AttentionError, TransMix
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -101,7 +101,7 @@ def the_loop(examples, accumulate=1, amp=None):
     for step, micro_batches in enumerate(steps):
         total = 0
         for micro, (images, labels) in enumerate(micro_batches):
-            tm.mixer.generator.manual_seed(key(SEED, "mix", step, micro, 0))
+            tm.mixer.generator.manual_seed(derive_seed(SEED, "mix", step, micro, 0))
             mixed = tm.mix(images, labels)
             boxes.append(mixed.mask is not None)
             with torch.autocast("cpu", amp, enabled=amp is not None):

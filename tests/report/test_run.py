@@ -372,7 +372,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(run_folder, monkeypa
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("transmix.runs.disk.write_file", full)
+    monkeypatch.setattr("transmix.runs.atomic_write.write_file", full)
     with pytest.raises(
         RunError, match=r"cannot write .*report.html: No space left on device \(free some space there\)"
     ):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from transmix.runs import checkpoint as module
+from transmix.runs.atomic_write import sync, write_file
 from transmix.runs.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -19,9 +20,8 @@ from transmix.runs.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from transmix.runs.disk import sync, write_file
-from transmix.runs.keep import settle_checkpoints
 from transmix.runs.manifest import write_manifest
+from transmix.runs.retention import settle_checkpoints
 
 
 def test_what_was_saved_is_loaded_bit_for_bit(checkpoint, tmp_path):
@@ -154,7 +154,7 @@ def manifest_first(root, saved):
 def rename_before_fsync(root, saved):
     temporary, folder = temporary_folder(root, saved), root / "step-00000003"
     with pytest.MonkeyPatch.context() as patch:
-        for where in ("transmix.runs.checkpoint", "transmix.runs.disk"):
+        for where in ("transmix.runs.checkpoint", "transmix.runs.atomic_write"):
             patch.setattr(f"{where}.sync", lambda path: None)
         patch.setattr("transmix.runs.checkpoint.write_file", lambda path, content: Path.write_bytes(path, content))
         patch.setattr("transmix.runs.manifest.write_file", lambda path, content: Path.write_bytes(path, content))

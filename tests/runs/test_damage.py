@@ -18,7 +18,7 @@ from transmix.runs.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from transmix.runs.keep import settle_checkpoints
+from transmix.runs.retention import settle_checkpoints
 
 
 def check_found(verify, folder, name, damage):

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 
 from transmix.runs import checkpoint as module
 from transmix.runs.checkpoint import CheckpointError, list_checkpoints, save_checkpoint, verify_checkpoint
-from transmix.runs.keep import remove_old_checkpoints, settle_checkpoints
-from transmix.training import snapshot
+from transmix.runs.retention import remove_old_checkpoints, settle_checkpoints
+from transmix.training import checkpoint_state
 
 
 def an_older_one(root, checkpoint):
@@ -155,7 +155,7 @@ def test_savers_that_do_it_in_another_way_are_caught(wrong, checkpoint, root, di
 def test_a_run_that_saves_never_sees_an_error_of_the_disk(way, run, disk):
     """At every operation: the first failure is a line, and the save after it succeeds."""
     code, lasting = WAYS[way]
-    snapshot.save(run)
+    checkpoint_state.save(run)
     good, number = run.folder, 0
     while True:
         number += 1
@@ -168,10 +168,10 @@ def test_a_run_that_saves_never_sees_an_error_of_the_disk(way, run, disk):
         with pytest.MonkeyPatch.context() as patch:
             disk.watch(patch, run.folder, before)
             try:
-                snapshot.save(run)
+                checkpoint_state.save(run)
             except disk.Killed:
                 stopped = "killed"
-            except snapshot.RunError as error:
+            except checkpoint_state.RunError as error:
                 stopped = str(error)
         if count() < number:
             break
@@ -187,7 +187,7 @@ def test_a_run_that_saves_never_sees_an_error_of_the_disk(way, run, disk):
             newest = "step-00000002" if saved else "step-00000001"  # renamed, and then not synced
             assert line.endswith(f". The newest good checkpoint is {newest}. Training goes on")
         run.step_number = 3
-        snapshot.save(run, last=True)
+        checkpoint_state.save(run, last=True)
         assert run.failed_saves == 0
         names = sorted(os.listdir(run.folder / "checkpoints"))
         assert names == (["step-00000002"] if saved else ["step-00000001"]) + ["step-00000003"]

@@ -10,8 +10,8 @@ import torch
 
 from transmix.data.dataset import ImageData, Split
 from transmix.runs import folder as run_folder
+from transmix.runs.atomic_write import sync
 from transmix.runs.checkpoint import Checkpoint, save_checkpoint
-from transmix.runs.disk import sync
 from transmix.runs.error import RunError
 
 

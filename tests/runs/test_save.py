@@ -10,7 +10,7 @@ import torch
 
 from transmix.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_random_state
 from transmix.runs.error import CheckpointError, RunError
-from transmix.training import snapshot
+from transmix.training import checkpoint_state
 
 
 @pytest.fixture
@@ -20,20 +20,20 @@ def full_disk(monkeypatch):
     def refuse(root, checkpoint):
         raise CheckpointError(f"cannot write {root}: No space left on device (free some space there)")
 
-    monkeypatch.setattr(snapshot, "save_checkpoint", refuse)
-    return lambda: monkeypatch.setattr(snapshot, "save_checkpoint", save_checkpoint)
+    monkeypatch.setattr(checkpoint_state, "save_checkpoint", refuse)
+    return lambda: monkeypatch.setattr(checkpoint_state, "save_checkpoint", save_checkpoint)
 
 
 def save_steps(run, *steps):
     for step in steps:
         run.step_number = step
-        snapshot.save(run)
+        checkpoint_state.save(run)
 
 
 def test_what_was_saved_is_restored(run):
     run.best, run.reads = {"score": 0.5, "step": 1, "epoch": 1}, [{"step": 1, "steps": 1, "loss": 0.25}]
     run.log.write("train", 1, {})
-    snapshot.save(run)
+    checkpoint_state.save(run)
     weights = {name: value.clone() for name, value in run.bare.state_dict().items()}
     drawn = torch.rand(3)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_what_was_saved_is_restored(run):
     for kinds in run.step.optimizer.state.values():
         kinds.clear()
     best, reads, run.best, run.reads, run.step_number = run.best, run.reads, None, [], 0
-    snapshot.restore(run, load_checkpoint(run.folder / "checkpoints" / "step-00000001"))
+    checkpoint_state.restore(run, load_checkpoint(run.folder / "checkpoints" / "step-00000001"))
     assert all(value.equal(weights[name]) for name, value in run.bare.state_dict().items())
     for weight, kinds in run.step.optimizer.state.items():
         assert kinds.keys() == state[weight].keys() == {"step", "exp_avg"}
@@ -55,8 +55,8 @@ def test_what_was_saved_is_restored(run):
 def test_a_failing_save_is_a_line_and_training_goes_on(run, full_disk):
     root = run.folder / "checkpoints"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshot, "save_checkpoint", save_checkpoint)
-        snapshot.save(run)
+        patch.setattr(checkpoint_state, "save_checkpoint", save_checkpoint)
+        checkpoint_state.save(run)
     save_steps(run, 2, 3)
     start = f"cannot write {root}: No space left on device (free some space there)."
     end = "The newest good checkpoint is step-00000001. Training goes on"
@@ -86,27 +86,27 @@ def test_three_that_are_not_in_a_row_do_not(run, full_disk, monkeypatch):
     save_steps(run, 1, 2)
     full_disk()
     save_steps(run, 3)
-    monkeypatch.setattr(snapshot, "save_checkpoint", lambda *_: (_ for _ in ()).throw(CheckpointError("no")))
+    monkeypatch.setattr(checkpoint_state, "save_checkpoint", lambda *_: (_ for _ in ()).throw(CheckpointError("no")))
     save_steps(run, 4, 5)
     assert len(run.said) == 4
 
 
 def test_the_last_save_of_a_run_must_succeed(run, full_disk):
     with pytest.raises(RunError, match=r"^step 1 is not saved: cannot write .*There is no good checkpoint"):
-        snapshot.save(run, last=True)
+        checkpoint_state.save(run, last=True)
     assert run.said == []
 
 
 def test_a_last_save_of_what_is_saved_already_needs_no_space(run, monkeypatch):
-    snapshot.save(run)
+    checkpoint_state.save(run)
     monkeypatch.setattr(os, "mkdir", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    snapshot.save(run, last=True)
+    checkpoint_state.save(run, last=True)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EDQUOT])
 def test_what_the_system_says_is_said_with_a_remedy(number, run, monkeypatch):
     monkeypatch.setattr(os, "mkdir", lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
-    snapshot.save(run)
+    checkpoint_state.save(run)
     remedy = "free some space there" if number == errno.EDQUOT else "check the disk"
     assert run.said == [
         f"warning: step 1 is not saved: cannot write {run.folder}/checkpoints/step-00000001: {os.strerror(number)} "
@@ -117,7 +117,7 @@ def test_what_the_system_says_is_said_with_a_remedy(number, run, monkeypatch):
 def test_a_removed_run_folder_stops_the_run_and_is_not_made_anew(run):
     shutil.rmtree(run.folder)
     with pytest.raises(RunError) as caught:
-        snapshot.save(run)
+        checkpoint_state.save(run)
     assert str(caught.value) == (
         f"cannot write {run.folder}/metrics.jsonl: No such file or directory (if the folder was moved or removed, put "
         f"it back); --resume goes on from the last checkpoint"
@@ -126,14 +126,14 @@ def test_a_removed_run_folder_stops_the_run_and_is_not_made_anew(run):
 
 
 def test_a_removed_folder_of_checkpoints_is_made_anew(run):
-    snapshot.save(run)
+    checkpoint_state.save(run)
     shutil.rmtree(run.folder / "checkpoints")
     save_steps(run, 2)
     assert os.listdir(run.folder / "checkpoints") == ["step-00000002"]
 
 
 def test_a_checkpoint_of_other_data_or_another_model_is_refused(run):
-    snapshot.save(run)
+    checkpoint_state.save(run)
     saved = load_checkpoint(run.folder / "checkpoints" / "step-00000001")
     for tensors, state, message in (
         ({}, {"training_images": 41}, "images had 41 training images when .* was trained, now 40"),
@@ -141,18 +141,18 @@ def test_a_checkpoint_of_other_data_or_another_model_is_refused(run):
         ({"optimizer": {"other|step": torch.tensor(1.0)}}, {}, "is not of this run: 'other'"),
     ):
         with pytest.raises(RunError, match=message):
-            snapshot.restore(run, Checkpoint(saved.tensors | tensors, saved.state | state, {}))
+            checkpoint_state.restore(run, Checkpoint(saved.tensors | tensors, saved.state | state, {}))
     del saved.tensors["model"]
     with pytest.raises(RunError, match="is not of this run: 'model'"):
-        snapshot.restore(run, saved)
+        checkpoint_state.restore(run, saved)
 
 
 def test_the_checkpoint_to_go_on_from_is_the_newest_whole_one(run):
-    assert snapshot.choose_checkpoint(run.folder, run.world) == (None, [])
+    assert checkpoint_state.choose_checkpoint(run.folder, run.world) == (None, [])
     save_steps(run, 1, 2)
     root = run.folder / "checkpoints"
     (root / "step-00000002" / "state.json").unlink()
-    assert snapshot.choose_checkpoint(run.folder, run.world) == (
+    assert checkpoint_state.choose_checkpoint(run.folder, run.world) == (
         root / "step-00000001",
         [
             f"left out a checkpoint: {root}/step-00000002/state.json is damaged: it is missing; "
@@ -162,11 +162,11 @@ def test_the_checkpoint_to_go_on_from_is_the_newest_whole_one(run):
     shutil.rmtree(root)
     root.write_text("")
     with pytest.raises(RunError, match=f"^cannot list {root}: Not a directory$"):
-        snapshot.choose_checkpoint(run.folder, run.world)
+        checkpoint_state.choose_checkpoint(run.folder, run.world)
 
 
 def test_the_state_says_how_far_the_run_is(run):
     run.step_number = 7
-    snapshot.save(run)
+    checkpoint_state.save(run)
     state = json.loads((run.folder / "checkpoints" / "step-00000007" / "state.json").read_text())
     assert (state["step"], state["steps_per_epoch"], state["log_rows"]) == (7, 5, 0)

@@ -16,15 +16,15 @@ from pathlib import Path
 from types import SimpleNamespace as Namespace
 import torch
 from transmix import distributed
-from transmix.runs import keep
+from transmix.runs import retention
 from transmix.runs.error import CheckpointError, RunError
-from transmix.training import snapshot
+from transmix.training import checkpoint_state
 
 folder = Path(sys.argv[1])
 world = distributed.start("cpu")
-set_aside, calls = keep.set_aside, []
-keep.set_aside = lambda path: calls.append(path.name) or set_aside(path)
-checkpoint, said = snapshot.choose_checkpoint(folder, world)
+set_aside, calls = retention.set_aside, []
+retention.set_aside = lambda path: calls.append(path.name) or set_aside(path)
+checkpoint, said = checkpoint_state.choose_checkpoint(folder, world)
 
 lines, saves = [], []
 bare = torch.nn.Linear(3, 2)
@@ -34,21 +34,21 @@ run = Namespace(
     data=Namespace(train=range(40)), recipe=Namespace(run=Namespace(keep_checkpoints=2)), folder=folder,
     log=Namespace(sync=lambda: None, rows=0), say=lines.append, failed_saves=0,
 )
-snapshot.weights_metadata = lambda run: {}
+checkpoint_state.weights_metadata = lambda run: {}
 
 def fail(root, checkpoint):
     saves.append(sorted(checkpoint.tensors))
     raise CheckpointError("cannot write it")
 
-good, snapshot.save_checkpoint = snapshot.save_checkpoint, fail
-snapshot.save(run)
+good, checkpoint_state.save_checkpoint = checkpoint_state.save_checkpoint, fail
+checkpoint_state.save(run)
 reason = ""
 try:
-    snapshot.save(run, last=True)
+    checkpoint_state.save(run, last=True)
 except RunError as error:
     reason = str(error)
-snapshot.save_checkpoint = good
-snapshot.save(run)
+checkpoint_state.save_checkpoint = good
+checkpoint_state.save(run)
 print(json.dumps({"checkpoint": checkpoint.name, "said": said, "calls": calls, "lines": lines, "saves": saves,
                   "reason": reason}))
 distributed.stop()

@@ -23,6 +23,7 @@ from transmix.models.build import normaliser
 from transmix.recipes import RecipeError, dump_recipe, load_recipe
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_grey_range
+from transmix.training import checkpoint_state
 from transmix.training.loop import train
 from transmix.visual.viewed import open_viewed
 
@@ -149,10 +150,9 @@ def test_a_resumed_run_keeps_its_range_although_the_images_have_changed(scans, s
 
 def test_a_run_from_before_goes_on_and_is_evaluated_as_it_was_trained(scans, small_recipe, tmp_path, monkeypatch):
     from transmix.data import source
-    from transmix.training import snapshot
 
     recipe, folder = small_recipe(scans, epochs=1), tmp_path / "run"
-    scale, about = source.scale_grey, snapshot.weights_metadata
+    scale, about = source.scale_grey, checkpoint_state.weights_metadata
 
     def metadata_of_before(one):
         known = json.loads(about(one)["transmix"])
@@ -161,7 +161,7 @@ def test_a_run_from_before_goes_on_and_is_evaluated_as_it_was_trained(scans, sma
 
     with monkeypatch.context() as before:
         before.setattr(source, "scale_grey", lambda data, _: scale(data, EACH_IMAGE))
-        before.setattr(snapshot, "weights_metadata", metadata_of_before)
+        before.setattr(checkpoint_state, "weights_metadata", metadata_of_before)
         train(replace(recipe, run=replace(recipe.run, max_steps=1)), folder)
         (folder / "grey_range.json").unlink()
     assert read_grey_range(folder) == EACH_IMAGE

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 import timm, torch.distributed
 from transmix import cli, distributed
 from transmix.recipes import load_recipe
-from transmix.training import loop, snapshot
+from transmix.training import loop, checkpoint_state
 from transmix.training.step import TrainingStep
 from transmix.training import stopping
 from transmix.training.stopping import Watch

@@ -203,8 +203,8 @@ def test_without_a_part_of_what_was_saved_the_resumed_run_differs(part, control,
 
 def test_without_the_position_in_the_epoch_the_resumed_run_differs(control, chaos, tmp_path, monkeypatch):
     undisturbed, lose_and_resume = control
-    start_at = loading.EpochOrder.start_at
-    monkeypatch.setattr(loading.EpochOrder, "start_at", lambda order, epoch, first_step: start_at(order, epoch, 0))
+    start_at = loading.EpochSampler.start_at
+    monkeypatch.setattr(loading.EpochSampler, "start_at", lambda order, epoch, first_step: start_at(order, epoch, 0))
     lose_and_resume(tmp_path / "run", monkeypatch, lambda checkpoint: None)
     assert any("/model: " in one for one in chaos.differences(tmp_path / "run", undisturbed))
 

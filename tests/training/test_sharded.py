@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from transmix import cli
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import Split
-from transmix.data.keyed import key
 from transmix.data.loader import TrainingSamples, evaluation_batches
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
+from transmix.data.seeding import derive_seed
 from transmix.distributed import World, start, wrap
 from transmix.evaluation.evaluate import evaluate
 from transmix.models.build import build_model, normaliser
@@ -368,8 +368,8 @@ def test_a_run_goes_on_from_the_same_bits_and_images_in_two_processes(before, af
         })  # fmt: skip
     seen = [torch.load(f"{folder}-seen-{rank}.pt") for rank in (0, 1)]
     dealt = [index for two in zip(*seen, strict=True) for index in two]
-    assert dealt == images_of(EpochOrder(40, 0, 8, 8), 3)
-    assert dealt != images_of(EpochOrder(40, 1, 8, 8), 3)
+    assert dealt == images_of(EpochSampler(40, 0, 8, 8), 3)
+    assert dealt != images_of(EpochSampler(40, 1, 8, 8), 3)
     held = [torch.load(f"{folder}-before-{rank}.pt")["parts"] for rank in (0, 1)]
     whole = {name: tensor.numel() for name, tensor in saved["model"].items()}
     if after == "fsdp":
@@ -402,7 +402,7 @@ def test_a_run_of_two_processes_goes_on_from_the_same_bits_and_images_in_one(
     loop.train(shards(recipe, WAYS[before]), folder, resume=True)
     saved = load_checkpoint(runs / before / "checkpoints" / "step-00000007").tensors
     assert_same_bits(found, {kind: saved[kind] for kind in found})
-    assert seen == images_of(EpochOrder(40, 0, 8, 8), 3)
+    assert seen == images_of(EpochSampler(40, 0, 8, 8), 3)
 
 
 def test_sharding_one_process_is_training_as_ever_and_says_so(runs, recipe, tmp_path, capsys):
@@ -438,7 +438,7 @@ def four_steps(recipe, world, sharded=False, ranks=1, draws=None):
 
 
 def batch_of(number, micro, rank):
-    rng = torch.Generator().manual_seed(key("test", number, micro, rank))
+    rng = torch.Generator().manual_seed(derive_seed("test", number, micro, rank))
     return torch.randint(256, (4, 3, 16, 16), generator=rng, dtype=torch.uint8), torch.randint(3, (4,), generator=rng)
 
 
@@ -461,7 +461,7 @@ def deal_draws(monkeypatch):
     """Let the one process draw, at each micro-batch, what the process it comes from would."""
 
     def dealt(seed, kind, number, micro, rank):
-        return key(seed, kind, number, micro // 2, micro % 2)
+        return derive_seed(seed, kind, number, micro // 2, micro % 2)
 
     monkeypatch.setattr(step, "key", dealt)
 

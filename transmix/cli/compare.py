@@ -13,7 +13,7 @@ import tyro
 from transmix.cli.options import given_options, parse, with_current_names
 from transmix.cli.train import DEFAULT_RECIPE, recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
-from transmix.compare.draws import NO_TWIN
+from transmix.compare.label_twin import NO_TWIN
 from transmix.compare.train import lacks_twin, places, plan, train_missing
 from transmix.compare.write import tables
 from transmix.printable import printable

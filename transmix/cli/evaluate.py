@@ -10,7 +10,7 @@ import tyro
 
 from transmix import distributed
 from transmix.cli.options import parse
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import listing
 from transmix.evaluation.metrics import added_metrics
 from transmix.evaluation.subject import evaluate_models, open_models, open_subject
@@ -95,17 +95,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> None:
-    leads = models[0].world.leads
+    is_main = models[0].world.is_main
     out = asked.out or (Path(asked.target) / "evaluation.json" if Path(asked.target).is_dir() else None)
     if out is not None and not out.parent.is_dir():
         raise RecipeError(f"--out {out}: no folder {out.parent}; make it first")
     suites = run_suites(asked.suite, models, subject.data, asked.settings)  # here: what they lack is found first
-    if leads:
+    if is_main:
         print(f"weights: {subject.weights}")
     scores = evaluate_models(models, subject.data)
     about = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint}
     result = about | {"held_out": subject.data.parts.held_out, "weights": subject.weights, "scores": scores}
-    if leads:
+    if is_main:
         print(f"{printable(subject.data.name)}: {len(subject.data.val)} images ({printable(result['held_out'])})")
         print(*subject.data.notes, sep="\n", end="\n" if subject.data.notes else "")
         print_scores(scores, subject.classes)
@@ -115,10 +115,10 @@ def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> Non
             print(f"warning: the average of the weights is far below the weights that it follows: {gap(both)}")
     for suite, found in suites:
         result[suite] = found
-        if leads:
+        if is_main:
             print_suite(suite, found)
     bad.join(distributed.gather(bad.known, models[0].world))
-    if not leads:
+    if not is_main:
         return
     if bad.known:
         print(f"left out because they cannot be read: {listing(sorted(bad.known), len(bad.known))}")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from transmix.compare.draws import LABEL_ONLY, NO_TWIN, Shared, say_shared, shared_draws
 from transmix.compare.groups import Group, cautions, differing, group_runs
+from transmix.compare.label_twin import LABEL_ONLY, NO_TWIN, Shared, say_shared, shared_draws
 from transmix.compare.read import Trained, number
 from transmix.compare.statistics import LEVEL, Difference, Mean, difference, holm, mean_of
 from transmix.evaluation import metrics

@@ -9,7 +9,7 @@ from typing import Any
 
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import title
-from transmix.runs.disk import why
+from transmix.runs.atomic_write import why
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_classes, read_recipe
 from transmix.runs.log import read_rows

@@ -15,7 +15,7 @@ from transmix.models.settings import Option
 from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, resolved
 from transmix.recipes.mixing import SWITCH, build_mixer, find_rule, mix_and_labels, rule_name, title
 from transmix.recipes.settings import Mixing
-from transmix.runs.disk import replace_file, why
+from transmix.runs.atomic_write import replace_file, why
 from transmix.runs.error import RunError
 from transmix.runs.folder import as_started, is_finished, read_recipe
 from transmix.runs.log import read_rows

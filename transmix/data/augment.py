@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from transmix.data.keyed import global_generators
+from transmix.data.seeding import global_generators
 from transmix.data.settings import Augmentation
 
 

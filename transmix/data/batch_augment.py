@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from transmix.data.batch_pixels import erase, jittered, resized_crop, shifted
-from transmix.data.hashed import (
+from transmix.data.philox import (
     BOX,
     CROP,
     JITTER,

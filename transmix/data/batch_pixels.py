@@ -7,7 +7,7 @@ GPU, and any batch that a sample is in, give the same bits. They are Pillow's, g
 import torch
 from torch import Tensor
 
-from transmix.data.hashed import NOISE, words
+from transmix.data.philox import NOISE, words
 
 PILLOW_BITS = 22
 """Pillow's resize weighs pixels by multiples of 2**-22."""

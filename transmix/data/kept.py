@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import Split, UnreadableImageError
 from transmix.error import RecipeError
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from transmix.data.bad import BadImages, Found
+from transmix.data.bad_images import BadImages, Found
 from transmix.data.dataset import DataError, Split, UnreadableImageError, too_many
-from transmix.data.keyed import key
-from transmix.data.order import EpochOrder, SampleKey
+from transmix.data.sampler import EpochSampler, SampleKey
+from transmix.data.seeding import derive_seed
 from transmix.data.signals import ignore_signals
 
 Sample = tuple[Tensor, int, Found]
@@ -50,7 +50,7 @@ class TrainingSamples(Dataset):
         """Return an image, its label, and what could not be read on the way to it."""
         epoch, index, repeat = sample
         image, source, found = self.readable(epoch, index)
-        image = self.augment(image, key(self.seed, "augment", epoch, index, repeat))
+        image = self.augment(image, derive_seed(self.seed, "augment", epoch, index, repeat))
         return image, int(self.split.labels[source]), found
 
     def readable(self, epoch: int, index: int) -> tuple[np.ndarray, int, Found]:
@@ -61,7 +61,7 @@ class TrainingSamples(Dataset):
                 return self.split.image(source), source, tuple(found)
             except UnreadableImageError as error:
                 found.append((error.where, error.reason))
-                source = key(self.seed, "instead", epoch, index, attempt) % len(self.split)
+                source = derive_seed(self.seed, "instead", epoch, index, attempt) % len(self.split)
         raise too_many(TRIES, [where for where, _ in found])
 
 
@@ -120,7 +120,7 @@ class TrainingBatches:
 
 
 def training_loader(
-    samples: TrainingSamples, order: EpochOrder, workers: int, pin: bool, bad: BadImages | None = None
+    samples: TrainingSamples, order: EpochSampler, workers: int, pin: bool, bad: BadImages | None = None
 ) -> TrainingBatches:
     """Return batches (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is the epoch `order` is at.
 

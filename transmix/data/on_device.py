@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from transmix.data.augment import EvaluationCrop, fit, to_tensor
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.batch_augment import BatchAugmentation, Draws
 from transmix.data.dataset import ImageData, Split
 from transmix.data.kept import check_memory, keep, kept_size
 from transmix.data.loader import TrainingSamples
-from transmix.data.order import EpochOrder, SampleKey
+from transmix.data.sampler import EpochSampler, SampleKey
 from transmix.data.settings import Augmentation
 from transmix.error import RecipeError
 
@@ -103,7 +103,7 @@ class TrainingBatchesOnDevice:
         bad: is told of images that cannot be read.
     """
 
-    def __init__(self, images: TrainingImages, order: EpochOrder, bad: BadImages):
+    def __init__(self, images: TrainingImages, order: EpochSampler, bad: BadImages):
         self.images, self.order, self.bad = images, order, bad
 
     def __len__(self) -> int:
@@ -168,7 +168,7 @@ class EvaluationImages:
 def hold_on_device(
     data: ImageData,
     settings: Augmentation,
-    order: EpochOrder,
+    order: EpochSampler,
     crop: EvaluationCrop,
     device: torch.device,
     bad: BadImages,

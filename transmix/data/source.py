@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from transmix import plugins
-from transmix.data.bad import allowed_bad
+from transmix.data.bad_images import allowed_bad
 from transmix.data.cifar import holds_cifar, read_cifar
 from transmix.data.cifar_python import holds_cifar_python, read_cifar_python
 from transmix.data.class_names import class_name

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from transmix.data.dataset import DataError, Images, Split
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 
 
 class _Chosen:
@@ -41,7 +41,7 @@ def choose(split: Split, count: int) -> Split:
         raise DataError(f"train_images {count} is more than the {len(split)} training images there are")
     if count < classes:
         raise DataError(f"train_images {count} is less than one of each of {classes} classes")
-    shuffled = np.random.default_rng(key("train_images")).permutation(len(split))
+    shuffled = np.random.default_rng(derive_seed("train_images")).permutation(len(split))
     turn = np.empty(len(split), dtype=np.int64)  # which of its class an image is, as shuffled
     for label in np.unique(split.labels):
         of_class = shuffled[split.labels[shuffled] == label]

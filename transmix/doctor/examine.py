@@ -19,11 +19,11 @@ from transmix.data.parquet import ParquetImages
 from transmix.data.parts import chosen_on_test, left_unused
 from transmix.data.source import LAYOUTS, open_data
 from transmix.data.tar_shards import TarImages
+from transmix.doctor.duplicates import Seen, same_pixels
 from transmix.doctor.folders import list_class_folders
 from transmix.doctor.grey import find_grey
 from transmix.doctor.look import Look, look_at_content, look_at_file, look_at_pixels
 from transmix.doctor.report import NOTES, PROBLEMS, Finding, Report
-from transmix.doctor.same import Seen, same_pixels
 
 FEW = 500
 """With no more images than these, starting processes takes longer than looking."""

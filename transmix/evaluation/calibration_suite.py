@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from transmix.data.dataset import DataError, ImageData, Split
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.evaluation.accumulate import sum_over_ranks
 from transmix.evaluation.accuracy import Accuracy
 from transmix.evaluation.brier import BrierScore
@@ -33,7 +33,7 @@ def calibration(opened: OpenedModel, data: ImageData, settings: Settings) -> Ite
 
 def halves(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Share N positions out at random into those to fit on, N // 2, and the rest; each (n,) int64 ascending."""
-    order = np.random.Generator(np.random.Philox(key(seed, "temperature"))).permutation(samples)
+    order = np.random.Generator(np.random.Philox(derive_seed(seed, "temperature"))).permutation(samples)
     return np.sort(order[: samples // 2]), np.sort(order[samples // 2 :])
 
 

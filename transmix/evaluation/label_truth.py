@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from transmix.attention import AttentionReader
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
-from transmix.data.keyed import key
 from transmix.data.masks import FOREGROUND, Masks, crop_mask, open_masks
+from transmix.data.seeding import derive_seed
 from transmix.distributed import gather
 from transmix.evaluation.agreement import agreement
 from transmix.evaluation.opened import OpenedModel
@@ -96,7 +96,7 @@ def draw_pairs(
     one_class = len({int(label) for label in labels}) == 1
     pairs = []
     for number in range(count):
-        rng = random.Random(key(seed, "label-truth", number))
+        rng = random.Random(derive_seed(seed, "label-truth", number))
         while True:
             own, partner = rng.sample(range(len(labels)), 2)
             box = draw_box(rng, rng.betavariate(alpha, alpha), *size)

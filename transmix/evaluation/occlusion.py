@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transmix.attention import AttentionError, AttentionReader
 from transmix.attention.find import unwrap
 from transmix.data.dataset import ImageData
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.evaluation.accumulate import sum_over_ranks
 from transmix.evaluation.accuracy import Accuracy
 from transmix.evaluation.opened import OpenedModel
@@ -83,7 +83,7 @@ def drop_count(ratio: float, patches: int) -> int:
 def random_order(index: Tensor, patches: int, seed: int) -> Tensor:
     """Return the order in which each image loses its patches, (b, P) int64; it follows from (seed, index) alone."""
     orders = [
-        np.random.Generator(np.random.Philox(key(seed, "occlusion", image))).permutation(patches)
+        np.random.Generator(np.random.Philox(derive_seed(seed, "occlusion", image))).permutation(patches)
         for image in index.tolist()
     ]
     return torch.from_numpy(np.stack(orders))

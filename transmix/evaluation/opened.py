@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import Split
 from transmix.data.grey import Grey
 from transmix.data.grey_range import with_grey
@@ -98,7 +98,7 @@ class OpenedModel:
     def _shown(self, split: Split, what: str) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Load with a bar in a terminal, for the first process."""
         batches = self.loaded(split)
-        if not (self.world.leads and sys.stderr.isatty()):
+        if not (self.world.is_main and sys.stderr.isatty()):
             return batches
         from tqdm import tqdm
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from transmix.data.dataset import ImageData
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.evaluation.accumulate import sum_over_ranks
 from transmix.evaluation.accuracy import Accuracy
 from transmix.evaluation.opened import OpenedModel
@@ -50,7 +50,7 @@ def _measure(opened: OpenedModel, data: ImageData, grids: tuple[int, ...], seed:
 def random_places(index: Tensor, grid: int, seed: int) -> Tensor:
     """Return a permutation of grid * grid patches for each image, (b, P) int64, by (seed, grid, index) alone."""
     orders = [
-        np.random.Generator(np.random.Philox(key(seed, "shuffle", grid, image))).permutation(grid * grid)
+        np.random.Generator(np.random.Philox(derive_seed(seed, "shuffle", grid, image))).permutation(grid * grid)
         for image in index.tolist()
     ]
     return torch.from_numpy(np.stack(orders))

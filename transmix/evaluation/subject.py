@@ -11,7 +11,7 @@ from torch import nn
 
 from transmix import distributed
 from transmix.data.augment import EvaluationCrop
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey

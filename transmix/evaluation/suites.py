@@ -91,7 +91,7 @@ def run_suites(
         AttentionError, DataError, RecipeError: from here, if a suite cannot be run; while iterating, if it turns out
             later.
     """
-    talks = models[0].world.leads
+    talks = models[0].world.is_main
     called = {}
     every = plugins.names("suite", SUITES)
     for name in dict.fromkeys(name for asked in names for name in (every if asked == "all" else (asked,))):

@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.mixing.mixed import Mixed
 from transmix.transmix import TransMix
 
@@ -70,5 +70,7 @@ def mix_by_key(module: TransMixModule, images: Tensor, labels: Tensor, batch_idx
             f"{type(module).__name__} has no TransMix: set self.transmix = TransMix(self.model, ...) in its __init__"
         )
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it, for every process
-    module.transmix.mixer.generator.manual_seed(key(seed, "mix", module.global_step, batch_idx, module.global_rank))
+    module.transmix.mixer.generator.manual_seed(
+        derive_seed(seed, "mix", module.global_step, batch_idx, module.global_rank)
+    )
     return module.transmix.mix(images, labels)

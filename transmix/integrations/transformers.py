@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer
 
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.losses import MixedBCE
 from transmix.transmix import TransMix
 
@@ -86,7 +86,7 @@ class TransMixTrainer(Trainer):
         """Return what the draws of this micro-batch follow from."""
         step = self.state.global_step
         self._step, self._micro = step, self._micro + 1 if step == self._step else 0
-        return key(self.args.seed, "mix", step, self._micro, self.args.process_index)
+        return derive_seed(self.args.seed, "mix", step, self._micro, self.args.process_index)
 
 
 def problem_of(config: Any, labels: Tensor) -> str:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from transmix.data import settings as data_settings
-from transmix.data.bad import LIST
+from transmix.data.bad_images import LIST
 from transmix.models import settings as model_settings
 from transmix.recipes import settings
 from transmix.report.page import shorten

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from transmix.printable import printable
-from transmix.runs.disk import replace_file, why
+from transmix.runs.atomic_write import replace_file, why
 from transmix.runs.error import RunError
 
 HERE = Path(__file__).parent

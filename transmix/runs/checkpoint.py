@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from transmix.runs.disk import WRITE_ERRORS, sync, why, write_file
+from transmix.runs.atomic_write import WRITE_ERRORS, sync, why, write_file
 from transmix.runs.error import CheckpointError
 from transmix.runs.manifest import verify_files, write_manifest
 

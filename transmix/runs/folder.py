@@ -37,8 +37,8 @@ from transmix.data.parts import HELD_OUT_BEFORE, Choice
 from transmix.data.source import SOURCES
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe, resolved
+from transmix.runs.atomic_write import make_folder, replace_file, sync, why, writing
 from transmix.runs.checkpoint import newest_checkpoint, read_state
-from transmix.runs.disk import make_folder, replace_file, sync, why, writing
 from transmix.runs.environment import environment
 from transmix.runs.error import RunError
 

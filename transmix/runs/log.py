@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transmix.runs.disk import replace_file, why, writing
+from transmix.runs.atomic_write import replace_file, why, writing
 from transmix.runs.error import RunError
 
 

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from transmix.runs.disk import why, write_file
+from transmix.runs.atomic_write import why, write_file
 from transmix.runs.error import CheckpointError
 
 MANIFEST = "manifest.json"

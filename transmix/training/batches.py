@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation
-from transmix.data.bad import BadImages
+from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData
 from transmix.data.loader import (
     TrainingBatches,
@@ -17,7 +17,7 @@ from transmix.data.loader import (
     training_loader,
 )
 from transmix.data.on_device import EvaluationImages, TrainingBatchesOnDevice, hold_on_device
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
 from transmix.distributed import World
 from transmix.recipes import Recipe, RecipeError
 
@@ -35,7 +35,7 @@ class Batches:
     """
 
     data: ImageData
-    order: EpochOrder
+    order: EpochSampler
     training: TrainingBatches | TrainingBatchesOnDevice
     crop: EvaluationCrop
     kept: EvaluationImages | None
@@ -81,7 +81,9 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
     batch = per_step // (world.size * accumulate)
     try:
         augment = TrainingAugmentation(settings, size)
-        order = EpochOrder(len(data.train), recipe.run.seed, batch, per_step, settings.repeats, world.rank, world.size)
+        order = EpochSampler(
+            len(data.train), recipe.run.seed, batch, per_step, settings.repeats, world.rank, world.size
+        )
     except ValueError as error:
         raise RecipeError(str(error)) from error
     crop = EvaluationCrop(size, settings.eval_crop)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from transmix import distributed
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
 from transmix.runs.checkpoint import Checkpoint, optimizer_tensors, save_checkpoint
 from transmix.training.sharding import gather_whole
 from transmix.training.state import RunState
@@ -18,7 +18,7 @@ def sample_indices(run: RunState, step: int) -> list[list[int]]:
     order = run.order
     found = []
     for rank in range(order.world):
-        one = EpochOrder(order.samples, order.seed, order.batch, order.step_batch, order.repeats, rank, order.world)
+        one = EpochSampler(order.samples, order.seed, order.batch, order.step_batch, order.repeats, rank, order.world)
         one.start_at(epoch, within)
         batches = iter(one)
         found.append([index for _ in range(run.recipe.optimization.accumulate) for _, index, _ in next(batches)])
@@ -33,12 +33,12 @@ def write_dump(run: RunState, step: int) -> str:
     samples = sample_indices(run, step)
     names: dict[Tensor, str] = {weight: name for name, weight in run.bare.named_parameters()}
     tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
-    tensors = {kind: gather_whole(found, run.world.leads) for kind, found in tensors.items()}
+    tensors = {kind: gather_whole(found, run.world.is_main) for kind, found in tensors.items()}
     state = run.random_states.get(step, {})
     for rank, one in enumerate(distributed.gather(state, run.world)):
         if one:
             tensors[f"random-{rank}"] = one
-    if run.world.leads:
+    if run.world.is_main:
         about = {
             "step": step,
             "samples": samples,

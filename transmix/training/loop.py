@@ -15,10 +15,10 @@ from torch import nn
 
 from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
-from transmix.data.bad import bad_images
+from transmix.data.bad_images import bad_images
 from transmix.data.class_names import class_name
 from transmix.data.dataset import ImageData, printable
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.data.source import in_classes, load_data
 from transmix.distributed import World
 from transmix.evaluation.evaluate import evaluate
@@ -32,14 +32,14 @@ from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_s
 from transmix.runs.log import RunLog
 from transmix.runs.weights import better_weights, ema_is_far_below, gap, start_weights
 from transmix.training.batches import Batches, prepare_batches
+from transmix.training.checkpoint_state import choose_checkpoint, restore, save
 from transmix.training.dump import write_dump
 from transmix.training.ema import WeightAverage, a_copy
-from transmix.training.examples import draw_boxes, keep_examples
 from transmix.training.nonfinite import NotFiniteError
 from transmix.training.optimizer import build_optimizer, lr_at
+from transmix.training.probe_images import draw_boxes, keep_examples
 from transmix.training.progress import Progress
 from transmix.training.sharding import shard
-from transmix.training.snapshot import choose_checkpoint, restore, save
 from transmix.training.state import RunState
 from transmix.training.step import TrainingStep, build_transmix
 from transmix.training.stopping import StoppedError, Watch
@@ -58,7 +58,7 @@ def train(
         out: the run folder. It must not exist, unless `resume` is given: then an absent one is started, a partial one
             gone on with, and a finished one left as it is.
         resume: see `out`.
-        at_end: called with the folder of the finished run, in the process that leads; whatever it raises is printed.
+        at_end: called with the folder of the finished run, in the main process; whatever it raises is printed.
 
     Returns:
         The run's summary: the last epoch's scores and the best.
@@ -83,17 +83,17 @@ def train(
             changed = run_folder.check_run(folder, recipe, resume or world.restarted)
             distributed.wait_for_all(world)  # before the first process writes what the others look for
             if run_folder.is_finished(folder, recipe.run.max_steps, changed):
-                if world.leads:
+                if world.is_main:
                     print(f"{folder} is finished already")
                 return json.loads((folder / "summary.json").read_text())
             checkpoint, said = choose_checkpoint(folder, world)
             notices = [run_folder.schedule_notice(changed), run_folder.younger_notice(asked, recipe)]
-            for line in [*said, *filter(None, notices if world.leads else [])]:
+            for line in [*said, *filter(None, notices if world.is_main else [])]:
                 print(line, flush=True)
             with Watch(world, parse_cadence(recipe.run.checkpoint_every).minutes) as watch:
                 run = TrainingRun(recipe, folder, world, checkpoint, watch)
                 summary = run.finish()
-                if at_end is not None and world.leads:
+                if at_end is not None and world.is_main:
                     _call(at_end, folder)
                 distributed.wait_for_all(world)
                 return summary
@@ -127,12 +127,12 @@ class TrainingRun:
         self.per_epoch = batches.order.steps_per_epoch
         self.total_steps = epochs * self.per_epoch
         self.state = self._prepare_model(data, batches, checkpoint is None)
-        torch.manual_seed(key(recipe.run.seed, "model", world.rank))  # dropout differs between processes
+        torch.manual_seed(derive_seed(recipe.run.seed, "model", world.rank))  # dropout differs between processes
         self.scores: dict[str, Any] | None = None
         self.reliability: dict[str, Any] = {}
         if checkpoint is not None:
             restore(self.state, load_checkpoint(checkpoint))
-        if world.leads:
+        if world.is_main:
             run_folder.write_start(folder, recipe, data, world, self.start)
             self.state.log = RunLog(folder, self.state.step_number, recipe.run.tensorboard, self.state.log_rows)
         distributed.wait_for_all(world)
@@ -189,7 +189,7 @@ class TrainingRun:
         epochs = optimization.epochs + optimization.cooldown_epochs
         last_step = min(self.total_steps, run.max_steps or self.total_steps)
         batch = optimization.batch_size
-        self.progress = Progress(last_step, state.step_number, epochs, batch, not self.world.leads)
+        self.progress = Progress(last_step, state.step_number, epochs, batch, not self.world.is_main)
         state.say = self.progress.say
         said = [self._introduction(), *([] if self.start is None else [str(self.start)]), *state.data.notes]
         if self.recipe.model.compile:

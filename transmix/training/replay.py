@@ -12,11 +12,11 @@ from torch.utils.data import default_collate
 
 from transmix import distributed
 from transmix.data.augment import TrainingAugmentation
-from transmix.data.bad import allowed_bad
+from transmix.data.bad_images import allowed_bad
 from transmix.data.dataset import ImageData
 from transmix.data.loader import TrainingSamples
 from transmix.data.on_device import TrainingImages
-from transmix.data.order import EpochOrder, SampleKey
+from transmix.data.sampler import EpochSampler, SampleKey
 from transmix.data.source import in_classes, load_data
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe
@@ -52,7 +52,7 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
     processes, accumulate, step_batch = state["processes"], state["accumulate"], recipe.optimization.batch_size
     for rank in range(processes):
         batch = step_batch // (processes * accumulate)
-        order = EpochOrder(
+        order = EpochSampler(
             len(data.train), recipe.run.seed, batch, step_batch, recipe.augmentation.repeats, rank, processes
         )
         epoch, within = divmod(state["step"] - 1, order.steps_per_epoch)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from transmix.attention import AttentionReader
 from transmix.data.dataset import ImageData
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
 from transmix.distributed import World
 from transmix.recipes import Recipe
 from transmix.runs.log import RunLog
@@ -33,7 +33,7 @@ class RunState:
         step: what an optimizer step changes: optimizer, scaler, meter.
         reader: of the model's attention, for labels or for pictures alone; None if it cannot be read.
         say: prints a line beside the progress bar.
-        log: of the process that leads.
+        log: of the main process.
         step_number: optimizer steps that are done.
         best: score, step, epoch and weights of the best evaluation.
         reads: of the meter, in this epoch.
@@ -63,7 +63,7 @@ class RunState:
     log_rows: int | None = None
 
     @property
-    def order(self) -> EpochOrder:
+    def order(self) -> EpochSampler:
         """In which the training images come."""
         return self.batches.order
 

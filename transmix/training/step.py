@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from transmix.attention.error import AttentionError
 from transmix.attention.reader import Attention
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.losses import mixed_accuracy
 from transmix.mixing.mixed import Mixed
 from transmix.models.build import AMP
@@ -96,7 +96,7 @@ class TrainingStep:
         """Return the loss of one micro-batch: the three lines that anyone's loop has."""
         tm = self.transmix
         images, labels = self.normalise(images), labels.to(self.device, non_blocking=True)
-        tm.mixer.generator.manual_seed(key(self.seed, "mix", step, micro, self.rank))
+        tm.mixer.generator.manual_seed(derive_seed(self.seed, "mix", step, micro, self.rank))
         mixed = tm.mix(images, labels)
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.model(mixed.images)

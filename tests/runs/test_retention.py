@@ -6,7 +6,7 @@ import os
 import pytest
 
 from transmix.runs.checkpoint import save_checkpoint, verify_checkpoint
-from transmix.runs.keep import remove_old_checkpoints, settle_checkpoints
+from transmix.runs.retention import remove_old_checkpoints, settle_checkpoints
 
 
 def steps(root):

@@ -17,7 +17,7 @@ from transmix.runs.checkpoint import (
     save_checkpoint,
 )
 from transmix.runs.error import CheckpointError, RunError
-from transmix.runs.keep import remove_old_checkpoints, settle_checkpoints
+from transmix.runs.retention import remove_old_checkpoints, settle_checkpoints
 from transmix.training.sharding import cut_like, gather_whole
 from transmix.training.state import RunState
 
@@ -28,14 +28,14 @@ MAX_FAILED_SAVES = 3
 def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str]]:
     """Return the checkpoint to go on from, if any, the same in every process; every process calls this.
 
-    Damaged ones are set aside by the process that leads, which alone gets lines to say about them.
+    Damaged ones are set aside by the main process, which alone gets lines to say about them.
 
     Raises:
         RunError: the checkpoints cannot be listed.
     """
     root = folder / "checkpoints"
     name, problem, said = None, "", []
-    if world.leads:
+    if world.is_main:
         try:
             newest, said = settle_checkpoints(root)
             name = newest.name if newest is not None else None
@@ -63,10 +63,10 @@ def save(run: RunState, last: bool = False) -> None:
     tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
     if run.average is not None:
         tensors["ema"] = run.average.model.state_dict()
-    tensors = {kind: gather_whole(found, run.world.leads) for kind, found in tensors.items()}
+    tensors = {kind: gather_whole(found, run.world.is_main) for kind, found in tensors.items()}
     for rank, state in enumerate(distributed.gather(random_state(run.world.device), run.world)):
         tensors[f"random-{rank}"] = state
-    reason = _write(run, tensors, last) if run.world.leads else ""
+    reason = _write(run, tensors, last) if run.world.is_main else ""
     reason = distributed.from_first(reason, run.world)
     if reason:
         raise RunError(reason, code=1)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from transmix.compare.draws import say_shared, shared_draws
+from transmix.compare.label_twin import say_shared, shared_draws
 from transmix.compare.read import read_run
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.recipes.mixing import build_mixer
 
 
@@ -24,7 +24,7 @@ def mixed_steps(run, steps=40):
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     seen = []
     for step in range(steps):
-        mixer.generator.manual_seed(key(run.seed, "mix", step, 0, 0))
+        mixer.generator.manual_seed(derive_seed(run.seed, "mix", step, 0, 0))
         mixed = mixer(images, torch.arange(4))
         seen.append((mixed.images, mixed.mask))
     return seen

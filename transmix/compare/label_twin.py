@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transmix.compare.groups import LEFT_OUT
 from transmix.compare.read import Trained
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 from transmix.mixing.draw import Draw
 from transmix.recipes.mixing import build_mixer
 from transmix.recipes.settings import Mixing
@@ -94,7 +94,7 @@ def _rows(run: Trained, seed: int, number: int) -> list[tuple]:
     rows: list[tuple] = []
     step = 0
     while len(rows) < number:
-        mixer.generator.manual_seed(key(seed, "mix", step, 0, 0))
+        mixer.generator.manual_seed(derive_seed(seed, "mix", step, 0, 0))
         draw: Draw = mixer.draw(batch, size, size)
         nothing = (None,) * len(draw.lam)
         sources, shapes = draw.source_boxes or nothing, draw.shapes or nothing

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 
 SampleKey = tuple[int, int, int]
 """(epoch, index, repeat): which sample, and which of its augmentations."""
 
 
-class EpochOrder:
+class EpochSampler:
     """Batches of sample keys of one process, epoch after epoch; a batch sampler for torch's DataLoader.
 
     Each epoch is a new permutation. With repeats r (repeated augmentation: Hoffer et al. 2020, DeiT), an epoch takes
@@ -51,7 +51,7 @@ class EpochOrder:
         return (self.steps_per_epoch - self.first_step) * self.step_batch // (self.batch * self.world)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        generator = np.random.Generator(np.random.Philox(key(self.seed, "order", self.epoch)))
+        generator = np.random.Generator(np.random.Philox(derive_seed(self.seed, "order", self.epoch)))
         indices = generator.permutation(self.samples)
         keys = [
             (int(index), repeat)

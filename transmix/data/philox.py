@@ -8,7 +8,7 @@ and repeat, and a place; so a sample's numbers depend neither on what else is dr
 import torch
 from torch import Tensor
 
-from transmix.data.keyed import key
+from transmix.data.seeding import derive_seed
 
 WORD = 0xFFFFFFFF
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -46,7 +46,7 @@ def philox(counters: tuple[Tensor, ...], keys: tuple[int, int]) -> tuple[Tensor,
 
 def seed_keys(seed: int) -> tuple[int, int]:
     """Return the two keys that follow from a run's seed."""
-    whole = key(seed, "on-device")
+    whole = derive_seed(seed, "on-device")
     return whole >> 32, whole & WORD
 
 

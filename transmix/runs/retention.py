@@ -1,6 +1,6 @@
 """Which checkpoints stay: the newest and the best; damaged ones go aside, and nothing that looks whole is half gone.
 
-Only the process that leads calls these.
+Only the main process calls these.
 """
 
 import os
@@ -8,8 +8,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from transmix.runs.atomic_write import sync, why
 from transmix.runs.checkpoint import list_checkpoints, set_aside, verify_checkpoint
-from transmix.runs.disk import sync, why
 from transmix.runs.error import CheckpointError
 
 

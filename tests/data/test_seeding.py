@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transmix.data.keyed import global_generators, key
+from transmix.data.seeding import derive_seed, global_generators
 
 
 def global_states():
@@ -19,8 +19,8 @@ def global_draws():
 
 
 def test_a_key_is_the_same_on_every_machine_and_in_every_version():
-    assert key(0, "order", 1) == 2961819992523135983
-    assert key(1, 2, "augment") == 8297723103296203840
+    assert derive_seed(0, "order", 1) == 2961819992523135983
+    assert derive_seed(1, 2, "augment") == 8297723103296203840
 
 
 def test_different_parts_give_different_keys():
@@ -31,17 +31,17 @@ def test_different_parts_give_different_keys():
         for epoch in range(20)
         for index in range(50)
     ]
-    assert len({key(*part) for part in parts}) == len(parts)
+    assert len({derive_seed(*part) for part in parts}) == len(parts)
 
 
 def test_where_one_part_ends_and_the_next_begins_matters():
-    assert key(1, 11) != key(11, 1)
-    assert key(1, 11) != key(111)
-    assert key(0) != key(0, 0)
+    assert derive_seed(1, 11) != derive_seed(11, 1)
+    assert derive_seed(1, 11) != derive_seed(111)
+    assert derive_seed(0) != derive_seed(0, 0)
 
 
 def test_a_key_is_not_negative_and_below_two_to_the_63():
-    keys = [key(number) for number in range(200)]
+    keys = [derive_seed(number) for number in range(200)]
     assert all(0 <= value < 2**63 for value in keys)
     assert max(keys) > 2**62  # else bits are wasted
 

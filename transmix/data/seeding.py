@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 
-def key(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """Return a whole number below 2**63 that follows from the parts."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

@@ -18,11 +18,11 @@ COUNT = 8
 
 def keep_examples(run: RunState, epoch: int) -> None:
     """Write attention and logits of the same validation images, evenly spaced over the split, after an epoch."""
-    if not (run.world.leads or run.sharded):
+    if not (run.world.is_main or run.sharded):
         return
     val = run.data.val
     samples = EvaluationSamples(val, run.batches.crop)
-    spaced = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist() if run.world.leads else []
+    spaced = torch.linspace(0, len(val) - 1, min(COUNT, len(val))).round().int().tolist() if run.world.is_main else []
     chosen = list(filter(None, map(samples.readable, spaced)))
     # A sharded model runs in all processes or in none; what the others see does not matter.
     images = torch.stack([image for image, _ in chosen] or [samples.black()])
@@ -57,7 +57,7 @@ def draw_boxes(run: RunState, name: str) -> None:
     if seen is None:
         return
     run.step.keep_boxes, run.step.boxes = False, None
-    if not run.world.leads or path.exists():
+    if not run.world.is_main or path.exists():
         return
     from transmix.visual.mixed_batch import draw_mixed_batch
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transmix.data.order import EpochOrder
+from transmix.data.sampler import EpochSampler
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Shape:
     def steps(self):
         return self.samples // self.step_batch
 
-    def order(self, kind=EpochOrder, rank=0):
+    def order(self, kind=EpochSampler, rank=0):
         return kind(self.samples, self.seed, self.batch, self.step_batch, self.repeats, rank, self.world)
 
     def alone(self):
         """One process that takes each step in one micro-batch."""
-        return EpochOrder(self.samples, self.seed, self.step_batch, self.step_batch, self.repeats)
+        return EpochSampler(self.samples, self.seed, self.step_batch, self.step_batch, self.repeats)
 
 
 ONE = st.just(1)
@@ -64,28 +64,28 @@ def indices(batches):
 # Orders that break one promise each.
 
 
-class IgnoresTheEpoch(EpochOrder):
+class IgnoresTheEpoch(EpochSampler):
     def start_at(self, epoch, first_step=0):
         super().start_at(0, first_step)
 
 
-class IgnoresTheSeed(EpochOrder):
+class IgnoresTheSeed(EpochSampler):
     def __init__(self, samples, seed, *rest):
         super().__init__(samples, 0, *rest)
 
 
-class DrawsFromTheGlobalGenerator(EpochOrder):
+class DrawsFromTheGlobalGenerator(EpochSampler):
     def __iter__(self):
         for batch in super().__iter__():
             yield random.sample(batch, len(batch))
 
 
-class BeginsTheEpochAgain(EpochOrder):
+class BeginsTheEpochAgain(EpochSampler):
     def start_at(self, epoch, first_step=0):
         super().start_at(epoch, 0)
 
 
-class SkipsMicroBatchesForSteps(EpochOrder):
+class SkipsMicroBatchesForSteps(EpochSampler):
     def start_at(self, epoch, first_step=0):
         super().start_at(epoch, 0)
         self.skipped = first_step
@@ -94,17 +94,17 @@ class SkipsMicroBatchesForSteps(EpochOrder):
         yield from list(super().__iter__())[self.skipped :]
 
 
-class GivesEveryRankTheSame(EpochOrder):
+class GivesEveryRankTheSame(EpochSampler):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.rank = 0
 
 
-class SharesTheEpochInBlocks(EpochOrder):
+class SharesTheEpochInBlocks(EpochSampler):
     """Disjoint over the epoch, but the processes' shares of a step are not the step of one process."""
 
     def __iter__(self):
-        everything = flat(at(EpochOrder(self.samples, self.seed, 1, self.step_batch, self.repeats), self.epoch))
+        everything = flat(at(EpochSampler(self.samples, self.seed, 1, self.step_batch, self.repeats), self.epoch))
         share = len(everything) // self.world
         mine = everything[self.rank * share : (self.rank + 1) * share]
         yield from (mine[start : start + self.batch] for start in range(0, share, self.batch))
@@ -160,13 +160,13 @@ def spreads_repeats(kind, shape):
 @given(shapes(repeats=st.integers(1, 4)))
 def test_the_order_is_a_pure_function_of_seed_and_epoch(shape):
     state = random.getstate()
-    follows_from_seed_and_epoch(EpochOrder, shape)
+    follows_from_seed_and_epoch(EpochSampler, shape)
     assert random.getstate() == state
 
 
 def test_every_epoch_and_every_seed_has_an_order_of_its_own():
-    changes_with_the_epoch(EpochOrder)
-    changes_with_the_seed(EpochOrder)
+    changes_with_the_epoch(EpochSampler)
+    changes_with_the_seed(EpochSampler)
 
 
 @settings(max_examples=40, deadline=None)
@@ -189,13 +189,13 @@ def test_no_sample_is_left_out_for_ever():
 @settings(max_examples=60, deadline=None)
 @given(shapes(repeats=st.integers(1, 4)), st.data())
 def test_starting_at_a_step_gives_exactly_the_rest_of_the_epoch(shape, data):
-    starts_anywhere(EpochOrder, shape, data.draw(st.integers(0, shape.steps)))
+    starts_anywhere(EpochSampler, shape, data.draw(st.integers(0, shape.steps)))
 
 
 @settings(max_examples=60, deadline=None)
 @given(shapes(repeats=st.integers(1, 4)))
 def test_the_processes_of_a_step_together_do_the_step_of_one_process(shape):
-    shares_each_step(EpochOrder, shape)
+    shares_each_step(EpochSampler, shape)
 
 
 @settings(max_examples=60, deadline=None)
@@ -223,12 +223,12 @@ def test_each_sample_kept_is_repeated_with_numbers_of_its_own(shape):
 @settings(max_examples=40, deadline=None)
 @given(shapes(repeats=st.integers(2, 3), world=st.integers(3, 5)))
 def test_repeats_of_a_sample_land_in_different_processes(shape):
-    spreads_repeats(EpochOrder, shape)
+    spreads_repeats(EpochSampler, shape)
 
 
 def test_repeats_of_a_sample_meet_in_a_process_that_is_alone():
     with pytest.raises(AssertionError):
-        spreads_repeats(EpochOrder, Shape(samples=24, world=1, repeats=2))
+        spreads_repeats(EpochSampler, Shape(samples=24, world=1, repeats=2))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_repeats_of_a_sample_meet_in_a_process_that_is_alone():
     ],
 )
 def test_each_law_rejects_an_order_that_breaks_it(law, kind, arguments):
-    law(EpochOrder, *arguments)
+    law(EpochSampler, *arguments)
     with pytest.raises(AssertionError):
         law(kind, *arguments)
 
