@@ -25,17 +25,17 @@ from label_truth import open_all, rules_with, write
 
 from transmix.data.masks import open_masks
 from transmix.evaluation.agreement import mean_interval
-from transmix.evaluation.label_truth import Weighed, draw_pairs, seen_size, weigh
+from transmix.evaluation.label_truth import PairLabels, draw_pairs, seen_size, weigh
 
 
-def kinds_of(weighed: Weighed, on: float) -> dict[str, np.ndarray]:
+def kinds_of(weighed: PairLabels, on: float) -> dict[str, np.ndarray]:
     """Return kind -> (n,) bool, by how much of B's object each box holds."""
     holds = weighed.seen[:, 1] / weighed.whole[:, 1]
     empty, much = weighed.seen[:, 1] == 0, holds >= on
     return {"empty": empty, "in between": ~empty & ~much, "on object": much}
 
 
-def differences(weighed: Weighed, kinds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def differences(weighed: PairLabels, kinds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Return for each rule and kind of box the mean of (share by the rule - share of the area), with its interval."""
     rows = []
     for rule, lam in weighed.lam.items():

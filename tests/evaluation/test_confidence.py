@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from transmix.evaluation.calibration import CalibrationError
+from transmix.evaluation.accumulators import CalibrationError
 from transmix.evaluation.confidence import (
     Confidences,
     ascending,

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from transmix.evaluation.shuffle import random_places, shuffle, shuffled
+from transmix.evaluation.shuffle import random_order, shuffle, shuffled
 from transmix.evaluation.suites import Settings
 from transmix.recipes import RecipeError
 
 
 @pytest.mark.parametrize("grid", [1, 2, 3, 6])
 def test_patches_change_places_and_nothing_else(grid):
-    pixels, order = torch.rand(4, 3, 12, 12), random_places(torch.arange(4), grid, seed=0)
+    pixels, order = torch.rand(4, 3, 12, 12), random_order(torch.arange(4), grid * grid, 0, "shuffle", grid)
     ours, size = shuffled(pixels, order, grid), 12 // grid
     for image in range(4):
         for place in range(grid * grid):
@@ -32,8 +32,8 @@ def test_batch_size_does_not_matter_and_the_seed_does(opened, noise):
     some = [dict(shuffle(opened(batch_size=size), noise(23), Settings())) for size in (2, 23)]
     assert some[0] == some[1]
     index = torch.arange(3)
-    assert not torch.equal(random_places(index, 4, 0), random_places(index, 4, 1))
-    assert torch.equal(random_places(index, 4, 0)[1:], random_places(index[1:], 4, 0))
+    assert not torch.equal(random_order(index, 16, 0), random_order(index, 16, 1))
+    assert torch.equal(random_order(index, 16, 0)[1:], random_order(index[1:], 16, 0))
 
 
 def test_a_model_without_places_does_not_notice_when_its_patches_move(opened, noise, small_vit):
@@ -43,7 +43,7 @@ def test_a_model_without_places_does_not_notice_when_its_patches_move(opened, no
     data = noise(40)
     for one, notices in ((blind, False), (sighted, True)):
         pixels = next(one.batches(data.val))[0]
-        moved = shuffled(pixels, random_places(torch.arange(5), 4, 0), 4)
+        moved = shuffled(pixels, random_order(torch.arange(5), 16, 0), 4)
         assert torch.allclose(one.logits(moved), one.logits(pixels), atol=1e-5) is not notices
 
 

@@ -152,7 +152,7 @@ RANK = """
     from transmix.data.dataset import DataError
     from transmix.distributed import gather
     from transmix.evaluation import label_truth
-    from transmix.evaluation.accumulate import gather_rows
+    from transmix.evaluation.accumulators import gather_rows
     from transmix.evaluation.suites import Settings, load_suite
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -230,7 +230,7 @@ def assert_same(ours, theirs):
 def test_images_of_another_share_would_be_keyed_otherwise_without_their_place_in_the_split(opened, noise):
     """The negative control: numbering a process's images from nought would drop other patches than one process does."""
     from transmix.distributed import World
-    from transmix.evaluation.occlusion import random_order
+    from transmix.evaluation.shuffle import random_order
 
     second = opened(world=World(1, 2, 2, torch.device("cpu")))
     index = torch.cat([index for _, _, index in second.batches(noise(23).val)])

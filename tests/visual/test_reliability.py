@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transmix.evaluation.calibration import CalibrationError
+from transmix.evaluation.accumulators import CalibrationError
 from transmix.visual.palette import MODEL, PALE, PARTNER
 from transmix.visual.reliability import reliability, reliability_figure
 

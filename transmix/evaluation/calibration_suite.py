@@ -6,12 +6,8 @@ import numpy as np
 
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.seeding import derive_seed
-from transmix.evaluation.accumulate import sum_over_ranks
-from transmix.evaluation.accuracy import Accuracy
-from transmix.evaluation.brier import BrierScore
-from transmix.evaluation.calibration import CalibrationError
+from transmix.evaluation.accumulators import Accuracy, BrierScore, CalibrationError, CrossEntropy, sum_over_ranks
 from transmix.evaluation.confidence import Confidences
-from transmix.evaluation.loss import CrossEntropy
 from transmix.evaluation.opened import OpenedModel, part_of
 from transmix.evaluation.suites import Settings
 from transmix.evaluation.temperature import Temperature

@@ -1,7 +1,7 @@
-"""What follows from the confidence of every single answer, sorted: calibration errors, and AURRA.
+"""Measures that need every sample's confidence, sorted: calibration errors and AURRA.
 
-Equal confidences have no order, so each of them counts as right as often as they are together: no result depends on
-the order of the samples. Where all confidences differ, that changes nothing.
+Samples of equal confidence have no order. Each counts as right by their mean accuracy, so that no result depends on the
+order of the samples.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transmix.evaluation.accumulate import check_batch, finite_rows, gather_rows, top_classes
+from transmix.evaluation.accumulators import check_batch, confidence_and_hits, gather_rows
 
 BINS = 15
 """Equal bins of confidence, or of samples (Guo et al., ICML 2017)."""
@@ -24,12 +24,12 @@ class Confidences:
 
     Confidence is the highest softmax probability, in float32. A row with a non-finite logit makes every result nan.
 
-    Memory: 5 bytes a sample on the device, 0.25 MB for 50,000; on every process some 50 bytes a sample of all, once,
-    to sort them. The measures cannot be had from sums.
+    These measures cannot be computed from sums. Memory: 5 bytes a sample on the device, 0.25 MB for 50,000; about 50
+    bytes a sample of all processes while they are sorted, on every process.
 
     Args:
         num_classes: K.
-        device: Where the samples' numbers live, and where processes exchange them.
+        device: device of the samples' numbers, on which processes exchange them.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -40,12 +40,12 @@ class Confidences:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
         check_batch(logits, labels, self.num_classes)
-        confidence = logits.float().softmax(dim=1).amax(dim=1)
-        self.confidence.append(confidence.masked_fill(~finite_rows(logits), torch.nan))
-        self.hits.append(top_classes(logits)[:, 0] == labels)
+        confidence, hits = confidence_and_hits(logits, labels)
+        self.confidence.append(confidence)
+        self.hits.append(hits)
 
     def gathered(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give confidence (N,) float32 and hits (N,) bool of all processes; every process must call it."""
+        """Return confidence (N,) float32 and hits (N,) bool of all processes. Every process must call it."""
         confidence = torch.cat([*self.confidence, torch.empty(0, device=self.device)])
         hits = torch.cat([*self.hits, torch.empty(0, dtype=torch.bool, device=self.device)])
         return gather_rows(confidence).cpu().numpy(), gather_rows(hits.to(torch.uint8)).cpu().numpy().astype(bool)
@@ -74,7 +74,7 @@ def ascending(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def equal_width(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Say where bins ((m-1)/M, m/M] begin in N sorted confidences: (M,) int64."""
+    """Return where bins ((m-1)/M, m/M] begin in N sorted confidences: (M,) int64."""
     edges = torch.linspace(0, 1, bins + 1)[:-1].numpy()  # float32, as in `CalibrationError`
     starts = np.searchsorted(confidence, edges, side="right")
     starts[0] = 0
@@ -82,12 +82,12 @@ def equal_width(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 
 def equal_mass(samples: int, bins: int = BINS) -> np.ndarray:
-    """Say where M bins of equally many samples begin, as nearly as N allows: (M,) int64."""
+    """Return where M bins of equal size begin, as nearly as N allows: (M,) int64."""
     return np.arange(bins) * samples // bins
 
 
 def equal_count(samples: int, count: int = SAMPLES_A_BIN) -> np.ndarray:
-    """Say where bins of `count` samples begin, the last of which also takes the rest."""
+    """Return where bins of `count` samples begin; the last bin also takes the rest."""
     return np.arange(max(1, samples // count)) * count
 
 
@@ -122,10 +122,10 @@ def root_mean_square_gap(share: np.ndarray, gap: np.ndarray) -> float:
 
 
 def published_rms(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Give the RMS calibration error as the published code computes it, for comparison with published numbers.
+    """Return the RMS calibration error as the published code computes it, for comparison with published numbers.
 
-    calibration_tools.py of hendrycks/natural-adv-examples leaves the last bin out of the sum, that of the most
-    confident 100 to 199 samples, whose share is counted all the same. Nan with fewer than two bins.
+    calibration_tools.py of hendrycks/natural-adv-examples leaves the last bin (the most confident 100 to 199 samples)
+    out of the sum, but still divides by all samples. Nan with fewer than two bins.
     """
     share, gap = gaps(confidence, right, equal_count(len(right)))
     return root_mean_square_gap(share[:-1], gap[:-1]) if len(gap) > 1 else float("nan")

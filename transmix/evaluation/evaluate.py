@@ -9,11 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from transmix.attention.eval_mode import eval_mode
 from transmix.distributed import is_part
-from transmix.evaluation.accumulate import sum_over_ranks
-from transmix.evaluation.accuracy import Accuracy
-from transmix.evaluation.calibration import CalibrationError
-from transmix.evaluation.confusion import Confusion
-from transmix.evaluation.loss import CrossEntropy
+from transmix.evaluation.accumulators import Accuracy, CalibrationError, Confusion, CrossEntropy, sum_over_ranks
 from transmix.evaluation.metrics import added_metrics
 
 

@@ -55,7 +55,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Weighed:
+class PairLabels:
     """What n pairs weigh by each rule, and what is seen of the foreground of their images.
 
     Attributes:
@@ -139,7 +139,7 @@ def seen_size(opened: OpenedModel) -> tuple[int, int]:
 
 def weigh(
     opened: OpenedModel, split: Split, masks: Masks, pairs: Sequence[Pair], rules: Mapping[str, Rule] = RULES
-) -> Weighed:
+) -> PairLabels:
     """Mix each pair, run the model in evaluation mode, and weigh the labels by each rule.
 
     Under several processes each takes its share, and all get the whole.
@@ -189,7 +189,7 @@ def weigh(
     found = torch.cat([theirs["rows"] for theirs in gather({"rows": mine}, opened.world)])
     table = found[found[:, 0].argsort()].numpy()
     by_rule = dict(zip(rules, table[:, 6:].T, strict=True))
-    return Weighed(table[:, 0].astype(np.int64), by_rule, table[:, 1], table[:, 2:4], table[:, 4:6])
+    return PairLabels(table[:, 0].astype(np.int64), by_rule, table[:, 1], table[:, 2:4], table[:, 4:6])
 
 
 def label_truth(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, float | list | str]]:

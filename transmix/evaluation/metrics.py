@@ -15,7 +15,7 @@ from transmix import plugins
 
 
 class Accumulator(Protocol):
-    """Sums over batches, in tensors on the device; see `transmix.evaluation.accumulate`."""
+    """Sums over batches, in tensors on the device; see `transmix.evaluation.accumulators`."""
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1; nothing is read back."""

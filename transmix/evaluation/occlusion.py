@@ -21,10 +21,9 @@ from torch.nn import functional as F
 from transmix.attention import AttentionError, AttentionReader
 from transmix.attention.find import unwrap
 from transmix.data.dataset import ImageData
-from transmix.data.seeding import derive_seed
-from transmix.evaluation.accumulate import sum_over_ranks
-from transmix.evaluation.accuracy import Accuracy
+from transmix.evaluation.accumulators import Accuracy, sum_over_ranks, top1
 from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.shuffle import random_order
 from transmix.evaluation.suites import Settings, Value
 from transmix.recipes import RecipeError
 
@@ -57,7 +56,7 @@ def _measure(
     with _reader(opened.model) if readable else nullcontext() as reader:
         for pixels, labels, index in opened.batches(data.val, "occlusion"):
             clean = opened.logits(pixels)
-            orders = {"random": random_order(index, patches, settings.suite_seed).to(opened.device)}
+            orders = {"random": random_order(index, patches, settings.suite_seed, "occlusion").to(opened.device)}
             if reader is not None:
                 attention = reader.take().row
                 orders["salient"] = attention.argsort(dim=1, descending=True, stable=True)
@@ -72,21 +71,12 @@ def _measure(
     yield "saliency", saliency
     yield "ratios", list(settings.occlusion_ratios)
     for way in ways:
-        yield way, [dict(sum_over_ranks(score).compute())["top1"] for score in scores[way]]
+        yield way, [top1(score) for score in scores[way]]
 
 
 def drop_count(ratio: float, patches: int) -> int:
     """Return floor(ratio * patches), where 0.7 of 10 is 7 whatever the last bit of 0.7."""
     return int(ratio * patches + 1e-9)
-
-
-def random_order(index: Tensor, patches: int, seed: int) -> Tensor:
-    """Return the order in which each image loses its patches, (b, P) int64; it follows from (seed, index) alone."""
-    orders = [
-        np.random.Generator(np.random.Philox(derive_seed(seed, "occlusion", image))).permutation(patches)
-        for image in index.tolist()
-    ]
-    return torch.from_numpy(np.stack(orders))
 
 
 def drop(pixels: Tensor, patches: Tensor, grid: tuple[int, int], fill: Tensor) -> Tensor:

@@ -7,9 +7,7 @@ import numpy as np
 import torch
 
 from transmix.data.dataset import DataError, ImageData, Split, listing
-from transmix.evaluation.accumulate import sum_over_ranks
-from transmix.evaluation.accuracy import Accuracy
-from transmix.evaluation.calibration import CalibrationError
+from transmix.evaluation.accumulators import Accuracy, CalibrationError, sum_over_ranks, top1
 from transmix.evaluation.confidence import Confidences
 from transmix.evaluation.corruptions import corruption_errors, holds_corruptions, open_corruptions, read_baseline
 from transmix.evaluation.opened import OpenedModel, part_of
@@ -78,7 +76,7 @@ def _corrupted(opened: OpenedModel, folders: Mapping[str, list[ShiftedFolder]], 
             accuracy = Accuracy(len(opened.classes), opened.device)
             for logits, labels in _restricted(opened, folder.read(), folder):
                 accuracy.update(logits, labels)
-            errors[corruption].append(1 - dict(sum_over_ranks(accuracy).compute())["top1"])
+            errors[corruption].append(1 - top1(accuracy))
         yield corruption, errors[corruption]
     ces = corruption_errors(errors, baseline)
     yield from ((f"CE_{corruption}", value) for corruption, value in ces.items())

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from transmix.data.dataset import ImageData
 from transmix.data.seeding import derive_seed
-from transmix.evaluation.accumulate import sum_over_ranks
-from transmix.evaluation.accuracy import Accuracy
+from transmix.evaluation.accumulators import Accuracy, sum_over_ranks, top1
 from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings, Value
 from transmix.recipes import RecipeError
@@ -40,18 +39,17 @@ def _measure(opened: OpenedModel, data: ImageData, grids: tuple[int, ...], seed:
     scores = [Accuracy(len(opened.classes), opened.device) for _ in grids]
     for pixels, labels, index in opened.batches(data.val, "shuffle"):
         for score, grid in zip(scores, grids, strict=True):
-            order = random_places(index, grid, seed).to(opened.device)
+            order = random_order(index, grid * grid, seed, "shuffle", grid).to(opened.device)
             score.update(opened.logits(shuffled(pixels, order, grid)), labels)
     yield "images", int(sum_over_ranks(scores[0]).count)
     yield "grids", list(grids)
-    yield "top1", [dict(sum_over_ranks(score).compute())["top1"] for score in scores]
+    yield "top1", [top1(score) for score in scores]
 
 
-def random_places(index: Tensor, grid: int, seed: int) -> Tensor:
-    """Return a permutation of grid * grid patches for each image, (b, P) int64, by (seed, grid, index) alone."""
+def random_order(index: Tensor, patches: int, *key: int | str) -> Tensor:
+    """Return a random order of P patches for each image, (b, P) int64; it follows from the key and the index alone."""
     orders = [
-        np.random.Generator(np.random.Philox(derive_seed(seed, "shuffle", grid, image))).permutation(grid * grid)
-        for image in index.tolist()
+        np.random.Generator(np.random.Philox(derive_seed(*key, image))).permutation(patches) for image in index.tolist()
     ]
     return torch.from_numpy(np.stack(orders))
 

@@ -1,15 +1,14 @@
-"""Temperature scaling: the one number that logits are divided by to make the model's confidence fit."""
+"""Temperature scaling: the number by which logits are divided so that the model's confidence fits its accuracy."""
 
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from transmix.evaluation.accumulate import check_batch, sum_dtype
+from transmix.evaluation.accumulators import check_batch, sum_dtype, sum_tensor
 
 COLDEST, HOTTEST = 0.01, 100.0
-"""Temperatures are looked for between these: where every answer is right, the colder the better without end."""
+"""Limits of the search: where every answer is right, there is no best temperature, since colder is always better."""
 
 
 class Temperature:
@@ -17,14 +16,14 @@ class Temperature:
 
         T = argmin over T of mean over samples of (log sum_k exp(z_k / T) - z_label / T)
 
-    Memory: the logits are kept on the device, 4 * K bytes a sample; 100 MB for 25,000 samples of 1,000 classes, shared
-    out over the processes.
+    Memory: 4 * K bytes a sample on the device, because it keeps the logits; 100 MB for 25,000 samples of 1,000 classes,
+    divided over the processes.
 
     Source: Guo et al., On Calibration of Modern Neural Networks (ICML 2017, arXiv 1706.04599), section 4.2.
 
     Args:
         num_classes: K.
-        device: Where the logits live.
+        device: device of the logits.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -39,9 +38,10 @@ class Temperature:
     def fit(self) -> float:
         """Return T between 0.01 and 100; nan if a logit is not finite or there is no sample.
 
-        Every process must call it, one that has no sample too. The loss is convex in 1 / T: Newton's steps, or halving
-        the bracket where a step would leave it, until the slope's sign is known to the last digits.
+        Every process must call it, also one without samples.
         """
+        # The loss is convex in 1 / T: take Newton's steps, or halve the bracket where a step would leave it, until the
+        # sign of the slope is known to the last digits.
         low, high = 1 / HOTTEST, 1 / COLDEST
         inverse = 1.0
         if not all(map(math.isfinite, self.loss(1.0))):
@@ -76,7 +76,6 @@ class Temperature:
             nats = scaled.logsumexp(dim=1) - inverse * own
             ones = torch.ones_like(own)
             sums += torch.stack([nats, mean - own, spread, ones]).sum(dim=1)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
+        sum_tensor(sums)
         loss, slope, curvature = (sums[:3] / sums[3]).tolist()
         return loss, slope, curvature

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from transmix.distributed import World, average
-from transmix.evaluation.accumulate import sum_dtype
+from transmix.evaluation.accumulators import sum_dtype
 from transmix.mixing import Mixed
 from transmix.transmix import label_shift
 
