@@ -27,7 +27,6 @@ MIRRORS = {
     ("transmix/mixing/mixer.py", "__init__"),  # Mixer, timm's parameters
     ("transmix/integrations/timm.py", "__init__"),  # timm's Mixup
     ("transmix/attention/row.py", "weights_of_sdpa"),  # torch's scaled_dot_product_attention
-    ("transmix/attention/row.py", "weights_of_multi_head_attention"),  # torch's multi_head_attention_forward
 }
 """Functions whose parameters are those of somebody else's."""
 

@@ -1,4 +1,4 @@
-"""Losses and accuracy of a mixed batch: logits and what mixing made, in; a number, out."""
+"""Losses and accuracy of a mixed batch, from logits and a `Mixed`."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 class MixedCrossEntropy:
-    """Cross-entropy against a mixed label, weighed PER SAMPLE, without building a (B, K) target.
+    """Compute the cross-entropy against mixed labels, weighed PER SAMPLE, without building a (B, K) target.
 
         loss_i = lam_i * CE(logits_i, own label) + (1 - lam_i) * CE(logits_i, partner's label)
 
@@ -28,8 +28,7 @@ class MixedCrossEntropy:
     """
 
     def __init__(self, smoothing: float = 0.0, reduction: str = "mean"):
-        self.smoothing = _check_smoothing(smoothing)
-        self.reduction = _check_reduction(reduction)
+        self.smoothing, self.reduction = _checked(smoothing, reduction)
 
     def __call__(self, logits: Tensor, mixed: Mixed) -> Tensor:
         """Return the loss: float64 for logits in float64, else float32.
@@ -49,7 +48,7 @@ class MixedCrossEntropy:
                 "one logit has a softmax of 1 whatever the model says: the loss would be 0 and train nothing. Use "
                 "MixedBCE with labels (B, 1) of a float type, or give the model two classes"
             )
-        logits = _in_full(logits)
+        logits = in_float(logits)
         if mixed.labels.is_floating_point():
             targets = mixed.targets(logits.shape[1], self.smoothing)
             per_sample = -(targets * logits.log_softmax(1)).sum(1)
@@ -81,9 +80,8 @@ class MixedBCE:
     """
 
     def __init__(self, smoothing: float = 0.0, threshold: float | None = None, reduction: str = "mean"):
-        self.smoothing = _check_smoothing(smoothing)
+        self.smoothing, self.reduction = _checked(smoothing, reduction)
         self.threshold = threshold
-        self.reduction = _check_reduction(reduction)
 
     def __call__(self, logits: Tensor, mixed: Mixed) -> Tensor:
         """Return the loss, in the type of `MixedCrossEntropy`'s; shapes and errors as there, one logit allowed.
@@ -93,7 +91,7 @@ class MixedBCE:
         _check_logits(logits, mixed)
         if logits.shape[1] == 1 and not mixed.labels.is_floating_point():
             raise ValueError("one logit needs labels (B, 1) of a float type, 1 for yes: pass labels[:, None].float()")
-        logits = _in_full(logits)
+        logits = in_float(logits)
         targets = mixed.targets(logits.shape[1], self.smoothing).to(logits.dtype)
         if self.threshold is not None:
             targets = targets.gt(self.threshold).to(logits.dtype)
@@ -146,7 +144,9 @@ def _reduce(per_sample: Tensor, reduction: str, weight: Tensor | None = None) ->
     return per_sample.mean() if weight is None else per_sample.sum() / weight.sum()
 
 
-def _in_full(logits: Tensor) -> Tensor:
+def in_float(logits: Tensor) -> Tensor:
+    """Return logits in float32, those in float64 as they are."""
+    # On the CPU autocast leaves log_softmax in bfloat16, whose eight bits are too few for a loss.
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -158,13 +158,9 @@ def _check_logits(logits: Tensor, mixed: Mixed) -> None:
         raise ValueError(f"logits must be ({len(mixed.labels)}, K), not {tuple(logits.shape)}")
 
 
-def _check_smoothing(smoothing: float) -> float:
+def _checked(smoothing: float, reduction: str) -> tuple[float, str]:
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must lie in [0, 1), not {smoothing}")
-    return smoothing
-
-
-def _check_reduction(reduction: str) -> str:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
-    return reduction
+    return smoothing, reduction

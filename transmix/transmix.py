@@ -152,14 +152,12 @@ class TransMix:
         if "logits" in needs and logits is None:
             raise ValueError(f"labels {self.name!r} look at the logits: tm.relabel(mixed, logits=logits)")
         evidence = self._from_before(mixed) if BEFORE & set(needs) else Evidence()
-        if "attention" in needs:
-            assert self.reader is not None
+        if self.reader is not None and "attention" in needs:
             self.attention = self.reader.take(mixed.images, rows)
             evidence = replace(evidence, attention=self.attention)
-        if "maps" in needs:
-            assert self.reader is not None
+        if self.reader is not None and "maps" in needs:
             evidence = replace(evidence, maps=torch.stack(attention_maps(self.reader.model, mixed.images), dim=1))
-        if "logits" in needs and logits is not None:
+        if logits is not None and "logits" in needs:
             evidence = replace(evidence, logits=logits.detach())
         # What another rule made of this batch is no part of it: rules compute from lam_area.
         fresh = replace(mixed, lam=mixed.lam_area, lam_partner=None, lam_evidence=None)

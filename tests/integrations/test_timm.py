@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from transmix import AttentionError, Mixed, MixedCrossEntropy, TransMix, TransMixWarning
+from transmix import AttentionError, Mixed, MixedCrossEntropy, Mixer, TransMix, TransMixWarning
 from transmix.integrations.timm import TransMixup
 
 timm_data, timm_loss, timm_task = (pytest.importorskip(f"timm.{part}") for part in ("data", "loss", "task"))
@@ -264,11 +264,13 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_every_parameter_arrives_at_the_mixer(make_model, name):
+    def state(mixer):
+        return {attribute: value for attribute, value in vars(mixer).items() if attribute != "generator"}
+
+    defaults = {other: inspect.signature(TransMixup).parameters[other].default for other in UNUSUAL}
     mixer = TransMixup(make_model(), **{name: UNUSUAL[name]}).transmix.mixer
-    assert getattr(mixer, name) == UNUSUAL[name]
-    others = {other: getattr(mixer, other) for other in UNUSUAL if other != name}
-    signature = inspect.signature(TransMixup).parameters
-    assert others == {other: signature[other].default for other in others}
+    assert state(mixer) == state(Mixer(**defaults | {name: UNUSUAL[name]}))
+    assert state(mixer) != state(Mixer(**defaults))
 
 
 def test_odd_batches_pass_and_images_are_not_modified(make_model):

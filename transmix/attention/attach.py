@@ -10,6 +10,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +20,13 @@ from transmix.attention.error import AttentionError
 
 
 class Row(NamedTuple):
-    """What one forward of the read module left.
+    """The record of one forward of the module that is read.
 
     Attributes:
         row: (B, P) float32, the class token's softmax over the patches.
         grid: (h, w) of the patches, where the model told.
         images: what the model was called with (an alias, no copy), if that was one tensor.
-        cut: what the module that cuts patches was given, likewise.
+        cut: the input of the module that cuts patches (an alias too).
         covers: (height, width) in pixels of `cut` that the patches cover.
     """
 
@@ -36,27 +37,34 @@ class Row(NamedTuple):
     covers: tuple[int, int] | None
 
 
+@dataclass(eq=False)
 class Reading:
-    """What the places of one reader share: switches, and the rows that forwards left.
+    """The state that the places of one reader share: settings, switches, and the rows that forwards left.
 
-    Traced code appends to `rows` and stores attributes; it reads none that changes from step to step, since
-    torch.compile would compile again for each value.
+    Attributes:
+        name: dotted name of the module that is read.
+        prefix_tokens: tokens before the patches, if known.
+        prefix_given: whether the user gave their number.
+        given_grid: (h, w) of the patches, if the user gave it.
+        tells_grid: whether the module that is read gets features with spatial axes.
+        training: read in training mode.
+        eval: read in eval mode.
+        active: whether a reader is attached.
     """
 
-    def __init__(
-        self,
-        name: str,
-        prefix_tokens: int | None,
-        prefix_given: bool,
-        given_grid: tuple[int, int] | None,
-        tells_grid: bool,
-    ):
-        self.name = name
-        self.prefix_tokens, self.prefix_given = prefix_tokens, prefix_given
-        self.given_grid = given_grid
-        self.tells_grid = tells_grid  # the module that is read is given features with spatial axes
-        self.active = False  # only a reader that is at work makes it so: a copied model (EMA) alone is not read
-        self.training = self.eval = False
+    name: str
+    prefix_tokens: int | None
+    prefix_given: bool
+    given_grid: tuple[int, int] | None
+    tells_grid: bool
+    training: bool
+    eval: bool
+    # Only a reader sets this: in a deep copy of the model alone (EMA) nobody reads, and rows would pile up.
+    active: bool = False
+
+    def __post_init__(self) -> None:
+        # Traced code appends to `rows` and stores attributes. It reads none that changes from step to step: dynamo
+        # guards on every attribute that it reads, and would compile again for each new value.
         self.forget()
         self.places: list[weakref.ref[Place]] = []
 
@@ -69,28 +77,25 @@ class Reading:
         self.covers: tuple[int, int] | None = None
         self.ran_unread = False
 
-    def modules(self) -> "list[tuple[nn.Module, Place]]":
-        """Return the modules that are still there, with their places."""
-        places = [place for ref in self.places if (place := ref()) is not None]
-        return [(place.module, place) for place in places]
+    def standing(self) -> "list[Place]":
+        """Return the places whose modules still exist."""
+        return [place for ref in self.places if (place := ref()) is not None]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Rows and images belong to this process and this model; places of a copy come with the copied modules.
-        kept = ("name", "prefix_tokens", "prefix_given", "given_grid", "tells_grid", "training", "eval")
-        return {name: getattr(self, name) for name in kept}
+        # Rows and images belong to this process and this model. The copied modules bring places of their own, which
+        # enter themselves (`Place.__setstate__`).
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "active"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.active, self.places = False, []
-        self.forget()
+        self.__init__(**state)
 
 
 class Place:
-    """Stands in for a module's forward and does `work` around it: work(place, *args, **kwargs) -> output."""
+    """Replace a module's forward by `work` around it: work(place, *args, **kwargs) -> output."""
 
     def __init__(self, module: nn.Module, reading: Reading, work: Callable[..., Any]):
         self.module, self.reading, self.work = module, reading, work
-        self.inner = module.__dict__.get("forward")  # somebody's own, kept
+        self.inner = module.__dict__.get("forward")  # another library may have replaced forward already: call that
         reading.places.append(weakref.ref(self))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -107,15 +112,15 @@ class Place:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        # Trainers choose a batch's columns by the names of a forward's arguments.
+        # Hugging Face's Trainer drops the columns of a batch that are no argument of the model's forward.
         return inspect.signature(self.inner or self.module.__class__.forward.__get__(self.module))
 
     @property
     def __code__(self) -> types.CodeType:
-        return type(self).__call__.__code__  # torch.export looks at where a forward is written down
+        return type(self).__call__.__code__  # torch.export reads the file and line of a forward from its code object
 
     def remove(self) -> None:
-        """Leave the module as it was; under somebody's wrapper that came later, do nothing from now on."""
+        """Restore the module's forward; if another library wrapped it since, stay inside and do nothing."""
         if self.module.__dict__.get("forward") is self:
             if self.inner is None:
                 del self.module.__dict__["forward"]
@@ -139,13 +144,15 @@ def attach(module: nn.Module, reading: Reading, work: Callable[..., Any]) -> Non
             raise AttentionError(
                 f"{reading.name!r} is being read by another AttentionReader: use that one, or detach it first"
             )
-        standing.remove()  # left over from the model that this is a copy of
+        standing.remove()  # a leftover: this module is a copy of one that is read
+    # Into the instance's dict, not as a hook or attribute: torch.compile silently ignores hooks put on after it
+    # compiled, but guards on "forward", and nn.Module.__setattr__ would register nothing of it.
     module.__dict__["forward"] = Place(module, reading, work)
 
 
 @contextmanager
 def readers_paused(model: nn.Module) -> Iterator[None]:
-    """Keep readers of a model from reading meanwhile: what they compute is not the model's."""
+    """Pause the readers of a model: the attention that they compute themselves is not the model's."""
     places = [place for module in model.modules() if isinstance(place := module.__dict__.get("forward"), Place)]
     active = [(place.reading, place.reading.active) for place in places]
     for reading, _ in active:
@@ -158,15 +165,14 @@ def readers_paused(model: nn.Module) -> Iterator[None]:
 
 
 def in_backward() -> bool:
-    """Whether this is the second forward that gradient checkpointing runs during backward."""
+    """Whether this is the second forward, which gradient checkpointing runs during backward: its row is dropped."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def allow_checkpointing_under_compile(model: nn.Module) -> None:
-    """Let torch.compile trace a record made inside a checkpointed region.
-
-    Without this it refuses to. With it, it makes the record in forward and not again in backward: what is wanted.
-    """
+    """Let torch.compile trace a row that is recorded inside a checkpointed region."""
+    # Dynamo refuses side effects (appending a row) in a region that backward runs again. With this flag it keeps them
+    # in forward and drops them in backward, where a second row of the same images would be wrong anyway.
     flags = ("grad_checkpointing", "gradient_checkpointing", "_checkpoint_wrapped_module")
     if any(getattr(module, flag, False) for module in model.modules() for flag in flags):
         config = importlib.import_module("torch._dynamo.config")

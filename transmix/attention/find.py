@@ -70,17 +70,12 @@ def unwrap(model: nn.Module) -> nn.Module:
                     "process per device, started with torchrun"
                 )
             model = model.module
-        elif (inner := _base_model(model)) is not None:
-            model = inner
         else:
-            return model
-
-
-def _base_model(model: nn.Module) -> nn.Module | None:
-    """Return the model that PEFT put its adapters into."""
-    get = getattr(model, "get_base_model", None)
-    inner = get() if callable(get) else None
-    return inner if isinstance(inner, nn.Module) and inner is not model else None
+            get_base = getattr(model, "get_base_model", None)  # of PEFT, which puts its adapters into that model
+            inner = get_base() if callable(get_base) else None
+            if not isinstance(inner, nn.Module) or inner is model:
+                return model
+            model = inner
 
 
 def find_class_attention(
@@ -107,19 +102,13 @@ def find_class_attention(
 
 
 def _known(model: nn.Module) -> ClassAttention:
-    found = (
-        _class_attention_head(model)
-        or _attention_pool(model)
-        or _hugging_face(model)
-        or _torchvision(model)
-        or _timm(model)
+    for look in (_class_attention_head, _attention_pool, _hugging_face, _torchvision, _timm):
+        if (found := look(model)) is not None:
+            return found
+    raise AttentionError(
+        f"{type(model).__name__} is not a model whose class attention is known. {_token_and_modules(model)}. "
+        f"{_unknown_remedy(model)}"
     )
-    if found is None:
-        raise AttentionError(
-            f"{type(model).__name__} is not a model whose class attention is known. {_token_and_modules(model)}. "
-            f"{_unknown_remedy(model)}"
-        )
-    return found
 
 
 def _class_attention_head(model: nn.Module) -> ClassAttention | None:
@@ -180,9 +169,7 @@ def _is_transformers(model: nn.Module) -> bool:
 
 def _why_not_in_transformers(model: nn.Module) -> str:
     token = _class_token(model)
-    found = (
-        "It has no class token" if token is None else f"It has a class token ({token}), which its logits may not use"
-    )
+    found = f"It has a class token ({token}), which its logits may not use" if token else "It has no class token"
     return (
         f"{type(model).__name__} is not known to predict from a class token. {found}. Of transformers, these are read: "
         f"ForImageClassification of ViT, DeiT, Dinov2, Dinov2WithRegisters, and Beit with use_mean_pooling=False. Use "
@@ -289,11 +276,8 @@ def _instead(model: nn.Module) -> str:
 def _token_and_modules(model: nn.Module) -> str:
     """Say what a model holds; name modules only where a class token is there that may look in them."""
     token = _class_token(model)
-    names = [
-        name
-        for name, module in model.named_modules()
-        if name and any(word in type(module).__name__.lower() for word in ("attention", "attn"))
-    ]
+    kinds = ((name, type(module).__name__.lower()) for name, module in model.named_modules() if name)
+    names = [name for name, kind in kinds if "attention" in kind or "attn" in kind]
     if not names:
         return "It holds no module that looks like attention"
     if token is None:
@@ -318,12 +302,8 @@ def _or_head(model: nn.Module) -> str:
 
 def _class_token(model: nn.Module) -> str | None:
     """Return the name of the parameter that looks like a class token."""
-    return next(
-        (
-            name
-            for name, weight in model.named_parameters()
-            if any(part in name.rpartition(".")[2].lower() for part in TOKEN_NAMES)
-            and weight.numel() == weight.shape[-1]  # one vector
-        ),
-        None,
-    )
+    for name, weight in model.named_parameters():
+        is_vector = weight.numel() == weight.shape[-1]
+        if is_vector and any(part in name.rpartition(".")[2].lower() for part in TOKEN_NAMES):
+            return name
+    return None

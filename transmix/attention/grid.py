@@ -13,13 +13,9 @@ from transmix.attention.head import ClassAttentionHead
 def cutter_of(embedding: nn.Module) -> nn.Module:
     """Return the convolution in a patch embedding that cuts the patches, or the module itself."""
     convolution, patch = getattr(embedding, "proj", None), getattr(embedding, "patch_size", None)
-    if not isinstance(convolution, nn.Conv2d) or patch is None:
-        return embedding
-    return (
-        convolution
-        if convolution.kernel_size == ((patch, patch) if isinstance(patch, int) else tuple(patch))
-        else embedding
-    )
+    size = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
+    # Sizes can differ where the embedding resizes its kernel to the image (FlexiViT): then it tells the grid itself.
+    return convolution if isinstance(convolution, nn.Conv2d) and convolution.kernel_size == size else embedding
 
 
 def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:

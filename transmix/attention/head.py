@@ -2,7 +2,7 @@
 
 import copy
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -143,11 +143,15 @@ def with_class_attention(model: nn.Module, *, heads: int | None = None, mlp_rati
     reason = why_no_head(model)
     if reason is not None:
         raise AttentionError(reason)
-    if not _is_timms(model):
-        return _in_torchvision(model, heads, mlp_ratio)
-    model.class_attention = ClassAttentionHead(model.num_features, heads, mlp_ratio)  # type: ignore[arg-type]
-    _follow(model.class_attention, model)
-    model.__class__ = _with_head(type(model))
+    weight, one = next(model.parameters()), cast(Any, model)
+    if _is_timms(model):
+        one.class_attention = head = ClassAttentionHead(one.num_features, heads, mlp_ratio)
+        # A subclass, made on the fly, and not a wrapper: names of weights, parameter groups and `isinstance` stay.
+        model.__class__ = _with_head(type(model))
+    else:
+        width = cast(nn.Linear, _classifier(one)).in_features
+        one.avgpool = head = ClassAttentionHead(width, heads, mlp_ratio, keep_axes=True)
+    head.to(weight.device, weight.dtype).train(model.training)
     return model
 
 
@@ -269,15 +273,3 @@ def _classifier(model: Any) -> nn.Linear | None:
     modules = list(model.modules())
     after = modules[modules.index(model.avgpool) :]
     return next((module for module in after if isinstance(module, nn.Linear)), None)
-
-
-def _in_torchvision(model: Any, heads: int | None, mlp_ratio: float) -> nn.Module:
-    model.avgpool = ClassAttentionHead(_classifier(model).in_features, heads, mlp_ratio, keep_axes=True)  # type: ignore[union-attr]
-    _follow(model.avgpool, model)
-    return model
-
-
-def _follow(head: nn.Module, model: nn.Module) -> None:
-    """Bring the head to the model's device, type and mode."""
-    weight = next(model.parameters())
-    head.to(weight.device, weight.dtype).train(model.training)

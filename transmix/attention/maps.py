@@ -43,8 +43,9 @@ def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterabl
     """
     bare = unwrap(model)
     maps = _Maps(len(images))
-    hooks = [module.register_forward_pre_hook(maps.enter) for module in bare.modules()]
-    hooks += [module.register_forward_hook(maps.leave, always_call=True) for module in bare.modules()]
+    over_channels = [module for module in bare.modules() if type(module).__name__ in CHANNEL_ATTENTION]
+    hooks = [module.register_forward_pre_hook(lambda *_: maps.inside.append(1)) for module in over_channels]
+    hooks += [module.register_forward_hook(lambda *_: maps.inside.pop(), always_call=True) for module in over_channels]
     try:
         with eval_mode(bare), readers_paused(bare), torch.no_grad(), torch.compiler.set_stance("force_eager"), maps:
             bare(images)
@@ -75,18 +76,12 @@ class _Maps(TorchFunctionMode):
         super().__init__()
         self.batch = batch
         self.kept: list[Tensor] = []
-        self.running: list[str] = []  # the modules whose forward is running, outermost first
-
-    def enter(self, module: nn.Module, *_: Any) -> None:
-        self.running.append(type(module).__name__)
-
-    def leave(self, *_: Any) -> None:
-        self.running.pop()
+        self.inside: list[int] = []  # one entry for each module over channels whose forward is running
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if self.running and self.running[-1] not in CHANNEL_ATTENTION:
+        if not self.inside:
             weights = None
             if func in FUSED and (args[0] if args else kwargs["query"]).ndim == RANK[func]:
                 weights = FUSED[func](*args, **kwargs)

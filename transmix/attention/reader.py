@@ -40,6 +40,13 @@ class Attention(NamedTuple):
     extent: tuple[int, int]
 
 
+def _switch(name: str, text: str) -> property:
+    # Traced code reads the switch from `Reading`, so the reader holds no second copy of it.
+    return property(
+        lambda self: getattr(self._reading, name), lambda self, on: setattr(self._reading, name, on), doc=text
+    )
+
+
 class AttentionReader:
     """Reads the class token's attention over the patches, with fused attention left on.
 
@@ -79,14 +86,10 @@ class AttentionReader:
         found, part = _as_known(bare, find_class_attention(bare, module, prefix_tokens), prefix_tokens)
         self.name = found.name
         tells_grid = found.grid_from is found.module
-        self._reading = Reading(found.name, found.prefix_tokens, prefix_tokens is not None, grid, tells_grid)
-        self._reading.active, self._reading.training, self._reading.eval = True, training, eval
-        self._checked: dict[tuple, str] = {}
+        known = found.name, found.prefix_tokens, prefix_tokens is not None
+        self._reading = Reading(*known, grid, tells_grid, training, eval, active=True)
         self._stride = stride_of(bare, found.name)
-        self._handed: list[weakref.ref[Tensor]] = []
-        self._dropped: list[weakref.ref[Tensor]] = []
-        self._taken: weakref.ref[Tensor] | None = None
-        self._last_grid: tuple[int, int] | None = None
+        self._forget_batches()
         cutter = found.grid_from and cutter_of(found.grid_from)
         places = [(found.module, read_row), (cutter, note_grid), (found.size_from, note_size), (bare, note_images)]
         places += [] if part is bare else [(part, note_part)]
@@ -99,6 +102,16 @@ class AttentionReader:
             raise
         allow_checkpointing_under_compile(bare)
 
+    def _forget_batches(self) -> None:
+        # Weak references: a batch must not stay in memory because a message may one day name it.
+        self._handed: list[weakref.ref[Tensor]] = []
+        self._dropped: list[weakref.ref[Tensor]] = []
+        self._taken: weakref.ref[Tensor] | None = None
+        self._last_grid: tuple[int, int] | None = None
+        # What became of images of one shape on their way into the model. Comparing pixels waits for the device, so it
+        # happens once for each shape; the code between is the same at every step.
+        self._checked: dict[tuple, str] = {}
+
     @property
     def attention(self) -> Tensor:
         """(B, P) float32: the softmax row of the last forward, mean over heads; sums to at most 1.
@@ -108,7 +121,7 @@ class AttentionReader:
         """
         if not self._reading.rows:
             raise AttentionError(self._why_nothing(None))
-        # A copy: with CUDA graphs the next forward writes into the same memory.
+        # A copy: under mode="reduce-overhead" (CUDA graphs) the next forward writes into the same memory.
         return self._reading.rows[-1].row.clone()
 
     @property
@@ -120,23 +133,8 @@ class AttentionReader:
         """
         return self._as_attention(self._reading.rows[-1], None).grid if self._reading.rows else self._last_grid
 
-    @property
-    def training(self) -> bool:
-        """Whether forwards in training mode are read."""
-        return self._reading.training
-
-    @training.setter
-    def training(self, on: bool) -> None:
-        self._reading.training = on
-
-    @property
-    def eval(self) -> bool:
-        """Whether forwards in eval mode are read."""
-        return self._reading.eval
-
-    @eval.setter
-    def eval(self, on: bool) -> None:
-        self._reading.eval = on
+    training = _switch("training", "Whether forwards in training mode are read.")
+    eval = _switch("eval", "Whether forwards in eval mode are read.")
 
     @property
     def model(self) -> nn.Module:
@@ -145,10 +143,10 @@ class AttentionReader:
         Raises:
             AttentionError: it is gone, or this is a copy that was made without it.
         """
-        found = [module for module, place in self._reading.modules() if place.work is note_images]
-        if not found:
-            raise AttentionError(self._why_nothing(None))
-        return found[0]
+        for place in self._reading.standing():
+            if place.work is note_images:
+                return place.module
+        raise AttentionError(self._why_nothing(None))
 
     def take(self, images: Tensor | None = None, rows: slice | None = None) -> Attention:
         """Return the attention over a batch of images and forget it, so that no other batch can be given it.
@@ -168,7 +166,7 @@ class AttentionReader:
         if not kept:
             raise AttentionError(self._why_nothing(images))
         index = len(kept) - 1 if images is None else self._index_of(images, rows)
-        # By index: torch.compile may trace this, and then compares no tensors.
+        # By index and not by `kept.remove`: that compares rows, and under torch.compile tensors cannot be compared.
         found = kept[index]
         taken = self._as_attention(found, images, rows)
         del kept[index]
@@ -194,12 +192,15 @@ class AttentionReader:
         fitting = [
             index
             for index, row in enumerate(kept)
-            if (len(row.row) if rows is None else len(range(*rows.indices(len(row.row))))) == len(images)
-            and not any(same_view(ref(), row.images) or same_view(ref(), row.cut) for ref in self._handed)
+            if len(range(len(row.row))[rows or slice(None)]) == len(images) and not self._was_handed(row)
         ]
         if len(fitting) != 1:
             raise AttentionError(self._why_none_fits(images, rows, len(fitting)))
         return fitting[0]
+
+    def _was_handed(self, row: Row) -> bool:
+        """Whether a row is of images that were handed to `mix`, as they were before mixing."""
+        return any(same_view(ref(), images) for ref in self._handed for images in (row.images, row.cut))
 
     def _as_attention(self, found: Row, images: Tensor | None, rows: slice | None = None) -> Attention:
         """Check that a row's patches lie on the images as they seem to, and say where."""
@@ -258,35 +259,36 @@ class AttentionReader:
         reading.forget()
 
     def _why_nothing(self, images: Tensor | None) -> str:
-        modules = dict(self._reading.modules())
-        if not modules:
+        if not self._reading.standing():
             return (
                 "no attention was recorded: the model that is read is gone, or this is a copy that was made without "
                 "it. Copy both in one call, copy.deepcopy((model, tm)), or make a new one for the model in training"
             )
         if not self._reading.active:
-            return f"no attention was recorded in {self.name!r}: the reader is detached"
-        if images is not None and self._taken is not None and same_view(self._taken(), images):
-            return (
-                f"no attention was recorded in {self.name!r}: that of these images was taken already. Relabel a batch "
-                f"once, and pass on what that returns: mixed = tm.relabel(mixed)"
+            why = "the reader is detached"
+        elif images is not None and self._taken is not None and same_view(self._taken(), images):
+            why = (
+                "that of these images was taken already. Relabel a batch once, and pass on what that returns: "
+                "mixed = tm.relabel(mixed)"
             )
-        if images is not None and any(same_view(ref(), images) for ref in self._dropped):
-            return (
-                f"no attention was recorded in {self.name!r}: another batch was mixed since the forward on this one, "
-                f"and mixing drops what came before. Call mixed = tm.relabel(mixed) right after model(mixed.images)"
+        elif images is not None and any(same_view(ref(), images) for ref in self._dropped):
+            why = (
+                "another batch was mixed since the forward on this one, and mixing drops what came before. Call "
+                "mixed = tm.relabel(mixed) right after model(mixed.images)"
             )
-        if self._reading.ran_unread:
-            is_on, remedy = ("eval", "model.train()") if self.training else ("training", "model.eval()")
-            also = "; if this part is meant to stay in eval mode (frozen), set tm.reader.eval = True"
-            return (
-                f"no attention was recorded in {self.name!r}: it ran in {is_on} mode, in which it is not read. Call "
-                f"{remedy} first{also if self.training else ''}"
+        elif self._reading.ran_unread and self.training:
+            why = (
+                "it ran in eval mode, in which it is not read. Call model.train() first; if this part is meant to stay "
+                "in eval mode (frozen), set tm.reader.eval = True"
             )
-        return (
-            f"no attention was recorded in {self.name!r}: it has not run since. Call the model that is read, not a "
-            f"copy such as its EMA, on these images first: logits = model(mixed.images)"
-        )
+        elif self._reading.ran_unread:
+            why = "it ran in training mode, in which it is not read. Call model.eval() first"
+        else:
+            why = (
+                "it has not run since. Call the model that is read, not a copy such as its EMA, on these images first: "
+                "logits = model(mixed.images)"
+            )
+        return f"no attention was recorded in {self.name!r}: {why}"
 
     def _why_none_fits(self, images: Tensor, rows: slice | None, fitting: int) -> str:
         kept = self._reading.rows
@@ -297,7 +299,7 @@ class AttentionReader:
                 f"{fitting} forwards of the model could be the one on this batch, and none was given mixed.images "
                 f"itself: run the others before mixing or after relabelling, or {remedy}, without a copy of them"
             )
-        if any(same_view(ref(), one) for ref in self._handed for row in kept for one in (row.images, row.cut)):
+        if any(map(self._was_handed, kept)):
             return (
                 f"the model ran on the images as they were before mixing, not on mixed.images: {remedy} (a forward on "
                 f"other images does no harm)"
@@ -313,19 +315,19 @@ class AttentionReader:
     def detach(self) -> None:
         """Leave the model as it was before; further forwards are not read. Calling it twice does no harm."""
         self._reading.active = False
-        for _, place in self._reading.modules():
+        for place in self._reading.standing():
             place.remove()
         self._reading.places.clear()
         self.clear()
 
     def __getstate__(self) -> dict[str, Any]:
+        # `active` goes along: a `Reading` that is copied with the model alone is inactive, one with its reader is not.
         return {"name": self.name, "_reading": self._reading, "active": self._reading.active, "_stride": self._stride}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.name, self._reading, self._stride = state["name"], state["_reading"], state["_stride"]
         self._reading.active = state["active"]
-        self._checked, self._handed, self._dropped = {}, [], []
-        self._taken = self._last_grid = None
+        self._forget_batches()
 
     def __enter__(self) -> "AttentionReader":
         return self

@@ -109,8 +109,8 @@ def _patch_columns(
 
 def note_grid(place: Place, *args: Any, **kwargs: Any) -> Any:
     """Around the module that cuts patches: note what it was given, and the grid that it made."""
-    seen = args[0] if args else next(iter(kwargs.values()))
-    if isinstance(place.module, ClassAttentionHead):  # which holds the module that is read: later is too late
+    seen = _first(args, kwargs)
+    if isinstance(place.module, ClassAttentionHead):  # it holds the module that is read: after `run` is too late
         place.reading.grid, place.reading.covers = grid_of(place.module, seen, None)
         return place.run(*args, **kwargs)
     output = place.run(*args, **kwargs)
@@ -123,7 +123,7 @@ def note_grid(place: Place, *args: Any, **kwargs: Any) -> Any:
 
 def note_size(place: Place, *args: Any, **kwargs: Any) -> Any:
     """Around a module that sees the images but does not cut the patches that are attended to."""
-    place.reading.cut = args[0] if args else next(iter(kwargs.values()))
+    place.reading.cut = _first(args, kwargs)
     return place.run(*args, **kwargs)
 
 
@@ -146,13 +146,14 @@ def note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
 
 def note_part(place: Place, *args: Any, **kwargs: Any) -> Any:
     """Around a known model within the whole one: note what it is given, unless more is told later."""
-    reading = place.reading
-    given = args[0] if args else next(iter(kwargs.values()))
-    reading.cut = given
-    alone = reading.images is None  # several images came into the whole, as into a siamese model
-    if alone:
-        reading.images = given
+    reading, whole = place.reading, place.reading.images
+    reading.cut = _first(args, kwargs)
+    if whole is None:  # the whole model was given several images, as a siamese model is
+        reading.images = reading.cut
     output = place.run(*args, **kwargs)
-    if alone:
-        reading.images = None
+    reading.images = whole
     return output
+
+
+def _first(args: tuple, kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()))

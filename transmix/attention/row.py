@@ -4,6 +4,7 @@ So q/k norms, rotary embeddings, masks, biases and scales are what the model use
 class token, it costs B * G * N * D multiplications.
 """
 
+import inspect
 import math
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from transmix.attention.error import AttentionError
+
+MULTI_HEAD_ARGUMENTS = tuple(inspect.signature(F.multi_head_attention_forward).parameters)
 
 
 def weights_of_sdpa(
@@ -39,6 +42,7 @@ def weights_of_sdpa(
         if queries == 1:
             raise AttentionError("attention is causal: the first token sees nothing but itself")
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    # Under autocast the product and the softmax would be in half precision, whose rows do not sum to 1.
     with torch.no_grad(), _without_autocast(query.device):
         asking, keys = query[:, :, :queries].detach().float(), key.detach().float()
         if enable_gqa:
@@ -50,65 +54,40 @@ def weights_of_sdpa(
         return scores.softmax(-1)
 
 
-def weights_of_multi_head_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    embed_dim_to_check: int,
-    num_heads: int,
-    in_proj_weight: Tensor | None,
-    in_proj_bias: Tensor | None,
-    bias_k: Tensor | None,
-    bias_v: Tensor | None,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    training: bool = True,
-    key_padding_mask: Tensor | None = None,
-    need_weights: bool = True,
-    attn_mask: Tensor | None = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None,
-    v_proj_weight: Tensor | None = None,
-    static_k: Tensor | None = None,
-    static_v: Tensor | None = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
-    *,
-    queries: int | None = None,
-) -> Tensor:
+def weights_of_multi_head_attention(*args: Any, queries: int | None = None, **kwargs: Any) -> Tensor:
     """Return what `weights_of_sdpa` does, for `nn.MultiheadAttention`.
 
-    Arguments are those of `torch.nn.functional.multi_head_attention_forward`: query (L, B, E), key (S, B, E). The
-    keys are projected once more, because the function keeps its own to itself.
+    Arguments are those of `torch.nn.functional.multi_head_attention_forward`: query (L, B, E), key (S, B, E).
 
     Raises:
         AttentionError: a variant that no vision model is known to use (bias_k, add_zero_attn, static keys, padding).
     """
-    if any(extra is not None for extra in (bias_k, static_k, key_padding_mask)) or add_zero_attn or query.ndim != 3:
+    given: dict[str, Any] = dict(zip(MULTI_HEAD_ARGUMENTS, args, strict=False)) | kwargs
+    query, key, heads, attn_mask = given["query"], given["key"], given["num_heads"], given.get("attn_mask")
+    unusual = any(given.get(name) is not None for name in ("bias_k", "static_k", "key_padding_mask"))
+    if unusual or given.get("add_zero_attn") or query.ndim != 3:
         raise AttentionError(
             "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or unbatched input "
             "cannot be read"
         )
     with torch.no_grad(), _without_autocast(query.device):
-        width = query.shape[-1]
-        weights = (q_proj_weight, k_proj_weight) if in_proj_weight is None else in_proj_weight.split(width)[:2]
-        biases = (None, None) if in_proj_bias is None else in_proj_bias.split(width)[:2]
-        projected = [
-            F.linear(tokens.float(), weight.float(), None if bias is None else bias.float())  # type: ignore
-            .unflatten(-1, (num_heads, -1))
+        width, weight, bias = query.shape[-1], given["in_proj_weight"], given["in_proj_bias"]
+        separate: Any = given.get("q_proj_weight"), given.get("k_proj_weight")
+        weights = separate if weight is None else weight.split(width)[:2]
+        biases = (None, None) if bias is None else bias.split(width)[:2]
+        # The function shows neither its queries nor its keys: project them once more, of the queries the wanted ones.
+        query_heads, key_heads = (
+            F.linear(tokens.float(), of_tokens.float(), None if shift is None else shift.float())
+            .unflatten(-1, (heads, -1))
             .permute(1, 2, 0, 3)
-            for tokens, weight, bias in zip((query[:queries], key), weights, biases, strict=True)
-        ]
+            for tokens, of_tokens, shift in zip((query[:queries], key), weights, biases, strict=True)
+        )
         if attn_mask is not None:
             attn_mask = attn_mask[..., :queries, :]
             if attn_mask.ndim == 3:
-                attn_mask = attn_mask.unflatten(0, (-1, num_heads))
+                attn_mask = attn_mask.unflatten(0, (-1, heads))
             if attn_mask.dtype == torch.bool:
                 attn_mask = ~attn_mask  # True means "may not look" there, "may look" in sdpa
-        query_heads, key_heads = projected
         return weights_of_sdpa(query_heads, key_heads, key_heads, attn_mask=attn_mask)
 
 

@@ -30,7 +30,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from transmix.losses import in_float
 from transmix.mixing.mixed import Mixed
+from transmix.mixing.mixer import Mixer
 from transmix.transmix import TransMix
 
 
@@ -103,23 +105,11 @@ class TransMixup:
         self.label_smoothing = label_smoothing
         self.num_classes = num_classes
         self.multi_label = multi_label
-        self.transmix = TransMix(
-            model,
-            smoothing=label_smoothing,
-            weight=weight,
-            downsample=downsample,
-            module=module,
-            prefix_tokens=prefix_tokens,
-            grid=grid,
-            mixup_alpha=mixup_alpha,
-            cutmix_alpha=cutmix_alpha,
-            cutmix_minmax=cutmix_minmax,
-            prob=prob,
-            switch_prob=switch_prob,
-            mode=mode,
-            correct_lam=correct_lam,
-            generator=generator,
-        )
+        switch = mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, mode, correct_lam  # in timm's order
+        mixer = Mixer(*switch, generator=generator)
+        label = {"smoothing": label_smoothing, "weight": weight, "downsample": downsample}
+        place = {"module": module, "prefix_tokens": prefix_tokens, "grid": grid}
+        self.transmix = TransMix(model, mixer=mixer, **label, **place)
         if criterion is None and multi_label:
             criterion = nn.BCEWithLogitsLoss()
         # Multi-label targets are smoothed as they come in, the others in the loss: nowhere twice.
@@ -189,5 +179,5 @@ class TransMixLoss(nn.Module):
         if self.criterion is None:
             return self.transmix.loss(logits, target)
         mixed = target if target.rule == "attention" else self.transmix.relabel(target)
-        full = logits if logits.dtype == torch.float64 else logits.float()  # on CPU, autocast leaves bfloat16
+        full = in_float(logits)
         return self.criterion(full, mixed.targets(logits.shape[1], self.smoothing).to(full.dtype))

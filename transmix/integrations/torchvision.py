@@ -37,27 +37,8 @@ from transmix.mixing.mixup import mixup
 UNSUPPORTED = (Image.Image, tv_tensors.BoundingBoxes, tv_tensors.KeyPoints, tv_tensors.Mask)
 
 
-class CutMix(Transform):
-    """Paste a box of each row's neighbour into it, one box for the batch; labels by area.
-
-    Row i takes its box from row i - 1 (the batch rolled by one), so batches must be shuffled.
-
-    Args:
-        alpha: the box leaves a share of about lam from Beta(alpha, alpha) of the image.
-        num_classes: K; not needed for labels that are (B, K) already, nor with `record`.
-        labels_getter: "default" (the second item; or, in a dict, the key "labels", else a key with "label" in it,
-            in any case), or a function of the whole input that returns the labels in it.
-        record: put a `Mixed` in the labels' place, for `TransMix.loss`. Its `images` are the mixed images; transforms
-            that come after do not reach them.
-
-    Raises:
-        ValueError: alpha not positive, or a labels_getter of another kind.
-
-    Example:
-        >>> images, labels = CutMix(num_classes=10)(torch.rand(4, 3, 32, 48), torch.arange(4))
-        >>> labels.shape
-        torch.Size([4, 10])
-    """
+class _BatchMix(Transform):
+    """The parts that `CutMix` and `MixUp` share: settings, checks, and finding images and labels in a batch."""
 
     def __init__(
         self,
@@ -68,10 +49,73 @@ class CutMix(Transform):
         record: bool = False,
     ):
         super().__init__()
-        self.alpha = check_alpha(alpha)
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha must be positive and finite, not {alpha}")
+        if labels_getter != "default" and not callable(labels_getter):
+            raise ValueError(f'labels_getter must be "default" or a function, not {labels_getter!r}')
+        self.alpha = float(alpha)
         self.num_classes = num_classes
         self.record = record
-        self.labels_getter = check_labels_getter(labels_getter)
+        self.labels_getter = labels_getter if callable(labels_getter) else find_labels
+
+    def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
+        """Mix a batch (B, C, H, W) as drawn."""
+        raise NotImplementedError
+
+    def forward(self, *inputs: Any) -> Any:
+        """Mix images and labels in any nesting of tuples, lists and dicts; return all else unchanged.
+
+        Images are `tv_tensors.Image` (B, C, H, W) and `Video` (B, T, C, H, W), else the first plain tensor.
+
+        Raises:
+            ValueError: no images or labels, shapes that do not fit, or PIL images, boxes, keypoints and masks.
+        """
+        batch = inputs[0] if len(inputs) == 1 else inputs
+        name = type(self).__name__
+        leaves, structure = tree_flatten(batch)
+        if unsupported := [type(leaf).__name__ for leaf in leaves if isinstance(leaf, UNSUPPORTED)]:
+            raise ValueError(f"{name} mixes batches of tensors; it does not support {unsupported[0]} in its input")
+        labels = check_labels(self.labels_getter(batch), self.num_classes, self.record)
+        labels_place = next((place for place, leaf in enumerate(leaves) if leaf is labels), None)
+        if labels_place is None:
+            raise ValueError("labels_getter must return a tensor that is part of the input, not a new one")
+        places = image_places(leaves, labels)
+        for place in places:
+            check_images(leaves[place], len(labels))
+        if not places or (self.record and (len(places) > 1 or leaves[places[0]].ndim != 4)):
+            wanted = "exactly one batch of images (B, C, H, W), for record=True" if self.record else "a batch of images"
+            raise ValueError(f"{name} found {len(places)} batches of images or videos in its input, and needs {wanted}")
+        params = self.make_params([leaves[place] for place in places])
+        weights = labels if labels.ndim == 1 or labels.is_floating_point() else labels.float()
+        for place in places:
+            whole = leaves[place].as_subclass(Tensor)
+            mixed = self.mix(whole.flatten(1, -3), weights, **params)  # a video's frames are so many channels
+            leaves[place] = like(mixed.images.view_as(whole) if whole.ndim == 5 else mixed.images, leaves[place])
+        leaves[labels_place] = mixed if self.record else soft_labels(mixed, self.num_classes)
+        return tree_unflatten(leaves, structure)
+
+
+class CutMix(_BatchMix):
+    """Paste a box of each row's neighbour into it, one box for the batch; labels by area.
+
+    Row i takes its box from row i - 1 (the batch rolled by one), so batches must be shuffled.
+
+    Args:
+        alpha: the box leaves a share of about lam from Beta(alpha, alpha) of the image.
+        num_classes: K; not needed for labels (B, K), nor with `record`.
+        labels_getter: "default" (the second item; or, in a dict, the key "labels", else a key with "label" in it,
+            in any case), or a function of the whole input that returns the labels in it.
+        record: put a `Mixed` in place of the labels, for `TransMix.loss`. Its `images` are the mixed images; later
+            transforms do not reach them.
+
+    Raises:
+        ValueError: alpha not positive, or a labels_getter of another kind.
+
+    Example:
+        >>> images, labels = CutMix(num_classes=10)(torch.rand(4, 3, 32, 48), torch.arange(4))
+        >>> labels.shape
+        torch.Size([4, 10])
+    """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the box for images (..., H, W) of one size."""
@@ -81,22 +125,12 @@ class CutMix(Transform):
         ((height, width),) = sizes
         return {"box": draw_box(draw_lam(self.alpha), height, width)}
 
-    def mix(self, images: Tensor, labels: Tensor, box: Box) -> Mixed:
+    def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
         """Mix a batch (B, C, H, W) as drawn."""
-        return cutmix(images, labels, box, neighbour(images))
-
-    def forward(self, *inputs: Any) -> Any:
-        """Mix what is images in any nesting of tuples, lists and dicts, and its labels; pass the rest through.
-
-        Images are `tv_tensors.Image` (B, C, H, W) and `Video` (B, T, C, H, W), else the first plain tensor.
-
-        Raises:
-            ValueError: no images or labels, shapes that do not fit, or PIL images, boxes, keypoints and masks.
-        """
-        return mix_batch(self, inputs)
+        return cutmix(images, labels, partner=neighbour(images), **params)
 
 
-class MixUp(Transform):
+class MixUp(_BatchMix):
     """Blend each row with its neighbour, images and labels alike, by one lam for the batch.
 
     Row i is blended with row i - 1 (the batch rolled by one), so batches must be shuffled. Bytes are rounded
@@ -112,58 +146,13 @@ class MixUp(Transform):
         ValueError: as in `CutMix`.
     """
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 1.0,
-        num_classes: int | None = None,
-        labels_getter: Callable[[Any], Any] | str = "default",
-        record: bool = False,
-    ):
-        super().__init__()
-        self.alpha = check_alpha(alpha)
-        self.num_classes = num_classes
-        self.record = record
-        self.labels_getter = check_labels_getter(labels_getter)
-
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw lam."""
         return {"lam": draw_lam(self.alpha)}
 
-    def mix(self, images: Tensor, labels: Tensor, lam: float) -> Mixed:
+    def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
         """Mix a batch (B, C, H, W) as drawn."""
-        return mixup(images, labels, lam, neighbour(images))
-
-    def forward(self, *inputs: Any) -> Any:
-        """Mix a batch; what is taken and refused as in `CutMix`."""
-        return mix_batch(self, inputs)
-
-
-def mix_batch(method: CutMix | MixUp, inputs: tuple[Any, ...]) -> Any:
-    """Return the inputs, one or several, with their images and labels mixed by one draw."""
-    batch = inputs[0] if len(inputs) == 1 else inputs
-    name = type(method).__name__
-    leaves, structure = tree_flatten(batch)
-    if unsupported := [type(leaf).__name__ for leaf in leaves if isinstance(leaf, UNSUPPORTED)]:
-        raise ValueError(f"{name} mixes batches of tensors; it does not support {unsupported[0]} in its input")
-    labels = check_labels(method.labels_getter(batch), method.num_classes, method.record)
-    labels_place = next((place for place, leaf in enumerate(leaves) if leaf is labels), None)
-    if labels_place is None:
-        raise ValueError("labels_getter must return a tensor that is part of the input, not a new one")
-    places = image_places(leaves, labels)
-    for place in places:
-        check_images(leaves[place], len(labels))
-    if not places or (method.record and (len(places) > 1 or leaves[places[0]].ndim != 4)):
-        wanted = "exactly one batch of images (B, C, H, W), for record=True" if method.record else "a batch of images"
-        raise ValueError(f"{name} found {len(places)} batches of images or videos in its input, and needs {wanted}")
-    params = method.make_params([leaves[place] for place in places])
-    weights = labels if labels.ndim == 1 or labels.is_floating_point() else labels.float()
-    for place in places:
-        whole = leaves[place].as_subclass(Tensor)
-        mixed = method.mix(whole.flatten(1, -3), weights, **params)  # a video's frames are so many channels
-        leaves[place] = like(mixed.images.view_as(whole) if whole.ndim == 5 else mixed.images, leaves[place])
-    leaves[labels_place] = mixed if method.record else soft_labels(mixed, method.num_classes)
-    return tree_unflatten(leaves, structure)
+        return mixup(images, labels, partner=neighbour(images), **params)
 
 
 def soft_labels(mixed: Mixed, num_classes: int | None) -> Tensor:
@@ -262,27 +251,3 @@ def check_labels(labels: Any, num_classes: int | None, record: bool) -> Tensor:
     if labels.ndim == 1 and num_classes is None and not record:
         raise ValueError("labels that are classes (B,) need num_classes")
     return labels
-
-
-def check_alpha(alpha: float) -> float:
-    """Return alpha as a float.
-
-    Raises:
-        ValueError: alpha is not positive, or infinite.
-    """
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be positive and finite, not {alpha}")
-    return float(alpha)
-
-
-def check_labels_getter(labels_getter: Callable[[Any], Any] | str) -> Callable[[Any], Any]:
-    """Return the function that finds the labels.
-
-    Raises:
-        ValueError: neither "default" nor a function.
-    """
-    if callable(labels_getter):
-        return labels_getter
-    if labels_getter != "default":
-        raise ValueError(f'labels_getter must be "default" or a function, not {labels_getter!r}')
-    return find_labels

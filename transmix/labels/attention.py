@@ -1,13 +1,12 @@
 """TransMix's labels: weighed by what the model's class token attends to in the mixed image."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from transmix.attention.grid import find_grid
-from transmix.labels.evidence import Evidence
+from transmix.labels.evidence import Evidence, weigh
 from transmix.labels.patches import DOWNSAMPLE, mask_on_patches
 from transmix.mixing.mixed import Mixed
 
@@ -84,16 +83,13 @@ def attention_labels(
     h, w = find_grid(attention.shape[1], height, width) if grid is None else grid
     if h * w != attention.shape[1]:
         raise ValueError(f"a grid of {h} x {w} has {h * w} patches, but attention has {attention.shape[1]}")
-    if mixed.mask is None:
-        return replace(mixed, lam=mixed.lam_area, lam_partner=None, rule="attention")
-    with torch.no_grad(), torch.autocast(attention.device.type, enabled=False):
-        attention = attention.detach().float()
-        pasted = mask_on_patches(mixed.mask, (h, w), downsample, extent).flatten(1)
-        lam_attention = (attention * (1 - pasted)).sum(1) / attention.sum(1)
-        lam = (weight * lam_attention + (1 - weight) * mixed.lam_area).clamp(0, 1)  # rounding may step outside
-        has_mask = mixed.mask.flatten(1).any(1)
-        lam, alone = (torch.where(has_mask, one, mixed.lam_area) for one in (lam, lam_attention))
-        return replace(mixed, lam=lam, lam_partner=None, lam_evidence=alone, rule="attention")
+
+    def lam_attention(mask: Tensor) -> Tensor:
+        row = attention.detach().float()
+        pasted = mask_on_patches(mask, (h, w), downsample, extent).flatten(1)
+        return (row * (1 - pasted)).sum(1) / row.sum(1)
+
+    return weigh(mixed, "attention", weight, lam_attention)
 
 
 def check_parameters(weight: float, downsample: str) -> None:

@@ -1,12 +1,12 @@
 """A null rule: attention that is always a Gaussian at the image's centre. It looks at no image."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from transmix.labels.evidence import Evidence
+from transmix.labels.evidence import Evidence, weigh
 from transmix.mixing.mixed import Mixed
 
 
@@ -40,16 +40,12 @@ class CentreLabels:
 
     def __call__(self, mixed: Mixed, evidence: Evidence) -> Mixed:
         """Weigh the labels by the prior."""
-        if mixed.mask is None:
-            return replace(mixed, lam=mixed.lam_area, lam_partner=None, rule="centre")
-        with torch.autocast(mixed.lam.device.type, enabled=False):
-            height, width = mixed.mask.shape[-2:]
-            prior = centre_prior(height, width, self.sigma, mixed.mask.device)
-            lam_centre = 1 - (prior * mixed.mask.float()).flatten(1).sum(1)
-            lam = (self.weight * lam_centre + (1 - self.weight) * mixed.lam_area).clamp(0, 1)
-            has_mask = mixed.mask.flatten(1).any(1)
-            lam, alone = (torch.where(has_mask, one, mixed.lam_area) for one in (lam, lam_centre.clamp(0, 1)))
-        return replace(mixed, lam=lam, lam_partner=None, lam_evidence=alone, rule="centre")
+
+        def lam_centre(mask: Tensor) -> Tensor:
+            prior = centre_prior(mask.shape[-2], mask.shape[-1], self.sigma, mask.device)
+            return (1 - (prior * mask.float()).flatten(1).sum(1)).clamp(0, 1)
+
+        return weigh(mixed, "centre", self.weight, lam_centre)
 
 
 def centre_prior(height: int, width: int, sigma: float, device: torch.device) -> Tensor:

@@ -1,8 +1,10 @@
-"""What a label rule may look at. A rule states what it needs; `TransMix` gets it for the rule."""
+"""The evidence that label rules use. A rule states what it needs; `TransMix` collects it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from transmix.attention.reader import Attention
@@ -10,17 +12,17 @@ from transmix.mixing.mixed import Mixed
 
 KINDS = {
     "attention": "the class token's attention in the mixed images",
-    "logits": "what the model said of the mixed images",
+    "logits": "the model's logits of the mixed images",
     "maps": "every block's whole attention in the mixed images, of a second forward without gradient",
     "clean": "the class token's attention in the images before mixing, of a forward without gradient in eval mode",
-    "foreground": "masks of the objects in the images before mixing, which the caller hands to `mix`",
+    "foreground": "masks of the objects in the images before mixing, which the caller passes to `mix`",
 }
-"""Name -> what it is: what a rule can name in `needs`, and then finds in `Evidence` under this name."""
+"""Name -> meaning, of the evidence that a rule can need: names for `needs`, and fields of `Evidence`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a rule asked for; the rest is None.
+    """The evidence that a rule needs; the rest is None.
 
     Attributes:
         attention: row (B, P) float32, grid (h, w), extent (height, width).
@@ -37,15 +39,38 @@ class Evidence:
     foreground: Tensor | None = None
 
 
+def weigh(mixed: Mixed, rule: str, weight: float, evidence: Callable[[Tensor], Tensor]) -> Mixed:
+    """Weigh the labels of the rows with a mask by evidence and area; the other rows keep their label.
+
+        lam = weight * evidence(mask) + (1 - weight) * lam_area
+
+    Args:
+        mixed: the batch.
+        rule: name for `Mixed.rule`.
+        weight: share of the evidence against area, in [0, 1].
+        evidence: mask (B or 1, H, W) -> (B,) float32, the row's own weight by the evidence alone. Called only if the
+            batch has a mask, without gradient and autocast.
+    """
+    if mixed.mask is None:
+        return replace(mixed, lam=mixed.lam_area, lam_partner=None, rule=rule)
+    # Labels take no gradient. Autocast would compute the sums in half precision, in which small weights vanish.
+    with torch.no_grad(), torch.autocast(mixed.lam.device.type, enabled=False):
+        alone = evidence(mixed.mask)
+        lam = (weight * alone + (1 - weight) * mixed.lam_area).clamp(0, 1)  # rounding may step outside
+        has_mask = mixed.mask.flatten(1).any(1)
+        lam, alone = (torch.where(has_mask, one, mixed.lam_area) for one in (lam, alone))
+        return replace(mixed, lam=lam, lam_partner=None, lam_evidence=alone, rule=rule)
+
+
 class Rule(Protocol):
     """A label rule: a frozen dataclass, whose fields are its settings. `RULES` lists those that have a name.
 
-    It computes from `lam_area` and the mask, never from `lam`, so that applying it twice changes nothing, and leaves
-    rows with an empty mask untouched.
+    A rule computes from `lam_area` and the mask, never from `lam`: applying it twice changes nothing. It leaves rows
+    with an empty mask as they are.
     """
 
     needs: ClassVar[tuple[str, ...]]
-    """Which of `KINDS` it looks at; () for none."""
+    """Names of the evidence it uses, from `KINDS`; () for none."""
 
     def __call__(self, mixed: Mixed, evidence: Evidence) -> Mixed:
         """Return the batch with other weights of the labels."""

@@ -1,11 +1,9 @@
 """A null rule: a straight line in the area. It looks at nothing; a rule that looks must beat it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from transmix.labels.evidence import Evidence
+from transmix.labels.evidence import Evidence, weigh
 from transmix.mixing.mixed import Mixed
 
 
@@ -32,8 +30,4 @@ class LineLabels:
 
     def __call__(self, mixed: Mixed, evidence: Evidence) -> Mixed:
         """Weigh the labels by the line."""
-        if mixed.mask is None:
-            return replace(mixed, lam=mixed.lam_area, lam_partner=None, rule="line")
-        has_mask = mixed.mask.flatten(1).any(1)
-        lam = torch.where(has_mask, 0.5 + self.slope * (mixed.lam_area - 0.5), mixed.lam_area)
-        return replace(mixed, lam=lam, lam_partner=None, lam_evidence=lam, rule="line")
+        return weigh(mixed, "line", 1.0, lambda mask: 0.5 + self.slope * (mixed.lam_area - 0.5))

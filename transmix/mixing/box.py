@@ -6,6 +6,8 @@ import random
 Box = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels, half-open: rows top..bottom-1, columns left..right-1."""
 
+EMPTY: Box = (0, 0, 0, 0)
+
 
 def box_area(box: Box) -> int:
     """Return the number of pixels in a box."""

@@ -2,14 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from transmix.mixing.box import Box, box_area, check_box, draw_box, draw_box_minmax
 from transmix.mixing.draw import Row, draw_beta
-from transmix.mixing.mixed import Mixed, check_batch, check_partner
+from transmix.mixing.mixed import Mixed, check_batch, check_partner, mix_pixels
 from transmix.mixing.pixels import boxes_mask, paste, per_row
 
 
@@ -78,10 +78,10 @@ def cutmix(images: Tensor, labels: Tensor, box: Box | Sequence[Box] | Tensor, pa
     height, width = images.shape[-2:]
     boxes = _as_boxes(box, len(images), height, width)
     sides = torch.tensor(boxes).to(images.device, non_blocking=True)
-    mask = boxes_mask(sides, height, width)
     lam = per_row([1 - box_area(b) / (height * width) for b in boxes], images)
-    pasted = paste(images, images, boxes, mask, partner)
-    return Mixed(pasted, labels, partner, lam, lam, mask, box=sides.expand(len(images), 4))
+    mask = boxes_mask(sides, height, width)
+    record = Mixed(images, labels, partner, lam, lam, mask, box=sides.expand(len(images), 4))
+    return replace(record, images=paste(images, boxes[0], partner) if len(boxes) == 1 else mix_pixels(record, images))
 
 
 def _as_boxes(box: Box | Sequence[Box] | Tensor, batch: int, height: int, width: int) -> list[Box]:

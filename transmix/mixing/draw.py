@@ -2,15 +2,15 @@
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from transmix.mixing.box import Box, box_area, check_box
-from transmix.mixing.mixed import Mixed, check_batch
-from transmix.mixing.pixels import blend, boxes_mask, move_box, on_mask, paste, per_row
+from transmix.mixing.box import EMPTY, Box, box_area, check_box
+from transmix.mixing.mixed import Mixed, check_batch, mix_pixels
+from transmix.mixing.pixels import blend, boxes_mask, paste, per_row
 
 
 class Shape(Protocol):
@@ -85,67 +85,68 @@ class Draw:
             )
         self._check()
         partner = torch.tensor(self.partner).to(images.device, non_blocking=True)
-        lam = per_row(self.lam, images)
-        shapes = self.shapes or (None,) * len(self.lam)
-        mixed, mask, box, source_box, blended = images, None, None, None, None
-        blends = [1.0 if b or shape else weight for weight, b, shape in zip(self.lam, self.boxes, shapes, strict=True)]
-        if any(weight < 1 for weight in blends):
-            blended = per_row(blends, images)
-            mixed = blend(images, blends[0] if len(blends) == 1 else blended, partner)
-        if any(self.boxes):
-            boxes = [b or (0, 0, 0, 0) for b in self.boxes]
-            sides = torch.tensor(boxes).to(images.device, non_blocking=True)
-            mask, box = boxes_mask(sides, self.height, self.width), sides.expand(len(images), 4)
-            if not any(self.source_boxes) and not any(shapes):
-                mixed = paste(mixed, images, boxes, mask, partner)
-        if any(self.source_boxes) or any(shapes):
-            theirs, source_box = self._theirs(images[partner], box)
-            mask = self._with_shapes(mask, shapes, images.device)
-            mixed = on_mask(mixed, theirs, mask)
-        moved = {"box": box, "source_box": source_box, "interpolation": self.interpolation}
-        mixed = images.clone() if mixed is images else mixed
-        return Mixed(mixed, labels, partner, lam, lam, mask, blend=blended, **moved)
+        weights = [1.0 if row.box or row.shape else row.lam for row in self.rows]
+        lam, blended = per_row(self.lam, images), per_row(weights, images) if min(weights) < 1 else None
+        box, source_box, mask = self._boxes(images.device)
+        if any(self.shapes):
+            mask = self._with_shapes(mask, images.device)
+        how = {"box": box, "source_box": source_box, "interpolation": self.interpolation}
+        record = Mixed(images, labels, partner, lam, lam, mask, blend=blended, **how)
+        if len(self.lam) > 1 or any(self.source_boxes) or any(self.shapes):
+            pixels = mix_pixels(record, images)
+        # One box, or one weight, for the whole batch is faster than the general way: nothing of (B, C, H, W) but the
+        # result is written, and a number goes to the device with the kernel.
+        elif self.boxes[0]:
+            pixels = paste(images, self.boxes[0], partner)
+        else:
+            pixels = blend(images, weights[0], partner) if weights[0] < 1 else images.clone()
+        return replace(record, images=pixels)
+
+    @property
+    def rows(self) -> list[Row]:
+        """One entry for the batch, or one per row."""
+        nothing = (None,) * len(self.lam)
+        columns = self.lam, self.boxes, self.source_boxes or nothing, self.shapes or nothing
+        return [Row(*row, interpolation=self.interpolation) for row in zip(*columns, strict=True)]
 
     def _check(self) -> None:
-        """Refuse numbers that pixels, mask and label would each take in another way."""
-        nothing = (None,) * len(self.lam)
-        rows = zip(self.lam, self.boxes, self.source_boxes or nothing, self.shapes or nothing, strict=True)
-        for lam, box, source, shape in rows:
+        """Refuse numbers that pixels, mask and label would each understand differently."""
+        for lam, box, source, shape, _ in self.rows:
             if not 0 <= lam <= 1:
                 raise ValueError(f"lam is a weight in [0, 1], not {lam}")
             if box is not None and shape is not None:
                 raise ValueError("a row has a box or another shape, not both")
-            if box is not None:
-                check_box(box, self.height, self.width)
-            if source is not None:
-                check_box(source, self.height, self.width)
-                if box is None or (box_area(box) and not box_area(source)):
-                    raise ValueError(f"source box {source} is empty, or there is no box that it goes to")
+            for one in (box, source):
+                if one is not None:
+                    check_box(one, self.height, self.width)
+            if source is not None and (box is None or (box_area(box) and not box_area(source))):
+                raise ValueError(f"source box {source} is empty, or there is no box that it goes to")
         if self.interpolation not in ("nearest", "bilinear"):
             raise ValueError(f"interpolation is 'nearest' or 'bilinear', not {self.interpolation!r}")
 
-    def _theirs(self, partners: Tensor, box: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the partners' pixels where they go, and where they come from (B, 4) if that is elsewhere."""
-        if box is None or not any(self.source_boxes):
-            return partners, None
-        sources = [source or box or (0, 0, 0, 0) for source, box in zip(self.source_boxes, self.boxes, strict=True)]
-        source_box = torch.tensor(sources).to(partners.device, non_blocking=True).expand(len(partners), 4)
-        return move_box(partners, source_box, box, self.interpolation), source_box
+    def _boxes(self, device: torch.device) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return boxes and source boxes, (B, 4) int64, and the boxes' mask, (1 or B, H, W) bool; None without any."""
+        if not any(self.boxes):
+            return None, None, None
+        whole, source_box = (len(self.partner), 4), None
+        box = torch.tensor([row.box or EMPTY for row in self.rows]).to(device, non_blocking=True)
+        if any(self.source_boxes):
+            sources = [row.source_box or row.box or EMPTY for row in self.rows]
+            source_box = torch.tensor(sources).to(device, non_blocking=True).expand(whole)
+        return box.expand(whole), source_box, boxes_mask(box, self.height, self.width)
 
-    def _with_shapes(self, mask: Tensor | None, shapes: tuple[Shape | None, ...], device: torch.device) -> Tensor:
+    def _with_shapes(self, mask: Tensor | None, device: torch.device) -> Tensor:
         """Return the masks of the rows that have a shape, and `mask` in the others: (1 or B, H, W)."""
-        if not any(shapes):
-            assert mask is not None
-            return mask
         nothing = torch.zeros(self.height, self.width, dtype=torch.bool)
-        drawn = [nothing if shape is None else self._checked(shape.mask(self.height, self.width)) for shape in shapes]
+        drawn = [nothing if shape is None else self._mask_of(shape) for shape in self.shapes]
         soft = any(one.is_floating_point() for one in drawn)
         drawn_mask = torch.stack([one.float() if soft else one for one in drawn]).to(device, non_blocking=True)
         if mask is None:
             return drawn_mask
         return torch.maximum(mask.float(), drawn_mask) if soft else mask | drawn_mask
 
-    def _checked(self, mask: Tensor) -> Tensor:
+    def _mask_of(self, shape: Shape) -> Tensor:
+        mask = shape.mask(self.height, self.width)
         fits = tuple(mask.shape) == (self.height, self.width)
         kind = mask.dtype == torch.bool or mask.is_floating_point()
         if not (fits and kind and bool((mask >= 0).all()) and bool((mask <= 1).all())):

@@ -152,8 +152,7 @@ class Mixed:
                 f"the images were blended, and values of {tensor.dtype} cannot be: there is no class between two "
                 f"classes. Pass tensor.float() if they are amounts"
             )
-        whole = tensor if self.blend is None or self.partner is None else blend(tensor, self.blend, self.partner)
-        return whole.clone() if self.mask is None else on_mask(whole, self.pasted(tensor), self.mask)
+        return mix_pixels(self, tensor)
 
     def _check_fits(self, tensor: Tensor) -> None:
         size = tuple(self.images.shape[-2:])
@@ -173,6 +172,14 @@ class Mixed:
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Mixed":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+
+def mix_pixels(mixed: Mixed, tensor: Tensor) -> Tensor:
+    """Mix a tensor (B, ..., H, W) as a record says; integers are rounded. `Mixed.apply` checks first."""
+    whole = tensor if mixed.blend is None or mixed.partner is None else blend(tensor, mixed.blend, mixed.partner)
+    if mixed.mask is not None:
+        return on_mask(whole, mixed.pasted(tensor), mixed.mask)
+    return tensor.clone() if whole is tensor else whole
 
 
 def dense_labels(labels: Tensor, num_classes: int) -> Tensor:

@@ -72,9 +72,8 @@ class Mixer:
         methods: Sequence[Method | tuple[Method, float]] | None = None,
     ):
         if methods is None:
-            chances = _switch(mixup_alpha, cutmix_alpha, cutmix_minmax, switch_prob, correct_lam)
-        else:
-            chances = _chances(methods)
+            methods = _switch(mixup_alpha, cutmix_alpha, cutmix_minmax, switch_prob, correct_lam)
+        self.chances = _chances(methods)
         if not 0 <= prob <= 1:
             raise ValueError(f"prob is a probability, not {prob}")
         if mode not in ("batch", "pair", "elem"):
@@ -83,12 +82,6 @@ class Mixer:
             raise ValueError(f"partner must be 'flip' or 'random', not {partner!r}")
         if mode == "pair" and partner == "random":
             raise ValueError("mode 'pair' mixes two rows into each other: it needs partner='flip'")
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
-        self.cutmix_minmax = cutmix_minmax
-        self.switch_prob = switch_prob
-        self.correct_lam = correct_lam
-        self.chances = chances
         self.prob = prob
         self.mode = mode
         self.partner = partner
@@ -167,7 +160,7 @@ def _switch(
     switch_prob: float,
     correct_lam: bool,
 ) -> list[tuple[Method, float]]:
-    """Return timm's switch as methods, each with the number in 0..1 up to which a uniform draw means it."""
+    """Return the methods of timm's switch, each with its probability."""
     if not (mixup_alpha >= 0 and cutmix_alpha >= 0):
         raise ValueError(f"alpha must not be negative: mixup {mixup_alpha}, cutmix {cutmix_alpha}")
     if not 0 <= switch_prob <= 1:
@@ -179,11 +172,11 @@ def _switch(
         raise ValueError("nothing to mix with: mixup_alpha and cutmix_alpha are both 0")
     if mixup is None or cutmix is None:
         return [(cutmix or mixup, 1.0)]  # type: ignore[list-item]
-    return [(cutmix, switch_prob), (mixup, 1.0)]
+    return [(cutmix, switch_prob), (mixup, 1 - switch_prob)]
 
 
 def _chances(methods: Sequence[Method | tuple[Method, float]]) -> list[tuple[Method, float]]:
-    """Return methods, each with the number in 0..1 up to which a uniform draw means it."""
+    """Return each method with its cumulative probability: the first that exceeds a uniform draw is chosen."""
     pairs = [one if isinstance(one, tuple) else (one, 1.0) for one in methods]
     total = sum(weight for _, weight in pairs)
     if not pairs or not 0 < total < float("inf") or any(not weight >= 0 for _, weight in pairs):
@@ -194,7 +187,7 @@ def _chances(methods: Sequence[Method | tuple[Method, float]]) -> list[tuple[Met
             raise TypeError(f"a method has draw(rng, height, width), and {type(method).__name__} has none")
         upto += weight / total
         found.append((method, upto))
-    found[-1] = (found[-1][0], 1.0)  # whatever rounding made of the sum
+    found[-1] = (found[-1][0], 1.0)  # rounding may have left the sum below 1, and a draw above it
     return found
 
 

@@ -8,12 +8,10 @@ from torch import Tensor
 from transmix.mixing.box import Box
 
 
-def paste(onto: Tensor, images: Tensor, boxes: Sequence[Box], mask: Tensor, partner: Tensor) -> Tensor:
-    """Return `onto` with each row's box filled from its partner in `images`; all (B, C, H, W)."""
-    if len(boxes) > 1:
-        return torch.where(mask[:, None], images[partner], onto)
-    top, left, bottom, right = boxes[0]
-    pasted = onto.clone()  # keeps channels_last
+def paste(images: Tensor, box: Box, partner: Tensor) -> Tensor:
+    """Return images (B, C, H, W) with one box, the same in each row, filled from the row's partner."""
+    top, left, bottom, right = box
+    pasted = images.clone()  # keeps channels_last
     pasted[..., top:bottom, left:right] = images[..., top:bottom, left:right][partner]
     return pasted
 
