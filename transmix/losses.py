@@ -53,7 +53,7 @@ class MixedCrossEntropy:
             targets = mixed.targets(logits.shape[1], self.smoothing)
             per_sample = -(targets * logits.log_softmax(1)).sum(1)
             return _reduce(per_sample, self.reduction)
-        # -log softmax = logsumexp - logit; nothing of size (B, K) but the logits is kept for backward.
+        # By -log softmax = logsumexp - logit, autograd keeps nothing of size (B, K) but the logits for backward.
         classes = check_classes(mixed.labels, logits.shape[1])
         own = logits.gather(1, classes[:, None])[:, 0]
         partners = logits.gather(1, mixed.of_partner(classes)[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""TransMix in anyone's training loop: mix a batch, run the model, weigh the labels by its attention."""
+"""TransMix in any training loop: mix a batch, run the model, weigh the labels by its attention."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -45,8 +45,8 @@ class TransMix:
         labels_options: other settings of the rule, by name.
         criterion: loss (logits, Mixed) -> scalar, in place of cross-entropy with `smoothing`.
         module: where the class attention is, for models that `AttentionReader` does not know.
-        prefix_tokens: how many tokens come before the patches, likewise.
-        grid: (h, w) of the patches, likewise.
+        prefix_tokens: how many tokens come before the patches, for such models.
+        grid: (h, w) of the patches, for such models.
         settings: parameters of `Mixer`: mixup_alpha, cutmix_alpha, prob, switch_prob, mode, generator, ...
 
     Attributes:
@@ -135,11 +135,11 @@ class TransMix:
         return mixed
 
     def relabel(self, mixed: Mixed, *, logits: Tensor | None = None, rows: slice | None = None) -> Mixed:
-        """Weigh the labels by the rule; of the attention that the forward on `mixed.images` left, it takes the row.
+        """Weigh the labels by the rule. Takes the attention row of the forward on `mixed.images`, if the rule needs it.
 
         Args:
             mixed: the batch; other forwards of the model may have come before or since.
-            logits: (B, K), what the model said of it, for rules that need it.
+            logits: (B, K), the model's output for it, for rules that need it.
             rows: where the batch stands in what the model was given, if that was more: slice(0, B) after
                 `model(torch.cat([mixed.images, clean]))`.
 
@@ -159,7 +159,7 @@ class TransMix:
             evidence = replace(evidence, maps=torch.stack(attention_maps(self.reader.model, mixed.images), dim=1))
         if logits is not None and "logits" in needs:
             evidence = replace(evidence, logits=logits.detach())
-        # What another rule made of this batch is no part of it: rules compute from lam_area.
+        # Undo an earlier rule first: rules compute from lam_area, so labelling twice gives the same label.
         fresh = replace(mixed, lam=mixed.lam_area, lam_partner=None, lam_evidence=None)
         labelled = self.rule(fresh, evidence)
         if labelled.lam.shape != mixed.lam_area.shape:
@@ -180,7 +180,7 @@ class TransMix:
             self.reader.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Batches under way belong to this process and this model.
+        # Attention and evidence of batches that are not finished belong to this process and this model.
         return {**self.__dict__, "attention": None, "_before": []}
 
     def _look_at(self, images: Tensor) -> Attention:
@@ -231,7 +231,7 @@ def make_rule(labels: str | Rule, options: Mapping[str, Any]) -> tuple[str, Rule
 
 
 def why_nothing_changes(mixer: Mixer, rule: Rule) -> str | None:
-    """Say why a rule would train the same labels as its mixer alone; None if it would not, or is the area's."""
+    """Return why a rule would leave every label to the area; None if it would not, or if it is the area's rule."""
     if isinstance(rule, AreaLabels):
         return None
     if getattr(rule, "weight", None) == 0:

@@ -1,4 +1,4 @@
-"""Whose row is it? Whether a model saw the batch in question: by identity where possible, else by its pixels."""
+"""Whose row is it? Find out whether a model saw a batch: by memory where possible, else by pixels."""
 
 import math
 
@@ -10,7 +10,7 @@ ALIKE = 0.97
 """Least correlation of pixels between a batch and the same batch normalised or cast on the way."""
 
 RESIZED = 0.9
-"""Likewise resized on the way, by an unknown filter."""
+"""Least correlation between a batch and the same batch resized on the way, by an unknown filter."""
 
 FITS = ("same", "padded", "resized", "flat")
 """Answers of `compare` under which the patches of both lie alike."""
@@ -22,6 +22,8 @@ def same_view(one: Tensor | None, other: Tensor | None) -> bool:
         return False
     if one is other:
         return True
+    # Not `one is other` alone: a forward hook, DDP or a view (images[:]) hands over another object on the same memory.
+    # Dynamo has no data pointers, so compiled code knows tensors by identity alone.
     return bool(
         not torch.compiler.is_compiling()
         and one.shape == other.shape
@@ -40,7 +42,7 @@ def shares_memory(one: Tensor, other: Tensor) -> bool:
 
 
 def compare(images: Tensor, seen: Tensor) -> str:
-    """Say what became of a batch on its way into a model. Reads from the device.
+    """Return how a batch was changed on its way into a model. Waits for the device.
 
     Args:
         images: (B, C, H, W) of the batch.
@@ -52,7 +54,7 @@ def compare(images: Tensor, seen: Tensor) -> str:
     """
     if seen.ndim != 4:
         return f"has the shape {tuple(seen.shape)}, not (B, C, H, W)"
-    if len(images) > 16:  # that many tell
+    if len(images) > 16:  # 16 images are enough to tell, and keep the one comparison cheap
         chosen = torch.linspace(0, len(images) - 1, 16, device=images.device).long()
         images, seen = images[chosen], seen[chosen.to(seen.device)]
     with torch.no_grad(), torch.autocast(seen.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Which module of a model attends for the class prediction, and what knows the grid of its patches."""
+"""Find the module of a model whose attention the class prediction comes from, and the module that cuts the patches."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,7 +37,7 @@ HEAD = "put a class-attention head in place of its pooling: transmix.attention.w
 
 @dataclass(frozen=True)
 class ClassAttention:
-    """Where the attention behind the class prediction is.
+    """The module whose attention the class prediction comes from.
 
     Attributes:
         name: the module's dotted name in the model.

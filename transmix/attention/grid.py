@@ -1,4 +1,4 @@
-"""The grid of the patches: told by the module that cuts images into them, never guessed where it can be told."""
+"""The grid of the patches: read from the module that cuts images into patches, else computed from their number."""
 
 from functools import lru_cache
 from itertools import product
@@ -11,7 +11,7 @@ from transmix.attention.head import ClassAttentionHead
 
 
 def cutter_of(embedding: nn.Module) -> nn.Module:
-    """Return the convolution in a patch embedding that cuts the patches, or the module itself."""
+    """Return the convolution of a patch embedding that cuts the patches, else the embedding itself."""
     convolution, patch = getattr(embedding, "proj", None), getattr(embedding, "patch_size", None)
     size = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
     # Sizes can differ where the embedding resizes its kernel to the image (FlexiViT): then it tells the grid itself.
@@ -19,7 +19,7 @@ def cutter_of(embedding: nn.Module) -> nn.Module:
 
 
 def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Return the grid (h, w) that one forward of a module tells, and how many pixels (height, width) it covers.
+    """Return the grid (h, w) of one forward of a module, and the pixels (height, width) that it covers.
 
     Args:
         module: a patch embedding, the convolution in one, a class-attention head, or an attention pool over features.
@@ -55,7 +55,7 @@ def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[tuple[int, in
 
 
 def stride_of(model: nn.Module, name: str) -> int | None:
-    """Return how many pixels lie between the last features of the model that holds a module, if it says so (timm)."""
+    """Return the stride in pixels of the last features of the timm model that holds a module; None if unknown."""
     while True:
         name = name.rpartition(".")[0]
         info = getattr(model.get_submodule(name), "feature_info", None)
@@ -76,7 +76,7 @@ def find_grid(patches: int, height: int, width: int, stride: int | None = None) 
     Args:
         patches: how many there are.
         height: of the image in pixels.
-        width: likewise.
+        width: of the image in pixels.
         stride: pixels from one to the next, or a multiple of them, as the model says; None: it does not.
 
     Raises:

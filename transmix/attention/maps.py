@@ -1,4 +1,4 @@
-"""Whole attention maps, for figures and studies: explicit, in evaluation mode, slow; training reads one row instead."""
+"""Whole attention maps of every layer, for figures and studies. Slow: training reads one row instead."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +22,7 @@ CHANNEL_ATTENTION = ("XCA", "ChannelAttention", "ChannelAttentionV2")
 
 
 def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterable[int] = "all") -> list[Tensor]:
-    """Return what every token attends to, layer by layer; no gradient, evaluation mode, nothing left behind.
+    """Return the attention of every token, layer by layer. Runs one forward without gradient, in evaluation mode.
 
     Args:
         model: of timm, torchvision, Hugging Face or one's own; wrapped, compiled or neither.
@@ -43,9 +43,13 @@ def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterabl
     """
     bare = unwrap(model)
     maps = _Maps(len(images))
+
+    def leave(*_: Any) -> None:  # a function that returns nothing: torch takes a hook's value for the module's output
+        maps.inside.pop()
+
     over_channels = [module for module in bare.modules() if type(module).__name__ in CHANNEL_ATTENTION]
     hooks = [module.register_forward_pre_hook(lambda *_: maps.inside.append(1)) for module in over_channels]
-    hooks += [module.register_forward_hook(lambda *_: maps.inside.pop(), always_call=True) for module in over_channels]
+    hooks += [module.register_forward_hook(leave, always_call=True) for module in over_channels]
     try:
         with eval_mode(bare), readers_paused(bare), torch.no_grad(), torch.compiler.set_stance("force_eager"), maps:
             bare(images)
@@ -70,7 +74,7 @@ def _chosen(maps: list[Tensor], layers: str | int | Iterable[int], kind: str) ->
 
 
 class _Maps(TorchFunctionMode):
-    """Sees the torch functions of a whole forward and keeps attention over the tokens of whole images."""
+    """Keep the attention over the tokens of whole images, from the torch functions of a whole forward."""
 
     def __init__(self, batch: int):
         super().__init__()

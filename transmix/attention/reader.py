@@ -1,12 +1,12 @@
-"""The attention reader: hands over what the class token saw in a training forward, and for which images.
+"""The attention reader: returns the class token's attention in a training forward, for the images of that forward.
 
-How: the forward of one module (the last attention of the class token) runs under a mode that sees every torch function
-called in it. When that is fused attention, the mode computes the one row that is wanted from the same query and key;
-fused attention itself runs as it would have. Where a module forms its attention itself, the row is taken from its
-softmax. The model's code, weights, hooks and outputs stay as they are.
+The forward of one module, the last attention of the class token, runs under a mode that sees every torch function that
+it calls. For fused attention, the mode computes the one row that is needed from the same query and key; the fused
+function itself runs as before. If a module computes its attention itself, the row comes from its softmax. The model's
+code, weights, hooks and outputs do not change.
 
-A row belongs to the images it was computed from: the model, and the module that cuts patches, remember what they were
-given, and `take(images)` hands over the row of these images or raises.
+A row belongs to the images it was computed from. The reader remembers the inputs of the model and of the module that
+cuts patches; `take(images)` returns the row of these images, or raises.
 """
 
 import weakref
@@ -26,7 +26,7 @@ from transmix.attention.record import KEPT, note_grid, note_images, note_part, n
 
 
 class Attention(NamedTuple):
-    """What the class token saw in one batch.
+    """The class token's attention over the patches of one batch.
 
     Attributes:
         row: (B, P) float32, the softmax row over the patches, mean over heads; sums to at most 1.
@@ -149,7 +149,7 @@ class AttentionReader:
         raise AttentionError(self._why_nothing(None))
 
     def take(self, images: Tensor | None = None, rows: slice | None = None) -> Attention:
-        """Return the attention over a batch of images and forget it, so that no other batch can be given it.
+        """Return the attention over a batch of images and forget it, so that no other batch can take it.
 
         Args:
             images: (B, C, H, W) that the model was given. A row computed from the same memory is theirs. If there is

@@ -1,4 +1,4 @@
-"""What is recorded around forwards: the row of the module that is read, the grid and the images that it belongs to."""
+"""Work around forwards: record the class token's row, the grid of its patches, and the images that it belongs to."""
 
 from typing import Any
 
@@ -17,7 +17,12 @@ KEPT = 4
 
 
 class _Watch(TorchFunctionMode):
-    """Sees the torch functions that a module's forward calls, and takes the row of those that are attention."""
+    """Record the class token's row from the torch functions that a module's forward calls.
+
+    Attributes:
+        fused: (row, number of queries) of each call of fused attention.
+        formed: the same of each softmax over keys.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,6 +30,10 @@ class _Watch(TorchFunctionMode):
         self.formed: list[tuple[Tensor, int]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        # A mode and not a patched F: it sees calls through any alias of the function, and dynamo traces through it.
+        # torch leaves the mode while this method runs, so the functions called here do not come back to it. What runs
+        # inside multi_head_attention_forward is not seen either: its row is computed from the arguments of the outer
+        # call, and entering the mode again to see the inner one would recurse for ever.
         kwargs = kwargs or {}
         if func in FUSED:
             query = args[0] if args else kwargs["query"]
@@ -45,7 +54,7 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
     watch = _Watch()
     with watch:
         output = place.run(*args, **kwargs)
-    rows = watch.fused or watch.formed
+    rows = watch.fused or watch.formed  # a fused function may itself call softmax
     kind = type(module).__name__
     if len(rows) != 1:
         raise AttentionError(
@@ -73,7 +82,7 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
     grid, covers = grid_of(module, args[0], output) if reading.tells_grid else (reading.grid, reading.covers)
     grid = reading.given_grid or grid
     first, patches = _patch_columns(reading, kind, row.shape[1], queries, grid)
-    if len(reading.rows) >= KEPT:
+    if len(reading.rows) >= KEPT:  # forwards that nobody relabels (a second view) must not fill the memory
         del reading.rows[0]
     reading.rows.append(Row(row[:, first : first + patches], grid, reading.images, reading.cut, covers))
     return output
@@ -137,10 +146,11 @@ def note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
             f"{type(place.module).__name__} was given {tuple(images[0].shape)}: attention over several frames has no "
             f"one grid. Mix and read single frames (B, C, H, W)"
         )
+    # An alias and no copy: the identity of this memory is what tells later whose row it is.
     reading.cut = reading.grid = reading.covers = None
     reading.images = images[0] if len(images) == 1 else None
     output = place.run(*args, **kwargs)
-    reading.images = reading.cut = None
+    reading.images = reading.cut = None  # else the reader would keep the batch in memory until the next forward
     return output
 
 

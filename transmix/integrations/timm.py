@@ -49,7 +49,7 @@ class TransMixup:
             `BinaryCrossEntropy` (whose `target_threshold` makes labels of 0 and 1, and leaves TransMix little to say).
             None: cross-entropy without dense targets; binary cross-entropy if `multi_label`.
         mixup_alpha: Mixup's lam comes from Beta(alpha, alpha); 0 turns Mixup off.
-        cutmix_alpha: likewise for CutMix.
+        cutmix_alpha: Beta(alpha, alpha) of CutMix; 0 turns CutMix off.
         cutmix_minmax: smallest and largest side of the box, as fractions of the image's side.
         prob: chance that a batch (row, pair) is mixed at all.
         switch_prob: chance of CutMix where both are on.
@@ -61,8 +61,8 @@ class TransMixup:
         weight: share of attention against area in the label; 0.5 is the paper's.
         downsample: how the box comes down to patches, "nearest" (the paper) or "fraction".
         module: where the class attention is, for models that `AttentionReader` does not know.
-        prefix_tokens: how many tokens come before the patches, likewise.
-        grid: (h, w) of the patches, likewise.
+        prefix_tokens: how many tokens come before the patches, for such models.
+        grid: (h, w) of the patches, for such models.
         generator: where draws come from. None: an own one, seeded with `torch.initial_seed()`, which train.py has set
             to the seed plus the rank.
 

@@ -1,4 +1,4 @@
-"""TransMix's labels: weighed by what the model's class token attends to in the mixed image."""
+"""TransMix's labels: weighed by the class token's attention in the mixed image."""
 
 from dataclasses import dataclass
 from typing import ClassVar

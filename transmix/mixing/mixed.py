@@ -1,4 +1,4 @@
-"""What mixing makes: the record `Mixed`, of which everything later speaks (labels, losses, figures, other mixers).
+"""The record `Mixed`: the result of mixing, which labels, losses, figures and other mixers use.
 
 Everything here is pure: inputs are not modified, nothing is random, device and dtype follow the input.
 """
@@ -17,7 +17,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mixed:
-    """A mixed batch, and all that a label rule, a loss or a figure needs to know about it.
+    """A mixed batch, with everything that a label rule, a loss or a figure needs.
 
     `lam` has one orientation everywhere: the weight of the row's OWN label, as in the mixup paper.
 
@@ -84,7 +84,7 @@ class Mixed:
         return self.labels.is_floating_point()
 
     def of_partner(self, rows: Tensor) -> Tensor:
-        """Return what the partners have, of something that each row has: (B, ...)."""
+        """Return the partners' entries of a tensor with one entry per row, (B, ...)."""
         return rows if self.partner is None else rows[self.partner]
 
     def targets(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
@@ -112,7 +112,7 @@ class Mixed:
         return torch.where(lam == 0, 0, lam * own) + torch.where(theirs == 0, 0, theirs * partners)
 
     def pasted(self, tensor: Tensor) -> Tensor:
-        """Return the partners' values of something that each row has, moved to where the partner's pixels are.
+        """Return each partner's entry of a tensor, moved to where the partner's pixels are.
 
         Args:
             tensor: (B, ..., H, W) in the size of the images: images, masks, maps.
@@ -133,7 +133,7 @@ class Mixed:
         return move_box(theirs, self.source_box, self.box, self.interpolation)
 
     def apply(self, tensor: Tensor) -> Tensor:
-        """Mix something else that each row has as the images were mixed: a second view, segmentation, foreground.
+        """Mix another tensor as the images were mixed: a second view, segmentation, foreground.
 
         Args:
             tensor: (B, ..., H, W) in the size of the images.

@@ -35,7 +35,7 @@ class Mixer:
 
     Args:
         mixup_alpha: Mixup's lam comes from Beta(alpha, alpha); 0 turns Mixup off.
-        cutmix_alpha: likewise for CutMix.
+        cutmix_alpha: Beta(alpha, alpha) of CutMix; 0 turns CutMix off.
         cutmix_minmax: draw each side of the box uniformly between these fractions of the image's side
             instead of from `cutmix_alpha`.
         prob: chance that a batch (row in mode "elem", pair in mode "pair") is mixed at all.
@@ -132,7 +132,7 @@ class Mixer:
     def _random(self) -> random.Random:
         worker = torch.utils.data.get_worker_info()
         if worker is not None and worker.seed != self._worker_seed:
-            # Every worker has a copy of the same generator, and a new one each epoch.
+            # Every worker gets a copy of the same generator, anew each epoch: without this, all would draw alike.
             self._worker_seed = worker.seed
             self.generator.manual_seed((self._whole_number() + worker.seed) % 2**63)
         # One whole number from torch's generator seeds Python's: torch offers no Beta draw from a generator.
@@ -142,7 +142,7 @@ class Mixer:
         return int(torch.randint(2**62, (), generator=self.generator, device=self.generator.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's generators do not reach a spawned process.
+        # A spawned worker gets the mixer by pickle, and torch cannot pickle generators.
         state = bytes(self.generator.get_state().tolist())
         return {**self.__dict__, "generator": (str(self.generator.device), state)}
 
