@@ -197,7 +197,7 @@ def options(kind: ast.ClassDef, path: Path) -> list[Option]:
         if not isinstance(field, ast.AnnAssign):
             continue
         name, annotation = ast.unparse(field.target), ast.unparse(field.annotation)
-        inner = re.sub(r"^Annotated\[(.*?)((, tyro\.conf\.[^,]*)|(, '[^']*'))+\]$", r"\1", annotation)
+        inner = re.sub(r"^Annotated\[(.*?)((, tyro\.conf\.[^,]*)|(, '[^']*')|(, [A-Z_]+))+\]$", r"\1", annotation)
         node, place = _meaning(inner, path)
         if inner == "Recipe":
             found.append(Option("--...", "", "", "Every setting of a recipe: [Settings](settings.md)."))

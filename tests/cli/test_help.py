@@ -63,7 +63,7 @@ def test_every_option_stands_in_a_named_group_and_no_line_is_lost(verb, width, m
     groups = groups_of(text)
     assert verb in WITHOUT_GROUPS or "options" not in groups
     module = importlib.import_module(f"transmix.cli.{verb}")
-    kinds = ("CompareRuns", "TrainAndCompare") if verb == "compare" else (verb.title(),)
+    kinds = ("CompareRuns", "Mixes", "TrainAndCompare") if verb == "compare" else (verb.title(),)
     wanted = {name for kind in kinds for name in flags_of(getattr(module, kind))}
     listed = "\n".join(line for lines in groups.values() for line in lines)
     for name in wanted:

@@ -22,6 +22,8 @@ from transmix.recipes import Recipe, RecipeError, load_recipe
 from transmix.recipes.mixing import mix_and_labels, rule_name
 from transmix.runs.error import RunError
 
+TRAIN_FIRST = "train first, then compare"
+
 
 @dataclass(frozen=True)
 class CompareRuns:
@@ -40,6 +42,16 @@ class CompareRuns:
 
 
 @dataclass(frozen=True)
+class Mixes:
+    """Mixes and label rules to train with; given like this, they are several values, taken before all others."""
+
+    mix: Annotated[tuple[str, ...], TRAIN_FIRST] = ()
+    """Mixes to train with: none, mixup, cutmix, transmix, ...; none given: the recipe's."""
+    labels: tuple[str, ...] = ()
+    """Label rules to train each mix with: area, attention, line, centre; none given: the mix's own."""
+
+
+@dataclass(frozen=True)
 class TrainAndCompare:
     """Train a recipe with each of several mixes, label rules and seeds, then compare.
 
@@ -47,11 +59,7 @@ class TrainAndCompare:
     train can be given and holds for all runs.
     """
 
-    mix: Annotated[tuple[str, ...] | None, tyro.conf.Fixed, "train first, then compare"] = None
-    """Mixes to train with: none, mixup, cutmix, transmix, ...; none given: the recipe's."""
-    labels: Annotated[tuple[str, ...] | None, tyro.conf.Fixed] = None
-    """Label rules to train each mix with: area, attention, line, centre; none given: the mix's own."""
-    seeds: int = 3
+    seeds: Annotated[int, TRAIN_FIRST] = 3
     """Number of seeds per mix and label rule: 0, 1, ..."""
     recipe: str = DEFAULT_RECIPE
     """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file."""
@@ -70,7 +78,7 @@ def main(arguments: list[str]) -> int:
     labels, rest = take_words(rest, "--labels")
     recipe = load_recipe(recipe_name(rest) if rest else DEFAULT_RECIPE)
     if {"-h", "--help"} & set(arguments):
-        print(help_text("compare", {CompareRuns: None, TrainAndCompare: TrainAndCompare(settings=recipe)}))
+        print(help_text("compare", {CompareRuns: None, Mixes: None, TrainAndCompare: TrainAndCompare(settings=recipe)}))
         return 0
     if mixes is None and labels is None:
         asked = parse(CompareRuns, "compare", arguments)

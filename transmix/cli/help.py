@@ -41,7 +41,10 @@ def help_text(verb: str, kinds: dict[type, Any]) -> str:
         kinds: dataclass that the options fill -> an instance with the defaults, or None for the dataclass's own. The
             first one's docstring explains the command. An option that several have is that of the first.
     """
-    groups = [group for kind, default in kinds.items() for group in _groups(kind, default)]
+    titled: dict[str, Group] = {}
+    for group in (group for kind, default in kinds.items() for group in _groups(kind, default)):
+        titled.setdefault(group.title, Group(group.title, group.about)).options.extend(group.options)
+    groups = list(titled.values())
     groups[0].options.append(("-h, --help", "Show this help and exit."))
     shown: set[str] = set()
     first = next(iter(kinds))
@@ -124,7 +127,10 @@ def _said(value: Any) -> str:
     if value in (MISSING, tyro.MISSING):
         return " (required)"
     if isinstance(value, dict):
-        value = tuple(f"{name}={part}" for name, part in value.items())
+        texts = {
+            name: f"[{','.join(map(str, part))}]" if isinstance(part, tuple) else part for name, part in value.items()
+        }
+        value = tuple(f"{name}={text}" for name, text in texts.items())
     if isinstance(value, tuple):
         value = " ".join(map(str, value))
     words = {None: "none", "": "none", True: "on", False: "off"}

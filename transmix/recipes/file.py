@@ -183,7 +183,9 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             return {str(key): _convert(part, arguments[1], f"{name}.{key}") for key, part in value.items()}
         wanted = "settings (name: value)"
     else:
-        if hint is float and type(value) in (int, str):  # YAML reads 1e-3, without a dot, as text
+        if (
+            hint is float and isinstance(value, int | str) and not isinstance(value, bool)
+        ):  # YAML reads 1e-3, without a dot, as text
             with suppress(ValueError):
                 return float(value)
         if type(value) is hint:

@@ -130,8 +130,8 @@ class Run:
     tensorboard: bool = False
     """Also write TensorBoard event files."""
     on_nonfinite: Literal["abort", "skip"] = "abort"
-    """A step whose loss or gradient is not finite is held back. 'abort': then stop, and keep what replays it;
-    'skip': go on, unless it happens in more than max_nonfinite steps in a row."""
+    """What to do at a step whose loss or gradient has NaN or Inf; it is never applied. abort: stop, and write what
+    transmix replay needs; skip: go on, unless it happens in more than max_nonfinite steps in a row."""
     max_nonfinite: int = 10
     """See on_nonfinite."""
     max_steps: int | None = None

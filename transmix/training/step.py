@@ -84,6 +84,7 @@ class TrainingStep:
         losses = []
         for micro, (images, labels) in enumerate(micro_batches):
             last = micro == len(micro_batches) - 1
+            # Gradients are averaged over processes at the last micro-batch alone: FSDP2 has a switch, DDP a context.
             share_gradients(self.model, now=last)
             with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():  # type: ignore[operator]
                 loss = self.forward(step, micro, images, labels)
@@ -108,7 +109,7 @@ class TrainingStep:
         return loss
 
     def _descend(self, step: int, losses: Tensor) -> None:
-        """Step the optimizer, unless the gradient is not finite: then the device itself holds the step back."""
+        """Step the optimizer, unless the gradient is not finite: then the device itself skips the step."""
         self.scaler.unscale_(self.optimizer)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         finite = norm.isfinite()  # the same on every process: gradients were averaged
@@ -116,9 +117,11 @@ class TrainingStep:
             # An overflow of half precision is no failure: the scaler skips the step and lowers its scale.
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.not_finite.hold(step, ~losses.isfinite().all())
+            self.not_finite.skip(step, ~losses.isfinite().all())
         else:
-            finite = ~self.not_finite.hold(step, ~finite)
+            finite = ~self.not_finite.skip(step, ~finite)
+            # Fused AdamW reads this flag on the device, as under a GradScaler, and leaves everything as it is where it
+            # is set; a Python `if` would have to wait for the device at every step.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
         if self.average is not None:
