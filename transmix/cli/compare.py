@@ -38,7 +38,7 @@ class CompareRuns:
     out: Path = Path("compare.html")
     """Page to write; a table (.md) and all numbers (.json) are written beside it."""
     baseline: str | None = None
-    """Group that the others are compared with; none: CutMix if it is there, else the first."""
+    """Group that the others are compared with; None: CutMix if it is there, else the first."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class TrainAndCompare:
     recipe: str = DEFAULT_RECIPE
     """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file."""
     out: Path | None = None
-    """Folder of the runs and of compare.html, .md and .json; none: runs/compare-RECIPE."""
+    """Folder of the runs and of compare.html, .md and .json; None: runs/compare-RECIPE."""
     baseline: str | None = None
-    """Group that the others are compared with; none: CutMix if it is there, else the first."""
+    """Group that the others are compared with; None: CutMix if it is there, else the first."""
     at_once: int | None = None
-    """Number of runs trained at the same time; none: one per CPU core (a run has one thread), or one per GPU."""
+    """Number of runs trained at the same time; None: one per CPU core (a run has one thread), or one per GPU."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
 
 

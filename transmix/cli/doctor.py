@@ -24,10 +24,10 @@ class Doctor:
     data: Annotated[str, tyro.conf.Positional, "data"]
     """Data set: 'digits', or a folder in any layout that training takes."""
     grey_range: tuple[float, float] | None = None
-    """Values that become black and white in grey images of more than 8 bits; none: the least and the greatest of the
+    """Values that become black and white in grey images of more than 8 bits; None: the least and the greatest of the
     training images."""
     workers: int | None = None
-    """Number of processes that look at images; none: as many as the cores allow."""
+    """Number of processes that look at images; None: as many as the cores allow."""
     all: Annotated[bool, "output"] = False
     """List all findings, not only the first three of each kind."""
     json: Path | None = None

@@ -133,7 +133,7 @@ def _said(value: Any) -> str:
         value = tuple(f"{name}={text}" for name, text in texts.items())
     if isinstance(value, tuple):
         value = " ".join(map(str, value))
-    words = {None: "none", "": "none", True: "on", False: "off"}
+    words = {None: "None", "": "nothing", True: "on", False: "off"}
     return f" (default: {words[value] if isinstance(value, str | bool | None) and value in words else value})"
 
 

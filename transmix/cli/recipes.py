@@ -23,7 +23,7 @@ class Recipes:
     name: Annotated[str | None, tyro.conf.Positional] = None
     """Recipe to show or copy."""
     file: Annotated[Path | None, tyro.conf.Positional] = None
-    """File to copy it to; none: NAME.yaml here. An existing file is not overwritten."""
+    """File to copy it to; None: NAME.yaml here. An existing file is not overwritten."""
 
 
 def main(arguments: list[str]) -> None:

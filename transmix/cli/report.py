@@ -17,7 +17,7 @@ class Report:
     run: Annotated[Path, tyro.conf.Positional, "files"]
     """Run folder."""
     out: Path | None = None
-    """File to write; none: report.html in the run folder."""
+    """File to write; None: report.html in the run folder."""
 
 
 def main(arguments: list[str]) -> None:

@@ -157,7 +157,7 @@ def _prepare_model(
     tm = build_transmix(recipe.mixing, bare)
     reader = tm.reader or _reader_for_pictures(recipe.mixing, bare)
     decay = recipe.optimization.ema_decay
-    averaged = a_copy(bare) if decay is not None else None  # before sharding: parts cannot be copied
+    averaged = a_copy(bare) if decay is not None else None  # whole, and sharded next as the model is
     if sharded:
         for model in filter(None, (bare, averaged)):
             shard(model, world)
@@ -165,7 +165,7 @@ def _prepare_model(
     optimizer = build_optimizer(bare, recipe.optimization)
     warmup = recipe.optimization.ema_warmup
     average = WeightAverage(bare, decay, averaged, warmup=warmup) if decay is not None else None
-    # Compiled first: DDP's hooks on gradients would break the graph at every bucket.
+    # Compiled before DDP wraps it: of a wrapped model, dynamo splits the graph at DDP's buckets.
     model = torch.compile(bare) if recipe.model.compile else bare
     wrapped: Any = model if sharded else distributed.wrap(model, world)  # type: ignore[arg-type]
     mean, std = recipe.augmentation.mean, recipe.augmentation.std

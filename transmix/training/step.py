@@ -25,7 +25,7 @@ from transmix.transmix import TransMix
 
 
 @dataclass(frozen=True)
-class Seen:
+class MixedBatch:
     """A mixed batch as the model saw it, for pictures: the batch before, the labels after, the attention if read."""
 
     images: Tensor
@@ -68,7 +68,7 @@ class TrainingStep:
         self.meter = Meter(device)
         self.not_finite = NotFinite(device, stays=recipe.run.on_nonfinite == "abort")
         self.keep_boxes = True  # the next batch with boxes, for a picture
-        self.boxes: Seen | None = None
+        self.boxes: MixedBatch | None = None
 
     def __call__(self, step: int, micro_batches: list[tuple[Tensor, Tensor]], lr: float, mix: bool = True) -> None:
         """Take one optimizer step; nothing is read back from the device.
@@ -105,12 +105,12 @@ class TrainingStep:
         loss = tm.loss(logits, mixed)
         self.meter.add(loss.detach(), mixed_accuracy(logits.detach(), mixed), mixed)
         if self.keep_boxes and mixed.mask is not None:
-            self.boxes = Seen(images, mixed, tm.attention)
+            self.boxes = MixedBatch(images, mixed, tm.attention)
         return loss
 
     def _descend(self, step: int, losses: Tensor) -> None:
         """Step the optimizer, unless the gradient is not finite: then the device itself skips the step."""
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # before clipping: the norm is that of the gradients themselves
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         finite = norm.isfinite()  # the same on every process: gradients were averaged
         if self.scaler.is_enabled():
