@@ -113,7 +113,7 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     bad = bad_images(recipe.data, folder)
-    data = _load_data(recipe, folder, resumed=checkpoint is not None)
+    data = load_run_data(recipe, folder, resumed=checkpoint is not None)
     batches = prepare_batches(recipe, data, bad, world)
     run, start = _prepare_model(recipe, folder, world, data, batches, first_time=checkpoint is None)
     torch.manual_seed(derive_seed(recipe.run.seed, "model", world.rank))  # dropout differs between processes
@@ -130,7 +130,8 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
     return run
 
 
-def _load_data(recipe: Recipe, folder: Path, resumed: bool) -> ImageData:
+def load_run_data(recipe: Recipe, folder: Path, resumed: bool) -> ImageData:
+    """Return the data of a run; of a resumed one with the parts, columns, grey range and classes that it began with."""
     settings, seed = recipe.data, recipe.run.seed
     if not resumed:
         return load_data(settings, seed)
