@@ -231,13 +231,13 @@ class Marker:
         for number, hooks in enumerate(PHASES.values()):
             for owner, name in hooks:
                 setattr(owner, name, self._marked(getattr(owner, name), base, number))
-        finish = loop.TrainingRun.finish
+        finish = loop.finish
 
-        def begin(run: loop.TrainingRun) -> dict[str, Any]:
-            self.words[base + 1] = run.state.step_number + 1
-            return finish(run)
+        def begin(run: loop.RunState, watch: loop.Watch) -> dict[str, Any]:
+            self.words[base + 1] = run.step_number + 1
+            return finish(run, watch)
 
-        loop.TrainingRun.finish = begin  # type: ignore[method-assign]
+        loop.finish = begin
 
     def _marked(self, inner: Callable, base: int, number: int) -> Callable:
         @functools.wraps(inner)
