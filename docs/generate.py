@@ -176,7 +176,7 @@ def verbs() -> dict[str, str]:
 
 
 def commands_text() -> str:
-    """Return a table of the verbs, then each with its options, or with the usage that it prints."""
+    """Return a table of the verbs, then each with its options."""
     rows = [f"| [`{verb}`](#transmix-{verb}) | {what} |" for verb, what in verbs().items()]
     parts = (f"## transmix {verb}\n\n{_command(PACKAGE / 'cli' / f'{verb}.py')}" for verb in verbs())
     return "\n\n".join(["\n".join(["| command | |", "|---|---|", *rows]), *parts])
@@ -185,8 +185,6 @@ def commands_text() -> str:
 def _command(path: Path) -> str:
     classes = [node for node in _tree(path).body if isinstance(node, ast.ClassDef)]
     kinds = [node for node in classes if _is_dataclass(node) and not node.name.startswith("_")]
-    if not kinds:
-        return f"```text\n{ast.literal_eval(_meaning('USAGE', path)[0])}\n```"
     return "\n\n".join(f"{_prose(ast.get_docstring(kind) or '')}\n\n{_table(options(kind, path))}" for kind in kinds)
 
 
@@ -197,7 +195,7 @@ def options(kind: ast.ClassDef, path: Path) -> list[Option]:
         if not isinstance(field, ast.AnnAssign):
             continue
         name, annotation = ast.unparse(field.target), ast.unparse(field.annotation)
-        inner = re.sub(r"^Annotated\[(.*), tyro\.conf\..*\]$", r"\1", annotation)
+        inner = re.sub(r"^Annotated\[(.*?)((, tyro\.conf\.[^,]*)|(, '[^']*')|(, [A-Z_]+))+\]$", r"\1", annotation)
         node, place = _meaning(inner, path)
         if inner == "Recipe":
             found.append(Option("--...", "", "", "Every setting of a recipe: [Settings](settings.md)."))
@@ -246,7 +244,7 @@ def _table(rows: list[Option]) -> str:
 
 def _prose(docstring: str) -> str:
     """Return a docstring whose lines `word, word: what` stay lines."""
-    return re.sub(r"\n(?=\w[\w, ]*: )", "  \n", docstring)
+    return re.sub(r"\n *(?=\w[\w, ]*: )", "  \n", docstring)
 
 
 @cache

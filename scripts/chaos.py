@@ -190,12 +190,12 @@ PHASES: dict[str, list[tuple[Any, str]]] = {
     "start-up": [],
     "reading a checkpoint": [(loop, "choose_checkpoint"), (loop, "load_checkpoint"), (loop, "restore")],
     "loader start": [(TrainingBatches, "__iter__")],
-    "loading a batch": [(loop.TrainingRun, "finish")],  # and whatever else is in none of the other phases
+    "loading a batch": [(loop, "finish")],  # and whatever else is in none of the other phases
     "step": [(TrainingStep, "__call__")],
     "checkpoint save": [(loop, "save")],
     "checkpoint rename": [(checkpoint_module, "_put_in_place")],
     "checkpoint removal": [(checkpoint_state, "remove_old_checkpoints")],
-    "evaluation": [(loop.TrainingRun, "_evaluate")],
+    "evaluation": [(loop, "_evaluate")],
     "metrics": [(loop.RunLog, "__init__"), (loop.RunLog, "write")],
     "pictures, examples": [(loop, "draw_boxes"), (loop, "keep_examples")],
     "start, end of folder": [(loop.run_folder, "write_start"), (loop.run_folder, "write_end")],
@@ -231,13 +231,13 @@ class Marker:
         for number, hooks in enumerate(PHASES.values()):
             for owner, name in hooks:
                 setattr(owner, name, self._marked(getattr(owner, name), base, number))
-        finish = loop.TrainingRun.finish
+        finish = loop.finish
 
-        def begin(run: loop.TrainingRun) -> dict[str, Any]:
-            self.words[base + 1] = run.state.step_number + 1
-            return finish(run)
+        def begin(run: loop.RunState, watch: loop.Watch) -> dict[str, Any]:
+            self.words[base + 1] = run.step_number + 1
+            return finish(run, watch)
 
-        loop.TrainingRun.finish = begin  # type: ignore[method-assign]
+        loop.finish = begin
 
     def _marked(self, inner: Callable, base: int, number: int) -> Callable:
         @functools.wraps(inner)

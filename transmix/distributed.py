@@ -75,7 +75,7 @@ def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    if size > 1 and not dist.is_initialized():
+    if size > 1 and not dist.is_initialized():  # a launcher's own code may have joined already
         backend = "nccl" if place.type == "cuda" else "gloo"
         wait = timedelta(minutes=wait_minutes)
         try:
@@ -123,6 +123,7 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
     """Let a model's gradients be averaged over all processes."""
     if world.size == 1:
         return model
+    # Views into DDP's buckets spare a copy of all gradients. Buffers are sent around only where there are any.
     on_gpu = [world.device.index] if world.device.type == "cuda" else None
     parameters = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its older name

@@ -57,7 +57,7 @@ def test_words_after_mix_are_mixes_up_to_the_next_option():
     assert take_words(asked, "--mix") == (["cutmix", "transmix"], ["--seeds", "3"])
     asked = ["--lr", "1", "--mix=none", "mixup+cutmix", "--labels", "area", "line"]
     assert take_words(asked, "--mix") == (["none", "mixup+cutmix"], ["--lr", "1", "--labels", "area", "line"])
-    assert take_words(asked, "--labels") == (["area", "line"], ["--lr", "1", "--mix=none", "mixup+cutmix"])
+    assert take_words(asked, "--labels") == (["area", "line"], ["--lr", "1", "--mix", "none", "mixup+cutmix"])
 
 
 def test_each_mix_and_seed_is_planned_seed_by_seed_and_nothing_else_differs(recipe_file):

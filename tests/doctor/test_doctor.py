@@ -18,7 +18,7 @@ from transmix.data.dataset import DataError
 from transmix.data.folder import read_folder
 from transmix.data.parquet import read_parquet
 from transmix.doctor import examine
-from transmix.doctor.duplicates import Seen, same_pixels
+from transmix.doctor.duplicates import Picture, same_pixels
 from transmix.doctor.folders import list_class_folders
 from transmix.doctor.look import look_at_content, look_at_pixels
 from transmix.doctor.report import NOTES, PROBLEMS
@@ -157,9 +157,9 @@ def test_same_pixels_are_found_across_formats_and_splits_and_labels(pets):
 
 
 def test_duplicates_alone_are_a_note():
-    twins = [Seen(b"x", "train", "cat", place) for place in ("a", "b")]
+    twins = [Picture(b"x", "train", "cat", place) for place in ("a", "b")]
     assert [finding.problem for finding in same_pixels(twins)] == [False]
-    assert same_pixels([Seen(b"x", "train", "cat", "a"), Seen(b"y", "val", "cat", "b")]) == []
+    assert same_pixels([Picture(b"x", "train", "cat", "a"), Picture(b"y", "val", "cat", "b")]) == []
 
 
 def test_a_fingerprint_tells_pixels_and_shape_apart_and_nothing_else():
@@ -343,7 +343,7 @@ def test_cifar100_has_ten_images_that_are_in_train_and_in_val(real_images):
     data = read_parquet(real_images / "cifar100")
     chosen = {"train": {*LEAKS, *range(0, 50_000, 20)}, "val": {*LEAKS.values(), *range(0, 10_000, 20)}}
     seen = [
-        Seen(look_at_content(split.images.content(index)).pixels, name, "any", f"{name} {index}")
+        Picture(look_at_content(split.images.content(index)).pixels, name, "any", f"{name} {index}")
         for name, split in (("train", data.train), ("val", data.val))
         for index in sorted(chosen[name])
     ]

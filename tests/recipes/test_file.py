@@ -519,7 +519,7 @@ mixing:
     ("words", "meant"),
     [
         (["--mix-prob", "0.5", "--lr", "1"], ["--prob", "0.5", "--lr", "1"]),
-        (["--mix-mode=elem"], ["--mode=elem"]),
+        (["--mix-mode=elem"], ["--mode", "elem"]),
         (["--attention-weight", "1", "--mix", "cutmix"], ["--mix", "cutmix", "--labels-options", "weight=1"]),
         (
             ["--downsample=fraction", "--attention_weight=0.3"],

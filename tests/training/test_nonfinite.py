@@ -22,7 +22,7 @@ def counted(pattern, stays, reads=()):
     """Go through steps ("x": bad), reading after some; give which were held, and the reads."""
     counter, held, found = NotFinite(torch.device("cpu"), stays), "", []
     for step, kind in enumerate(pattern, 1):
-        held += "x" if counter.hold(step, torch.tensor(kind == "x")) else "."
+        held += "x" if counter.skip(step, torch.tensor(kind == "x")) else "."
         if step in reads:
             found.append(counter.read(ALONE))
     return held, [*found, counter.read(ALONE)]
@@ -72,7 +72,7 @@ def test_it_stops_with_the_step_its_images_and_what_replays_it(images, small_rec
     samples = [index for rank in dump.state["samples"] for index in rank]
     assert str(error.value) == (
         f"loss or gradient was not finite at step 3 (epoch 1; training images {', '.join(map(str, samples))}); it was "
-        f"held back. transmix replay {folder} runs it again and says where. Train anew (another --out) with a lower "
+        f"skipped. transmix replay {folder} runs it again and says where. Train anew (another --out) with a lower "
         f"learning rate, clipped gradients, or bf16 instead of fp16; or --resume with --on-nonfinite skip"
     )
     # step 4 was held back as well: weights and optimizer are those that step 3 started from
@@ -104,13 +104,13 @@ def test_skipping_goes_on_up_to_so_many_in_a_row(steps, ends, images, small_reci
         rows = read_rows(tmp_path / "run" / "metrics.jsonl")
         assert {row["step"] for row in rows if row.get("held_back")} == steps
         assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "ema.safetensors").values())
-        assert f"held back 1 steps that were not finite, the first at step {min(steps)}" in capsys.readouterr().out
+        assert f"skipped 1 steps that were not finite, the first at step {min(steps)}" in capsys.readouterr().out
     else:
         with pytest.raises(NotFiniteError) as error:
             train(recipe, tmp_path / "run")
         assert str(error.value) == (
-            "loss or gradient was not finite in 3 steps in a row, up to step 4; max_nonfinite allows 2. All were held "
-            "back; --resume goes on from the last checkpoint"
+            "loss or gradient was not finite in 3 steps in a row, up to step 4; max_nonfinite allows 2. All were "
+            "skipped; --resume goes on from the last checkpoint"
         )
 
 

@@ -88,16 +88,16 @@ def test_a_replay_makes_the_batches_that_the_run_saw(images, small_recipe, tmp_p
         call(self, step, micro_batches, *rest)
 
     monkeypatch.setattr(TrainingStep, "__call__", watched)
-    runs, finish = [], loop.TrainingRun.finish
-    monkeypatch.setattr(loop.TrainingRun, "finish", lambda run: runs.append(run) or finish(run))
+    runs, finish = [], loop.finish
+    monkeypatch.setattr(loop, "finish", lambda run, watch: runs.append(run) or finish(run, watch))
     for name, on_device in (("device", True), ("loader", False)):
         steps.clear()
         train(small_recipe(images, **{**SETTINGS, "on_device": on_device, "max_steps": 3}), tmp_path / name)
         run = runs[-1]
-        run.state.order.start_at(0)
-        load = replay._loader(run.recipe, run.state.data, torch.device("cpu"))
+        run.order.start_at(0)
+        load = replay._loader(run.recipe, run.data, torch.device("cpu"))
         seen_batches = [batch for micro_batches in steps for batch in micro_batches]
-        pairs = [(load(wanted), seen) for wanted, seen in zip(run.state.order, seen_batches, strict=False)]
+        pairs = [(load(wanted), seen) for wanted, seen in zip(run.order, seen_batches, strict=False)]
         assert len(pairs) == 6
         assert all(one.equal(other) for again, seen in pairs for one, other in zip(again, seen, strict=True))
 

@@ -58,10 +58,10 @@ POINTS = {
     "between two micro-batches": (8, 6, lambda patch: die(patch, TrainingStep, "forward", 18)),
     "in a save": (6, 5, lambda patch: die(patch, checkpoint_module, "_put_in_place", 3)),
     "before the last batch": (9, 9, lambda patch: die(patch, TrainingStep, "__call__", 10)),
-    "at the end of an epoch": (5, 3, lambda patch: die(patch, loop.TrainingRun, "_end_epoch", 1)),
+    "at the end of an epoch": (5, 3, lambda patch: die(patch, loop, "_end_epoch", 1)),
     "in an evaluation": (5, 3, die_in_evaluation),
-    "between epochs": (5, 5, lambda patch: die(patch, loop.TrainingRun, "_train_epoch", 2)),
-    "after the last batch": (10, 9, lambda patch: die(patch, loop.TrainingRun, "_end_epoch", 2)),
+    "between epochs": (5, 5, lambda patch: die(patch, loop, "_train_epoch", 2)),
+    "after the last batch": (10, 9, lambda patch: die(patch, loop, "_end_epoch", 2)),
     "after the last save": (10, 10, lambda patch: die(patch, loop.run_folder, "write_end", 1)),
 }
 """What dies where: steps taken, step that is saved, how."""

@@ -13,7 +13,7 @@ from transmix.evaluation.subject import evaluate_subject, open_subject
 from transmix.recipes import RecipeError, load_recipe, resolved
 from transmix.report.run import write_report
 from transmix.runs.folder import RunError
-from transmix.training.loop import TrainingRun, train
+from transmix.training.loop import finish, prepare, train
 from transmix.training.nonfinite import NotFiniteError
 from transmix.training.stopping import Watch
 
@@ -210,18 +210,18 @@ def test_a_step_that_is_not_finite_is_held_back_and_stops_the_run(images, small_
     from transmix import distributed
 
     world = distributed.start("cpu")
-    run = TrainingRun(small_recipe(images), tmp_path / "run", world, None, Watch(world))
-    before = {name: tensor.clone() for name, tensor in run.state.bare.state_dict().items()}
-    average = {name: tensor.clone() for name, tensor in run.state.average.model.state_dict().items()}
-    normalise = run.state.step.normalise
-    run.state.step.normalise = lambda batch: normalise(batch) * float("nan")
+    run = prepare(small_recipe(images), tmp_path / "run", world, None)
+    before = {name: tensor.clone() for name, tensor in run.bare.state_dict().items()}
+    average = {name: tensor.clone() for name, tensor in run.average.model.state_dict().items()}
+    normalise = run.step.normalise
+    run.step.normalise = lambda batch: normalise(batch) * float("nan")
     with pytest.raises(
         NotFiniteError,
-        match=r"not finite at step 1 \(epoch 1; training images \d+, .*\); it was held back\. transmix replay",
+        match=r"not finite at step 1 \(epoch 1; training images \d+, .*\); it was skipped\. transmix replay",
     ):
-        run.finish()
-    assert all(tensor.equal(before[name]) for name, tensor in run.state.bare.state_dict().items())
-    assert all(tensor.equal(average[name]) for name, tensor in run.state.average.model.state_dict().items())
+        finish(run, Watch(world))
+    assert all(tensor.equal(before[name]) for name, tensor in run.bare.state_dict().items())
+    assert all(tensor.equal(average[name]) for name, tensor in run.average.model.state_dict().items())
 
 
 def test_tensorboard_that_is_not_installed_is_said_before_anything_is_written(

@@ -70,18 +70,18 @@ def plain(rank, recipe, folder, *more):
 def recorded(rank, recipe, folder):
     """Resume, and keep what the first step started from and which images came."""
     found, seen = {}, []
-    finish, readable = loop.TrainingRun.finish, TrainingSamples.readable
+    finish, readable = loop.finish, TrainingSamples.readable
 
-    def note(run):
-        names = {weight: name for name, weight in run.state.bare.named_parameters()}
-        parts = {"model": run.state.bare.state_dict(), "ema": run.state.average.model.state_dict()}
-        parts["optimizer"] = optimizer_tensors(run.state.step.optimizer, names)
+    def note(run, watch):
+        names = {weight: name for name, weight in run.bare.named_parameters()}
+        parts = {"model": run.bare.state_dict(), "ema": run.average.model.state_dict()}
+        parts["optimizer"] = optimizer_tensors(run.step.optimizer, names)
         found.update({kind: gather_whole(tensors, keep=True) for kind, tensors in parts.items()})
-        found["parts"] = {name: sharding.own_part(weight).numel() for name, weight in run.state.bare.named_parameters()}
+        found["parts"] = {name: sharding.own_part(weight).numel() for name, weight in run.bare.named_parameters()}
         torch.save(found, f"{folder}-before-{rank}.pt")
-        return finish(run)
+        return finish(run, watch)
 
-    loop.TrainingRun.finish = note
+    loop.finish = note
     TrainingSamples.readable = lambda self, epoch, index: seen.append(index) or readable(self, epoch, index)
     code = command(recipe, folder, "--resume")
     torch.save(seen, f"{folder}-seen-{rank}.pt")
@@ -386,16 +386,16 @@ def test_a_run_of_two_processes_goes_on_from_the_same_bits_and_images_in_one(
     before, runs, recipe, tmp_path, monkeypatch
 ):
     folder, seen, found = rewound(runs, before, tmp_path / "run"), [], {}
-    readable, finish = TrainingSamples.readable, loop.TrainingRun.finish
+    readable, finish = TrainingSamples.readable, loop.finish
 
-    def note(run):
-        names = {weight: name for name, weight in run.state.bare.named_parameters()}
-        parts = {"model": run.state.bare.state_dict(), "ema": run.state.average.model.state_dict()}
-        parts["optimizer"] = optimizer_tensors(run.state.step.optimizer, names)
+    def note(run, watch):
+        names = {weight: name for name, weight in run.bare.named_parameters()}
+        parts = {"model": run.bare.state_dict(), "ema": run.average.model.state_dict()}
+        parts["optimizer"] = optimizer_tensors(run.step.optimizer, names)
         found.update({kind: {name: one.clone() for name, one in part.items()} for kind, part in parts.items()})
-        return finish(run)
+        return finish(run, watch)
 
-    monkeypatch.setattr(loop.TrainingRun, "finish", note)
+    monkeypatch.setattr(loop, "finish", note)
     monkeypatch.setattr(
         TrainingSamples, "readable", lambda self, epoch, index: seen.append(index) or readable(self, epoch, index)
     )
@@ -463,7 +463,7 @@ def deal_draws(monkeypatch):
     def dealt(seed, kind, number, micro, rank):
         return derive_seed(seed, kind, number, micro // 2, micro % 2)
 
-    monkeypatch.setattr(step, "key", dealt)
+    monkeypatch.setattr(step, "derive_seed", dealt)
 
 
 @pytest.mark.parametrize("way", WAYS)

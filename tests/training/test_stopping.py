@@ -174,9 +174,9 @@ def test_epochs_between_checkpoints_are_left_out_unless_one_is_better(images, sm
     settings = {"checkpoint_every": "3epochs", "epochs": 4, "ema_decay": None}
     scores = iter([0.5, 0.6, 0.1, 0.2])
     monkeypatch.setattr(
-        loop.TrainingRun,
+        loop,
         "_evaluate",
-        lambda run: (
+        lambda run, watch: (
             setattr(run, "scores", {"confusion": __import__("torch").eye(2)}) or {"top1": next(scores), "val_loss": 1.0}
         ),
     )

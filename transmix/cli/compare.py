@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from transmix.cli.options import given_options, parse, with_current_names
+from transmix.cli.help import help_text
+from transmix.cli.options import given_options, parse, split_options, with_current_names, words_of
 from transmix.cli.train import DEFAULT_RECIPE, recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.label_twin import NO_TWIN
@@ -21,43 +22,53 @@ from transmix.recipes import Recipe, RecipeError, load_recipe
 from transmix.recipes.mixing import mix_and_labels, rule_name
 from transmix.runs.error import RunError
 
+TRAIN_FIRST = "train first, then compare"
+
 
 @dataclass(frozen=True)
 class CompareRuns:
     """Compare runs: scores over seeds, paired differences and whether they are more than noise, curves.
 
-    Runs whose recipes differ in the seed alone are one group. To train what is compared first, say which mixes:
-    transmix compare --mix none cutmix transmix --seeds 3 --recipe digits (--mix --help explains it).
+    Runs whose recipes differ only in the seed are one group. With --mix or --labels, the runs are trained first:
+    transmix compare --mix none cutmix transmix --seeds 3 --recipe digits.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders, two or more, on the same data."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, "compare runs"]
+    """Folders of runs on the same data, two or more."""
     out: Path = Path("compare.html")
-    """The page; a table (.md) and all numbers (.json) are written beside it."""
+    """Page to write; a table (.md) and all numbers (.json) are written beside it."""
     baseline: str | None = None
-    """Name of the group that the others are compared with; CutMix where there is one, else the first."""
+    """Group that the others are compared with; None: CutMix if it is there, else the first."""
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """Mixes and label rules to train with; given like this, they are several values, taken before all others."""
+
+    mix: Annotated[tuple[str, ...], TRAIN_FIRST] = ()
+    """Mixes to train with: none, mixup, cutmix, transmix, ...; none given: the recipe's."""
+    labels: tuple[str, ...] = ()
+    """Label rules to train each mix with: area, attention, line, centre; none given: the mix's own."""
 
 
 @dataclass(frozen=True)
 class TrainAndCompare:
-    """Train a recipe with each of several mixes, labels and seeds, then compare.
+    """Train a recipe with each of several mixes, label rules and seeds, then compare.
 
-    --mix MIX MIX ... --labels RULE RULE ... --seeds N; without --labels each mix has the labels that are its own.
-
-    What OUT holds already is taken or gone on with, so that the same command goes on after a stop. Any setting of
-    transmix train can be given and holds for all runs.
+    Runs that OUT holds are taken or continued, so that the same command goes on after a stop. Any setting of transmix
+    train can be given and holds for all runs.
     """
 
-    seeds: int = 3
-    """How many: seeds 0, 1, ..."""
+    seeds: Annotated[int, TRAIN_FIRST] = 3
+    """Number of seeds per mix and label rule: 0, 1, ..."""
     recipe: str = DEFAULT_RECIPE
-    """A recipe that comes with the package (transmix recipes ls), or a YAML file."""
+    """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file."""
     out: Path | None = None
-    """Folder of the runs and of compare.html, .md and .json; runs/compare-RECIPE if not given."""
+    """Folder of the runs and of compare.html, .md and .json; None: runs/compare-RECIPE."""
     baseline: str | None = None
-    """Name of the group that the others are compared with; CutMix where there is one, else the first."""
+    """Group that the others are compared with; None: CutMix if it is there, else the first."""
     at_once: int | None = None
-    """Runs at a time; None: on a CPU one for each core (a run has one thread), else one for each GPU."""
+    """Number of runs trained at the same time; None: one per CPU core (a run has one thread), or one per GPU."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
 
 
@@ -65,17 +76,20 @@ def main(arguments: list[str]) -> int:
     """Parse the command line, train what is missing if mixes are named, compare, write, and print the table."""
     mixes, rest = take_words(with_current_names(arguments), "--mix")
     labels, rest = take_words(rest, "--labels")
+    recipe = load_recipe(recipe_name(rest) if rest else DEFAULT_RECIPE)
+    if {"-h", "--help"} & set(arguments):
+        print(help_text("compare", {CompareRuns: None, Mixes: None, TrainAndCompare: TrainAndCompare(settings=recipe)}))
+        return 0
     if mixes is None and labels is None:
         asked = parse(CompareRuns, "compare", arguments)
         if asked.out.suffix != ".html":
             raise RecipeError(f"--out is the page to write and ends in .html, got {asked.out}")
         _compare(asked.runs, asked.out, asked.baseline, arguments)
         return 0
-    recipe = load_recipe(recipe_name(rest) if rest else DEFAULT_RECIPE)
     # Settings of the recipe's own label rule are for that rule alone; those on the command line for every rule.
     own = {rule_name(recipe.mixing): recipe.mixing.labels_options}
     recipe = replace(recipe, mixing=replace(recipe.mixing, labels_options={}))
-    trained = parse(TrainAndCompare, "compare --mix ...", rest, TrainAndCompare(settings=recipe))
+    trained = parse(TrainAndCompare, "compare", rest, TrainAndCompare(settings=recipe))
     mixes = [mix_and_labels(recipe.mixing.mix, None)[0]] if mixes is None else mixes
     _check_asked(mixes, labels, trained, recipe)
     fixed, slots = places(given_options(recipe, trained.settings), trained.at_once)
@@ -85,19 +99,8 @@ def main(arguments: list[str]) -> int:
 
 def take_words(arguments: Sequence[str], option: str) -> tuple[list[str] | None, list[str]]:
     """Return the words after an option, up to the next option, and all others; None if it is not there."""
-    if not any(word == option or word.startswith(f"{option}=") for word in arguments):
-        return None, list(arguments)
-    taken, rest, taking = [], [], False
-    for word in arguments:
-        if word == option or word.startswith(f"{option}="):
-            taking = True
-            taken += [word.partition("=")[2]] if "=" in word else []
-        elif taking and not word.startswith("-"):
-            taken.append(word)
-        else:
-            taking = False
-            rest.append(word)
-    return taken, rest
+    others = [words for words in split_options(list(arguments)) if words[:1] != [option]]
+    return words_of(list(arguments), option), [word for words in others for word in words]
 
 
 def _check_asked(mixes: list[str], labels: list[str] | None, asked: TrainAndCompare, base: Recipe) -> None:

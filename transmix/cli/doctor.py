@@ -21,17 +21,17 @@ class Doctor:
     Exit code 0: nothing that would stop or mislead training; 1: problems were found; 2: there is no such data set.
     """
 
-    data: Annotated[str, tyro.conf.Positional]
-    """'digits', or a folder in any layout that training takes."""
-    all: bool = False
-    """List everything, not the first few of each kind."""
-    json: Path | None = None
-    """Where the findings are also written, as JSON."""
+    data: Annotated[str, tyro.conf.Positional, "data"]
+    """Data set: 'digits', or a folder in any layout that training takes."""
     grey_range: tuple[float, float] | None = None
-    """The values that are black and white in grey images of more than 8 bits, as training would be told; None: the
-    least and the greatest of the training images."""
+    """Values that become black and white in grey images of more than 8 bits; None: the least and the greatest of the
+    training images."""
     workers: int | None = None
-    """Processes; None: what the cores allow."""
+    """Number of processes that look at images; None: as many as the cores allow."""
+    all: Annotated[bool, "output"] = False
+    """List all findings, not only the first three of each kind."""
+    json: Path | None = None
+    """JSON file to write the findings to as well."""
 
 
 def main(arguments: list[str]) -> int:

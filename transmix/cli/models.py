@@ -1,39 +1,39 @@
 """transmix models: which models are read, where, and how well; shown from a table that comes with the package."""
 
 import difflib
-import sys
+from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
+
+from transmix.cli.options import parse
 from transmix.models.readable import model_text, read_table
 from transmix.recipes import RecipeError
-
-USAGE = """usage: transmix models [FILTER]
-
-Models whose attention TransMix reads, and models that it refuses, as they were measured.
-
-  FILTER  show only rows whose family, library or model holds this word (swin, torchvision, deit_tiny, ...)
-
-  read        who asks: the class token, a class-attention layer, an attention pool, or a class-attention head that
-              transmix.attention.with_class_attention(model) puts in place of the average pooling
-  grid        patches of an image of 224 x 224 pixels, or of the size that is given
-  difference  largest difference from an explicit softmax
-  compiled    whether torch.compile(fullgraph=True) works with reading
-  overhead    time of a training step with reading over the time without
-
-A model that is not listed may be readable all the same; what cannot be read raises an error that says what to do."""
 
 TITLES = ("family", "library", "model", "read", "module", "grid", "difference", "compiled", "overhead")
 
 
+@dataclass(frozen=True)
+class Models:
+    """List the models whose attention TransMix reads, and models that it refuses, as they were measured.
+
+      read: what asks: the class token, a class-attention layer, an attention pool, or a class-attention head that
+        transmix.attention.with_class_attention(model) puts in place of the average pooling
+      grid: patches of an image of 224 x 224 pixels, or of the size that is given
+      difference: largest difference from an explicit softmax
+      compiled: whether torch.compile(fullgraph=True) works with reading
+      overhead: time of a training step with reading over the time without
+
+    A model that is not listed may be readable too. For one that is not, an error says what to do.
+    """
+
+    filter: Annotated[str, tyro.conf.Positional, "models"] = ""
+    """Show only rows whose family, library or model contains this word: swin, torchvision, deit_tiny, ..."""
+
+
 def main(arguments: list[str]) -> None:
     """Show the rows that a filter leaves."""
-    match arguments:
-        case ["-h" | "--help", *_] | [_, "-h" | "--help"]:
-            print(USAGE)
-        case [] | [_] if not any(word.startswith("-") for word in arguments):
-            _show(_holding(arguments[0] if arguments else ""))
-        case _:
-            print(USAGE, file=sys.stderr)
-            raise RecipeError(f"not understood: models {' '.join(arguments)}")
+    _show(_holding(parse(Models, "models", arguments).filter))
 
 
 def _holding(word: str) -> list[dict[str, str]]:

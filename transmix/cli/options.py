@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
+from transmix.cli.help import help_text
 from transmix.models.settings import Option
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.file import MOVED, RENAMED
@@ -18,6 +19,9 @@ Options = TypeVar("Options")
 
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
+PAIRS = ("--labels-options", "--mix-options", "--mix-weights", "--model-options")
+"""Options that take NAME=VALUE words; given several times, they add up."""
+
 
 def parse(kind: type[Options], verb: str, arguments: list[str], default: Options | None = None) -> Options:
     """Fill a dataclass from command line arguments; --help prints and exits.
@@ -25,6 +29,9 @@ def parse(kind: type[Options], verb: str, arguments: list[str], default: Options
     Raises:
         RecipeError: an unknown option (with the nearest), a missing one, a value of the wrong type.
     """
+    if {"-h", "--help"} & set(arguments):
+        print(help_text(verb, {kind: default}))
+        raise SystemExit(0)
     complaint = io.StringIO()
     given: dict[str, Any] = {} if default is None else {"default": default}
     try:
@@ -43,8 +50,31 @@ def parse(kind: type[Options], verb: str, arguments: list[str], default: Options
         raise RecipeError(f"{_one_line(complaint.getvalue())}; see transmix {verb} --help") from None
 
 
-PAIRS = ("--labels-options", "--mix-options", "--mix-weights", "--model-options")
-"""Options that take NAME=VALUE words; given several times, they add up."""
+def split_options(arguments: list[str]) -> list[list[str]]:
+    """Return a command line option by option, each with the words up to the next; first the words before any.
+
+    An option is written with hyphens, and apart from its value: --lr_batch=1 is ["--lr-batch", "1"].
+    """
+    parts: list[list[str]] = [[]]
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            parts.append([name.replace("_", "-"), *([value] if equals else [])])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+def words_of(arguments: list[str], option: str) -> list[str] | None:
+    """Return all words after an option; None if it is not given."""
+    found = [words for name, *words in filter(None, split_options(arguments)) if name == option]
+    return [word for words in found for word in words] if found else None
+
+
+def value_of(arguments: list[str], option: str) -> str | None:
+    """Return the last value of an option; None if it is not given."""
+    words = words_of(arguments, option)
+    return None if words is None else (words or [""])[-1]
 
 
 def with_current_names(arguments: list[str]) -> list[str]:
@@ -55,47 +85,30 @@ def with_current_names(arguments: list[str]) -> list[str]:
     Raises:
         RecipeError: an old option without a value, or a setting under both its names.
     """
-    words: list[str] = []
+    first, *options = split_options(arguments)
+    words, given = list(first), {option[0] for option in options}
     pairs: dict[str, list[str]] = {}
     old: list[str] = []
-    at = 0
-    while at < len(arguments):
-        word, following = arguments[at], arguments[at + 1] if at + 1 < len(arguments) else "--"
-        at += 1
-        name, equals, value = word.partition("=")
-        name = name.replace("_", "-") if name.startswith("--") else ""
+    for name, *values in options:
         key = name.removeprefix("--").replace("-", "_")
         if key in MOVED:
-            if not equals:
-                value, at = following, at + 1
-            if value.startswith("--") or not value:
+            if not values or not values[0]:
                 raise RecipeError(f"{name} needs a value")
-            old.append(f"{MOVED[key]}={value}")
+            old.append(f"{MOVED[key]}={values[0]}")
+            words += values[1:]
         elif name in PAIRS:
-            taken = [value] if equals else []
-            while at < len(arguments) and not arguments[at].startswith("-"):
-                taken.append(arguments[at])
-                at += 1
-            pairs.setdefault(name, []).extend(taken)
-        elif key in RENAMED:
-            words.append(f"--{RENAMED[key]}{equals}{value}")
+            pairs.setdefault(name, []).extend(values)
         else:
-            words.append(word)
-    _check_once(arguments, old, pairs.get("--labels-options", []))
+            current = f"--{RENAMED[key]}" if key in RENAMED else name
+            if current != name and current in given:
+                raise RecipeError(f"{current} is given twice, once under its old name; keep one")
+            words += [current, *values]
     if old:
         pairs["--labels-options"] = [*pairs.get("--labels-options", []), *old]
+        names = [pair.partition("=")[0] for pair in pairs["--labels-options"]]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise RecipeError(f"{twice} of the labels is given twice, once under its old name; keep one")
     return [*words, *(word for name, taken in pairs.items() for word in (name, *taken))]
-
-
-def _check_once(arguments: list[str], old: list[str], given: list[str]) -> None:
-    """Refuse a setting that is given under its old name and its new one."""
-    options = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments if word[:2] == "--"}
-    for before, name in RENAMED.items():
-        if {before, name} <= options:
-            raise RecipeError(f"--{name} is given twice, once under its old name; keep one")
-    names = [pair.partition("=")[0] for pair in (*old, *given)]
-    if old and (twice := next((name for name in names if names.count(name) > 1), None)):
-        raise RecipeError(f"{twice} of the labels is given twice, once under its old name; keep one")
 
 
 def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
@@ -114,8 +127,7 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
         mixing = replace(mixing, labels=None)
     asked = mixing.labels if labels is None else None if labels == "None" else labels
     after = rule_name(replace(mixing, mix=mix or mixing.mix, labels=asked))
-    typed = any(word.partition("=")[0].replace("_", "-") == "--labels-options" for word in arguments)
-    if after == "area" and typed and labels is None:
+    if after == "area" and labels is None and words_of(arguments, "--labels-options") is not None:
         raise RecipeError(
             "--labels-options are settings of a label rule, and labels are by area here; give --labels too"
         )
@@ -124,35 +136,20 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
     return replace(recipe, mixing=mixing)
 
 
-def value_of(arguments: list[str], option: str) -> str | None:
-    """Return the last value of an option; None if it is not given."""
-    found = None
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if word == option:
-            found = following
-        elif word.startswith(f"{option}="):
-            found = word.partition("=")[2]
-    return found
-
-
 def given_options(base: Recipe, given: Recipe) -> Recipe:
     """Return a recipe whose NAME=VALUE settings are those of `base` with those given over them.
 
     NAME= takes one away.
     """
 
-    def over(before: dict[str, Option], after: dict[str, Option]) -> dict[str, Option]:
-        return {name: value for name, value in (before | after).items() if value is not None}
+    def over(section: str, *names: str) -> Any:
+        before, after = getattr(base, section), getattr(given, section)
+        both = {name: getattr(before, name) | getattr(after, name) for name in names}
+        kept = {name: {key: value for key, value in one.items() if value is not None} for name, one in both.items()}
+        return replace(after, **kept)
 
-    old, new = base.mixing, given.mixing
-    mixing = replace(
-        new,
-        mix_options=over(old.mix_options, new.mix_options),
-        mix_weights=over(old.mix_weights, new.mix_weights),
-        labels_options=over(old.labels_options, new.labels_options),
-    )
-    model = replace(given.model, model_options=over(base.model.model_options, given.model.model_options))
-    return replace(given, mixing=mixing, model=model)
+    mixing = over("mixing", "mix_options", "mix_weights", "labels_options")
+    return replace(given, mixing=mixing, model=over("model", "model_options"))
 
 
 def _one_line(box: str) -> str:

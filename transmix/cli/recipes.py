@@ -1,36 +1,44 @@
 """transmix recipes: list, show and copy the recipes that come with the package."""
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
+import tyro
+
+from transmix.cli.options import parse
 from transmix.recipes import RecipeError, recipe_names, recipe_text
 
-USAGE = """usage: transmix recipes ls | show NAME | cp NAME [FILE]
 
-Recipes that come with the package. Use one with `transmix train --recipe NAME`; copy one to change it and
-use it with `transmix train --recipe FILE.yaml`.
+@dataclass(frozen=True)
+class Recipes:
+    """List, show or copy the recipes that come with the package.
 
-  ls              names, and what each is for
-  show NAME       the recipe, with where its numbers come from
-  cp NAME [FILE]  copy it to FILE (default: NAME.yaml); an existing file is not overwritten"""
+    Use one with `transmix train --recipe NAME`. Copy one to change it, and use the copy with
+    `transmix train --recipe FILE.yaml`.
+    """
+
+    action: Annotated[Literal["ls", "show", "cp"], tyro.conf.Positional, "recipes"] = "ls"
+    """ls: list names, and what each is for. show: print a recipe, with the sources of its numbers. cp: copy it."""
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """Recipe to show or copy."""
+    file: Annotated[Path | None, tyro.conf.Positional] = None
+    """File to copy it to; None: NAME.yaml here. An existing file is not overwritten."""
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of the three sub-commands."""
-    match arguments:
-        case ["ls"] | []:
-            width = max(map(len, recipe_names()))
-            for name in recipe_names():
-                print(f"{name:<{width}}  {recipe_text(name).splitlines()[0].lstrip('# ')}")
-        case ["show", name]:
-            print(recipe_text(name), end="")
-        case ["cp", name, *rest] if len(rest) <= 1:
-            _copy(name, Path(rest[0] if rest else f"{name}.yaml"))
-        case ["-h" | "--help", *_] | [_, "-h" | "--help"]:
-            print(USAGE)
-        case _:
-            print(USAGE, file=sys.stderr)
-            raise RecipeError(f"not understood: recipes {' '.join(arguments)}")
+    """List, show or copy."""
+    asked = parse(Recipes, "recipes", arguments)
+    if (asked.name is None) != (asked.action == "ls") or (asked.file is not None and asked.action != "cp"):
+        raise RecipeError(f"not understood: recipes {' '.join(arguments)}; see transmix recipes --help")
+    if asked.name is None:
+        width = max(map(len, recipe_names()))
+        for name in recipe_names():
+            print(f"{name:<{width}}  {recipe_text(name).splitlines()[0].lstrip('# ')}")
+    elif asked.action == "show":
+        print(recipe_text(asked.name), end="")
+    else:
+        _copy(asked.name, asked.file or Path(f"{asked.name}.yaml"))
 
 
 def _copy(name: str, target: Path) -> None:

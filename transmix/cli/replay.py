@@ -12,12 +12,12 @@ from transmix.training.replay import replay
 
 @dataclass(frozen=True)
 class Replay:
-    """Run the step that stopped a run again: which module, which images, which gradients are not finite."""
+    """Re-run a step with NaN or Inf and locate it: the module, the images, the gradients."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The folder of a run that stopped because a loss or gradient was not finite."""
+    run: Annotated[Path, tyro.conf.Positional, "run"]
+    """Folder of a run that stopped at a loss or gradient with NaN or Inf."""
     device: str = "auto"
-    """'auto': cuda where there is one, else cpu."""
+    """Device to compute on: cpu, cuda, ...; auto: cuda if there is a GPU, else cpu."""
 
 
 def main(arguments: list[str]) -> None:

@@ -12,12 +12,12 @@ from transmix.report.run import write_report
 
 @dataclass(frozen=True)
 class Report:
-    """Write one HTML file about a run, finished or not, with everything in it: no network, no other file."""
+    """Write a self-contained HTML report of a run, finished or not: one file that loads nothing from elsewhere."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
+    run: Annotated[Path, tyro.conf.Positional, "files"]
+    """Run folder."""
     out: Path | None = None
-    """The file; report.html in the run folder if not given."""
+    """File to write; None: report.html in the run folder."""
 
 
 def main(arguments: list[str]) -> None:

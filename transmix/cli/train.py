@@ -15,14 +15,14 @@ DEFAULT_RECIPE = "digits"
 
 @dataclass(frozen=True)
 class Train:
-    """Train a Vision Transformer as a recipe says; options given here win over the recipe's."""
+    """Train a Vision Transformer as a recipe says. Options given here replace the recipe's settings."""
 
-    out: Path
-    """The run folder, made anew."""
+    out: Annotated[Path, "run folder"]
+    """Run folder to create."""
     recipe: str = DEFAULT_RECIPE
-    """A recipe that comes with the package (transmix recipes ls), or a YAML file."""
+    """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file."""
     resume: bool = False
-    """Start the run in --out if it is not there, go on with it if it stopped, leave it if it is finished."""
+    """Continue the run in --out if it stopped; start it if there is none; do nothing if it is finished."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from transmix.doctor.report import Finding
 
 
-class Seen(NamedTuple):
+class Picture(NamedTuple):
     """An image that was decoded."""
 
     pixels: bytes  # a fingerprint
@@ -15,7 +15,7 @@ class Seen(NamedTuple):
     place: str
 
 
-def same_pixels(images: list[Seen]) -> list[Finding]:
+def same_pixels(images: list[Picture]) -> list[Finding]:
     """Find groups of the same pixels: in both splits, with different labels, or else plain duplicates."""
     groups = defaultdict(list)
     for image in images:

@@ -19,7 +19,7 @@ from transmix.data.parquet import ParquetImages
 from transmix.data.parts import chosen_on_test, left_unused
 from transmix.data.source import LAYOUTS, open_data
 from transmix.data.tar_shards import TarImages
-from transmix.doctor.duplicates import Seen, same_pixels
+from transmix.doctor.duplicates import Picture, same_pixels
 from transmix.doctor.folders import list_class_folders
 from transmix.doctor.grey import find_grey
 from transmix.doctor.look import Look, look_at_content, look_at_file, look_at_pixels
@@ -58,7 +58,7 @@ def examine(
     grey, remarks = find_grey(str(data), splits, grey_range, place)
     findings += remarks
     splits = {name: with_grey(split, grey or EACH_IMAGE) for name, split in splits.items()}
-    seen: list[Seen] = []
+    seen: list[Picture] = []
     with tqdm(total=sum(map(len, splits.values())), unit=" images", disable=None if progress else True) as bar:
         for name, split in splits.items():
             for index, look in enumerate(_looks(split, workers)):
@@ -66,7 +66,7 @@ def examine(
                 where = place(split.images, index, name)
                 findings += [Finding(kind, (where,), detail) for kind, detail in look.oddities]
                 if look.pixels is not None:
-                    seen.append(Seen(look.pixels, name, classes[split.labels[index]], where))
+                    seen.append(Picture(look.pixels, name, classes[split.labels[index]], where))
     findings += same_pixels(seen)
     order = [*PROBLEMS, *NOTES]
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.places))

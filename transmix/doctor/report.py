@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from transmix.data.grey import GreyRange, as_range
@@ -11,9 +11,9 @@ from transmix.printable import printable
 PROBLEMS = {
     "refused": "training refuses the data set as a whole",
     "unreadable": "cannot be decoded; replace or remove them, or train with --on-bad-image skip",
-    "truncated": "the file ends too early; likewise",
-    "empty-file": "zero bytes; likewise",
-    "not-a-file": "a broken link, a pipe, a device, or no permission to read; likewise",
+    "truncated": "the file ends too early; replace or remove them, or train with --on-bad-image skip",
+    "empty-file": "zero bytes; replace or remove them, or train with --on-bad-image skip",
+    "not-a-file": "a broken link, a pipe, a device, or no permission to read; repair or remove them",
     "huge": "more pixels than Pillow decodes (decompression bomb); make them smaller",
     "leakage": "the same pixels in train and in val: scores come out too good",
     "conflict": "the same pixels with different labels",
@@ -131,8 +131,5 @@ def as_json(report: Report) -> dict[str, Any]:
         "sound": report.sound,
         "problems": {kind: counts[kind] for kind in PROBLEMS if counts[kind]},
         "notes": {kind: counts[kind] for kind in NOTES if counts[kind]},
-        "findings": [
-            {"kind": finding.kind, "problem": finding.problem, "places": finding.places, "detail": finding.detail}
-            for finding in report.findings
-        ],
+        "findings": [{**asdict(finding), "problem": finding.problem} for finding in report.findings],
     }

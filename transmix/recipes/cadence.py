@@ -3,18 +3,6 @@
 import re
 from dataclasses import dataclass
 
-UNITS = {
-    "": "steps",
-    "step": "steps",
-    "steps": "steps",
-    "min": "minutes",
-    "minutes": "minutes",
-    "minute": "minutes",
-} | {
-    "epoch": "epochs",
-    "epochs": "epochs",
-}
-
 
 @dataclass(frozen=True)
 class Cadence:
@@ -41,10 +29,10 @@ def parse_cadence(text: int | str | None) -> Cadence:
     """
     if text is None:
         return Cadence(epochs=1)
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text))
-    unit = UNITS.get(match[2]) if match else None
-    if match is None or unit is None or float(match[1]) <= 0 or (unit != "minutes" and "." in match[1]):
+    match = re.fullmatch(r"\s*(\d+(\.\d+)?)\s*(|steps?|epochs?|min|minutes?)\s*", str(text))
+    minutes = match is not None and match[3].startswith("min")
+    if match is None or float(match[1]) <= 0 or (match[2] and not minutes):
         raise ValueError(f"must be a number of steps, or like 15min or 2epochs, not {text!r}")
-    if unit == "minutes":
+    if minutes:
         return Cadence(minutes=float(match[1]))
-    return Cadence(steps=int(match[1])) if unit == "steps" else Cadence(epochs=int(match[1]))
+    return Cadence(epochs=int(match[1])) if match[3].startswith("epoch") else Cadence(steps=int(match[1]))

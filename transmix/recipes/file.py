@@ -5,6 +5,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,12 @@ def load_recipe(name_or_path: str, absent: Mapping[str, Any] = types.MappingProx
     if len(text) > LARGEST:
         raise RecipeError(f"{name_or_path} is longer than {LARGEST} letters; is it a recipe?")
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        aliased = _has_aliases(node)
-        repeated = None if aliased else _repeated_key(node)
-        values = None if aliased else yaml.safe_load(text)
+        fault = _fault(yaml.compose(text, Loader=yaml.SafeLoader))
+        values = None if fault else yaml.safe_load(text)
     except Exception as error:  # YAML's own, and on odd scalars nearly any other
         raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())[:300]}") from error
-    if aliased:
-        raise RecipeError(f"{name_or_path} repeats a part by an alias (*name); write it out")
-    if repeated is not None:
-        raise RecipeError(f"{name_or_path}: {repeated} is given twice; keep one")
+    if fault:
+        raise RecipeError(f"{name_or_path}{fault}")
     return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, "", absent))
 
 
@@ -94,37 +91,29 @@ def changed_settings(before: Recipe, after: Recipe) -> list[str]:
     ]
 
 
-def _has_aliases(node: Any) -> bool:
-    """Tell whether a part of a YAML document stands in several places: a few lines could stand for any number so."""
+def _fault(node: Any) -> str:
+    """Say what YAML takes and a recipe must not have; "" if there is nothing.
+
+    That is a part that stands in several places (a few lines could stand for any number so), and a key that a mapping
+    has twice (YAML itself silently takes the last).
+    """
     import yaml
 
     seen, waiting = set(), [node]
     while waiting:
         part = waiting.pop()
         if id(part) in seen:
-            return True
+            return " repeats a part by an alias (*name); write it out"
         seen.add(id(part))
         if isinstance(part, yaml.MappingNode):
+            names = [name.value for name, _ in part.value]
+            for at, (name, _) in enumerate(part.value):
+                if name.value in names[:at]:
+                    return f": {name.value} (line {name.start_mark.line + 1}) is given twice; keep one"
             waiting += [side for pair in part.value for side in pair]
         elif isinstance(part, yaml.SequenceNode):
             waiting += part.value
-    return False
-
-
-def _repeated_key(node: Any) -> str | None:
-    """Return a key that a mapping has twice (YAML itself silently takes the last), with its line."""
-    import yaml
-
-    if isinstance(node, yaml.SequenceNode):
-        return next(filter(None, map(_repeated_key, node.value)), None)
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    seen = set()
-    for name, _ in node.value:
-        if name.value in seen:
-            return f"{name.value} (line {name.start_mark.line + 1})"
-        seen.add(name.value)
-    return next(filter(None, (_repeated_key(value) for _, value in node.value)), None)
+    return ""
 
 
 def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[str, Any]) -> Any:
@@ -170,44 +159,39 @@ def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
 def _convert(value: Any, hint: Any, name: str) -> Any:
     """Return a YAML value as the type of its field."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
+    if value is None and type(None) in arguments:
+        return None
+    if origin is types.UnionType:
+        hint, *others = [argument for argument in arguments if argument is not type(None)]
+        if not others:
+            return _convert(value, hint, name)
+        takes_lists = any(typing.get_origin(kind) is tuple for kind in others)
+        parts = value if takes_lists and isinstance(value, list | tuple) else [value]
+        if parts and all(type(part) in (hint, *others) for part in parts):
+            return value if parts == [value] else tuple(parts)
+        wanted = "a number, a text, true, false or a list of such"
+    elif origin is typing.Literal:
         if value in arguments:
             return value
-        raise RecipeError(f"{name} must be one of {', '.join(map(str, arguments))}, not {value!r}")
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        plain = [argument for argument in arguments if argument is not type(None)]
-        if len(plain) > 1:
-            takes_lists = any(typing.get_origin(kind) is tuple for kind in plain)
-            parts = value if takes_lists and isinstance(value, list | tuple) else [value]
-            if parts and all(type(part) in plain for part in parts):
-                return value if parts == [value] else tuple(parts)
-            raise RecipeError(f"{name} must be a number, a text, true, false or a list of such, not {value!r}")
-        return _convert(value, plain[0], name)
-    if origin is tuple:
+        wanted = f"one of {', '.join(map(str, arguments))}"
+    elif origin is tuple:
         if isinstance(value, list | tuple) and len(value) == len(arguments):
             return tuple(_convert(part, argument, name) for part, argument in zip(value, arguments, strict=True))
-        raise RecipeError(f"{name} must be a list of {len(arguments)} numbers, not {value!r}")
-    if origin is dict:
+        wanted = f"a list of {len(arguments)} numbers"
+    elif origin is dict:
         if isinstance(value, dict):
             return {str(key): _convert(part, arguments[1], f"{name}.{key}") for key, part in value.items()}
-        raise RecipeError(f"{name} must be settings (name: value), not {value!r}")
-    return _convert_scalar(value, hint, name)
-
-
-def _convert_scalar(value: Any, kind: type, name: str) -> Any:
-    if kind is float and isinstance(value, str):  # YAML reads 1e-3, without a dot, as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is kind:
-        return value
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    raise RecipeError(f"{name} must be {words[kind]}, not {value!r}")
+        wanted = "settings (name: value)"
+    else:
+        if (
+            hint is float and isinstance(value, int | str) and not isinstance(value, bool)
+        ):  # YAML reads 1e-3, without a dot, as text
+            with suppress(ValueError):
+                return float(value)
+        if type(value) is hint:
+            return value
+        wanted = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}[hint]
+    raise RecipeError(f"{name} must be {wanted}, not {value!r}")
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -37,9 +37,9 @@ class Mixing:
     correct_lam: bool = True
     """Take CutMix's label from the box that is left inside the image, not from the Beta draw."""
     prob: float = 1.0
-    """Chance that a batch is mixed at all."""
+    """Probability that a batch is mixed."""
     switch_prob: float = 0.5
-    """Chance of CutMix rather than Mixup where both are on."""
+    """Probability of CutMix rather than Mixup where both are on."""
     mode: Literal["batch", "pair", "elem"] = "batch"
     """One draw for a batch, for each pair, or for each image."""
     partner: Literal["flip", "random"] = "flip"
@@ -47,29 +47,29 @@ class Mixing:
     mix_start: int = 0
     """Epochs before mixing begins."""
     mix_epochs: int | None = None
-    """Mix in the first so many epochs only; None: in all."""
+    """Number of epochs, from the first, that may mix; None: all."""
     module: str | None = None
-    """Dotted name of the module whose attention is read, for models in which it is not found."""
+    """Dotted name of the module whose attention is read; None: it is found in the model."""
     prefix_tokens: int | None = None
-    """Tokens before the patches, for models that do not say."""
+    """Number of tokens before the patches; None: as the model says."""
     grid: tuple[int, int] | None = None
-    """Height and width of the grid of patches, for models that do not tell."""
+    """Height and width of the grid of patches; None: as the model says."""
     loss: Literal["cross-entropy", "bce"] = "cross-entropy"
     """Softmax cross-entropy, or binary cross-entropy of every class."""
     smoothing: float = 0.1
-    """Label smoothing."""
+    """Label smoothing, in [0, 1)."""
     bce_threshold: float | None = None
     """With loss bce: turn targets above this into 1, others into 0 (DeiT III: 0)."""
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """AdamW, its schedule, and the running average of the weights."""
+    """AdamW, its learning rate schedule, and the EMA of the weights."""
 
     epochs: int = 300
     """Epochs over which the learning rate falls along a cosine."""
     cooldown_epochs: int = 0
-    """More epochs at min_lr."""
+    """Epochs at min_lr after those of `epochs`."""
     batch_size: int = 1024
     """Images per optimizer step, over all processes and accumulated micro-batches."""
     accumulate: int = 1
@@ -85,20 +85,20 @@ class Optimization:
     warmup_epochs: float = 5.0
     """Epochs of linear warm-up, part of `epochs`."""
     weight_decay: float = 0.05
-    """Not applied to biases, norms and what the model exempts (class token, position embedding)."""
+    """Weight decay; not applied to biases, norms and what the model exempts (class token, position embedding)."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Betas of AdamW."""
     eps: float = 1e-8
     """Epsilon of AdamW."""
     clip_grad: float | None = None
-    """Scale gradients down to this global norm."""
+    """Largest global norm of the gradients; larger ones are scaled down to it."""
     layer_decay: float | None = None
     """Multiply the learning rate by this per layer from the head down (fine-tuning)."""
     ema_decay: float | None = None
-    """Keep an average of the weights with this decay per step, and evaluate it as well."""
+    """Decay per step of an EMA of the weights, which is evaluated too; None: no EMA."""
     ema_warmup: bool = True
-    """Use min(ema_decay, (1 + t) / (10 + t)) as the decay of update t: else a short run's average is mostly its random
-    start. A run that was started without goes on without when it is resumed."""
+    """Warm the EMA up: update t has the decay min(ema_decay, (1 + t) / (10 + t)). Without it the EMA of a short run is
+    mostly its random start. A resumed run keeps what it was started with."""
 
 
 @dataclass(frozen=True)
@@ -110,32 +110,32 @@ class Run:
     deterministic: bool = False
     """Use deterministic kernels only."""
     device: str = "auto"
-    """'auto': cuda where there is one, else cpu."""
+    """Device to train on: cpu, cuda, ...; auto: cuda if there is a GPU, else cpu."""
     shard: bool = False
-    """Cut weights, gradients, optimizer state and average up over the processes (FSDP2) instead of keeping all of
-    them in each (DDP). Results and checkpoints are the same; in one process it changes nothing."""
+    """Shard weights, gradients, optimizer state and EMA over the processes (FSDP2), instead of a full copy in each
+    (DDP). Results and checkpoints are the same; in one process it changes nothing."""
     wait_minutes: float = 10.0
     """Distributed timeout in minutes: a process that waits longer for the others fails."""
     threads: int | None = None
-    """CPU threads of torch; None: the cores that loader workers leave free."""
+    """Number of CPU threads of torch; None: the cores that loader workers leave free."""
     log_every: int = 50
-    """Steps between two reads of the loss."""
+    """Steps between two log lines of the loss; a read makes the CPU wait for the GPU."""
     eval_every: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
     checkpoint_every: int | str | None = None
-    """Save every so many steps (500), minutes (15min) or epochs (2epochs). With steps and minutes also at the end of
-    every epoch; None: then alone. A better score is always saved."""
+    """Save every N steps (500), minutes (15min) or epochs (2epochs). With steps or minutes also at the end of every
+    epoch; None: only then. A better score is always saved."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay, besides the best."""
+    """Number of newest checkpoints to keep, besides the best."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
     on_nonfinite: Literal["abort", "skip"] = "abort"
-    """A step whose loss or gradient is not finite is held back. 'abort': then stop, and keep what replays it;
-    'skip': go on, unless it happens in more than max_nonfinite steps in a row."""
+    """What to do at a step whose loss or gradient has NaN or Inf; it is never applied. abort: stop, and write what
+    transmix replay needs; skip: go on, unless it happens in more than max_nonfinite steps in a row."""
     max_nonfinite: int = 10
-    """See on_nonfinite."""
+    """Steps in a row with NaN or Inf after which on_nonfinite 'skip' stops as well."""
     max_steps: int | None = None
-    """Stop after so many optimizer steps (to try a recipe out)."""
+    """Stop after this number of optimizer steps, to try a recipe out; None: at the end."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Files that are there in full or not at all, after a power cut too."""
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -37,13 +39,19 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that readers find the old or the new content, never a part."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        write_file(temporary, content)
+        write_file(temporary, content)  # on disk before it has the name, else a power cut may leave an empty file there
         temporary.replace(path)
     except OSError:
         with suppress(OSError):
             temporary.unlink()
         raise
     sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, so that readers find the old or the new content."""
+    # Bytes of a file's name that are no UTF-8 come as lone surrogates, which JSON can hold as \udcXX alone.
+    replace_file(path, json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
 
 
 def sync(path: Path) -> None:

@@ -59,7 +59,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
     folder = root / f"step-{checkpoint.state['step']:08d}"
     temporary = root / f".{folder.name}.{os.getpid()}.tmp"
     try:
-        if _holds(folder, checkpoint.state):
+        if is_whole(folder) and read_state(folder) == json.loads(json.dumps(checkpoint.state)):
             return folder
         if not root.is_dir():
             root.mkdir()  # not what is above: a run folder that is gone is not made anew
@@ -67,7 +67,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write_files(temporary, checkpoint)
-        write_manifest(temporary)
+        write_manifest(temporary)  # last: a folder with a manifest has all that it names
         sync(temporary)
         _put_in_place(temporary, folder)
     except WRITE_ERRORS as error:
@@ -118,6 +118,15 @@ def verify_checkpoint(folder: Path) -> list[str]:
     if type(step) is not int or folder.name != f"step-{step:08d}":
         raise CheckpointError(f"{folder} is damaged: its state.json is not of this step")
     return names
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint verifies."""
+    try:
+        verify_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -204,14 +213,6 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _holds(folder: Path, state: dict[str, Any]) -> bool:
-    try:
-        verify_checkpoint(folder)
-        return read_state(folder) == json.loads(json.dumps(state))
-    except CheckpointError:
-        return False
-
-
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     """Write everything but the manifest, and wait until it is on disk."""
     for stem, tensors in checkpoint.tensors.items():
@@ -226,21 +227,19 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
 def _put_in_place(temporary: Path, folder: Path) -> None:
     """Rename a checkpoint that is whole and on disk; what has its name goes aside, or away once this is done."""
     replaced = None
-    if os.path.lexists(folder):
-        try:
-            verify_checkpoint(folder)
-        except CheckpointError:
-            set_aside(folder)
-        else:
-            replaced = folder.with_name(f".{folder.name}.replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
-            folder.rename(replaced)
+    if is_whole(folder):
+        # A folder cannot be renamed over another that holds files, so that the former one steps aside.
+        replaced = folder.with_name(f".{folder.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+    elif os.path.lexists(folder):
+        set_aside(folder)
     try:
         temporary.rename(folder)
     except OSError:
         if replaced is not None:
             replaced.rename(folder)
         raise
-    sync(folder.parent)
+    sync(folder.parent)  # the new name is on disk before what it replaces goes
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)

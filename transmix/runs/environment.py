@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from transmix.distributed import World
 def environment(world: World) -> dict[str, Any]:
     """Return what else a result depends on: versions, commit (of a checkout), machine, processes, command."""
     packages = ("transmix", "torch", "torchvision", "timm", "numpy", "pillow")
-    found = {name: metadata.version(name) for name in packages if _installed(name)}
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     on_gpu = world.device.type == "cuda"
     return {
         "command": " ".join(["transmix", *sys.argv[1:]]),
@@ -35,20 +39,8 @@ def commit(checkout: Path) -> str | None:
     """Return the commit that a checkout is at, with "+" behind it if files differ; None where this is none."""
     if not (checkout / ".git").exists():
         return None
-    git = ["git", "-C", str(checkout)]
+    git = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     try:
-        name = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
-        )
+        return subprocess.run(git, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):  # no git, or not ours to read
         return None
-    return name.stdout.strip() + ("+" if changes.stdout.strip() else "")
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -22,12 +22,13 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from transmix import plugins
@@ -37,7 +38,7 @@ from transmix.data.parts import HELD_OUT_BEFORE, Choice
 from transmix.data.source import SOURCES
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe, resolved
-from transmix.runs.atomic_write import make_folder, replace_file, sync, why, writing
+from transmix.runs.atomic_write import make_folder, replace_file, sync, why, write_json, writing
 from transmix.runs.checkpoint import newest_checkpoint, read_state
 from transmix.runs.environment import environment
 from transmix.runs.error import RunError
@@ -190,24 +191,20 @@ def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, sta
         make_folder(folder)
         # What it says of an end no longer holds, and a crash must not leave it beside a recipe with more epochs.
         (folder / "summary.json").unlink(missing_ok=True)
+        about = {
+            "held_out": data.parts.held_out,
+            "columns": data.parts.columns,
+            "images": {"train": len(data.train), "held_out": len(data.val)},
+            "classes_not_held_out": classes_without(data.val.labels, data.classes),
+            "notes": data.notes,
+        }
         replace_file(folder / "recipe.yaml", dump_recipe(recipe).encode())
-        replace_file(folder / "classes.json", json.dumps(list(data.classes), indent=1, ensure_ascii=False).encode())
-        replace_file(folder / "data.json", json.dumps(_about(data), indent=1).encode())
-        replace_file(folder / "grey_range.json", json.dumps(data.grey).encode())
+        write_json(folder / "classes.json", data.classes)
+        write_json(folder / "data.json", about)
+        write_json(folder / "grey_range.json", data.grey)
         if start is not None:
-            text = json.dumps({"text": str(start), **dataclasses.asdict(start)}, indent=1, ensure_ascii=False)
-            replace_file(folder / "start.json", text.encode())
-        replace_file(folder / "environment.json", json.dumps(environment(world), indent=1).encode())
-
-
-def _about(data: ImageData) -> dict[str, Any]:
-    return {
-        "held_out": data.parts.held_out,
-        "columns": data.parts.columns,
-        "images": {"train": len(data.train), "held_out": len(data.val)},
-        "classes_not_held_out": classes_without(data.val.labels, data.classes),
-        "notes": data.notes,
-    }
+            write_json(folder / "start.json", {"text": str(start), **dataclasses.asdict(start)})
+        write_json(folder / "environment.json", environment(world))
 
 
 def read_choice(folder: Path) -> Choice:
@@ -219,12 +216,10 @@ def read_choice(folder: Path) -> Choice:
     path = folder / "data.json"
     if not path.exists():
         return Choice(HELD_OUT_BEFORE)
-    try:
+    with _reading(f"{path} does not say which part is held out"):
         found = json.loads(path.read_text(encoding="utf-8"))
         image_column, label_column = found["columns"] or (None, None)
         return Choice((found["held_out"],), image_column, label_column)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} does not say which part is held out: {error}") from error
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
@@ -233,10 +228,8 @@ def read_classes(folder: Path) -> tuple[str, ...]:
     Raises:
         RunError: the folder holds no run.
     """
-    try:
+    with _reading(f"{folder} is not the folder of a run"):
         return tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} is not the folder of a run: {error}") from error
 
 
 def read_grey_range(folder: Path) -> Grey:
@@ -246,11 +239,17 @@ def read_grey_range(folder: Path) -> Grey:
         RunError: the file cannot be read.
     """
     path = folder / "grey_range.json"
+    with _reading(f"{path} does not hold a grey range"):
+        return as_grey(json.loads(path.read_text(encoding="utf-8")) if path.exists() else EACH_IMAGE)
+
+
+@contextmanager
+def _reading(problem: str) -> Iterator[None]:
+    """Turn what a file that is absent, unreadable or of another content raises into a RunError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else EACH_IMAGE
-        return as_grey(found)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} does not hold a grey range: {error}") from error
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{problem}: {error}") from error
 
 
 def read_best_step(folder: Path) -> int:
@@ -273,11 +272,9 @@ def write_examples(folder: Path, epoch: int, tensors: dict[str, Tensor]) -> None
         RunError: it cannot be written.
     """
     path = folder / "examples" / f"epoch-{epoch + 1:04d}.safetensors"
-    temporary = path.with_name(path.name + ".tmp")
     with writing(path):
         path.parent.mkdir(exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        temporary.replace(path)
+        replace_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def write_confusion(folder: Path, counts: Tensor, classes: tuple[str, ...]) -> None:
@@ -305,15 +302,15 @@ def write_end(
     with writing(folder):
         write_confusion(folder, confusion, classes)
         if reliability:
-            replace_file(folder / "reliability.json", json.dumps(reliability, indent=1).encode())
+            write_json(folder / "reliability.json", reliability)
         newest, _ = newest_checkpoint(folder / "checkpoints")
         for name in ("model.safetensors", "ema.safetensors"):
             if newest is not None and (newest / name).exists():
                 temporary = folder / f"{name}.tmp"
                 shutil.copyfile(newest / name, temporary)
-                sync(temporary)
+                sync(temporary)  # its content before its name; the name is on disk with that of summary.json below
                 temporary.replace(folder / name)
-        replace_file(folder / "summary.json", json.dumps(summary, indent=1).encode())
+        write_json(folder / "summary.json", summary)
 
 
 def _setting(recipe: Recipe, name: str) -> Any:

@@ -74,6 +74,7 @@ class RunLog:
         Raises:
             RunError: it does not, or the file is gone.
         """
+        # "rb", since "ab" would make a log that is gone anew, and nobody would notice. fsync takes any descriptor.
         with writing(self.path), self.path.open("rb") as file:
             os.fsync(file.fileno())
         if self.writer is not None:

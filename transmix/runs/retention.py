@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from transmix.runs.atomic_write import sync, why
-from transmix.runs.checkpoint import list_checkpoints, set_aside, verify_checkpoint
+from transmix.runs.checkpoint import is_whole, list_checkpoints, set_aside, verify_checkpoint
 from transmix.runs.error import CheckpointError
 
 
@@ -51,20 +51,12 @@ def remove_old_checkpoints(root: Path, keep: int, best_step: int | None) -> None
         best = None if best_step is None else f"step-{best_step:08d}"
         old = [folder for folder in reversed(folders[:-keep]) if folder.name != best]
         stay = [folder for folder in reversed(folders) if folder not in old]
-        if old and not any(map(_is_whole, stay)):
+        if old and not any(map(is_whole, stay)):
             # The newest whole one of the old is the last there is.
-            old = old[next((at for at, folder in enumerate(old) if _is_whole(folder)), len(old)) + 1 :]
+            old = old[next((at for at, folder in enumerate(old) if is_whole(folder)), len(old)) + 1 :]
         for folder in old:
             with suppress(OSError):
                 _remove(folder)
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        verify_checkpoint(folder)
-    except CheckpointError:
-        return False
-    return True
 
 
 def _remove(folder: Path) -> None:

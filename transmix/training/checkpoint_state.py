@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from transmix import distributed
+from transmix.data.sampler import EpochSampler
 from transmix.distributed import World
 from transmix.runs.checkpoint import (
     Checkpoint,
@@ -20,6 +21,9 @@ from transmix.runs.error import CheckpointError, RunError
 from transmix.runs.retention import remove_old_checkpoints, settle_checkpoints
 from transmix.training.sharding import cut_like, gather_whole
 from transmix.training.state import RunState
+
+SHOWN = 8
+"""More samples than these are in a dump, not in its message."""
 
 MAX_FAILED_SAVES = 3
 """So many in a row stop a run; fewer cost it no more than a line."""
@@ -59,17 +63,23 @@ def save(run: RunState, last: bool = False) -> None:
     Raises:
         RunError: in every process: the last one failed, or MAX_FAILED_SAVES in a row, or the run folder is gone.
     """
-    names: dict[Tensor, str] = {weight: name for name, weight in run.bare.named_parameters()}
-    tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
-    if run.average is not None:
-        tensors["ema"] = run.average.model.state_dict()
-    tensors = {kind: gather_whole(found, run.world.is_main) for kind, found in tensors.items()}
-    for rank, state in enumerate(distributed.gather(random_state(run.world.device), run.world)):
-        tensors[f"random-{rank}"] = state
+    tensors = _gather_tensors(run, random_state(run.world.device), ema=run.average is not None)
     reason = _write(run, tensors, last) if run.world.is_main else ""
     reason = distributed.from_first(reason, run.world)
     if reason:
         raise RunError(reason, code=1)
+
+
+def _gather_tensors(run: RunState, generators: dict[str, Tensor], ema: bool) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a checkpoint, whole in the main process: weights, optimizer, generators of each process."""
+    names: dict[Tensor, str] = {weight: name for name, weight in run.bare.named_parameters()}
+    tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
+    if ema and run.average is not None:
+        tensors["ema"] = run.average.model.state_dict()
+    # Kind by kind, in the same order in every process: each gathering is a call that all of them make.
+    tensors = {kind: gather_whole(found, run.world.is_main) for kind, found in tensors.items()}
+    states = enumerate(distributed.gather(generators, run.world))
+    return tensors | {f"random-{rank}": state for rank, state in states if state}
 
 
 def _write(run: RunState, tensors: dict[str, dict[str, Tensor]], last: bool) -> str:
@@ -77,7 +87,7 @@ def _write(run: RunState, tensors: dict[str, dict[str, Tensor]], last: bool) -> 
     root = run.folder / "checkpoints"
     try:
         assert run.log is not None
-        run.log.sync()
+        run.log.sync()  # before the checkpoint, which says how many rows of the log are its own
         save_checkpoint(root, Checkpoint(tensors, _state(run), weights_metadata(run)))
     except RunError as error:
         return str(error)
@@ -144,7 +154,8 @@ def restore(run: RunState, checkpoint: Checkpoint) -> None:
     except (KeyError, RuntimeError) as error:
         step, problem = checkpoint.state["step"], " ".join(str(error).split())[:300]
         raise RunError(f"the checkpoint of step {step} in {run.folder} is not of this run: {problem}") from error
-    # A process that was not there before has no state to take back and keeps its own.
+    # A process that was not there before has no state to take back and keeps its own. Not set here: what is yet to
+    # be made before the first step, such as the loader's iterator, draws from the generators too.
     run.pending_random_state = checkpoint.tensors.get(f"random-{run.world.rank}")
 
 
@@ -169,3 +180,41 @@ def weights_metadata(run: RunState) -> dict[str, str]:
         "grey_range": run.data.grey,
     }
     return {"transmix": json.dumps(about, ensure_ascii=False)}
+
+
+def _sample_indices(run: RunState, step: int) -> list[list[int]]:
+    """Return the training images of an optimizer step (counted from 1), for every process, in order."""
+    epoch, within = divmod(step - 1, run.order.steps_per_epoch)
+    order = run.order
+    found = []
+    for rank in range(order.world):
+        one = EpochSampler(order.samples, order.seed, order.batch, order.step_batch, order.repeats, rank, order.world)
+        one.start_at(epoch, within)
+        batches = iter(one)
+        found.append([index for _ in range(run.recipe.optimization.accumulate) for _, index, _ in next(batches)])
+    return found
+
+
+def write_dump(run: RunState, step: int) -> str:
+    """Write what a step that was not finite started from, and return a message that says so.
+
+    RUN/nonfinite/step-N holds weights, optimizer and generators as that step found them, and which images it saw.
+    """
+    samples = _sample_indices(run, step)
+    tensors = _gather_tensors(run, run.random_states.get(step, {}), ema=False)
+    if run.world.is_main:
+        about = {
+            "step": step,
+            "samples": samples,
+            "processes": run.world.size,
+            "accumulate": run.recipe.optimization.accumulate,
+        }
+        save_checkpoint(run.folder / "nonfinite", Checkpoint(tensors, about, {}))
+    flat = [index for rank in samples for index in rank]
+    shown = ", ".join(map(str, flat[:SHOWN])) + (f" and {len(flat) - SHOWN} more" if len(flat) > SHOWN else "")
+    epoch = (step - 1) // run.order.steps_per_epoch + 1
+    return (
+        f"loss or gradient was not finite at step {step} (epoch {epoch}; training images {shown}); it was skipped. "
+        f"transmix replay {run.folder} runs it again and says where. Train anew (another --out) with a lower learning "
+        f"rate, clipped gradients, or bf16 instead of fp16; or --resume with --on-nonfinite skip"
+    )

@@ -37,8 +37,9 @@ class WeightAverage:
         """Follow the model by one step.
 
         Args:
-            went: scalar on the device, 1 if the optimizer stepped and 0 if the step was held back.
+            went: scalar on the device, 1 if the optimizer stepped and 0 if it was skipped.
         """
+        # One kernel over all weights; multiplied by 0 instead of an `if`, which would wait for the device.
         change = torch._foreach_sub(self._source, self._average)  # type: ignore
         rate = (9 / (10 + self.updates)).clamp(min=1 - self.decay) if self.warmup else 1 - self.decay
         torch._foreach_mul_(change, rate * went)  # type: ignore

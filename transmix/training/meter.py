@@ -23,6 +23,7 @@ class Meter:
 
     def add(self, loss: Tensor, accuracy: Tensor, mixed: Mixed) -> None:
         """Add one micro-batch; nothing is read back."""
+        # Zeros in place of what is missing keep the sum one tensor, which is read back in a single copy.
         one, nothing = loss.new_ones(()), loss.new_zeros(())
         shift = empty = boxes = nothing
         if mixed.mask is not None and mixed.rule != "area":

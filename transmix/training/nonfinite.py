@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: held back on the device, and counted."""
+"""Steps whose loss or gradient is not finite: skipped on the device, and counted."""
 
 from dataclasses import dataclass
 
@@ -29,11 +29,11 @@ class Count:
 
 
 class NotFinite:
-    """Counts on the device which steps were not finite, and says which to hold back.
+    """Counts on the device which steps were not finite, and says which to skip.
 
     Args:
         device: where gradients are.
-        stays: after one such step hold back all later ones too: weights then are still those it was taken from when
+        stays: after one such step skip all later ones too: weights then are still those it was taken from when
             the count is read and training stops.
     """
 
@@ -41,10 +41,10 @@ class NotFinite:
         self.stays = stays
         self.counts = torch.zeros(4, dtype=torch.int64, device=device)  # steps, first, row now, longest row
 
-    def hold(self, step: int, bad: Tensor) -> Tensor:
-        """Note whether a step (counted from 1) is bad, and return whether to hold it back, as bool on the device."""
+    def skip(self, step: int, bad: Tensor) -> Tensor:
+        """Note whether a step (counted from 1) is bad, and return whether to skip it, as bool on the device."""
         steps, first, row, longest = self.counts
-        bad = bad & (steps == 0) if self.stays else bad  # what follows a held back step says nothing new
+        bad = bad & (steps == 0) if self.stays else bad  # what follows a skipped step says nothing new
         row = (row + 1) * bad
         self.counts = torch.stack(
             [steps + bad, torch.where((first == 0) & bad, step, first), row, torch.maximum(longest, row)]

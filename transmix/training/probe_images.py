@@ -53,8 +53,8 @@ def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tu
 
 def draw_boxes(run: RunState, name: str) -> None:
     """Draw the batch with boxes that the step kept, if it did, with its labels: area, attention, trained."""
-    seen, path = run.step.boxes, run.folder / name
-    if seen is None:
+    batch, path = run.step.boxes, run.folder / name
+    if batch is None:
         return
     run.step.keep_boxes, run.step.boxes = False, None
     if not run.world.is_main or path.exists():
@@ -63,10 +63,10 @@ def draw_boxes(run: RunState, name: str) -> None:
 
     mean, std = (torch.tensor(v)[:, None, None] for v in (run.recipe.augmentation.mean, run.recipe.augmentation.std))
     mixed_images, images = (
-        (pixels.float().cpu() * std + mean).clamp(0, 1) for pixels in (seen.mixed.images, seen.images)
+        (pixels.float().cpu() * std + mean).clamp(0, 1) for pixels in (batch.mixed.images, batch.images)
     )
-    mixed = dataclasses.replace(seen.mixed.to("cpu"), images=mixed_images)
-    attention, grid = (None, None) if seen.attention is None else (seen.attention.row.cpu(), seen.attention.grid)
+    mixed = dataclasses.replace(batch.mixed.to("cpu"), images=mixed_images)
+    attention, grid = (None, None) if batch.attention is None else (batch.attention.row.cpu(), batch.attention.grid)
     try:
         draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images)
     except Exception as error:  # a picture is no reason to lose a run

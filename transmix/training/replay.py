@@ -17,12 +17,12 @@ from transmix.data.dataset import ImageData
 from transmix.data.loader import TrainingSamples
 from transmix.data.on_device import TrainingImages
 from transmix.data.sampler import EpochSampler, SampleKey
-from transmix.data.source import in_classes, load_data
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import mixes_in
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
-from transmix.runs.folder import RunError, read_choice, read_classes, read_grey_range, read_recipe
+from transmix.runs.folder import RunError, read_recipe
+from transmix.training.loop import load_run_data
 from transmix.training.optimizer import build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
 
@@ -39,8 +39,7 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
         raise RunError(f"{folder} holds no step to replay (nonfinite/). {' '.join(problems)}")
     recipe, dump = read_recipe(folder), load_checkpoint(found)
     state, world = dump.state, distributed.start(device)
-    data = load_data(recipe.data, recipe.run.seed, read_grey_range(folder), read_choice(folder))
-    data = in_classes(read_classes(folder), data)
+    data = load_run_data(recipe, folder, resumed=True)
     settings = replace(recipe.model, pretrained=False, init=None)  # the dump's weights come next
     model = build_model(settings, len(data.classes), recipe.data.image_size)
     model.load_state_dict(dump.tensors["model"])
@@ -88,14 +87,11 @@ def _what_is_not_finite(run: Callable[[], Tensor], model: nn.Module, images_from
     """Run one micro-batch forward and backward; say which module, images and gradients are not finite."""
     broken: list[tuple[str, Tensor]] = []
 
-    def look(name: str, output: Any) -> None:
+    def look(_: nn.Module, __: Any, output: Any, name: str) -> None:
         if isinstance(output, Tensor) and output.is_floating_point() and not broken and not output.isfinite().all():
-            broken.append((name, output.detach()))
+            broken.append((name or "the model", output.detach()))
 
-    hooks = [
-        module.register_forward_hook(lambda _, __, output, name=name: look(name or "the model", output))
-        for name, module in model.named_modules()
-    ]
+    hooks = [module.register_forward_hook(partial(look, name=name)) for name, module in model.named_modules()]
     try:
         loss = run()
     finally:
@@ -108,11 +104,8 @@ def _what_is_not_finite(run: Callable[[], Tensor], model: nn.Module, images_from
         names = [images_from[row] for row in rows if row < len(images_from)]
         parts.append(f"the output of {name} is the first that is not finite, for training images {', '.join(names)}")
     loss.backward()
-    wrong = [
-        name
-        for name, weight in model.named_parameters()
-        if weight.grad is not None and not weight.grad.isfinite().all()
-    ]
+    gradients = ((name, weight.grad) for name, weight in model.named_parameters() if weight.grad is not None)
+    wrong = [name for name, gradient in gradients if not gradient.isfinite().all()]
     if wrong and not broken:
         parts.append(f"gradients that are not finite: {', '.join(wrong[-3:])}")
     return "; ".join(parts if broken or wrong else [*parts, "everything is finite in this run of it"])

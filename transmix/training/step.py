@@ -25,7 +25,7 @@ from transmix.transmix import TransMix
 
 
 @dataclass(frozen=True)
-class Seen:
+class MixedBatch:
     """A mixed batch as the model saw it, for pictures: the batch before, the labels after, the attention if read."""
 
     images: Tensor
@@ -68,7 +68,7 @@ class TrainingStep:
         self.meter = Meter(device)
         self.not_finite = NotFinite(device, stays=recipe.run.on_nonfinite == "abort")
         self.keep_boxes = True  # the next batch with boxes, for a picture
-        self.boxes: Seen | None = None
+        self.boxes: MixedBatch | None = None
 
     def __call__(self, step: int, micro_batches: list[tuple[Tensor, Tensor]], lr: float, mix: bool = True) -> None:
         """Take one optimizer step; nothing is read back from the device.
@@ -84,6 +84,7 @@ class TrainingStep:
         losses = []
         for micro, (images, labels) in enumerate(micro_batches):
             last = micro == len(micro_batches) - 1
+            # Gradients are averaged over processes at the last micro-batch alone: FSDP2 has a switch, DDP a context.
             share_gradients(self.model, now=last)
             with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():  # type: ignore[operator]
                 loss = self.forward(step, micro, images, labels)
@@ -104,21 +105,23 @@ class TrainingStep:
         loss = tm.loss(logits, mixed)
         self.meter.add(loss.detach(), mixed_accuracy(logits.detach(), mixed), mixed)
         if self.keep_boxes and mixed.mask is not None:
-            self.boxes = Seen(images, mixed, tm.attention)
+            self.boxes = MixedBatch(images, mixed, tm.attention)
         return loss
 
     def _descend(self, step: int, losses: Tensor) -> None:
-        """Step the optimizer, unless the gradient is not finite: then the device itself holds the step back."""
-        self.scaler.unscale_(self.optimizer)
+        """Step the optimizer, unless the gradient is not finite: then the device itself skips the step."""
+        self.scaler.unscale_(self.optimizer)  # before clipping: the norm is that of the gradients themselves
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         finite = norm.isfinite()  # the same on every process: gradients were averaged
         if self.scaler.is_enabled():
             # An overflow of half precision is no failure: the scaler skips the step and lowers its scale.
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.not_finite.hold(step, ~losses.isfinite().all())
+            self.not_finite.skip(step, ~losses.isfinite().all())
         else:
-            finite = ~self.not_finite.hold(step, ~finite)
+            finite = ~self.not_finite.skip(step, ~finite)
+            # Fused AdamW reads this flag on the device, as under a GradScaler, and leaves everything as it is where it
+            # is set; a Python `if` would have to wait for the device at every step.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
         if self.average is not None:

@@ -67,6 +67,7 @@ class Watch:
 
     def _raise_flag(self, number: int, _: FrameType | None) -> None:
         if self.signal and time.monotonic() - self.asked_at > SAME:
+            # As if there were no handler, so that whoever waits for this process sees it end by that signal.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if not self.signal:
@@ -84,6 +85,7 @@ class Watch:
         due = self.minutes is not None and time.monotonic() - self.saved_at >= 60 * self.minutes
         if self.world.size == 1:
             return self.signal, due
+        # Clocks differ, and a signal may reach one process alone: the largest of all is what everyone does.
         flags = torch.tensor([self.signal, int(due)])
         dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
         number, due = flags.tolist()
