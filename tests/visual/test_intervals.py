@@ -1,6 +1,6 @@
 import pytest
 
-from transmix.visual.label_truth import label_truth_figure
+from transmix.visual.intervals import label_truth_figure
 from transmix.visual.palette import AVERAGE, MODEL, PALE
 
 FOUND = {
