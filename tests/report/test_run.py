@@ -20,7 +20,7 @@ from transmix.report.run import LARGEST, report, write_report
 from transmix.runs.error import RunError
 from transmix.training.loop import train
 
-OUTSIDE = re.compile(r"https?:|//[a-z]|url\(|@import|<script|<link|<iframe|\bon\w+=|javascript:", re.IGNORECASE)
+OUTSIDE = re.compile(r"https?:|//[a-z]|url\((?!#)|@import|<script|<link|<iframe|\bon\w+=|javascript:", re.IGNORECASE)
 
 
 def rows_of(folder):

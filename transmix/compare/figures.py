@@ -71,7 +71,7 @@ def _curves(groups: Sequence[Group], name: str, metric: Metric, skip: float) -> 
         looks |= {key: _look(index, series(index, group.name + at_end), key in unfinished) for key in drawn}
         said += [f"{group.name}{at_end}."] if epochs else []
     title = f"{metric.label}, {metric.unit}" + (f", from epoch {first}" if skip else "")
-    figure = curve_figure(curves, looks=looks, ends=(first, last))
+    figure = curve_figure(curves, looks=looks, ends=(first, last), width=1.25 * ON_PAGE)
     return title, inline_svg(figure, " ".join([f"{title} over the epoch.", *said]))
 
 

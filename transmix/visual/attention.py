@@ -40,7 +40,7 @@ def attention_figure(
     height = side * picture.shape[0] / picture.shape[1]
     page = Page(width, MARGIN + height, attention_notes([row]), end)
     axes = page.axes(MARGIN, MARGIN, side, height)
-    draw_picture(axes, attention_overlay(picture, row, grid, end))
+    draw_picture(axes, attention_overlay(picture, row, grid, end), as_it_is=True)
     if mask is not None:
         draw_outline(axes, mask)
     return page.figure

@@ -33,19 +33,21 @@ def inline_svg(figure: Figure, says: str) -> Markup:
         says: What a screen reader says in its place.
     """
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": says}):
+    with matplotlib.rc_context({"svg.hashsalt": f"transmix: {says}"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
     body = text[text.index(">", text.index("<svg")) + 1 :]
-    body = re.sub(rf'<g id="{SERIES} (s\d+) ([^"]*)">', rf'<g class="{SERIES} \1"><title>\2</title>', body)
+    # an attribute that holds one kind of quotes stands within the other
+    body = re.sub(rf"""<g id=(["']){SERIES} (s\d+) (.*?)\1>""", rf'<g class="{SERIES} \2"><title>\3</title>', body)
     body = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", body)  # those of marks and of clipping are referred to
     body = re.sub(r" font-family: [^;\"]*;?", "", body)
     body = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
     for colour, name in ON_A_PAGE.items():
         body = re.sub(re.escape(colour), f"var(--{name})", body, flags=re.IGNORECASE)
-    body = printable(re.sub(r">\s+<", "><", body).replace("\n", " "))
+    body = re.sub(r">\s+<", "><", body).replace("\n", " ")
+    body = body if body.isprintable() else printable(body)
     return Markup(f'<svg role="img" viewBox="0 0 {width} {height}" aria-label="{escape(printable(says))}">{body}')
 
 

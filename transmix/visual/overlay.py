@@ -124,12 +124,15 @@ def mask_edges(mask: np.ndarray) -> np.ndarray:
     return np.concatenate([across, down]) - 0.5  # a pixel's centre has whole coordinates
 
 
-def draw_picture(axes: Axes, picture: np.ndarray, frame: str | None = None) -> None:
-    """Draw a picture (H, W, 3) in 0..1, or (H, W) from black to white, with a frame of some colour."""
+def draw_picture(axes: Axes, picture: np.ndarray, frame: str | None = None, as_it_is: bool = False) -> None:
+    """Draw a picture (H, W, 3) in 0..1, or (H, W) from black to white, with a frame of some colour.
+
+    `as_it_is`: pixel by pixel, which whoever opens an SVG scales.
+    """
     height, width = picture.shape[:2]
     # the pixels of a small image should be seen as they are; a large one is scaled down, which needs a filter
     smooth = "nearest" if max(height, width) <= 64 or picture.ndim == 2 else "hanning"
-    axes.imshow(picture, interpolation=smooth, cmap="gray", vmin=0, vmax=1)
+    axes.imshow(picture, interpolation="none" if as_it_is else smooth, cmap="gray", vmin=0, vmax=1)
     if frame is not None:
         place = (-0.5, -0.5), width, height
         axes.add_patch(Rectangle(*place, fill=False, edgecolor=frame, linewidth=2, clip_on=False))

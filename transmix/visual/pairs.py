@@ -31,8 +31,8 @@ class Share(NamedTuple):
 
 def label_shares(area: float | None, evidence: float | None, trained: float, rule: str = "attention") -> list[Share]:
     """Return the label's shares in the order in which they are drawn; what is None is left out."""
-    weights = {"area": area, rule: evidence, "trained": trained}
-    return [Share(name, own) for name, own in weights.items() if own is not None]
+    weights = (("area", area), (rule, evidence), ("trained", trained))
+    return [Share(name, own) for name, own in weights if own is not None]
 
 
 def trained_note(weight: float, rule: str = "attention") -> str:
