@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from transmix.visual import palette
+from transmix.visual.attention import attention_figure
 from transmix.visual.curves import LOOKS, Curve, curve_figure, swatch
 from transmix.visual.html import data_uri, inline_svg, png_uri, series
 from transmix.visual.intervals import Estimate, differences_figure
@@ -79,6 +80,16 @@ def test_values_that_are_no_numbers_leave_gaps():
     svg = inline_svg(curve_figure(CURVES), "loss")
     assert "nan" not in svg
     assert "inf" not in svg
+
+
+def test_the_outline_of_a_box_is_white_on_every_page():
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[2:5, 3:6] = True
+    figure = attention_figure(np.zeros((3, 8, 8), dtype=np.uint8), np.arange(4.0), (2, 2), mask)
+    svg = inline_svg(figure, "attention").lower()
+    assert "stroke: #fefefe" in svg
+    assert "stroke: #000000" in svg
+    assert svg.count("<image") == 2  # the picture and its scale
 
 
 def test_groups_have_colours_of_their_own():

@@ -10,6 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from transmix.visual.palette import OUTLINE
+
 COLOURS = "cividis"
 """Colour map of attention: even in lightness, and read alike by the colour-blind."""
 
@@ -148,6 +150,6 @@ def draw_outline(axes: Axes, mask: np.ndarray) -> None:
     left, top, width, height = box
     if mask.sum() == width * height:
         place = (left - 0.5, top - 0.5), width, height
-        axes.add_patch(Rectangle(*place, fill=False, edgecolor="white", **style))
+        axes.add_patch(Rectangle(*place, fill=False, edgecolor=OUTLINE, **style))
     else:
-        axes.add_collection(LineCollection(mask_edges(mask).tolist(), colors="white", **style), autolim=False)
+        axes.add_collection(LineCollection(mask_edges(mask).tolist(), colors=OUTLINE, **style), autolim=False)

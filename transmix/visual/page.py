@@ -57,7 +57,7 @@ class Page:
         self.width, self.height = width, foot_top + (FOOT_LINE * len(lines) + 0.14 if lines else 0.0)
         self.figure = Figure(figsize=(self.width, self.height), facecolor="white")
         if scale is not None:
-            bar = self.axes(MARGIN, height + 0.16, min(1.6, width - 2 * MARGIN), 0.09)
+            bar = self.axes(2 * MARGIN, height + 0.16, min(1.6, width - 4 * MARGIN), 0.09)
             bar.set_axis_on()
             bar.imshow(tinted(np.full((1, 200, 3), 0.5), np.linspace(0, 1, 200)[None]), extent=(0, scale, 0, 1))
             bar.set(aspect="auto", yticks=[])

@@ -10,6 +10,8 @@ OWN, PARTNER = "#0072B2", "#E69F00"  # of Okabe and Ito's palette: blue, orange
 MODEL, AVERAGE, TRAINING = OWN, "#D55E00", "#999999"  # blue, vermilion, grey; line styles differ too
 INK, PALE, FAINT = "#222222", "#666666", "#DDDDDD"
 
+OUTLINE = "#FEFEFE"  # white on every page, where #FFFFFF becomes the colour of the page
+
 LINES = (OWN, AVERAGE, "#00795A", "#A0418F", "#6F5B00", "#C02942", "#4A5FC1", "#5A646D")
 """Colours of groups, in order; after the last the first comes again."""
 
