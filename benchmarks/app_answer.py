@@ -39,8 +39,8 @@ def main(words: list[str] | None = None) -> None:
             started = time.perf_counter()
             found = answer(controls, opened, watched)
             assert found.shown is not None
-            attention_part(found.shown, found.setting, watched.size)
-            shares_part(found.shown, found.setting)
+            attention_part(found.shown, found.setting)
+            shares_part(found.shown, found.setting, watched.weights["trained"])
             classes_part(found.shown, opened.classes)
             found.stage(watched.size)
             seconds.append(time.perf_counter() - started)

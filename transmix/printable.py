@@ -1,4 +1,7 @@
-"""Text that comes from files, made fit for a terminal; needs nothing but Python, so that any complaint can use it."""
+"""Text that comes from files, made fit for a terminal and for the room there is.
+
+Needs nothing but Python, so that any complaint can use it.
+"""
 
 
 def printable(text: str) -> str:
@@ -6,3 +9,11 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
+
+
+def shorten(text: str, most: int) -> str:
+    """Leave out the middle of a text longer than `most` letters; names often differ at their end."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 3
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"

@@ -66,9 +66,9 @@ def until_it_shows(page, setting, own, partner, watched):
     shown = show(setting, *(watched.crop(read_picture(path)) for path in (own, partner)), watched)
     shares = {rule: percents(lam) for rule, lam in shown.lam.items()}
     rows = [[rule, f"{own:.1f} %", f"{partner:.1f} %"] for rule, (own, partner) in shares.items()]
-    picture = re.search(r'src="([^"]+)"', attention_part(shown, setting, watched.size))[1]
+    picture = re.findall(r'<image[^>]* xlink:href="([^"]+)"', attention_part(shown, setting))[-1]
     until(page, numbers, [*rows, f"{shares[setting.rule][0]:.1f} %", setting.rule])
-    until(page, lambda page: page.locator("#attention img").get_attribute("src"), picture)
+    until(page, lambda page: page.locator("#attention image").last.get_attribute("xlink:href"), picture)
     return shown
 
 

@@ -63,7 +63,7 @@ def asked(*arguments):
 
 
 def pictures(figure):
-    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images and not axes.axison]
 
 
 def test_curves_are_the_log_and_epochs_the_examples_of_the_run(run):

@@ -190,7 +190,7 @@ def test_in_a_browser_it_reads_well_and_asks_nobody(page, made_runs, tmp_path, b
         view.goto((tmp_path / "compare.html").as_uri())
         assert len(asked) == 1
         assert view.evaluate("document.documentElement.scrollWidth") == width
-        assert view.locator("figure svg path.mean").count() >= 4 * len(SCORES)
+        assert view.locator("figure svg .series path").count() >= 4 * len(SCORES)
         view.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert problems == []  # before axe, whose script the page's policy lets in only from outside
         serious = [

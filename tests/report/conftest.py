@@ -67,7 +67,7 @@ class Parsed(HTMLParser):
 
     VOID = frozenset({"meta", "img", "br", "hr", "input", "link"})
     INLINE = frozenset({"bdi", "code", "strong", "a"})
-    DRAWN = frozenset({"path", "rect", "circle"})
+    DRAWN = frozenset({"path", "rect", "use"})
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)

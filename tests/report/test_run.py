@@ -20,7 +20,7 @@ from transmix.report.run import LARGEST, report, write_report
 from transmix.runs.error import RunError
 from transmix.training.loop import train
 
-OUTSIDE = re.compile(r"https?:|//[a-z]|url\(|@import|<script|<link|<iframe|\bon\w+=|javascript:", re.IGNORECASE)
+OUTSIDE = re.compile(r"https?:|//[a-z]|url\((?!#)|@import|<script|<link|<iframe|\bon\w+=|javascript:", re.IGNORECASE)
 
 
 def rows_of(folder):
@@ -387,3 +387,19 @@ def test_reading_changes_nothing_in_the_run(run_folder, tmp_path):
     write_report(folder, tmp_path / "out.html")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+def test_in_a_browser_it_reads_well_and_asks_nobody(run_folder, visit, scheme, width):
+    with visit(write_report(run_folder()), scheme, width) as seen:
+        seen.open_everything()
+        assert seen.requests == []
+        assert seen.too_wide() == 0
+        assert seen.errors == []  # before axe, whose script the page's policy lets in only from outside
+        sizes = seen.page.evaluate(
+            "[...document.querySelectorAll('figure svg')].map(svg => [...svg.querySelectorAll('text')].map("
+            "text => parseFloat(text.style.fontSize) * svg.clientWidth / svg.viewBox.baseVal.width))"
+        )
+        assert len(sizes) >= 6
+        assert min(size for texts in sizes for size in texts) > 8  # pixels
+        assert seen.violations() == []

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transmix.visual.attention import (
+    attention_figure,
     epochs_figure,
     heads_figure,
     layers_figure,
@@ -28,17 +29,27 @@ def attention(*shape, seed=0):
     return torch.rand(*shape, 6, generator=torch.Generator().manual_seed(seed)) / 6
 
 
-def laid_over(image, row):
+def laid_over(image, row, end):
     """Lay attention over an image, by means of its own: resize by repetition, colour and mix pixel by pixel."""
     pixels = image.numpy() / 255
     grey = 0.299 * pixels[0] + 0.587 * pixels[1] + 0.114 * pixels[2]
     resized = row.numpy().reshape(GRID).repeat(SIZE[0] // GRID[0], 0).repeat(SIZE[1] // GRID[1], 1)
-    colours = matplotlib.colormaps["cividis"](resized / resized.max())
+    colours = matplotlib.colormaps["cividis"](np.minimum(resized / resized.mean() / end, 1))
     return np.stack([0.45 * grey + 0.55 * colours[..., channel] for channel in range(3)], -1)
 
 
 def drawn(figure):
-    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if not axes.axison]
+
+
+def end_of(figure):
+    """Where the one scale of a figure ends: at the highest multiple of an even share, within 2 to 10."""
+    (bar,) = [axes for axes in figure.axes if axes.axison]
+    return bar.get_xlim()[1]
+
+
+def highest(*rows):
+    return min(max(2.0, *((row / row.mean()).max() for group in rows for row in group.reshape(-1, 6).numpy())), 10.0)
 
 
 def words(figure):
@@ -50,19 +61,21 @@ def test_every_head_and_their_mean_are_laid_over_their_image():
     figure = heads_figure(IMAGES, rows, GRID, NAMES, layer=7)
     pictures = drawn(figure)
     assert len(pictures) == 2 * 6
+    end = end_of(figure)
+    assert end == pytest.approx(highest(rows, rows.mean(1)))
     for index, image in enumerate(IMAGES):
         picture, mean, *heads = pictures[6 * index : 6 * index + 6]
         assert picture == pytest.approx(image.numpy().transpose(1, 2, 0) / 255)
-        assert mean == pytest.approx(laid_over(image, rows[index].mean(0)), abs=1e-6)
+        assert mean == pytest.approx(laid_over(image, rows[index].mean(0), end), abs=1e-6)
         for head, shown in enumerate(heads):
-            assert shown == pytest.approx(laid_over(image, rows[index, head]), abs=1e-6)
-        assert np.abs(heads[0] - laid_over(image, rows[index, 1])).max() > 0.1
-        assert np.abs(heads[0] - laid_over(IMAGES[1 - index], rows[index, 0])).max() > 0.1
+            assert shown == pytest.approx(laid_over(image, rows[index, head], end), abs=1e-6)
+        assert np.abs(heads[0] - laid_over(image, rows[index, 1], end)).max() > 0.1
+        assert np.abs(heads[0] - laid_over(IMAGES[1 - index], rows[index, 0], end)).max() > 0.1
     text = words(figure)
     assert [t for t in text if t.startswith("head ")] == ["head 0", "head 1", "head 2", "head 3"]
     assert any("heads of layer 7" in t for t in text)
-    shares = [f"{row.max():.0%}" for sample in rows.numpy() for row in [sample.mean(0), *sample]]
-    assert [t for t in text if t.endswith("%")] == shares
+    shares = [f"≤ {row.max() / row.mean():.1f}×" for sample in rows.numpy() for row in [sample.mean(0), *sample]]
+    assert [t for t in text if t.endswith("×")] == shares
     assert "cat.jpg" in text
 
 
@@ -71,12 +84,14 @@ def test_layers_and_rollout_stand_beside_their_image():
     figure = layers_figure(IMAGES, rows, GRID, NAMES)
     assert {"layer 3", "layer 4"} <= set(words(figure))
     for position, index, number in ((1, 0, 3), (2, 0, 4), (4, 1, 3), (5, 1, 4)):
-        assert drawn(figure)[position] == pytest.approx(laid_over(IMAGES[index], rows[number][index]), abs=1e-6)
+        assert drawn(figure)[position] == pytest.approx(
+            laid_over(IMAGES[index], rows[number][index], end_of(figure)), abs=1e-6
+        )
 
     figure = rollout_figure(IMAGES, rows[3], rows[4], GRID, NAMES, layers=12)
     assert {"last layer", "rollout"} <= set(words(figure))
     assert any("rollout over 12 layers" in text and "Abnar and Zuidema, 2020" in text for text in words(figure))
-    assert drawn(figure)[2] == pytest.approx(laid_over(IMAGES[0], rows[4][0]), abs=1e-6)
+    assert drawn(figure)[2] == pytest.approx(laid_over(IMAGES[0], rows[4][0], end_of(figure)), abs=1e-6)
     one = rollout_figure(IMAGES, rows[3], rows[4], GRID, NAMES, layers=1)
     assert any("the one layer that attends over the whole image" in text for text in words(one))
 
@@ -87,7 +102,7 @@ def test_epochs_show_the_same_images_with_what_was_predicted():
     figure = epochs_figure(IMAGES, rows, GRID, torch.tensor([0, 1]), logits, ["cat", "dog"])
     for index in range(2):
         for epoch in rows:
-            expected = laid_over(IMAGES[index], rows[epoch][index])
+            expected = laid_over(IMAGES[index], rows[epoch][index], end_of(figure))
             assert drawn(figure)[5 * index + epoch] == pytest.approx(expected, abs=1e-6)
     notes = [(text.get_text(), text.get_color()) for text in figure.texts if text.get_text()[0] in "✓✗"]
     sure = f"{np.exp(2) / (np.exp(2) + 1):.0%}"
@@ -137,6 +152,31 @@ def test_no_title_or_note_runs_into_another(panels, blocks, size, width, nothing
     nothing_overlaps(figure)
     extent = figure.axes[0].get_window_extent()
     assert extent.height / extent.width == pytest.approx(size[0] / size[1])  # pixels stay square
+
+
+def test_long_class_names_never_cost_the_probability(nothing_overlaps):
+    """With many columns and long names, each note lies inside the figure, apart from others, with its number."""
+    names = ["a class whose name is much too long, of kind one", "a class whose name is much too long, of kind two"]
+    rows = {epoch: attention(2, seed=epoch) for epoch in range(1, 30)}
+    logits = {epoch: torch.tensor([[3.0, 0.0], [0.0, 9.0]]) for epoch in rows}
+    for width in (2.0, 3.3, 6.9):
+        figure = epochs_figure(IMAGES, rows, GRID, torch.tensor([0, 0]), logits, names, width=width)
+        nothing_overlaps(figure)
+        notes = [text.get_text() for text in figure.texts if text.get_text()[0] in "✓✗"]
+        assert len(notes) == 2 * most_columns(width)
+        numbers = [f"({np.exp(3) / (np.exp(3) + 1):.0%})", "(100%)"]
+        assert [note.split(" ")[-1] for note in notes] == [one for one in numbers for _ in range(len(notes) // 2)]
+        assert any("…" in note for note in notes)
+
+
+def test_one_image_is_drawn_with_its_box_and_its_scale():
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[2:6, 3:9] = True
+    row = attention(1)[0]
+    figure = attention_figure(IMAGES[0], row, GRID, mask)
+    assert drawn(figure)[0] == pytest.approx(laid_over(IMAGES[0], row, end_of(figure)), abs=1e-6)
+    (outline,) = figure.axes[1].patches
+    assert outline.get_bbox().bounds == (2.5, 1.5, 6, 4)
 
 
 def test_attention_and_names_that_do_not_fit_are_refused():

@@ -8,7 +8,7 @@ import torch
 
 from transmix import AttentionReader
 from transmix.visual import boxes as boxes_module
-from transmix.visual.boxes import Boxed, draw_boxes, judge, most_disputed, pairs_of
+from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of
 from transmix.visual.pairs import pairs_figure
 
 SIZE, GRID = (32, 48), (4, 6)
@@ -72,7 +72,7 @@ def test_the_drawn_bars_are_both_labels_of_the_boxes_that_differ_most(model):
     chosen = most_disputed(judged, 3)
     pairs = pairs_of(judged, chosen, IMAGES.__getitem__, lambda one: f"class {one}")
     figure = pairs_figure(pairs, judged.grid, mask=True)
-    pictures = [axes for axes in figure.axes if axes.images]
+    pictures = [axes for axes in figure.axes if axes.images and not axes.axison]
     bars = [axes for axes in figure.axes if not axes.images]
     assert (len(pictures), len(bars)) == (15, 3)
     for row, position in enumerate(chosen):
@@ -122,5 +122,5 @@ def test_one_image_makes_no_pair():
 
 
 def test_a_box_over_the_whole_image_gives_the_label_to_the_partner(model):
-    judged = judge(model, [Boxed(0, 1, (0, 0, *SIZE))], IMAGES.__getitem__, normalise)
+    judged = judge(model, [PastedBox(0, 1, (0, 0, *SIZE))], IMAGES.__getitem__, normalise)
     assert (judged.lam_area[0], judged.lam_attention[0]) == (0, pytest.approx(0, abs=1e-6))

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from transmix.runs.folder import RunError
-from transmix.visual.curves import CURVES, curves_figure, read_curves
+from transmix.visual.curves import CURVES, Curve, curves_figure, read_curves, thinned
 from transmix.visual.run import read_log
 
 
@@ -85,6 +85,17 @@ def test_a_single_point_is_seen(tmp_path):
     log(tmp_path / "run", epochs=1)
     panels = read_curves(read_log(tmp_path / "run")[:1])
     assert curves_figure(panels).axes[0].lines[0].get_marker() == "."
+
+
+def test_long_curves_are_thinned_to_means_and_a_gap_stays_a_gap():
+    values = [float(value) for value in range(1000)]
+    values[500] = math.nan
+    found = thinned(Curve(list(range(1000)), values))
+    assert len(found.steps) == 250
+    assert (found.steps[0], found.values[0]) == (1.5, 1.5)
+    assert [at for at, value in enumerate(found.values) if math.isnan(value)] == [125]
+    short = Curve([1, 2], [0.5, 0.25])
+    assert thinned(short) == short
 
 
 def test_a_run_without_a_log_is_named(tmp_path):

@@ -14,9 +14,10 @@ from matplotlib.patches import Rectangle
 
 from transmix.labels.attention import attention_labels
 from transmix.mixing import Mixed
-from transmix.visual.mixed_batch import choose_rows, draw_mixed_batch, label_shares, mixed_batch_figure
-from transmix.visual.overlay import attention_map, attention_overlay, box_of, mask_edges
-from transmix.visual.page import shorten, text_width
+from transmix.visual.mixed_batch import choose_rows, mixed_batch_figure, row_mask, row_shares
+from transmix.visual.overlay import attention_map, attention_notes, attention_overlay, box_of, mask_edges, scale_end
+from transmix.visual.page import save_figure, shorten, text_width
+from transmix.visual.pairs import Pair, pairs_figure
 from transmix.visual.palette import INK, OWN, PARTNER
 
 NAMES = ["cat", "dog", "bird", "a name that nobody would ever give to any class of animals", "$5_bill^", "six"]
@@ -39,8 +40,8 @@ def cutmix_batch(batch=5, height=HEIGHT, width=WIDTH, grid=GRID):
 
 
 def panels(figure):
-    """Give the axes with an image, and those with bars, each row by row."""
-    return [a for a in figure.axes if a.images], [a for a in figure.axes if not a.images]
+    """Give the axes with a picture, and those with bars, each row by row."""
+    return [a for a in figure.axes if a.images and not a.axison], [a for a in figure.axes if not a.images]
 
 
 def bar_shares(axes):
@@ -92,18 +93,27 @@ def test_what_was_trained_would_not_pass_for_attention_alone():
     assert any(abs(float(mixed.lam[row]) - by_attention_alone(mixed, attention, row)) > 0.02 for row in range(5))
 
 
-def test_labels_by_area_have_one_bar_and_without_attention_two():
+def test_where_nothing_but_the_area_is_known_the_bars_are_area_and_trained():
     mixed, _, _ = cutmix_batch()
-    assert [share.rule for share in label_shares(mixed, 1)] == ["area", "trained"]
-    assert [share.rule for share in label_shares(replace(mixed, rule="area"), 1)] == ["area"]
+    assert [share.rule for share in row_shares(mixed, 1)] == ["area", "trained"]
+    assert [share.rule for share in row_shares(replace(mixed, rule="area"), 1)] == ["area", "trained"]
+
+
+def test_what_is_trained_is_said_with_its_weight():
+    plain, attention, _ = cutmix_batch()
+    mixed = attention_labels(plain, attention, grid=GRID, weight=0.3)
+    words = " ".join(text.get_text() for text in mixed_batch_figure(mixed, attention, GRID, NAMES, weight=0.3).texts)
+    assert "trained: 30% attention, 70% area" in words
+    by_area = mixed_batch_figure(replace(mixed, rule="area"), attention, GRID, NAMES, weight=0.3)
+    assert "trained:" not in " ".join(text.get_text() for text in by_area.texts)
 
 
 def test_a_sample_without_a_box_has_one_share():
     mixed, _, _ = cutmix_batch()
-    assert [share.rule for share in label_shares(replace(mixed, mask=None), 1)] == ["mixed"]
+    assert [share.rule for share in row_shares(replace(mixed, mask=None), 1)] == ["trained"]
     empty = mixed.mask.clone()
     empty[1] = False
-    shares = [len(label_shares(replace(mixed, mask=empty), row)) for row in range(3)]
+    shares = [len(row_shares(replace(mixed, mask=empty), row)) for row in range(3)]
     assert shares == [2, 1, 2]
 
 
@@ -111,9 +121,9 @@ def test_drawn_bars_and_percentages_are_the_shares():
     mixed, attention, base = cutmix_batch()
     _, bars = panels(mixed_batch_figure(mixed, attention, GRID, NAMES, base_images=base))
     for axes, row in zip(bars, choose_rows(mixed, 6), strict=True):
-        shares = label_shares(mixed, row)
+        shares = row_shares(mixed, row)
         drawn = bar_shares(axes)
-        assert np.array(drawn) == pytest.approx(np.array([(s.own, s.partner) for s in shares]), abs=1e-6)
+        assert np.array(drawn) == pytest.approx(np.array([(s.own, 1 - s.own) for s in shares]), abs=1e-6)
         texts = [text.get_text() for text in axes.texts]
         own = [round(100 * s.own) for s in shares]
         assert [t for t in texts if t.endswith("%")] == [f"{n}%" for o in own for n in (o, 100 - o)]
@@ -126,7 +136,8 @@ def test_bars_stand_beside_both_class_names():
         own, partner = (text.get_text() for text in axes.texts[:2])
         for text, letter, label in ((own, "A", row), (partner, "B", mixed.partner[row])):
             name = NAMES[mixed.labels[label]]
-            assert text == f"{letter}: {name}" or (text.endswith("…") and name.startswith(text[3:-1]))
+            start, _, end = text.removeprefix(f"{letter}: ").partition("…")
+            assert text == f"{letter}: {name}" or (name.startswith(start) and name.endswith(end))
 
 
 def test_columns_show_own_partner_mixed_and_attention():
@@ -140,15 +151,17 @@ def test_columns_show_own_partner_mixed_and_attention():
         ]
         for drawn, expected in zip((own, partner, mix), as_picture, strict=True):
             assert np.asarray(drawn) == pytest.approx(expected)
-        assert np.asarray(overlay) == pytest.approx(attention_overlay(as_picture[2], attention[row].numpy(), GRID))
+        end = scale_end(attention[choose_rows(mixed, 2)].numpy())
+        expected = attention_overlay(as_picture[2], attention[row].numpy(), GRID, end)
+        assert np.asarray(overlay) == pytest.approx(expected)
 
 
 def test_the_attention_map_is_each_patch_repeated_over_its_pixels():
     values = np.random.default_rng(0).random(20)
-    expected = np.kron(values.reshape(GRID) / values.max(), np.ones((6, 8)))
+    expected = np.kron(values.reshape(GRID) / values.mean(), np.ones((6, 8)))
     ours = attention_map(values, GRID, (HEIGHT, WIDTH))
     assert ours == pytest.approx(expected)
-    swapped = np.kron(values.reshape(5, 4) / values.max(), np.ones((8, 6))).reshape(HEIGHT, WIDTH)
+    swapped = np.kron(values.reshape(5, 4) / values.mean(), np.ones((8, 6))).reshape(HEIGHT, WIDTH)
     assert np.abs(ours - swapped).max() > 0.1
 
 
@@ -161,15 +174,48 @@ def test_the_attention_map_is_that_of_nearest_interpolation_for_any_size(grid, s
         for x in range(size[1]):
             expected[y, x] = values[y * grid[0] // size[0], x * grid[1] // size[1]]
     ours = attention_map(values.numpy().ravel(), grid, size)
-    assert ours == pytest.approx((expected / expected.max()).numpy())
+    assert ours == pytest.approx((expected / values.mean()).numpy())
 
 
 def test_the_overlay_does_not_depend_on_the_scale_of_the_attention():
     image, values = np.full((HEIGHT, WIDTH, 3), 0.5), np.random.default_rng(0).random(20)
-    ours = attention_overlay(image, values, GRID)
-    assert attention_overlay(image, values * 1e-3, GRID) == pytest.approx(ours)
+    ours = attention_overlay(image, values, GRID, 2.0)
+    assert attention_overlay(image, values * 1e-3, GRID, 2.0) == pytest.approx(ours)
+    assert np.abs(attention_overlay(image, values, GRID, 3.0) - ours).max() > 0.05
     assert ours.min() >= 0
     assert ours.max() <= 1
+
+
+def test_flat_attention_looks_flat_and_is_called_so():
+    image, rng = np.full((HEIGHT, WIDTH, 3), 0.5), np.random.default_rng(0)
+    flat, peaked = 1 + 0.05 * rng.random(20), rng.random(20) ** 4
+    assert scale_end([flat]) == 2
+    assert np.ptp(attention_overlay(image, flat, GRID, 2.0)[..., 0]) < 0.02
+    assert np.ptp(attention_overlay(image, peaked, GRID, scale_end([flat, peaked]))[..., 0]) > 0.2
+    said = "attention is flat: no patch has more than 1.2 times its even share"
+    assert said in attention_notes([flat])
+    assert said not in attention_notes([flat, peaked])
+    spike = np.zeros(20)
+    spike[3] = 1.0
+    assert scale_end([spike]) == 10  # so that the rest is still told apart
+    assert "the highest: 20" in attention_notes([spike])
+
+
+def test_the_scale_stands_below_in_multiples_of_an_even_share():
+    mixed, attention, _ = cutmix_batch()
+    figure = mixed_batch_figure(mixed, attention, GRID, NAMES)
+    (bar,) = [axes for axes in figure.axes if axes.images and axes.axison]
+    end = scale_end(attention.numpy())
+    assert bar.images[0].get_extent()[:2] == [0, end]
+    figure.draw_without_rendering()
+    assert {"0×", "1×"} <= {label.get_text() for label in bar.get_xticklabels()}
+    left, right = np.asarray(bar.images[0].get_array())[0, [0, -1]]
+    grey = np.full((1, 1, 3), 0.5)
+    for colour, share in ((left, 0.0), (right, 1.0)):
+        expected = 0.45 * 0.5 + 0.55 * np.array(matplotlib.colormaps["cividis"](share)[:3])
+        assert colour == pytest.approx(expected)
+    assert right == pytest.approx(attention_overlay(grey, np.array([1.0, 0.0]), (1, 2), 2.0)[0, 0])
+    assert not [axes for axes in mixed_batch_figure(mixed, None, None, NAMES).axes if axes.images and axes.axison]
 
 
 def test_attention_of_zero_everywhere_is_drawn_as_none():
@@ -231,7 +277,7 @@ def test_no_text_is_cut_off_or_runs_into_another(size, with_base, width, nothing
     mixed.lam[:] = torch.tensor([1.0, 0.0, 0.5])
     names = [name * 2 for name in NAMES]
     base = base if with_base else None
-    figure = mixed_batch_figure(mixed, attention, GRID, names, base_images=base, width=width, mask=with_base)
+    figure = mixed_batch_figure(mixed, attention, GRID, names, base_images=base, width=width)
     assert figure.get_size_inches()[0] == pytest.approx(width)
     nothing_overlaps(figure)
 
@@ -240,8 +286,10 @@ def test_long_names_are_shortened_and_short_ones_kept():
     assert shorten("cat", 2.0, 7.5) == "cat"
     assert shorten("two\nlines", 2.0, 7.5) == "two lines"
     short = shorten(NAMES[3], 1.0, 7.5)
-    assert short.endswith("…")
-    assert NAMES[3].startswith(short[:-1])
+    start, _, end = short.partition("…")
+    assert NAMES[3].startswith(start)
+    assert NAMES[3].endswith(end)
+    assert min(len(start), len(end)) > 2
     assert text_width(short, 7.5) <= 1.0
     assert len(shorten("W" * 60, 1.0, 7.5)) < len(shorten("i" * 60, 1.0, 7.5))
 
@@ -266,8 +314,8 @@ def test_float_images_are_drawn_as_their_bytes_would_be(kind):
 
 def test_files_are_written_at_paper_width(tmp_path):
     mixed, attention, base = cutmix_batch()
-    draw_mixed_batch(tmp_path / "batch.png", mixed, attention, GRID, NAMES, base_images=base)
-    draw_mixed_batch(str(tmp_path / "batch.svg"), mixed, attention, GRID, NAMES)
+    save_figure(mixed_batch_figure(mixed, attention, GRID, NAMES, base_images=base), tmp_path / "batch.png")
+    save_figure(mixed_batch_figure(mixed, attention, GRID, NAMES), str(tmp_path / "batch.svg"))
     assert imread(tmp_path / "batch.png").shape[1] == round(6.9 * 220)
     assert "<svg" in (tmp_path / "batch.svg").read_text()
 
@@ -277,7 +325,7 @@ def test_matplotlib_and_random_states_are_untouched(tmp_path):
     states_before = torch.get_rng_state(), np.append(*np.random.get_state()[1:3]), random.getstate()  # noqa: NPY002
     mixed, attention, base = cutmix_batch()
     images = mixed.images.clone()
-    draw_mixed_batch(tmp_path / "batch.png", mixed, attention, GRID, NAMES, base_images=base, rows=1)
+    save_figure(mixed_batch_figure(mixed, attention, GRID, NAMES, base_images=base, rows=1), tmp_path / "batch.png")
     assert matplotlib.rcParams.copy() == settings_before
     assert torch.equal(states_before[0], torch.get_rng_state())
     assert np.array_equal(states_before[1], np.append(*np.random.get_state()[1:3]))  # noqa: NPY002
@@ -323,17 +371,19 @@ def test_attention_base_images_rows_and_paths_that_do_not_fit_are_refused(tmp_pa
     with pytest.raises(ValueError, match="nothing to draw"):
         mixed_batch_figure(mixed, attention, GRID, NAMES, rows=0)
     with pytest.raises(ValueError, match=r"\.png or \.svg"):
-        draw_mixed_batch(tmp_path / "batch.jpg", mixed, attention, GRID, NAMES)
+        save_figure(mixed_batch_figure(mixed, attention, GRID, NAMES), tmp_path / "batch.jpg")
 
 
 def test_a_soft_mask_is_drawn_as_it_is_and_outlined_where_the_partner_has_the_larger_share():
     plain, _, base = cutmix_batch()
     across = torch.linspace(0, 1, WIDTH).expand(5, HEIGHT, WIDTH).clone()
     mixed = replace(plain, mask=across, rule="corner", lam_evidence=torch.full((5,), 0.25))
-    images, bars = panels(mixed_batch_figure(mixed, None, None, NAMES, base_images=base, rows=1, mask=True))
-    drawn = images[2].images[0].get_array()
+    images, bars = panels(mixed_batch_figure(mixed, None, None, NAMES, base_images=base, rows=1))
+    picture = np.full((HEIGHT, WIDTH, 3), 0.5)
+    pair = Pair(None, None, picture, row_mask(mixed, 0), None, ("cat", "dog"), row_shares(mixed, 0))
+    drawn = panels(pairs_figure([pair], None, mask=True))[0][0].images[0].get_array()
     assert np.array_equal(np.asarray(drawn, dtype=np.float32), across[0].numpy())
-    (outline,) = [patch for patch in images[3].patches if isinstance(patch, Rectangle)]
+    (outline,) = [patch for patch in images[2].patches if isinstance(patch, Rectangle)]
     half = int((across[0, 0] < 0.5).sum())
     assert (outline.get_x(), outline.get_width()) == (half - 0.5, WIDTH - half)
     words = [text.get_text() for text in bars[0].texts]
@@ -343,4 +393,4 @@ def test_a_soft_mask_is_drawn_as_it_is_and_outlined_where_the_partner_has_the_la
 def test_a_weight_of_the_partners_own_is_drawn_as_its_share_of_both():
     plain, _, _ = cutmix_batch()
     mixed = replace(plain, lam=torch.full((5,), 0.2), lam_partner=torch.full((5,), 0.6), rule="snapmix")
-    assert label_shares(mixed, 0)[-1].own == pytest.approx(0.25)
+    assert row_shares(mixed, 0)[-1].own == pytest.approx(0.25)

@@ -20,7 +20,7 @@ from transmix.visual.reliability import reliability, reliability_figure
 def figures():
     picture, mask = np.full((12, 20, 3), 0.5), np.zeros((12, 20), dtype=bool)
     mask[2:6, 3:9] = True
-    shares = [Share("area", 0.9, 0.1), Share("attention", 0.5, 0.5)]
+    shares = [Share("area", 0.9), Share("attention", 0.5)]
     pair = Pair(picture, picture, picture, mask, np.arange(6.0), ("$cat_1$", "dog & <b>"), shares)
     predictions = torch.eye(4)[:, :3] * 3, torch.tensor([0, 1, 2, 0])
     return {

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from transmix.app.code import write_code
 from transmix.app.opened import Opened
-from transmix.app.picture import data_uri, read_picture
-from transmix.app.values import LAST, MEAN, Setting, Shown, Watched, box_within, scaled_box, show
+from transmix.app.picture import read_picture
+from transmix.app.values import LAST, MEAN, Outcome, Setting, Watched, box_within, scaled_box, show
 from transmix.data.dataset import DataError
 from transmix.mixing.box import Box, box_area
+from transmix.visual.html import png_uri
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Controls:
         anchor: The box last set by hand, which the ratio scales.
         ratio: lam, 0..1: in a blend the weight of A, else the area left to A.
         blend: Mixup instead of a box.
-        rule: One of `WEIGHTS`.
+        rule: One of `RULES`.
         layer: Number of a layer, or `LAST`.
         head: Of a head, or `MEAN`.
         downsample: "nearest" or "fraction".
@@ -64,7 +65,7 @@ class Answer:
     anchor: Box
     lam: float
     images: tuple[Tensor | None, Tensor | None]
-    shown: Shown | None = None
+    shown: Outcome | None = None
     code: str = ""
     errors: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -79,7 +80,7 @@ class Answer:
         own, partner = self.images
         if own is None or partner is None:
             return []
-        return [data_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
+        return [png_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
 
 
 def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "cpu") -> Answer:

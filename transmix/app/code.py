@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transmix.app.opened import Opened
 from transmix.app.picture import is_sample
-from transmix.app.values import LAST, MEAN, WEIGHTS, Setting, Watched
+from transmix.app.values import LAST, MEAN, Setting, Watched
 from transmix.data.grey import Grey
 
 
@@ -45,7 +45,7 @@ def write_code(setting: Setting, own: Path, partner: Path, opened: Opened, watch
         f"inputs = ((mixed.images / 255 - shift) / scale){elsewhere}",
         reading,
         "",
-        f"for rule, weight in {WEIGHTS!r}.items():",
+        f"for rule, weight in {watched.weights!r}.items():",
         "    relabelled = transmix.attention_labels(",
         f"        mixed, attention, grid={watched.grid}, weight=weight, downsample={setting.downsample!r}",
         "    )",

@@ -117,8 +117,8 @@ def read(found: Answer, opened: Opened, watched: Watched, refused: str = "") -> 
     if found.shown is None:
         return written | dict.fromkeys(("attention", "shares", "classes"), NOTHING)
     return written | {
-        "attention": attention_part(found.shown, found.setting, watched.size),
-        "shares": shares_part(found.shown, found.setting),
+        "attention": attention_part(found.shown, found.setting),
+        "shares": shares_part(found.shown, found.setting, watched.weights["trained"]),
         "classes": classes_part(found.shown, opened.classes),
     }
 

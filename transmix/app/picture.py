@@ -1,8 +1,6 @@
-"""Images that people give: read within bounds, or refused in a sentence; and pictures as a page takes them."""
+"""Images that people give: read within bounds, or refused in a sentence."""
 
-import base64
 import filecmp
-import io
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
@@ -10,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from transmix.data.dataset import DataError, printable
 from transmix.data.decode import decode_image, image_size
@@ -86,12 +83,3 @@ def _check_bytes(name: str, size: int) -> None:
     if size > LARGEST_FILE:
         most = LARGEST_FILE // 2**20
         raise DataError(f"{printable(name)}: {size / 2**20:.0f} MB are too much; up to {most} MB are read")
-
-
-def data_uri(picture: np.ndarray) -> str:
-    """Write (H, W, 3), uint8 or float in 0..1, as what stands in `src` for a picture that is part of the page."""
-    if picture.dtype != np.uint8:
-        picture = np.rint(picture * 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -20,12 +20,12 @@ from transmix.labels.patches import mask_on_patches
 from transmix.mixing import Mixed, mixup
 from transmix.mixing.box import Box, box_area
 from transmix.models.build import normaliser
-from transmix.visual.boxes import Boxed, paste
+from transmix.visual.boxes import PastedBox, paste, trained_rule
 from transmix.visual.look import layer_rows, look
 from transmix.visual.viewed import Viewed
 
-WEIGHTS = {"area": 0.0, "attention": 1.0, "trained": 0.5}
-"""The rules, and how much each heeds attention: CutMix, attention alone, and what TransMix trains."""
+RULES = ("area", "attention", "trained")
+"""The rules: CutMix, attention alone, and what the run trains, or TransMix would."""
 
 LAST, MEAN = -1, -1
 """The last layer, and the mean over its heads: together the very row that TransMix reads."""
@@ -39,7 +39,7 @@ class Setting:
         box: (top, left, bottom, right) in pixels of the model's input.
         lam: Weight of image A in a blend, 0..1.
         blend: Mixup instead of a box.
-        rule: One of `WEIGHTS`, the one that gives the label.
+        rule: One of `RULES`, the one that gives the label.
         layer: Whose attention counts, or `LAST`.
         head: Likewise, or `MEAN`.
         downsample: How the box comes down to patches, as in `attention_labels`.
@@ -55,11 +55,12 @@ class Setting:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class Outcome:
     """What follows from a setting.
 
     Attributes:
         mixed: (3, H, W) uint8.
+        mask: (H, W) bool, where B's pixels are; None in a blend.
         attention: (P,) of the class token over the mixed image.
         grid: (h, w), h * w = P.
         lam: Rule -> weight of image A's label.
@@ -68,6 +69,7 @@ class Shown:
     """
 
     mixed: Tensor
+    mask: Tensor | None
     attention: Tensor
     grid: tuple[int, int]
     lam: dict[str, float]
@@ -88,6 +90,7 @@ class Watched:
         size: (H, W) of the images it takes.
         grid: (h, w) of its patches.
         heads: Number of each layer in which the class token looks at the patches -> number of its heads.
+        weights: Rule -> how much it heeds attention.
 
     Raises:
         AttentionError: The model's attention cannot be read.
@@ -98,6 +101,7 @@ class Watched:
         self.crop = viewed.crop
         self.grey: Grey = viewed.grey
         self._normalise = normaliser(*viewed.mean_std, device, channels_last=False)
+        self.weights = {"area": 0.0, "attention": 1.0, "trained": trained_rule(viewed.mixing).weight}
         blank = self.crop(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy())
         self.size = (blank.shape[1], blank.shape[2])
         self._first = look(self.model, self._normalise(blank[None]))
@@ -138,7 +142,7 @@ class Watched:
         return rows, logits[0][0].float().cpu()
 
 
-def show(setting: Setting, own: Tensor, partner: Tensor, watched: Watched, most: int = 3) -> Shown:
+def show(setting: Setting, own: Tensor, partner: Tensor, watched: Watched, most: int = 3) -> Outcome:
     """Mix image A with image B, look at what came out, and weigh the labels.
 
     Args:
@@ -154,17 +158,19 @@ def show(setting: Setting, own: Tensor, partner: Tensor, watched: Watched, most:
         rule: attention_labels(
             mixed, attention[None], grid=watched.grid, weight=weight, downsample=setting.downsample
         ).lam.item()
-        for rule, weight in WEIGHTS.items()
+        for rule, weight in watched.weights.items()
     }
     found = logits.softmax(0).topk(min(most, len(logits)))
     classes = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
-    return Shown(mixed.images[0], attention, watched.grid, lam, classes, remarks(mixed, watched.grid, setting))
+    mask = None if mixed.mask is None else mixed.mask[0]
+    said = remarks(mixed, watched.grid, setting)
+    return Outcome(mixed.images[0], mask, attention, watched.grid, lam, classes, said)
 
 
 def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:
     """Return the one mixed image of a setting; its partner is no row of the batch."""
     if not setting.blend:
-        return paste([Boxed(0, 1, setting.box)], [own, partner].__getitem__)
+        return paste([PastedBox(0, 1, setting.box)], [own, partner].__getitem__)
     both = mixup(torch.stack([own, partner]), torch.tensor([0, 1]), setting.lam)
     return Mixed(both.images[:1], both.labels[:1], None, both.lam[:1], both.lam_area[:1])
 

@@ -14,17 +14,15 @@ from torch import Tensor, nn
 from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.loader import choose_workers, evaluation_batches
-from transmix.labels.attention import AttentionLabels
 from transmix.mixing.box import check_box
 from transmix.models.build import normaliser
 from transmix.recipes import RecipeError
-from transmix.recipes.mixing import build_rule
 from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
-from transmix.visual.boxes import Boxed, draw_boxes, judge, most_disputed, pairs_of
+from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, trained_rule
 from transmix.visual.curves import curves_figure, read_curves
 from transmix.visual.look import head_rows, layer_rows, look
 from transmix.visual.page import FORMATS, save_figure
-from transmix.visual.pairs import pairs_figure
+from transmix.visual.pairs import pairs_figure, trained_note
 from transmix.visual.palette import PAGE
 from transmix.visual.reliability import reliability, reliability_figure
 from transmix.visual.rollout import rollout
@@ -153,12 +151,12 @@ def _scene(asked: Show) -> _Scene:
     return _Scene(viewed, model, device, image, lambda one: classes[int(split.labels[one])], len(split), split.labels)
 
 
-def _boxes(asked: Show, scene: _Scene, count: int) -> list[Boxed]:
+def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
     height, width = scene.image(0).shape[-2:]
     alpha = scene.viewed.mixing.cutmix_alpha or 1.0
     boxes = draw_boxes(count, scene.number, (height, width), asked.seed, alpha, scene.labels)
     if asked.what == "pair" and asked.images:
-        boxes = [Boxed(0, 1, boxes[0].box)]
+        boxes = [PastedBox(0, 1, boxes[0].box)]
     if asked.what == "pair" and asked.box is not None:
         boxes = [boxes[0]._replace(box=check_box(asked.box, height, width))]
     return boxes
@@ -166,12 +164,11 @@ def _boxes(asked: Show, scene: _Scene, count: int) -> list[Boxed]:
 
 def _pairs(asked: Show, drawn: int, shown: int) -> Figure:
     scene = _scene(asked)
-    rule = build_rule(scene.viewed.mixing)
-    rule = rule if isinstance(rule, AttentionLabels) else AttentionLabels()  # what would have been trained
+    rule = trained_rule(scene.viewed.mixing)
     judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=rule.downsample)
     positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
     pairs = pairs_of(judged, positions, scene.image, scene.name, rule.weight)
-    notes = (f"TransMix trains {rule.weight:.0%} attention, {1 - rule.weight:.0%} area",)
+    notes = (trained_note(rule.weight),)
     if asked.what == "gallery":
         notes += (f"the {len(pairs)} of {drawn} boxes whose labels differ most",)
     return pairs_figure(pairs, judged.grid, width=asked.width, mask=asked.what == "pair", notes=notes)

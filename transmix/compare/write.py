@@ -7,8 +7,8 @@ from typing import Any
 
 from transmix.compare import text
 from transmix.compare.comparison import METRICS, Comparison, scores_of
+from transmix.compare.figures import curve_svgs, difference_svg, legend
 from transmix.compare.groups import packages
-from transmix.compare.plots import HEIGHT, WIDTH, curve_plots, difference_bars
 from transmix.compare.record import as_json, best_epoch
 from transmix.printable import printable
 from transmix.report.page import render, write_page
@@ -58,9 +58,9 @@ def html(comparison: Comparison) -> str:
         scores_of=scores_of,
         packages=packages,
         best=lambda run: best_epoch(run, comparison.score),
-        bars=difference_bars(comparison),
-        plots=curve_plots(comparison),
-        size=(WIDTH, HEIGHT),
+        differences=difference_svg(comparison),
+        legend=legend(comparison),
+        curves=curve_svgs(comparison),
     )
 
 

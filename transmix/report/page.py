@@ -1,6 +1,5 @@
 """Making a page of a template and values: everything escaped, nothing undefined, written in full or not at all."""
 
-import base64
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from transmix.printable import printable
+from transmix.printable import printable, shorten
 from transmix.runs.atomic_write import replace_file, why
 from transmix.runs.error import RunError
 
@@ -53,19 +52,6 @@ def write_page(path: Path, html: str) -> None:
         replace_file(path, html.encode())
     except OSError as error:
         raise RunError(f"cannot write {path}: {why(error)}", 1) from error
-
-
-def data_uri(content: bytes, kind: str = "image/png") -> Markup:
-    """Return what stands in `src` for a picture that is part of the page."""
-    return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")
-
-
-def shorten(text: str, most: int) -> str:
-    """Leave out the middle of a text longer than `most` letters; names often differ at their end."""
-    if len(text) <= most:
-        return text
-    end = (most - 1) // 3
-    return f"{text[: most - 1 - end]}…{text[-end:]}"
 
 
 def _shown(value: Any) -> Any:

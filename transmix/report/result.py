@@ -6,7 +6,6 @@ from typing import Any
 
 from transmix.evaluation.metrics import added_metrics
 from transmix.recipes.mixing import mix_and_labels
-from transmix.report.chart import LOOKS, line_chart, swatch
 from transmix.report.page import shorten
 from transmix.report.read import RunFiles, number
 from transmix.report.words import decimal, duration, percent, plural, points, setting, whole
@@ -38,17 +37,6 @@ MIXING = {"none": "no mixing", "mixup": "Mixup", "cutmix": "CutMix", "mixup+cutm
 
 LABELS = {"area": "labels by area", "attention": "the boxes’ labels by attention (TransMix)"}
 """How label rules are written; others by their name."""
-
-MEANINGS = {
-    "loss": "cross-entropy, lower is better. While images are mixed, the training loss is of mixed labels and stays "
-    "higher",
-    "top-1": "share of validation images whose most likely class is right",
-    "calibration error": "how far confidence and accuracy lie apart on average; 0 is best",
-    "mixed accuracy": "accuracy on training images as they were mixed, each label counted with its weight",
-    "label shift": "how far the label rule moved a pasted box’s label from the share of its area, on average",
-    "learning rate": "size of the optimizer’s steps",
-}
-"""Panel of the curves -> what it shows."""
 
 
 def overview(found: RunFiles) -> dict[str, Any]:
@@ -138,27 +126,13 @@ def result(found: RunFiles) -> dict[str, Any]:
     return {"facts": facts, "epoch": whole(row.get("epoch")), "ema": ema, "images": whole(images), "error": error}
 
 
-def curves(found: RunFiles) -> dict[str, Any]:
-    """Return the charts, the legend, and every epoch as a table."""
-    from transmix.visual.curves import SHARES, read_curves
-
-    panels = read_curves(found.rows)
-    end = max((row["step"] for row in found.rows), default=0)
-    charts = []
-    for title, curves in panels.items():
-        share = title in SHARES
-        drawn = {name: ([float(step) for step in curve.steps], curve.values) for name, curve in curves.items()}
-        write = (lambda value: f"{100 * value:.3g}%") if share else (lambda value: f"{value:.3g}")
-        charts.append((title, line_chart(title, drawn, write, end), MEANINGS[title]))
-    names = [name for name in LOOKS if any(name in curves for curves in panels.values())]
+def epoch_table(found: RunFiles) -> dict[str, Any]:
+    """Return the scores of every epoch as a table."""
     epochs = found.epochs
     columns = COLUMNS | _added_columns()
     known = [name for name in columns if any(name in row for row in epochs)]
     shown = spaced(epochs, MOST_EPOCHS)
     return {
-        "charts": charts,
-        "legend": [(swatch(LOOKS[name]), name) for name in names],
-        "steps": steps_per_epoch(found),
         "columns": [columns[name][0] for name in known],
         "rows": [[columns[name][1](row.get(name)) for name in known] for row in shown],
         "left_out": len(epochs) - len(shown),

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transmix.report import course, result, scores
-from transmix.report.page import data_uri, render, write_page
+from transmix.report import course, figures, result, scores
+from transmix.report.page import render, write_page
 from transmix.report.read import RunFiles, read_file, read_run, tried
+from transmix.visual.html import data_uri
 
 LARGEST = 3_000_000
 """Bytes of a report."""
@@ -88,10 +89,10 @@ PICTURES = ("first_boxes.png", "last_boxes.png")
 SECTIONS = {
     "overview": result.overview,
     "result": result.result,
-    "curves": result.curves,
+    "curves": figures.curves,
     "label_shift": result.label_shift,
     "classes": scores.classes,
-    "calibration": scores.calibration,
+    "calibration": figures.calibration,
     "evaluations": scores.evaluations,
     "cost": course.cost,
     "incidents": course.incidents,

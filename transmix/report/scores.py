@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from transmix.report.chart import reliability_chart
 from transmix.report.page import shorten
 from transmix.report.read import RunFiles, number
 from transmix.report.result import keeps_average
-from transmix.report.words import NONE, decimal, percent, points, whole
+from transmix.report.words import NONE, decimal, percent, whole
 
 MOST_CLASSES = 10
 MOST_SCORES = 150
@@ -57,35 +56,6 @@ def classes(found: RunFiles) -> dict[str, Any] | None:
         ],
         "mistakes": whole(int(images.sum() - right.sum())),
         "images": whole(int(images.sum())),
-    }
-
-
-def calibration(found: RunFiles) -> dict[str, Any] | None:
-    """Return the reliability diagram and its numbers, of the averaged weights where the run has them."""
-    kept = {name: bins for name, bins in found.reliability.items() if name in WEIGHTS}
-    if not kept:
-        return None
-    name = "ema" if "ema" in kept else "model"
-    hits, confidence, count = (kept[name][part] for part in ("hits", "confidence", "count"))
-    if not len(hits) == len(confidence) == len(count) or None in map(number, [*hits, *confidence, *count]):
-        raise ValueError("reliability.json holds no bins of finite numbers")
-    if not (images := sum(count)):
-        raise ValueError("reliability.json counts no image")
-    rows = [
-        (hit / n, sure / n, n) if n else (0.0, 0.0, 0) for hit, sure, n in zip(hits, confidence, count, strict=True)
-    ]
-    error = sum(n * abs(accuracy - mean) for accuracy, mean, n in rows) / images
-    sure = sum(confidence) / images - sum(hits) / images
-    return {
-        "weights": WEIGHTS[name],
-        "chart": reliability_chart(count, [row[0] for row in rows], [row[1] for row in rows]),
-        "rows": [
-            (f"{at / len(rows):.0%} to {(at + 1) / len(rows):.0%}", whole(n), percent(mean, 1), percent(accuracy, 1))
-            for at, (accuracy, mean, n) in enumerate(rows)
-            if n
-        ],
-        "error": percent(error),
-        "lean": f"{points(abs(sure))} {'above' if sure > 0 else 'below'}",
     }
 
 

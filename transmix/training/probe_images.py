@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transmix.attention import Attention, AttentionReader
 from transmix.attention.eval_mode import eval_mode
 from transmix.data.loader import EvaluationSamples
+from transmix.recipes.mixing import build_rule
 from transmix.runs import folder as run_folder
 from transmix.runs.error import RunError
 from transmix.training.state import RunState
@@ -59,7 +60,8 @@ def draw_boxes(run: RunState, name: str) -> None:
     run.step.keep_boxes, run.step.boxes = False, None
     if not run.world.is_main or path.exists():
         return
-    from transmix.visual.mixed_batch import draw_mixed_batch
+    from transmix.visual.mixed_batch import mixed_batch_figure
+    from transmix.visual.page import save_figure
 
     mean, std = (torch.tensor(v)[:, None, None] for v in (run.recipe.augmentation.mean, run.recipe.augmentation.std))
     mixed_images, images = (
@@ -67,7 +69,9 @@ def draw_boxes(run: RunState, name: str) -> None:
     )
     mixed = dataclasses.replace(batch.mixed.to("cpu"), images=mixed_images)
     attention, grid = (None, None) if batch.attention is None else (batch.attention.row.cpu(), batch.attention.grid)
+    weight = getattr(build_rule(run.recipe.mixing), "weight", None)
     try:
-        draw_mixed_batch(path, mixed, attention, grid, run.data.classes, base_images=images)
+        figure = mixed_batch_figure(mixed, attention, grid, run.data.classes, base_images=images, weight=weight)
+        save_figure(figure, path)
     except Exception as error:  # a picture is no reason to lose a run
         run.say(f"warning: {name} could not be drawn: {error}")

@@ -6,11 +6,44 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from transmix.visual.overlay import as_array, as_picture, attention_overlay, check_attention
-from transmix.visual.palette import AVERAGE, INK, PAGE
+from transmix.visual.overlay import (
+    as_array,
+    as_picture,
+    attention_notes,
+    attention_overlay,
+    check_attention,
+    draw_outline,
+    draw_picture,
+    multiples,
+    scale_end,
+)
+from transmix.visual.page import Page
+from transmix.visual.palette import AVERAGE, COLUMN, INK, MARGIN, PAGE, our_style
 from transmix.visual.panels import Panel, arrange, panels_figure
 
-SCALE = "dark: no attention, yellow: the patch with the most, whose share stands below"
+
+@our_style()
+def attention_figure(
+    image: Any, row: Any, grid: tuple[int, int], mask: np.ndarray | None = None, *, width: float = COLUMN
+) -> Figure:
+    """Draw what the class token looks at in one image, and where the pasted pixels are.
+
+    Args:
+        image: (3, H, W), uint8 or float in 0..1.
+        row: (P,) attention over the patches.
+        grid: (h, w), h * w = P.
+        mask: (H, W) bool, true where another image's pixels are.
+        width: Of the figure in inches.
+    """
+    picture, (row,) = as_picture(image), check_attention(as_array(row)[None], 1, grid)
+    side, end = width - 2 * MARGIN, scale_end([row])
+    height = side * picture.shape[0] / picture.shape[1]
+    page = Page(width, MARGIN + height, attention_notes([row]), end)
+    axes = page.axes(MARGIN, MARGIN, side, height)
+    draw_picture(axes, attention_overlay(picture, row, grid, end), as_it_is=True)
+    if mask is not None:
+        draw_outline(axes, mask)
+    return page.figure
 
 
 def heads_figure(
@@ -35,7 +68,7 @@ def heads_figure(
     heads = as_array(rows)
     columns = {"mean": heads.mean(1)} | {f"head {number}": heads[:, number] for number in range(heads.shape[1])}
     what = "heads" if layer is None else f"heads of layer {layer}"
-    return _figure(images, columns, grid, names, width, (f"attention of the class token in the {what}", SCALE))
+    return _figure(images, columns, grid, names, width, (f"the class token's in the {what}",))
 
 
 def layers_figure(
@@ -51,7 +84,7 @@ def layers_figure(
         width: Of the figure in inches.
     """
     columns = {f"layer {number}": row for number, row in rows.items()}
-    notes = ("attention of the class token, mean over the heads, in layers that attend over the whole image", SCALE)
+    notes = ("the class token's, mean over the heads, in layers that attend over the whole image",)
     return _figure(images, columns, grid, names, width, notes)
 
 
@@ -77,7 +110,7 @@ def rollout_figure(
         width: Of the figure in inches.
     """
     number = f"{layers} layers" if layers > 1 else "the one layer that attends over the whole image"
-    notes = (f"rollout over {number}, half of each token kept (Abnar and Zuidema, 2020)", SCALE)
+    notes = (f"rollout over {number}, half of each token kept (Abnar and Zuidema, 2020)",)
     return _figure(images, {"last layer": last, "rollout": rolled}, grid, names, width, notes)
 
 
@@ -105,21 +138,19 @@ def epochs_figure(
     epochs = spaced(sorted(rows), most_columns(width))
     pictures, truth = [as_picture(image) for image in images], as_array(labels)
     attention = {epoch: check_attention(rows[epoch], len(pictures), grid) for epoch in epochs}
-    blocks = []
+    drawn = [row for rows in attention.values() for row in rows]
+    end, blocks = scale_end(drawn), []
     for index, picture in enumerate(pictures):
         block = [Panel(picture, "image", class_names[int(truth[index])])]
         for epoch in epochs:
             predicted, confidence = prediction(as_array(logits[epoch])[index])
             right = predicted == truth[index]
-            note = f"{'✓' if right else '✗'} {class_names[predicted]} ({confidence:.0%})"
-            overlay = attention_overlay(picture, attention[epoch][index], grid)
-            block.append(Panel(overlay, f"epoch {epoch}", note, INK if right else AVERAGE))
+            note, colour = f"{'✓' if right else '✗'} {class_names[predicted]}", INK if right else AVERAGE
+            overlay = attention_overlay(picture, attention[epoch][index], grid, end)
+            block.append(Panel(overlay, f"epoch {epoch}", note, colour, f" ({confidence:.0%})"))
         blocks.append(block)
-    notes = (
-        "attention of the class token, dark: none, yellow: the most of the picture",
-        "below: the predicted class and its probability",
-    )
-    return panels_figure(blocks, width=width, notes=notes)
+    notes = (*attention_notes(drawn), "below: the predicted class and its probability")
+    return panels_figure(blocks, width=width, notes=notes, scale=end)
 
 
 def most_columns(width: float) -> int:
@@ -154,11 +185,13 @@ def _figure(
 ) -> Figure:
     pictures = [as_picture(image) for image in images]
     checked = {title: check_attention(rows, len(pictures), grid) for title, rows in columns.items()}
-    blocks = []
+    drawn = [row for rows in checked.values() for row in rows]
+    end, blocks = scale_end(drawn or [np.ones(1)]), []
     for index, (picture, name) in enumerate(zip(pictures, names, strict=True)):
         block = [Panel(picture, "image", name)]
         for title, rows in checked.items():
-            overlay = attention_overlay(picture, rows[index], grid)
-            block.append(Panel(overlay, title, f"{rows[index].max():.0%}"))
+            overlay = attention_overlay(picture, rows[index], grid, end)
+            block.append(Panel(overlay, title, number=f"≤ {multiples(rows[index]).max():.1f}×"))
         blocks.append(block)
-    return panels_figure(blocks, width=width, notes=notes)
+    notes = (*attention_notes(drawn or [np.ones(1)]), *notes)
+    return panels_figure(blocks, width=width, notes=notes, scale=end)

@@ -9,18 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transmix.labels.attention import attention_labels
-from transmix.mixing import Mixed, cutmix
+from transmix.labels.attention import AttentionLabels, attention_labels
+from transmix.mixing import Mixed
 from transmix.mixing.box import Box, box_area, draw_box
+from transmix.mixing.pixels import boxes_mask, on_mask, per_row
+from transmix.recipes.mixing import build_rule
+from transmix.recipes.settings import Mixing
 from transmix.visual.look import look
 from transmix.visual.overlay import as_picture
-from transmix.visual.pairs import Pair, Share
+from transmix.visual.pairs import Pair, label_shares
 
 BATCH = 64
 
 
-class Boxed(NamedTuple):
-    """One box to come: which image is pasted into which, and where."""
+class PastedBox(NamedTuple):
+    """Which image is pasted into which, and where."""
 
     own: int  # position of image A
     partner: int  # of image B
@@ -28,8 +31,8 @@ class Boxed(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """What n boxes weigh by area and by attention.
+class BoxLabels:
+    """The labels of n mixed pairs, by area and by attention.
 
     Attributes:
         boxes: n of them.
@@ -39,7 +42,7 @@ class Judged:
         grid: (h, w).
     """
 
-    boxes: Sequence[Boxed]
+    boxes: Sequence[PastedBox]
     lam_area: np.ndarray
     lam_attention: np.ndarray
     attention: np.ndarray
@@ -53,7 +56,7 @@ def draw_boxes(
     seed: int,
     alpha: float = 1.0,
     labels: Sequence[int] | np.ndarray | None = None,
-) -> list[Boxed]:
+) -> list[PastedBox]:
     """Draw pairs among images, each with a CutMix box that is not empty.
 
     Which ones follows from the arguments alone; global random states are neither read nor changed.
@@ -79,18 +82,18 @@ def draw_boxes(
         own, partner = rng.sample(range(images), 2)
         box = draw_box(rng, rng.betavariate(alpha, alpha), *size)
         if box_area(box) and not (differ and labels is not None and labels[own] == labels[partner]):
-            boxes.append(Boxed(own, partner, box))
+            boxes.append(PastedBox(own, partner, box))
     return boxes
 
 
 def judge(
     model: nn.Module,
-    boxes: Sequence[Boxed],
+    boxes: Sequence[PastedBox],
     image: Callable[[int], Tensor],
     normalise: Callable[[Tensor], Tensor],
     *,
     downsample: str = "nearest",
-) -> Judged:
+) -> BoxLabels:
     """Paste each box, run the model, and weigh the labels.
 
     Args:
@@ -113,25 +116,20 @@ def judge(
         lam_attention.append(relabelled.lam)
         attention.append(looked.attention)
     by_area, by_attention = (torch.cat(values).double().numpy() for values in (lam_area, lam_attention))
-    return Judged(boxes, by_area, by_attention, torch.cat(attention).numpy(), grid)
+    return BoxLabels(boxes, by_area, by_attention, torch.cat(attention).numpy(), grid)
 
 
-def paste(boxes: Sequence[Boxed], image: Callable[[int], Tensor]) -> Mixed:
+def paste(boxes: Sequence[PastedBox], image: Callable[[int], Tensor]) -> Mixed:
     """Return the n mixed images of n boxes; the partners are no rows of the batch, and labels mean nothing."""
-    own, partner = (torch.stack([image(getattr(box, side)) for box in boxes]) for side in ("own", "partner"))
-    count = len(boxes)
-    mixed = cutmix(
-        torch.cat([own, partner]),
-        torch.zeros(2 * count, dtype=torch.int64),
-        [box.box for box in boxes] + [(0, 0, 0, 0)] * count,
-        torch.arange(2 * count).roll(count),
-    )
-    assert mixed.mask is not None
-    lam, lam_area, mask = mixed.lam[:count], mixed.lam_area[:count], mixed.mask[:count]
-    return Mixed(mixed.images[:count], mixed.labels[:count], None, lam, lam_area, mask)
+    own, partner = (torch.stack([image(getattr(one, side)) for one in boxes]) for side in ("own", "partner"))
+    height, width = own.shape[-2:]
+    mask = boxes_mask(torch.tensor([one.box for one in boxes]), height, width)
+    lam = per_row([1 - box_area(one.box) / (height * width) for one in boxes], own)
+    labels = torch.zeros(len(boxes), dtype=torch.int64)
+    return Mixed(on_mask(own, partner, mask), labels, None, lam, lam, mask)
 
 
-def most_disputed(judged: Judged, count: int, *, empty: bool = False) -> list[int]:
+def most_disputed(judged: BoxLabels, count: int, *, empty: bool = False) -> list[int]:
     """Return the positions of the boxes whose labels by area and by attention differ most, the most first.
 
     Args:
@@ -144,8 +142,14 @@ def most_disputed(judged: Judged, count: int, *, empty: bool = False) -> list[in
     return order[wanted[order]][:count].tolist()
 
 
+def trained_rule(mixing: Mixing) -> AttentionLabels:
+    """Return the rule by attention with which a run trains, or with the paper's settings if it trains with another."""
+    rule = build_rule(mixing)
+    return rule if isinstance(rule, AttentionLabels) else AttentionLabels()
+
+
 def pairs_of(
-    judged: Judged,
+    judged: BoxLabels,
     positions: Sequence[int],
     image: Callable[[int], Tensor],
     name: Callable[[int], str],
@@ -158,7 +162,6 @@ def pairs_of(
         mixed = paste([boxed], image)
         assert mixed.mask is not None
         area, attention = float(judged.lam_area[position]), float(judged.lam_attention[position])
-        weights = {"area": area, "attention": attention, "trained": weight * attention + (1 - weight) * area}
         pairs.append(
             Pair(
                 as_picture(image(boxed.own)),
@@ -167,7 +170,7 @@ def pairs_of(
                 mixed.mask[0].numpy(),
                 judged.attention[position],
                 (name(boxed.own), name(boxed.partner)),
-                [Share(rule, lam, 1 - lam) for rule, lam in weights.items()],
+                label_shares(area, attention, weight * attention + (1 - weight) * area),
             )
         )
     return pairs

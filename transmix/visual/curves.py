@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from transmix.runs.log import training_windows
 from transmix.visual.page import Page
-from transmix.visual.palette import AVERAGE, COLUMN, MARGIN, MODEL, PAGE, TRAINING, our_style
+from transmix.visual.palette import AVERAGE, COLUMN, MARGIN, MODEL, ON_PAGE, PAGE, TRAINING, our_style
 
 CURVES = {
     "loss": {
@@ -36,13 +37,16 @@ LOOKS: dict[str, dict[str, Any]] = {
 """How curves are told apart: by colour, line and marker."""
 
 SHARES = ("top-1", "calibration error", "mixed accuracy", "label shift")
+MOST_MARKS = 40  # points of a curve; more of them are drawn as a line alone
 
 
 class Curve(NamedTuple):
-    """Steps and values of one curve, as the log has them."""
+    """One curve, a value that is not finite leaves a gap in it; and the band around it, if there is one."""
 
-    steps: list[int]
-    values: list[float]
+    steps: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 def read_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
@@ -75,24 +79,18 @@ def curves_figure(panels: Mapping[str, Mapping[str, Curve]], *, width: float = P
     if not panels:
         raise ValueError("nothing to draw: no curves")
     across = min(len(panels), 3 if width >= 5 else 2 if width >= 0.8 * COLUMN else 1)
-    left, right, above, below, gap, legend = 0.42, 0.10, 0.24, 0.26, 0.02, 0.24
-    each = (width - across * (left + right)) / across
-    height = max(0.7 * each, 0.8)
+    above, legend = 0.24, 0.24
+    each, height = width / across, _height(width / across)
     lines = -(-len(panels) // across)
     notes = ("over the optimizer step", "mixed accuracy and label shift: of training batches as they were mixed")
+    page = Page(width, legend + lines * (above + height), notes)
     steps = [step for curves in panels.values() for curve in curves.values() for step in curve.steps]
-    first, last = min(steps), max(steps)
-    margin = 0.04 * (last - first) or 0.5
-    page = Page(width, legend + lines * (above + height + below) + (lines - 1) * gap, notes)
-    drawn = {}
+    ends, drawn = (min(steps), max(steps)), {}
     for number, (title, curves) in enumerate(panels.items()):
         row, column = divmod(number, across)
-        x = column * (left + each + right) + left
-        y = legend + row * (above + height + below + gap) + above
-        axes = page.axes(x, y, each, height)
-        axes.set_axis_on()
-        _draw_curves(axes, title, curves)
-        axes.set_xlim(first - margin, last + margin)
+        corner = column * each, legend + row * (above + height) + above
+        axes = draw_curves(page, corner, each, curves, share=title in SHARES, ends=ends)
+        axes.set_title(title, pad=4)
         drawn |= dict(zip(curves, axes.lines, strict=True))
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN / width, 1 - 0.05 / page.height)}
     names = [name for name in LOOKS if name in drawn]
@@ -101,17 +99,85 @@ def curves_figure(panels: Mapping[str, Mapping[str, Curve]], *, width: float = P
     return page.figure
 
 
-def _draw_curves(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
-    axes.set_title(title, pad=4)
+@our_style()
+def curve_figure(
+    curves: Mapping[str, Curve],
+    *,
+    looks: Mapping[str, Mapping[str, Any]] = LOOKS,
+    share: bool = False,
+    ends: tuple[float, float] | None = None,
+    width: float = ON_PAGE,
+) -> Figure:
+    """Draw one panel for a page, which has its title and its legend.
+
+    Args:
+        curves: Name -> curve.
+        looks: Name of a curve -> how it looks, as matplotlib's `plot` takes it.
+        share: Whether values are shares, to be written in percent.
+        ends: Of the axis of the steps; None: first and last step.
+        width: Of the figure in inches.
+    """
+    page = Page(width, _height(width))
+    draw_curves(page, (0, 0.05), width, curves, looks=looks, share=share, ends=ends)
+    return page.figure
+
+
+@our_style()
+def swatch(look: Mapping[str, Any]) -> Figure:
+    """Draw a piece of a curve, for a legend."""
+    page = Page(0.3, 0.12)
+    axes = page.axes(0, 0, 0.3, 0.12)
+    axes.plot([0, 1, 2], [0, 0, 0], **{"markevery": [1], **look})
+    axes.set_xlim(0, 2)
+    return page.figure
+
+
+def draw_curves(
+    page: Page,
+    corner: tuple[float, float],
+    width: float,
+    curves: Mapping[str, Curve],
+    *,
+    looks: Mapping[str, Mapping[str, Any]] = LOOKS,
+    share: bool = False,
+    ends: tuple[float, float] | None = None,
+) -> Axes:
+    """Draw curves with their axes in a strip of a page; `corner` is its upper left one in inches."""
+    left, right, below = 0.42, 0.10, 0.26
+    axes = page.axes(corner[0] + left, corner[1], width - left - right, _height(width) - below - 0.05)
+    axes.set_axis_on()
     for name, curve in curves.items():
-        look: dict[str, Any] = LOOKS[name] | (
-            {"marker": "."} if len(curve.steps) == 1 else {}
-        )  # a line of one point is not seen
-        axes.plot(curve.steps, curve.values, label=name, **look)
-    axes.yaxis.set_major_formatter(FuncFormatter(_share if title in SHARES else _number))
+        look: dict[str, Any] = dict(looks[name])
+        if np.isfinite(curve.values).sum() == 1:
+            look["marker"] = look.get("marker") or "."  # a line of one point is not seen
+        elif len(curve.steps) > MOST_MARKS:
+            look["marker"] = ""
+        values = np.where(np.isfinite(curve.values), curve.values, np.nan)
+        axes.plot(curve.steps, values, label=name, **look)
+        if len(curve.low):
+            colour, gid = look["color"], look.get("gid")
+            axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0, gid=gid)
+    steps = [step for curve in curves.values() for step in curve.steps]
+    first, last = ends or (min(steps), max(steps))
+    margin = 0.04 * (last - first) or 0.5
+    axes.set_xlim(first - margin, last + margin)
+    axes.yaxis.set_major_formatter(FuncFormatter(_share if share else _number))
     axes.xaxis.set_major_formatter(FuncFormatter(_number))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    return axes
+
+
+def thinned(curve: Curve, most: int = 300) -> Curve:
+    """Replace neighbours by their mean until at most `most` points are left; a gap among them makes a gap."""
+    group = -(-len(curve.steps) // most)
+    cuts = range(0, len(curve.steps), max(group, 1))
+    return Curve(*([float(np.mean(part[at : at + group])) for at in cuts] for part in curve[:2]))
+
+
+def _height(width: float) -> float:
+    """Return the height in inches of a panel with its axes."""
+    return max(0.7 * (width - 0.52), 0.8) + 0.31
 
 
 def _share(value: float, _: int) -> str:

@@ -1,50 +1,14 @@
 """The picture of a mixed batch, one row a sample, from the record that mixing makes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from transmix.visual.overlay import as_array, as_picture, check_attention
-from transmix.visual.page import save_figure
-from transmix.visual.pairs import Pair, Share, pairs_figure
+from transmix.visual.pairs import Pair, Share, label_shares, pairs_figure, trained_note
 from transmix.visual.palette import PAGE
-
-
-def draw_mixed_batch(
-    path: str | Path,
-    mixed: Any,
-    attention: Any,
-    grid: tuple[int, int] | None,
-    class_names: Sequence[str],
-    *,
-    base_images: Any = None,
-    rows: int = 6,
-) -> None:
-    """Draw a mixed batch with its labels by area, by attention and as trained, and save it as PNG or SVG.
-
-    Columns: image A and image B (if `base_images` is given), the mixed image with the box outlined, the
-    attention over it (if `attention` is given), and the label: by area, by attention alone, and as it was trained.
-
-    Args:
-        path: File to write, ending in .png or .svg.
-        mixed: The mixed batch, a `transmix.mixing.Mixed`: images (B, 3, H, W), uint8 or float in 0..1; labels
-            (B,) int64; partner (B,) int64; lam and lam_area (B,), weight of the own label; mask (B or 1, H, W),
-            true where the partner's pixels are, or None.
-        attention: (B, P) attention of the class token over the patches, row by row of the grid, or None.
-        grid: Patches (h, w), h * w = P; needed with `attention`.
-        class_names: K names.
-        base_images: (B, 3, H, W) the batch before mixing, or None.
-        rows: Samples to draw at most, those first whose label the attention changed most.
-
-    Raises:
-        ValueError: If shapes do not fit together, float images leave 0..1, attention is negative or not finite,
-            labels have no name, or the path ends in something else.
-    """
-    figure = mixed_batch_figure(mixed, attention, grid, class_names, base_images=base_images, rows=rows)
-    save_figure(figure, path)
 
 
 def mixed_batch_figure(
@@ -56,9 +20,29 @@ def mixed_batch_figure(
     base_images: Any = None,
     rows: int = 6,
     width: float = PAGE,
-    mask: bool = False,
+    weight: float | None = None,
 ) -> Figure:
-    """Make the figure that `draw_mixed_batch` saves; `width` in inches, `mask` draws the masks too."""
+    """Draw a mixed batch with its labels by area, by attention and as trained.
+
+    Columns: image A and image B (if `base_images` is given), the mixed image with the box outlined, the
+    attention over it (if `attention` is given), and the label: by area, by attention alone, and as it was trained.
+
+    Args:
+        mixed: The mixed batch, a `transmix.mixing.Mixed`: images (B, 3, H, W), uint8 or float in 0..1; labels
+            (B,) int64; partner (B,) int64; lam and lam_area (B,), weight of the own label; mask (B or 1, H, W),
+            true where the partner's pixels are, or None.
+        attention: (B, P) attention of the class token over the patches, row by row of the grid, or None.
+        grid: Patches (h, w), h * w = P; needed with `attention`.
+        class_names: K names.
+        base_images: (B, 3, H, W) the batch before mixing, or None.
+        rows: Samples to draw at most, those first whose label the attention changed most.
+        width: Of the figure in inches.
+        weight: Share of the rule's evidence in the label that is trained; None: not said.
+
+    Raises:
+        ValueError: If shapes do not fit together, float images leave 0..1, attention is negative or not finite, or
+            labels have no name.
+    """
     _check(mixed, base_images, class_names, rows)
     labels, partner = as_array(mixed.labels), as_array(mixed.partner)
     rows_of_attention = None if attention is None else check_attention(attention, len(labels), grid)
@@ -70,8 +54,9 @@ def mixed_batch_figure(
         looked = None if rows_of_attention is None else rows_of_attention[row]
         names = class_names[int(labels[row])], class_names[int(labels[partner[row]])]
         picture = as_picture(mixed.images[row])
-        pairs.append(Pair(*both, picture, row_mask(mixed, row), looked, names, label_shares(mixed, row)))
-    return pairs_figure(pairs, grid, width=width, mask=mask)
+        pairs.append(Pair(*both, picture, row_mask(mixed, row), looked, names, row_shares(mixed, row)))
+    notes = () if weight is None or mixed.rule == "area" else (trained_note(weight, mixed.rule),)
+    return pairs_figure(pairs, grid, width=width, notes=notes)
 
 
 def choose_rows(mixed: Any, rows: int) -> list[int]:
@@ -87,21 +72,19 @@ def row_mask(mixed: Any, row: int) -> np.ndarray:
     return as_array(mixed.mask[row if len(mixed.mask) > 1 else 0])
 
 
-def label_shares(mixed: Any, row: int) -> list[Share]:
-    """Give the label of one sample: by area, by the rule's evidence alone and as trained; without a mask, one.
+def row_shares(mixed: Any, row: int) -> list[Share]:
+    """Return the label of one sample: by area, by the rule's evidence alone where it is known, and as it is trained.
 
-    A weight of the partner's label of its own (`lam_partner`) is drawn as its share of both.
+    Without a mask it is as trained alone. A weight of the partner's label of its own (`lam_partner`) is drawn as its
+    share of both.
     """
-    trained, area = float(mixed.lam[row]), float(mixed.lam_area[row])
+    trained = float(mixed.lam[row])
     if mixed.lam_partner is not None:
         trained /= max(trained + float(mixed.lam_partner[row]), 1e-12)
     if not row_mask(mixed, row).any():
-        return [Share("mixed", trained, 1 - trained)]
-    rules = {"area": area}
-    if mixed.rule != "area":
-        rules |= {mixed.rule: float(mixed.lam_evidence[row])} if mixed.lam_evidence is not None else {}
-        rules["trained"] = trained
-    return [Share(rule, lam, 1 - lam) for rule, lam in rules.items()]
+        return label_shares(None, None, trained)
+    evidence = None if mixed.lam_evidence is None else float(mixed.lam_evidence[row])
+    return label_shares(float(mixed.lam_area[row]), evidence, trained, mixed.rule)
 
 
 def _check(mixed: Any, base_images: Any, class_names: Sequence[str], rows: int) -> None:

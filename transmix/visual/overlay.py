@@ -1,12 +1,25 @@
-"""Images, attention and masks as the arrays that are drawn; all of it can be checked without looking at pixels."""
+"""Images, attention and masks as the arrays that are drawn, and how these are put into axes."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from transmix.visual.palette import OUTLINE
 
 COLOURS = "cividis"
 """Colour map of attention: even in lightness, and read alike by the colour-blind."""
+
+SCALE_ENDS = (2.0, 10.0)
+"""Multiples of an even share between which the scale of a figure ends."""
+
+FLAT = 1.2
+"""Multiple of its even share that no patch exceeds where attention is called flat."""
 
 
 def as_array(values: Any) -> np.ndarray:
@@ -52,23 +65,46 @@ def check_attention(attention: Any, batch: int, grid: tuple[int, int] | None) ->
     return values
 
 
-def attention_map(attention: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Bring one sample's attention (P,) to its pixels (H, W) by nearest neighbour, divided by its maximum.
+def multiples(attention: np.ndarray) -> np.ndarray:
+    """Return attention (P,) in multiples of its even share: 1 everywhere if every patch gets alike; their mean is 1."""
+    mean = attention.mean()
+    return attention / mean if mean > 0 else np.zeros_like(attention)
 
-    Zero stays zero, so that even attention looks even and brightness is proportional to attention.
+
+def scale_end(rows: Iterable[np.ndarray]) -> float:
+    """Return where the colours of a figure end that shows attention (P,) row by row, in multiples of an even share.
+
+    At the highest of all, but at 2 at least, so that flat attention looks flat, and at 10 at most, so that one patch
+    does not leave the others dark.
     """
+    return float(np.clip(max(multiples(row).max() for row in rows), *SCALE_ENDS))
+
+
+def attention_notes(rows: Iterable[np.ndarray]) -> tuple[str, ...]:
+    """Say what the colours mean, and whether the attention of a figure is flat."""
+    note = "colours: attention in multiples of an even share (1: every patch alike)"
+    highest = max(multiples(row).max() for row in rows)
+    if highest <= FLAT:
+        return note, f"attention is flat: no patch has more than {FLAT:g} times its even share"
+    return (note, f"the highest: {highest:.0f}") if highest > SCALE_ENDS[1] else (note,)
+
+
+def attention_map(attention: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Bring one sample's attention (P,), in multiples of an even share, to its pixels (H, W) by nearest neighbour."""
     (h, w), (height, width) = grid, size
-    patches = attention.reshape(h, w)
-    pixels = patches[np.arange(height) * h // height][:, np.arange(width) * w // width]
-    highest = pixels.max()
-    return pixels / highest if highest > 0 else np.zeros_like(pixels)
+    patches = multiples(attention).reshape(h, w)
+    return patches[np.arange(height) * h // height][:, np.arange(width) * w // width]
 
 
-def attention_overlay(picture: np.ndarray, attention: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Lay the colours of the attention (P,) over the greyed picture (H, W, 3): (H, W, 3) in 0..1."""
+def attention_overlay(picture: np.ndarray, attention: np.ndarray, grid: tuple[int, int], end: float) -> np.ndarray:
+    """Lay the colours of attention (P,) over the greyed picture (H, W, 3): (H, W, 3) in 0..1; `end` of `scale_end`."""
+    return tinted(picture, attention_map(attention, grid, picture.shape[:2]) / end)
+
+
+def tinted(picture: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Lay the colours of shares (H, W) of the scale over the greyed picture (H, W, 3)."""
     grey = (picture @ [0.299, 0.587, 0.114])[..., None]
-    colour = matplotlib.colormaps[COLOURS](attention_map(attention, grid, picture.shape[:2]))[..., :3]
-    return 0.45 * grey + 0.55 * colour
+    return 0.45 * grey + 0.55 * matplotlib.colormaps[COLOURS](shares.clip(0, 1))[..., :3]
 
 
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -88,3 +124,32 @@ def mask_edges(mask: np.ndarray) -> np.ndarray:
     y, x = np.nonzero(np.diff(padded, axis=1)[1:-1])
     down = np.stack([np.stack([x, y], 1), np.stack([x, y + 1], 1)], 1)
     return np.concatenate([across, down]) - 0.5  # a pixel's centre has whole coordinates
+
+
+def draw_picture(axes: Axes, picture: np.ndarray, frame: str | None = None, as_it_is: bool = False) -> None:
+    """Draw a picture (H, W, 3) in 0..1, or (H, W) from black to white, with a frame of some colour.
+
+    `as_it_is`: pixel by pixel, which whoever opens an SVG scales.
+    """
+    height, width = picture.shape[:2]
+    # the pixels of a small image should be seen as they are; a large one is scaled down, which needs a filter
+    smooth = "nearest" if max(height, width) <= 64 or picture.ndim == 2 else "hanning"
+    axes.imshow(picture, interpolation="none" if as_it_is else smooth, cmap="gray", vmin=0, vmax=1)
+    if frame is not None:
+        place = (-0.5, -0.5), width, height
+        axes.add_patch(Rectangle(*place, fill=False, edgecolor=frame, linewidth=2, clip_on=False))
+
+
+def draw_outline(axes: Axes, mask: np.ndarray) -> None:
+    """Draw the border of a mask (H, W), white within black, which is seen on every image."""
+    box = box_of(mask)
+    if box is None:
+        return
+    style: dict[str, Any] = {"linewidth": 1.2, "clip_on": False}
+    style["path_effects"] = [withStroke(linewidth=2.6, foreground="black")]
+    left, top, width, height = box
+    if mask.sum() == width * height:
+        place = (left - 0.5, top - 0.5), width, height
+        axes.add_patch(Rectangle(*place, fill=False, edgecolor=OUTLINE, **style))
+    else:
+        axes.add_collection(LineCollection(mask_edges(mask).tolist(), colors=OUTLINE, **style), autolim=False)

@@ -4,15 +4,21 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from transmix.printable import printable
+from transmix.printable import shorten as shortened
+from transmix.visual.overlay import tinted
 from transmix.visual.palette import INK, MARGIN, PALE, SMALL, TEXT, our_style
 
 FORMATS = (".png", ".svg")
 FOOT_LINE = 0.125  # inches from one line of the foot to the next
+SCALE = 0.42  # inches of height that the scale of attention takes
 SLACK = 0.96  # of a width that a text may fill: hinting, and the fonts of whoever opens an SVG, make it a little wider
 
 
@@ -42,14 +48,24 @@ class Page:
         width: Of the figure.
         height: Of the figure without its foot.
         foot: Sentences at the bottom; they are broken into lines between them and between words.
+        scale: Where the scale of attention ends, which is then drawn above the foot.
     """
 
-    def __init__(self, width: float, height: float, foot: tuple[str, ...] = ()) -> None:
+    def __init__(self, width: float, height: float, foot: tuple[str, ...] = (), scale: float | None = None) -> None:
         lines = wrap(foot, width - 2 * MARGIN, SMALL)
-        self.width, self.height = width, height + (FOOT_LINE * len(lines) + 0.14 if lines else 0.0)
+        foot_top = height + (SCALE if scale is not None else 0.0)
+        self.width, self.height = width, foot_top + (FOOT_LINE * len(lines) + 0.14 if lines else 0.0)
         self.figure = Figure(figsize=(self.width, self.height), facecolor="white")
+        if scale is not None:
+            bar = self.axes(2 * MARGIN, height + 0.16, min(1.6, width - 4 * MARGIN), 0.09)
+            bar.set_axis_on()
+            bar.imshow(tinted(np.full((1, 200, 3), 0.5), np.linspace(0, 1, 200)[None]), extent=(0, scale, 0, 1))
+            bar.set(aspect="auto", yticks=[])
+            bar.grid(visible=False)
+            bar.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            bar.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         for number, line in enumerate(lines):
-            self.text(MARGIN, height + 0.15 + number * FOOT_LINE, line, size=SMALL, color=PALE, va="center")
+            self.text(MARGIN, foot_top + 0.15 + number * FOOT_LINE, line, size=SMALL, color=PALE, va="center")
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Add axes without frame or ticks."""
@@ -72,12 +88,13 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
 
 
 def shorten(name: str, width: float, size: float, weight: str = "normal") -> str:
-    """Cut a name to a width in inches at a font size in points; an ellipsis says that some is lost."""
-    name, width = " ".join(name.split()), width * SLACK
+    """Leave out the middle of a name that is wider than `width` inches at a font size in points."""
+    name, width = printable(" ".join(name.split())), width * SLACK
     if text_width(name, size, weight) <= width:
         return name
-    fits = bisect_left(range(1, len(name)), True, key=lambda kept: text_width(f"{name[:kept]}…", size, weight) > width)
-    return name[:fits].rstrip(" ,") + "…"
+    most = range(1, len(name))
+    fits = bisect_left(most, True, key=lambda kept: text_width(shortened(name, kept), size, weight) > width)
+    return shortened(name, max(fits, 1))
 
 
 def wrap(sentences: tuple[str, ...], width: float, size: float) -> list[str]:

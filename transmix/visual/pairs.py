@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from transmix.visual.draw import draw_outline, draw_picture
-from transmix.visual.overlay import attention_overlay
+from transmix.visual.overlay import attention_notes, attention_overlay, draw_outline, draw_picture, scale_end
 from transmix.visual.page import Page, shorten, text_width
 from transmix.visual.palette import GAP, INK, MARGIN, OWN, PAGE, PARTNER, SMALL, TEXT, our_style
 
@@ -24,11 +23,21 @@ LARGEST, HIGHEST = 1.3, 1.75  # inches, of one image
 
 
 class Share(NamedTuple):
-    """How one rule splits a sample's label."""
+    """How a sample's label is split: by area, by attention alone, and as it is trained."""
 
-    rule: str  # 'area', 'attention' alone, 'trained': what the label was; 'mixed' where there is no box
-    own: float  # weight of the row's own class, 0..1
-    partner: float  # weight of the partner's class, 1 - own
+    rule: str  # 'area', 'attention' (or the name of another rule) alone, 'trained'
+    own: float  # weight of the row's own class, 0..1; the partner's is 1 - own
+
+
+def label_shares(area: float | None, evidence: float | None, trained: float, rule: str = "attention") -> list[Share]:
+    """Return the label's shares in the order in which they are drawn; what is None is left out."""
+    weights = (("area", area), (rule, evidence), ("trained", trained))
+    return [Share(name, own) for name, own in weights if own is not None]
+
+
+def trained_note(weight: float, rule: str = "attention") -> str:
+    """Say what the label that is trained is made of."""
+    return f"trained: {weight:.0%} {rule}, {1 - weight:.0%} area"
 
 
 class Pair(NamedTuple):
@@ -61,14 +70,16 @@ def pairs_figure(
         mask: Draw the mask too.
         notes: What else to say below.
     """
-    columns = [_panels(pair, grid, mask) for pair in pairs]
+    rows = [pair.attention for pair in pairs if pair.attention is not None]
+    end = scale_end(rows) if rows else None
+    columns = [_panels(pair, grid, mask, end) for pair in pairs]
     titles = [panel.title for panel in columns[0]]
     has_box = any(pair.mask.any() for pair in pairs)
     rules = max((pair.shares for pair in pairs), key=len)
     heading = f"label: {', '.join(share.rule for share in rules)}" if has_box else "label"
     layout = _layout(width, len(titles), pairs[0].mixed.shape[:2], max(len(pair.shares) for pair in pairs))
-    foot = _legend(pairs[0].own is not None, pairs[0].attention is not None, has_box) + notes
-    page = Page(width, HEAD + len(pairs) * (layout.row + GAP) - GAP, foot)
+    foot = _legend(pairs[0].own is not None, has_box) + (attention_notes(rows) if rows else ()) + notes
+    page = Page(width, HEAD + len(pairs) * (layout.row + GAP) - GAP, foot, end)
 
     narrow = text_width("attention", TEXT, "bold") > layout.side
     for column, title in enumerate(titles):
@@ -98,15 +109,15 @@ class _Panel(NamedTuple):
     outlined: bool = False
 
 
-def _panels(pair: Pair, grid: tuple[int, int] | None, mask: bool) -> list[_Panel]:
+def _panels(pair: Pair, grid: tuple[int, int] | None, mask: bool, end: float | None) -> list[_Panel]:
     panels = []
     if pair.own is not None and pair.partner is not None:
         panels += [_Panel("image A", pair.own, OWN), _Panel("image B", pair.partner, PARTNER)]
     if mask:
         panels.append(_Panel("mask", pair.mask.astype(float), INK))
     panels.append(_Panel("mixed", pair.mixed, outlined=True))
-    if pair.attention is not None and grid is not None:
-        overlay = attention_overlay(pair.mixed, pair.attention, grid)
+    if pair.attention is not None and grid is not None and end is not None:
+        overlay = attention_overlay(pair.mixed, pair.attention, grid, end)
         panels.append(_Panel("attention", overlay, outlined=True))
     return panels
 
@@ -137,11 +148,10 @@ def _layout(width: float, panels: int, size: tuple[int, int], shares: int) -> _L
     return _Layout(beside, side, height, gap, row, MARGIN + panels * (side + gap) + GAP, 0.0, row)
 
 
-def _legend(with_images: bool, with_attention: bool, with_box: bool) -> tuple[str, ...]:
+def _legend(with_images: bool, with_box: bool) -> tuple[str, ...]:
     sentences = ["blue: image A and its class" if with_images else "blue: the image's own class A"]
     sentences.append("orange: image B and its class" if with_images else "orange: the class B of what was mixed in")
     sentences += ["white line: border of B's pixels"] if with_box else []
-    sentences += ["attention: dark none, yellow the most of the sample"] if with_attention else []
     return tuple(sentences)
 
 
@@ -170,6 +180,6 @@ def _draw_shares(
         axes.text(left - 0.05, middle, f"{own}%", ha="right", **style)
         axes.add_patch(Rectangle((left, top), length * share.own, BAR, color=OWN, linewidth=0))
         place = left + length * share.own, top
-        axes.add_patch(Rectangle(place, length * share.partner, BAR, color=PARTNER, linewidth=0))
+        axes.add_patch(Rectangle(place, length * (1 - share.own), BAR, color=PARTNER, linewidth=0))
         axes.text(left + length + 0.05, middle, f"{100 - own}%", ha="left", **style)
         top += step

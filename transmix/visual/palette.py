@@ -7,10 +7,28 @@ from typing import Any
 import matplotlib
 
 OWN, PARTNER = "#0072B2", "#E69F00"  # of Okabe and Ito's palette: blue, orange
-MODEL, AVERAGE, TRAINING = "#0072B2", "#D55E00", "#999999"  # blue, vermilion, grey; line styles differ too
+MODEL, AVERAGE, TRAINING = OWN, "#D55E00", "#999999"  # blue, vermilion, grey; line styles differ too
 INK, PALE, FAINT = "#222222", "#666666", "#DDDDDD"
 
+OUTLINE = "#FEFEFE"  # white on every page, where #FFFFFF becomes the colour of the page
+
+LINES = (OWN, AVERAGE, "#00795A", "#A0418F", "#6F5B00", "#C02942", "#4A5FC1", "#5A646D")
+"""Colours of groups, in order; after the last the first comes again."""
+
+ON_A_PAGE = {
+    OWN: "own",
+    PARTNER: "partner",
+    AVERAGE: "average",
+    TRAINING: "training",
+    INK: "ink",
+    PALE: "pale",
+    FAINT: "line",
+    "#FFFFFF": "page",
+} | {colour: f"g{number}" for number, colour in enumerate(LINES) if number > 1}
+"""Colour -> the variable of a page's style sheet that takes its place, which differs in light and dark mode."""
+
 PAGE, COLUMN = 6.9, 3.3  # inches: the text of a paper of two columns, and one column
+ON_PAGE = 2.4  # inches of a panel of an HTML page, which enlarges it to about 4 or 5, so that its text is of usual size
 TEXT, SMALL = 7.5, 6.5  # points
 MARGIN, GAP = 0.08, 0.10  # inches
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from transmix.visual.draw import draw_picture
-from transmix.visual.page import Page, shorten
+from transmix.visual.overlay import draw_picture
+from transmix.visual.page import Page, shorten, text_width
 from transmix.visual.palette import GAP, INK, MARGIN, PAGE, SMALL, TEXT, our_style
 
 LEAST, WISHED, LARGEST = 0.62, 0.95, 2.15  # inches across one picture
@@ -22,6 +22,7 @@ class Panel(NamedTuple):
     title: str
     note: str = ""
     colour: str = INK  # of the note
+    number: str = ""  # behind the note, never shortened
 
 
 class Arrangement(NamedTuple):
@@ -50,13 +51,16 @@ def arrange(panels: int, blocks: int, width: float) -> Arrangement:
 
 
 @our_style()
-def panels_figure(blocks: Sequence[Sequence[Panel]], *, width: float = PAGE, notes: tuple[str, ...] = ()) -> Figure:
+def panels_figure(
+    blocks: Sequence[Sequence[Panel]], *, width: float = PAGE, notes: tuple[str, ...] = (), scale: float | None = None
+) -> Figure:
     """Draw blocks of pictures of one size.
 
     Args:
         blocks: For each image its picture, then the panels to compare, equally many in all blocks.
         width: Of the figure in inches.
         notes: What to say below.
+        scale: Where the scale of attention ends; None: there is none.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -71,7 +75,7 @@ def panels_figure(blocks: Sequence[Sequence[Panel]], *, width: float = PAGE, not
     line = height + NOTE + (TITLE if placed.lines > 1 else 0)  # with several lines each panel has its title
     above = 0.05 if placed.lines > 1 else TITLE + 0.08
     block_height = placed.lines * line + GAP * 0.6
-    page = Page(width, above + -(-len(blocks) // placed.across) * block_height - GAP * 0.6, notes)
+    page = Page(width, above + -(-len(blocks) // placed.across) * block_height - GAP * 0.6, notes, scale)
     block_width = (1 + placed.columns) * (placed.side + GAP) - GAP
     for number, block in enumerate(blocks):
         down, right = divmod(number, placed.across)
@@ -92,5 +96,5 @@ def _draw_panel(page: Page, panel: Panel, place: tuple[float, float, float, floa
     if titled:
         title = shorten(panel.title, width + GAP * 0.8, TEXT, "bold")
         page.text(centre, top - 0.05, title, ha="center", weight="bold")
-    note = shorten(panel.note, width + GAP * 0.8, SMALL)
+    note = shorten(panel.note, width + GAP * 0.8 - text_width(panel.number, SMALL), SMALL) + panel.number
     page.text(centre, top + height + 0.1, note, ha="center", size=SMALL, color=panel.colour)

@@ -54,7 +54,9 @@ def reliability(logits: Any, labels: Any, bins: int = 15) -> Reliability:
 
 
 @our_style()
-def reliability_figure(found: Reliability, *, title: str = "", width: float = COLUMN) -> Figure:
+def reliability_figure(
+    found: Reliability, *, title: str = "", width: float = COLUMN, with_notes: bool = True
+) -> Figure:
     """Draw accuracy against confidence, bin by bin, over the number of samples in each.
 
     Bars are accuracies; the orange piece reaches to the bin's mean confidence: above the bar where the model is too
@@ -64,8 +66,9 @@ def reliability_figure(found: Reliability, *, title: str = "", width: float = CO
         found: Of `reliability`.
         title: Above it all.
         width: Of the figure in inches.
+        with_notes: Whether to say below what is drawn; a page says it in its own text.
     """
-    left, right, above, gap, below = 0.56, 0.20, 0.28, 0.10, 0.34
+    left, right, above, gap, below = 0.56, 0.20, 0.28 if title else 0.08, 0.10, 0.34
     each = width - left - right
     main, small = min(0.75 * each, 3.4), min(0.3 * each, 1.2)
     notes = (
@@ -73,7 +76,7 @@ def reliability_figure(found: Reliability, *, title: str = "", width: float = CO
         f"{found.counts.sum():,} images",
         "blue: accuracy, orange: from there to the mean confidence",
     )
-    page = Page(width, above + main + gap + small + below, notes)
+    page = Page(width, above + main + gap + small + below, notes if with_notes else ())
     page.text(left, above - 0.1, title, weight="bold")
     bins = len(found.counts)
     edges = np.arange(bins) / bins
