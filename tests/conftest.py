@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from transmix.data.settings import Augmentation, Data
-from transmix.models.settings import Model
+from transmix.recipes.model import Model
 from transmix.recipes import Recipe
 from transmix.recipes.settings import Mixing, Optimization, Run
 

@@ -5,8 +5,9 @@ from html import escape
 
 from torch import Tensor
 
+from transmix.app.model import LAST, MEAN
 from transmix.app.picture import data_uri
-from transmix.app.values import LAST, MEAN, Setting, Shown, percents
+from transmix.app.values import Setting, Shown, percents
 from transmix.mixing.box import Box
 from transmix.visual.overlay import as_array, as_picture, attention_overlay
 

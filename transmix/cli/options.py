@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from transmix.models.settings import Option
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.file import MOVED, RENAMED
 from transmix.recipes.mixing import rule_name
+from transmix.recipes.model import Option
 
 Options = TypeVar("Options")
 

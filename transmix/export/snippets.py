@@ -19,9 +19,9 @@ TRANSMIX = """import timm
 import torch
 from PIL import Image
 
-from transmix.export.load import load_export
+from transmix.models.loaded import load_model
 
-model = load_export(".")
+model = load_model(".").model
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 with torch.inference_mode():
     logits = model(transform(Image.open("image.jpg").convert("RGB"))[None])
