@@ -28,7 +28,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the result there")
     words = sys.argv[1:] if words is None else words
     asked = parser.parse_args(words)
-    model = PageModel(load_model(asked.target or DEFAULT, offline=True), torch.device("cpu"))
+    loaded = load_model(asked.target or DEFAULT, offline=asked.target is None)
+    model = PageModel(loaded, torch.device("cpu"))
     own, partner = map(sample, SAMPLES)
     rows = []
     for what, layer in (("the row that TransMix reads", LAST), ("the first layer's heads", min(model.heads))):

@@ -140,7 +140,10 @@ def test_a_class_missing_in_train_is_named(images, recipe_file, tmp_path, capsys
 
 def test_evaluating_what_is_not_there_is_one_line(tmp_path, capsys):
     assert "no such run folder" in complaint(capsys, "evaluate", tmp_path / "absent")
-    (tmp_path / "recipe.yaml").write_text("data: {}")
+    assert complaint(capsys, "evaluate", tmp_path) == (
+        f"transmix: {tmp_path} is neither a run (no recipe.yaml) nor exported for timm (no config.json)"
+    )
+    (tmp_path / "recipe.yaml").touch()
     assert "holds no whole checkpoint" in complaint(capsys, "evaluate", tmp_path)
     assert "comes without data" in complaint(capsys, "evaluate", "resnet18")
     assert "resnet18 has 1000 outputs, but digits_on_textures has 10 classes" in complaint(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from transmix.data.dataset import ImageData
 from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey
-from transmix.data.parts import USUAL
 from transmix.data.source import choice_of, in_classes, open_data
 from transmix.models.build import build_model, cached_file, normaliser, published_config
 from transmix.models.resize import Cover, resize_input
@@ -160,17 +159,16 @@ def load_model(
         >>> loaded.classes[loaded.model(pixels).argmax()]  # doctest: +SKIP
     """
     check_grey_range(grey_range)
-    name, path = str(target), Path(target)
-    if is_run(path):
-        loaded = _load_run(path, checkpoint, weights)
-    elif path.is_dir():
-        loaded = _load_export(path)
-    elif name.endswith(".safetensors"):
-        loaded = _load_file(path, model, data)
-    elif "/" in name:
-        raise RunError(f"{name}: no such run folder")
-    else:
-        loaded = _load_published(name, data, offline)
+    path = Path(target)
+    match _kind(target):
+        case "run":
+            loaded = _load_run(path, checkpoint, weights)
+        case "export":
+            loaded = _load_export(path)
+        case "file":
+            loaded = _load_file(path, model, data)
+        case "timm":
+            loaded = _load_published(str(target), data, offline)
     grey = grey_range or loaded.preprocessing.grey
     return replace(loaded, preprocessing=replace(loaded.preprocessing, grey=grey))
 
@@ -202,8 +200,9 @@ def load_with_data(
         RunError, RecipeError, DataError, CheckpointError: what is missing or does not fit.
     """
     check_grey_range(grey_range)
+    every = weights is None and _kind(target) == "run"
+    kept = kept_weights(Path(target), checkpoint) if every else [weights or "auto"]
     found = _open_data(target, data)
-    kept = kept_weights(Path(target), checkpoint) if weights is None and is_run(target) else [weights or "auto"]
     options: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "data": found}
     models = [load_model(target, weights=name, **options) for name in kept]
     first = models[0]
@@ -214,18 +213,36 @@ def load_with_data(
     ], found
 
 
+def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:
+    """Say what a target is.
+
+    Raises:
+        RunError: a folder that is neither a run nor an export, or is not there.
+    """
+    if is_run(target):
+        return "run"
+    if Path(target).is_dir():
+        if not (Path(target) / CONFIG).exists():
+            raise RunError(f"{target} is neither a run (no recipe.yaml) nor exported for timm (no {CONFIG})")
+        return "export"
+    if str(target).endswith(".safetensors"):
+        return "file"
+    if "/" in str(target):
+        raise RunError(f"{target}: no such run folder")
+    return "timm"
+
+
 def _open_data(target: str | Path, data: str | None) -> ImageData:
     """Open a named data set, or a run's own as the run had it."""
-    recipe = read_recipe(Path(target)) if is_run(target) else None
-    if data is None and recipe is None:
-        if "/" in str(target) and not Path(target).exists() and not str(target).endswith(".safetensors"):
-            raise RunError(f"{target}: no such run folder")
-        raise RecipeError(f"{target} comes without data; give a data set: --data")
-    seed = recipe.run.seed if recipe else 0
-    if data is not None or recipe is None:
-        return open_data(data or "", seed=seed, choice=USUAL)
+    if not is_run(target):
+        if data is None:
+            raise RecipeError(f"{target} comes without data; give a data set: --data")
+        return open_data(data)
+    recipe = read_recipe(Path(target))
+    if data is not None:
+        return open_data(data, seed=recipe.run.seed)
     choice = choice_of(recipe.data, read_choice(Path(target)))
-    return open_data(recipe.data.data or "", seed=seed, download=recipe.data.download, choice=choice)
+    return open_data(recipe.data.data or "", seed=recipe.run.seed, download=recipe.data.download, choice=choice)
 
 
 def _load_run(folder: Path, checkpoint: str, weights: str) -> LoadedModel:
@@ -256,11 +273,8 @@ def _load_file(path: Path, model_name: str | None, data: ImageData | None) -> Lo
 
 def _load_export(folder: Path) -> LoadedModel:
     """Load what `transmix export` wrote as timm or Hugging Face files, class-attention head or not."""
-    path = folder / CONFIG
-    if not path.exists():
-        raise RunError(f"{folder} is neither a run (no recipe.yaml) nor exported for timm (no {CONFIG})")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         about, options = config["pretrained_cfg"], dict(config.get("model_args", {}))
         architecture, classes, size = config["architecture"], tuple(config["label_names"]), about["input_size"][-1]
         grey = as_grey(config.get("grey_range"))
