@@ -175,8 +175,9 @@ def _boxes(asked: Show, scene: _Scene, count: int) -> list[Boxed]:
     return boxes
 
 
-def _pairs(asked: Show, drawn: int, shown: int) -> Figure:
-    scene = _scene(asked)
+def _pairs(asked: Show) -> Figure:
+    scene, shown = _scene(asked), 1 if asked.what == "pair" else asked.count or 6
+    drawn = asked.boxes if asked.what == "gallery" else shown
     rule = build_rule(_mixing(scene))
     rule = rule if isinstance(rule, AttentionLabels) else AttentionLabels()  # what would have been trained
     judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=rule.downsample)
@@ -186,19 +187,6 @@ def _pairs(asked: Show, drawn: int, shown: int) -> Figure:
     if asked.what == "gallery":
         notes += (f"the {len(pairs)} of {drawn} boxes whose labels differ most",)
     return pairs_figure(pairs, judged.grid, width=asked.width, mask=asked.what == "pair", notes=notes)
-
-
-def _pair(asked: Show) -> Figure:
-    return _pairs(asked, 1, 1)
-
-
-def _sheet(asked: Show) -> Figure:
-    count = asked.count or 6
-    return _pairs(asked, count, count)
-
-
-def _gallery(asked: Show) -> Figure:
-    return _pairs(asked, asked.boxes, asked.count or 6)
 
 
 def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:
@@ -262,13 +250,13 @@ def _reliability(asked: Show) -> Figure:
 
 
 FIGURES: dict[str, Callable[[Show], Figure]] = {
-    "pair": _pair,
-    "sheet": _sheet,
+    "pair": _pairs,
+    "sheet": _pairs,
     "heads": _heads,
     "layers": _layers,
     "rollout": _rollout,
     "epochs": _epochs,
-    "gallery": _gallery,
+    "gallery": _pairs,
     "curves": _curves,
     "reliability": _reliability,
 }

@@ -22,12 +22,11 @@ AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast types by the recipe's names."""
 
 
-WEIGHT_OPTIONS = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
-"""Arguments of timm.create_model that would let a recipe, or the metadata of a weights file, name a pickle to load."""
-
-
 HIDDEN = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 """Arguments of timm.create_model that say no more than where weights come from."""
+
+WEIGHT_OPTIONS = HIDDEN | {"checkpoint_path", "cache_dir"}
+"""Arguments of timm.create_model that would let a recipe, or the metadata of a weights file, name a pickle to load."""
 
 HUB_SECONDS = 5
 """How long the Hugging Face hub may take to answer."""
@@ -128,9 +127,8 @@ def _create(settings: Model, options: dict[str, Any], source: str, loading: Load
         if loading.begun:
             raise RecipeError(f"{source} do not fit {settings.model}: {reason}") from error
         hint = "; take an option of the recipe away: --model-options NAME=" if "unexpected keyword" in reason else ""
-        raise RecipeError(
-            f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}{hint}"
-        ) from error
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items() if name not in HIDDEN)
+        raise RecipeError(f"timm cannot create {settings.model!r} with {given}: {reason}{hint}") from error
 
 
 def _finish_start(
@@ -225,11 +223,6 @@ def published_config(name: str) -> timm.models.PretrainedCfg:
     if config is None or not config.has_weights:
         raise RecipeError(f"timm has no published weights for {name!r}")
     return config
-
-
-def options_text(options: dict) -> str:
-    """Return options as one readable line."""
-    return ", ".join(f"{name}={value!r}" for name, value in options.items() if name not in HIDDEN)
 
 
 def takes_image_size(name: str) -> bool:
