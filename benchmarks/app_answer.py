@@ -15,10 +15,10 @@ import torch
 from timing import command, where
 
 from transmix.app.answer import Controls, answer
-from transmix.app.opened import open_model
+from transmix.app.model import DEFAULT, LAST, PageModel
 from transmix.app.parts import attention_part, classes_part, shares_part
 from transmix.app.picture import SAMPLES, sample
-from transmix.app.values import LAST, Watched
+from transmix.models.loaded import load_model
 
 
 def main(words: list[str] | None = None) -> None:
@@ -28,27 +28,27 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the result there")
     words = sys.argv[1:] if words is None else words
     asked = parser.parse_args(words)
-    opened = open_model(asked.target)
-    watched = Watched(opened.viewed, torch.device("cpu"))
+    loaded = load_model(asked.target or DEFAULT, offline=asked.target is None)
+    model = PageModel(loaded, torch.device("cpu"))
     own, partner = map(sample, SAMPLES)
     rows = []
-    for what, layer in (("the row that TransMix reads", LAST), ("the first layer's heads", min(watched.heads))):
+    for what, layer in (("the row that TransMix reads", LAST), ("the first layer's heads", min(model.heads))):
         seconds = []
         for number in range(asked.boxes + 1):
             controls = Controls(own, partner, (number, 2 * number, 90, 90), (0, 0, 90, 90), layer=layer, moved="box")
             started = time.perf_counter()
-            found = answer(controls, opened, watched)
+            found = answer(controls, model)
             assert found.shown is not None
             attention_part(found.shown, found.setting)
-            shares_part(found.shown, found.setting, watched.weights["trained"])
-            classes_part(found.shown, opened.classes)
-            found.stage(watched.size)
+            shares_part(found.shown, found.setting, model.weights["trained"])
+            classes_part(found.shown, model.classes)
+            found.stage(model.size)
             seconds.append(time.perf_counter() - started)
         seconds = sorted(seconds[1:])  # the first one reads the files
         median, slowest = statistics.median(seconds), seconds[-1]
         print(f"{what:<30}  median {1000 * median:.0f} ms, slowest {1000 * slowest:.0f} ms")
         quartiles = [1000 * seconds[len(seconds) // 4], 1000 * seconds[3 * len(seconds) // 4]]
-        rows.append({"case": opened.name, "variant": what, "median_ms": 1000 * median, "quartiles_ms": quartiles})
+        rows.append({"case": loaded.target, "variant": what, "median_ms": 1000 * median, "quartiles_ms": quartiles})
     if asked.json:
         asked.json.write_text(
             json.dumps(

@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from label_truth import open_all, rules_with, write
+from label_truth import rules_with, write
 
 from transmix.data.masks import open_masks
 from transmix.evaluation.agreement import mean_interval
-from transmix.evaluation.label_truth import PairLabels, draw_pairs, seen_size, weigh
+from transmix.evaluation.evaluator import prepare
+from transmix.evaluation.label_truth import PairLabels, draw_pairs, weigh
+from transmix.models.loaded import load_with_data
 
 
 def kinds_of(weighed: PairLabels, on: float) -> dict[str, np.ndarray]:
@@ -65,15 +67,16 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
 
-    subject, opened = open_all(asked.target, asked.data, asked.device)
-    masks, size = open_masks(subject.data), seen_size(opened[0])
-    pairs = draw_pairs(asked.boxes, subject.data.val.labels, size, asked.seed)
+    loaded, data = load_with_data(asked.target, asked.data)
+    evaluators = prepare(loaded, device=asked.device)
+    masks, size = open_masks(data), evaluators[0].preprocessing.height_width
+    pairs = draw_pairs(asked.boxes, data.val.labels, size, asked.seed)
     rules = {name: rule for name, rule in rules_with(asked.shift).items() if name.startswith("attention")}
     models = {}
-    for one in opened:  # unsure pixels count as the object: what is called empty is
-        weighed = weigh(one, subject.data.val, lambda index: (masks(index) > 0).astype(np.uint8), pairs, rules)
+    for one in evaluators:  # unsure pixels count as the object: what is called empty is
+        weighed = weigh(one, data.val, lambda index: (masks(index) > 0).astype(np.uint8), pairs, rules)
         models[one.name] = differences(weighed, kinds_of(weighed, asked.on))
-        print(f"\n{one.name} of {asked.label or asked.target} on {subject.data.name}: attention share - area share")
+        print(f"\n{one.name} of {asked.label or asked.target} on {data.name}: attention share - area share")
         print(
             f"{'rule':<20}{'box':<12}{'boxes':>6}{'area':>8}{'difference':>12}{'95 % interval':>20}{'below area':>12}"
         )
@@ -83,7 +86,7 @@ def main() -> None:
                 f"{row['rule']:<20}{row['box']:<12}{row['boxes']:>6}{row['area']:>8.3f}{row['difference']:>+12.3f}"
                 f"{f'{low:+.3f} to {high:+.3f}':>20}{row['below_area']:>12.0%}"
             )
-    write(asked, "empty_boxes", {"data": subject.data.name, "models": models})
+    write(asked, "empty_boxes", {"data": data.name, "models": models})
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ from timing import where
 from torch import Tensor
 from torch.nn import functional as F
 
+from transmix.data.dataset import ImageData
 from transmix.data.masks import open_masks
 from transmix.evaluation.agreement import agreement
-from transmix.evaluation.label_truth import RULES, Pair, Rule, draw_pairs, seen_size, true_lam, weigh
-from transmix.evaluation.opened import OpenedModel
-from transmix.evaluation.subject import Subject, open_models, open_subject
+from transmix.evaluation.evaluator import Evaluator, prepare
+from transmix.evaluation.label_truth import RULES, Pair, Rule, draw_pairs, true_lam, weigh
 from transmix.mixing import Mixed
+from transmix.models.loaded import load_with_data
 from transmix.runs.checkpoint import list_checkpoints, read_state, read_tensors
 
 
@@ -54,18 +55,12 @@ def rules_with(shift: int | None) -> dict[str, Rule]:
     return {**RULES, **{f"{name}_shifted": moved(RULES[f"{name}_fraction"], shift) for name in ("attention", "mean")}}
 
 
-def open_all(target: str, data: str | None, device: str) -> tuple[Subject, list[OpenedModel]]:
-    """Open a run, a weights file or a timm model, ready to be measured."""
-    subject = open_subject(target, data=data)
-    return subject, open_models(subject, device=device)
-
-
-def each_epoch(target: str, opened: Sequence[OpenedModel]) -> Iterator[int | None]:
+def each_epoch(target: str, evaluators: Sequence[Evaluator]) -> Iterator[int | None]:
     """Load the weights of one epoch of a run after the other; yield its number, None of what is no run."""
     checkpoints = list_checkpoints(Path(target) / "checkpoints") if Path(target).is_dir() else []
     for folder in checkpoints:
         state = read_state(folder)
-        for one in opened:
+        for one in evaluators:
             one.model.load_state_dict(read_tensors(folder / f"{one.name}.safetensors")[0])
         yield state["step"] // state["steps_per_epoch"]
     if not checkpoints:
@@ -73,10 +68,10 @@ def each_epoch(target: str, opened: Sequence[OpenedModel]) -> Iterator[int | Non
 
 
 def measure(
-    one: OpenedModel, subject: Subject, pairs: Sequence[Pair], rules: dict[str, Rule], by: str
+    one: Evaluator, data: ImageData, pairs: Sequence[Pair], rules: dict[str, Rule], by: str
 ) -> dict[str, dict[str, Any]]:
     """Return rule -> error, error over area and rank correlation, each with its interval; and the pairs that count."""
-    weighed = weigh(one, subject.data.val, open_masks(subject.data), pairs, rules)
+    weighed = weigh(one, data.val, open_masks(data), pairs, rules)
     truth = true_lam(weighed.seen, weighed.whole, by)
     known = ~np.isnan(truth)
     found: dict[str, dict[str, Any]] = {}
@@ -105,13 +100,14 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
 
     rules = rules_with(asked.shift)
-    subject, opened = open_all(asked.target, asked.data, asked.device)
-    pairs = draw_pairs(asked.pairs, subject.data.val.labels, seen_size(opened[0]), asked.seed)
+    models, data = load_with_data(asked.target, asked.data)
+    evaluators = prepare(models, device=asked.device)
+    pairs = draw_pairs(asked.pairs, data.val.labels, evaluators[0].preprocessing.height_width, asked.seed)
     print(f"{'epoch':>5} {'model':<6}" + "".join(f"{rule:>26}" for rule in rules))
     truth = []
-    for epoch in each_epoch(asked.target, opened):
-        for one in opened:
-            found = measure(one, subject, pairs, rules, asked.by)
+    for epoch in each_epoch(asked.target, evaluators):
+        for one in evaluators:
+            found = measure(one, data, pairs, rules, asked.by)
             truth.append({"epoch": epoch, "model": one.name, "by": asked.by, "rules": found})
             cells = [
                 f"{error[0]:.3f} +- {error[2] - error[0]:.3f}, r {score['rank_correlation'][0]:.3f}"
@@ -119,7 +115,7 @@ def main() -> None:
                 for error in [score["error"]]
             ]
             print(f"{epoch or '-':>5} {one.name:<6}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
-    write(asked, "label_truth", {"data": subject.data.name, "truth": truth})
+    write(asked, "label_truth", {"data": data.name, "truth": truth})
 
 
 def write(asked: argparse.Namespace, benchmark: str, figures: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from transmix.data.settings import Augmentation, Data
-from transmix.models.settings import Model
 from transmix.recipes import Recipe
+from transmix.recipes.model import Model
 from transmix.recipes.settings import Mixing, Optimization, Run
 
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -22,8 +22,8 @@ from transmix.cli import main
 from transmix.data.cifar_python import read_cifar_python
 from transmix.data.dataset import DataError
 from transmix.models.build import build_model
-from transmix.models.settings import Model
 from transmix.recipes import RecipeError, dump_recipe, load_recipe, recipe_text
+from transmix.recipes.model import Model
 from transmix.runs.checkpoint import load_checkpoint, read_tensors, verify_checkpoint
 from transmix.runs.error import CheckpointError
 from transmix.runs.manifest import write_manifest

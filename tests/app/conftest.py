@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from transmix.app.opened import open_model
-from transmix.app.values import Watched
+from transmix.app.model import DEFAULT, PageModel
+from transmix.models.loaded import load_model
 
 
 def _free_port():
@@ -24,15 +24,10 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def opened():
-    """deit_tiny_patch16_224 as it is opened where nothing is named."""
-    return open_model()
-
-
-@pytest.fixture(scope="session")
-def watched(opened):
+def page_model():
+    """deit_tiny_patch16_224 as it is loaded where nothing is named."""
     torch.set_num_threads(1)
-    return Watched(opened.viewed, torch.device("cpu"))
+    return PageModel(load_model(DEFAULT, offline=True), torch.device("cpu"), {"offline": True})
 
 
 @pytest.fixture(scope="session")

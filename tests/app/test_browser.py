@@ -19,8 +19,8 @@ from transmix.app.values import Setting, percents, show
 
 
 @pytest.fixture(scope="module")
-def address(opened, watched, free_port):
-    with private_files(), served(build_page(opened, watched), free_port()) as address:
+def address(page_model, free_port):
+    with private_files(), served(build_page(page_model), free_port()) as address:
         yield address
 
 
@@ -61,9 +61,11 @@ def until(page, check, wanted):
     assert check(page) == wanted
 
 
-def until_it_shows(page, setting, own, partner, watched):
+def until_it_shows(page, setting, own, partner, page_model):
     """Wait until the page has every number of a setting, and return what is to be shown."""
-    shown = show(setting, *(watched.crop(read_picture(path)) for path in (own, partner)), watched)
+    shown = show(
+        setting, *(page_model.loaded.preprocessing.crop(read_picture(path)) for path in (own, partner)), page_model
+    )
     shares = {rule: percents(lam) for rule, lam in shown.lam.items()}
     rows = [[rule, f"{own:.1f} %", f"{partner:.1f} %"] for rule, (own, partner) in shares.items()]
     picture = re.findall(r'<image[^>]* xlink:href="([^"]+)"', attention_part(shown, setting))[-1]
@@ -83,10 +85,10 @@ def numbers(page):
     }""")
 
 
-def test_drag_switch_upload_and_copy(page, address, watched, files):
+def test_drag_switch_upload_and_copy(page, address, page_model, files):
     own, partner = map(sample, SAMPLES)
     first = box_on_page(page)
-    until_it_shows(page, Setting(first), own, partner, watched)
+    until_it_shows(page, Setting(first), own, partner, page_model)
 
     frame = page.locator("#stage .tm-stage").bounding_box()  # dragging the box: press in its middle, move, release
     assert frame is not None
@@ -97,14 +99,14 @@ def test_drag_switch_upload_and_copy(page, address, watched, files):
     page.mouse.up()
     moved = first[0] + 28, first[1] - 28, first[2] + 28, first[3] - 28  # an eighth of 224 pixels, down and to the left
     until(page, box_on_page, moved)
-    until_it_shows(page, Setting(moved), own, partner, watched)
+    until_it_shows(page, Setting(moved), own, partner, page_model)
 
     page.get_by_label("area", exact=True).check()  # a rule, and a file of one's own
-    until_it_shows(page, Setting(moved, rule="area"), own, partner, watched)
+    until_it_shows(page, Setting(moved, rule="area"), own, partner, page_model)
     page.get_by_label("attention", exact=True).check()
-    until_it_shows(page, Setting(moved, rule="attention"), own, partner, watched)
+    until_it_shows(page, Setting(moved, rule="attention"), own, partner, page_model)
     page.locator("#image-a input[type=file]").set_input_files(files["rotated"])
-    shown = until_it_shows(page, Setting(moved, rule="attention"), files["rotated"], partner, watched)
+    shown = until_it_shows(page, Setting(moved, rule="attention"), files["rotated"], partner, page_model)
 
     until(page, lambda page: files["rotated"].name in page.locator("#code .cm-content").inner_text(), True)
     code = page.locator("#code .cm-content").inner_text()
@@ -196,23 +198,23 @@ def test_what_is_typed_is_brought_inside_and_the_ratio_keeps_the_shape(page):
     assert page.seen["errors"] == []
 
 
-def test_heads_layers_and_blends(page, watched, files):
+def test_heads_layers_and_blends(page, page_model, files):
     page.get_by_role("button", name="Example photographs").click()
     page.get_by_label("trained", exact=True).check()
     samples = tuple(map(sample, SAMPLES))
     box = box_on_page(page)
-    until_it_shows(page, Setting(box), *samples, watched)
+    until_it_shows(page, Setting(box), *samples, page_model)
     page.get_by_label("Head").click()
     page.get_by_role("option", name="1", exact=True).click()
-    until_it_shows(page, Setting(box, head=1), *samples, watched)
+    until_it_shows(page, Setting(box, head=1), *samples, page_model)
     page.get_by_label("Layer").click()
     page.get_by_role("option", name="3", exact=True).click()
-    until_it_shows(page, Setting(box, layer=3, head=1), *samples, watched)
+    until_it_shows(page, Setting(box, layer=3, head=1), *samples, page_model)
     until(page, lambda page: "layer 3, head 1" in page.locator("#attention").text_content(), True)
     type_into(page, "#ratio", 0.4)
     page.get_by_label("Mixup: blend").check()
     until(page, lambda page: page.locator("#stage .tm-box").is_hidden(), True)
-    until_it_shows(page, Setting(box, lam=0.4, blend=True, layer=3, head=1), *samples, watched)
+    until_it_shows(page, Setting(box, lam=0.4, blend=True, layer=3, head=1), *samples, page_model)
     page.get_by_label("CutMix: paste a box").check()
     until(page, lambda page: page.locator("#stage .tm-box").is_hidden(), False)
 

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from transmix.app.code import write_code
-from transmix.app.opened import open_model
+from transmix.app.model import PageModel
 from transmix.app.parts import classes_part
 from transmix.app.picture import SAMPLES, read_picture, sample
-from transmix.app.values import Setting, Watched, show
+from transmix.app.values import Setting, show
+from transmix.models.loaded import load_model
 
 SETTINGS = {
     "as it opens": Setting((56, 56, 168, 168)),
@@ -30,14 +31,16 @@ def numbers(text):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_it_gives_the_numbers_shown(name, opened, watched, files):
+def test_it_gives_the_numbers_shown(name, page_model, files):
     setting = SETTINGS[name]
     own, partner = (files["plain"], sample(SAMPLES[1])) if name == "as it opens" else map(sample, SAMPLES)
-    code = write_code(setting, own, partner, opened, watched, "cpu")
+    code = write_code(setting, own, partner, page_model)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         exec(compile(code, "copied.py", "exec"), {})
-    shown = show(setting, *(watched.crop(read_picture(path)) for path in (own, partner)), watched)
+    shown = show(
+        setting, *(page_model.loaded.preprocessing.crop(read_picture(path)) for path in (own, partner)), page_model
+    )
     lines = said.getvalue().splitlines()
     for line, (rule, lam) in zip(lines, shown.lam.items(), strict=False):
         assert line.startswith(rule)
@@ -48,10 +51,8 @@ def test_it_gives_the_numbers_shown(name, opened, watched, files):
     assert [100 * p for _, p in shown.classes] == pytest.approx([share for _, share in classes], abs=0.0502)
 
 
-def test_another_box_gives_other_numbers(opened, watched):
-    texts = {
-        write_code(Setting(box), *map(sample, SAMPLES), opened, watched, "cpu") for box in ((0, 0, 9, 9), (0, 0, 9, 8))
-    }
+def test_another_box_gives_other_numbers(page_model):
+    texts = {write_code(Setting(box), *map(sample, SAMPLES), page_model) for box in ((0, 0, 9, 9), (0, 0, 9, 8))}
     assert len(texts) == 2
 
 
@@ -68,17 +69,16 @@ def test_a_weights_file_of_ours_is_opened_by_its_code_and_names_its_classes(tmp_
         "std": [0.25] * 3,
     }
     save_file(model.state_dict(), tmp_path / "small.safetensors", {"transmix": json.dumps(about)})
-    opened = open_model(str(tmp_path / "small.safetensors"))
-    assert opened.classes == ("ant", "bee", "<cat>")
-    assert opened.notice == ""
-    watched = Watched(opened.viewed, torch.device("cpu"))
-    assert (watched.size, watched.grid, watched.heads) == ((32, 32), (4, 4), {0: 2, 1: 2})
+    page_model = PageModel(load_model(tmp_path / "small.safetensors"), torch.device("cpu"))
+    assert page_model.classes == ("ant", "bee", "<cat>")
+    assert page_model.notice == ""
+    assert (page_model.size, page_model.grid, page_model.heads) == ((32, 32), (4, 4), {0: 2, 1: 2})
     setting = Setting((4, 8, 20, 32), layer=0, head=1)
     images = files["plain"], files["rotated"]
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        exec(compile(write_code(setting, *images, opened, watched, "cpu"), "copied.py", "exec"), {})
-    shown = show(setting, *(watched.crop(read_picture(path)) for path in images), watched)
+        exec(compile(write_code(setting, *images, page_model), "copied.py", "exec"), {})
+    shown = show(setting, *(page_model.loaded.preprocessing.crop(read_picture(path)) for path in images), page_model)
     lam = [float(one) for one in re.findall(r"lam (\d\.\d{3})", said.getvalue())]
     assert lam == pytest.approx(list(shown.lam.values()), abs=0.00051)
-    assert "&lt;cat&gt;" in classes_part(shown, opened.classes)
+    assert "&lt;cat&gt;" in classes_part(shown, page_model.classes)

@@ -14,6 +14,10 @@ from transmix.data.dataset import DataError
 NO_IMAGE = "cannot read the image (not an image, or of a kind that is not read); replace or remove it"
 
 
+def scaled_by(loaded, grey):
+    return replace(loaded, preprocessing=replace(loaded.preprocessing, grey=grey))
+
+
 @pytest.mark.parametrize(
     ("name", "above", "below"),
     [
@@ -25,19 +29,19 @@ NO_IMAGE = "cannot read the image (not an image, or of a kind that is not read);
         ("clear", (255, 255, 255), (255, 255, 255)),
     ],
 )
-def test_every_kind_is_upright_and_in_colour(name, above, below, files, opened, watched, monkeypatch):
-    monkeypatch.setattr(watched, "grey", (0.0, 65535.0))
-    pixels = read_picture(files[name], watched.grey)
+def test_every_kind_is_upright_and_in_colour(name, above, below, files, page_model, monkeypatch):
+    monkeypatch.setattr(page_model, "loaded", scaled_by(page_model.loaded, (0.0, 65535.0)))
+    pixels = read_picture(files[name], (0.0, 65535.0))
     height, width = pixels.shape[:2]
     np.testing.assert_allclose(pixels[height // 4, width // 2].astype(int), above, atol=3)
     np.testing.assert_allclose(pixels[3 * height // 4, width // 2].astype(int), below, atol=3)
-    found = answer(Controls(files[name], files["plain"], (9, 9, 50, 50), (9, 9, 59, 59)), opened, watched)
+    found = answer(Controls(files[name], files["plain"], (9, 9, 50, 50), (9, 9, 59, 59)), page_model)
     assert found.errors == ()
     assert found.shown is not None
     assert found.shown.mixed.shape == (3, 224, 224)
 
 
-def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, opened, watched, monkeypatch):
+def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, page_model, monkeypatch):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.jpeg").write_bytes(files["large"].read_bytes()[:3000])
@@ -53,8 +57,8 @@ def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, opened, wa
     with pytest.raises(DataError, match=r"^cut\.jpeg: cannot read the image"):
         read_picture(tmp_path / "cut.jpeg")
     asked = Controls(tmp_path / "text.png", files["plain"], (9, 9, 50, 50), (9, 9, 59, 59))
-    assert answer(asked, opened, watched).errors == (f"{expected['text.png']}.",)
-    assert answer(replace(asked, own=files["plain"]), opened, watched).errors == ()
+    assert answer(asked, page_model).errors == (f"{expected['text.png']}.",)
+    assert answer(replace(asked, own=files["plain"]), page_model).errors == ()
     monkeypatch.setattr(picture, "LARGEST_IMAGE", 60 * 40 - 1)
     Image.new("RGB", (40, 60)).save(tmp_path / "wide.png")
     with pytest.raises(DataError, match=r"^wide\.png: 60 x 40 pixels are too many"):
@@ -65,9 +69,7 @@ def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, opened, wa
         read_picture(tmp_path / "heavy.png")
 
 
-def test_deep_grey_is_scaled_by_the_range_of_the_model_and_refused_where_it_has_none(
-    files, opened, watched, monkeypatch
-):
+def test_deep_grey_is_scaled_by_the_range_of_the_model_and_refused_where_it_has_none(files, page_model, monkeypatch):
     message = (
         "deep.png: grey of more than 8 bits, and no range of values is known to scale it by; give the values that are "
         "black and white: --grey-range LOW HIGH"
@@ -75,9 +77,9 @@ def test_deep_grey_is_scaled_by_the_range_of_the_model_and_refused_where_it_has_
     with pytest.raises(DataError, match=f"^{message}$"):
         received({"path": str(files["deep"])}, files["deep"].parent)
     asked = Controls(files["deep"], files["plain"], (9, 9, 50, 50), (9, 9, 59, 59))
-    assert answer(asked, opened, watched).errors == (f"{message}.",)
-    monkeypatch.setattr(watched, "grey", (20_000.0, 40_000.0))
-    found = answer(asked, opened, watched)
+    assert answer(asked, page_model).errors == (f"{message}.",)
+    monkeypatch.setattr(page_model, "loaded", scaled_by(page_model.loaded, (20_000.0, 40_000.0)))
+    found = answer(asked, page_model)
     assert found.errors == ()
     assert int(found.images[0][0, 0, 0]) == 128  # round(255 * (30,000 - 20,000) / 20,000)
     assert f"decode_image({str(files['deep'])!r}, 'deep.png', (20000.0, 40000.0))" in found.code

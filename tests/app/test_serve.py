@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,11 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 
 import gradio as gr
 
-from transmix.app.opened import open_model
+from transmix.app.model import PageModel
 from transmix.app.serve import private_files, served
-from transmix.app.values import Watched
 from transmix.attention import AttentionError
 from transmix.cli import app
 from transmix.recipes import RecipeError
-from transmix.recipes.settings import Mixing
-from transmix.visual.viewed import Viewed
 
 ASKED: list[str] = []
 LISTENING = threading.Event()
@@ -44,10 +42,10 @@ sys.addaudithook(hear)  # hooks stay for good; this one hears nothing unless it 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_it_serves_here_alone_calls_nobody_and_leaves_nothing(
-    number, code, tmp_path, monkeypatch, capsys, opened, free_port
+    number, code, tmp_path, monkeypatch, capsys, page_model, free_port
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(app, "open_model", lambda *_, **__: opened)
+    monkeypatch.setattr(app, "load_model", lambda *_, **__: page_model.loaded)
     pages, folders, failures, ended = [], [], [], threading.Event()
 
     def visit_and_end():
@@ -110,33 +108,15 @@ def test_files_are_private_and_the_environment_is_as_before(monkeypatch):
     assert "GRADIO_ANALYTICS_ENABLED" not in os.environ
 
 
-def test_published_weights_are_used_if_they_are_here_and_then_nothing_is_said(tmp_path, monkeypatch):
-    from safetensors.torch import save_model
-
-    other = timm.create_model("deit_tiny_patch16_224")
-    save_model(other, str(tmp_path / "model.safetensors"))
-    monkeypatch.setattr("transmix.app.opened.try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
-    opened = open_model()
-    assert opened.notice == ""
-    assert "pretrained=True" in opened.code[1]
-    assert opened.viewed.model.state_dict()["head.weight"].equal(other.state_dict()["head.weight"])
+def test_random_weights_are_said_and_named_by_imagenets_classes(page_model):
+    assert page_model.loaded.weights == "random"
+    assert "The weights of this model are random" in page_model.notice
+    assert page_model.classes[950] == "orange"
+    assert PageModel(replace(page_model.loaded, weights="published"), torch.device("cpu")).notice == ""
 
 
-def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(opened):
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    again = open_model()
-    assert torch.rand(2).equal(expected)
-    assert "random" in again.notice
-    assert again.viewed.model.state_dict()["head.weight"].equal(opened.viewed.model.state_dict()["head.weight"])
-    assert again.classes is not None
-    assert again.classes[950] == "orange"
-
-
-def test_a_model_that_cannot_be_read_says_so_at_the_start(opened):
+def test_a_model_that_cannot_be_read_says_so_at_the_start(page_model):
     convolutional = timm.create_model("resnet10t", num_classes=2).eval()
-    viewed = Viewed(convolutional, opened.viewed.crop, opened.viewed.mean_std, opened.viewed.open_validation, Mixing())
     with pytest.raises(AttentionError, match="ResNet"):
-        Watched(viewed, torch.device("cpu"))
+        PageModel(replace(page_model.loaded, model=convolutional), torch.device("cpu"))
     assert not list(Path(__file__).parents[2].glob("transmix/app/*.pyi"))  # Gradio writes them beside its subclasses

@@ -15,18 +15,18 @@ BOX = (30, 50, 140, 200)
 
 
 @pytest.fixture(scope="module")
-def pair(watched):
+def pair(page_model):
     generator = torch.Generator().manual_seed(0)
-    return [torch.randint(256, (3, *watched.size), dtype=torch.uint8, generator=generator) for _ in range(2)]
+    return [torch.randint(256, (3, *page_model.size), dtype=torch.uint8, generator=generator) for _ in range(2)]
 
 
 @pytest.fixture(scope="module")
-def explicit(watched, pair):
+def explicit(page_model, pair):
     """Every layer's attention over the mixed image: (layers, G, P), by a hand-written forward of the blocks."""
     images = mix(Setting(BOX), *pair).images
-    model, found = watched.model, []
+    model, found = page_model.loaded.model, []
     with torch.no_grad():
-        tokens = model.norm_pre(model._pos_embed(model.patch_embed(watched._normalise(images))))
+        tokens = model.norm_pre(model._pos_embed(model.patch_embed(page_model._normalise(images))))
         for block in model.blocks:
             attention = block.attn
             normed = block.norm1(tokens)
@@ -55,26 +55,26 @@ def shares_of(attention, size, grid=(14, 14), nearest=True):
 
 @pytest.mark.parametrize(("layer", "head"), [(-1, -1), (-1, 2), (3, -1), (0, 1)])
 @pytest.mark.parametrize("downsample", ["nearest", "fraction"])
-def test_the_label_is_what_pixels_and_an_explicit_softmax_give(layer, head, downsample, watched, pair, explicit):
-    shown = show(Setting(BOX, layer=layer, head=head, downsample=downsample), *pair, watched)
+def test_the_label_is_what_pixels_and_an_explicit_softmax_give(layer, head, downsample, page_model, pair, explicit):
+    shown = show(Setting(BOX, layer=layer, head=head, downsample=downsample), *pair, page_model)
     row = explicit[layer].mean(0) if head == -1 else explicit[layer][head]
     torch.testing.assert_close(shown.attention.double(), row, atol=1e-6, rtol=0)
     area = 1 - 110 * 150 / 224**2
-    attended = shares_of(row, watched.size, nearest=downsample == "nearest")
+    attended = shares_of(row, page_model.size, nearest=downsample == "nearest")
     assert shown.lam["area"] == pytest.approx(area, abs=1e-6)
     assert shown.lam["attention"] == pytest.approx(attended, abs=1e-5)
     assert shown.lam["trained"] == pytest.approx((area + attended) / 2, abs=1e-5)
-    other = shares_of(row, watched.size, nearest=downsample != "nearest")
+    other = shares_of(row, page_model.size, nearest=downsample != "nearest")
     assert abs(shown.lam["attention"] - other) > 1e-4  # another way down to patches would be seen
 
 
-def test_the_mixed_image_is_b_in_the_box_and_a_elsewhere(watched, pair):
-    mixed = show(Setting(BOX), *pair, watched).mixed
+def test_the_mixed_image_is_b_in_the_box_and_a_elsewhere(page_model, pair):
+    mixed = show(Setting(BOX), *pair, page_model).mixed
     top, left, bottom, right = BOX
     expected = pair[0].clone()
     expected[:, top:bottom, left:right] = pair[1][:, top:bottom, left:right]
     assert mixed.equal(expected)
-    blended = show(Setting(BOX, lam=0.25, blend=True), *pair, watched)
+    blended = show(Setting(BOX, lam=0.25, blend=True), *pair, page_model)
     assert (blended.mixed - (0.25 * pair[0] + 0.75 * pair[1]).round()).abs().max() <= 1
     assert blended.lam == pytest.approx(dict.fromkeys(("area", "attention", "trained"), 0.25))
     assert "A blend has no box" in blended.remarks[0]
@@ -84,8 +84,8 @@ def test_the_mixed_image_is_b_in_the_box_and_a_elsewhere(watched, pair):
     ("box", "lam", "remark"),
     [((9, 9, 9, 40), 1.0, "The box is empty"), ((0, 0, 224, 224), 0.0, "The box covers the whole picture")],
 )
-def test_an_empty_box_leaves_a_its_label_and_a_full_one_takes_it(box, lam, remark, watched, pair):
-    shown = show(Setting(box), *pair, watched)
+def test_an_empty_box_leaves_a_its_label_and_a_full_one_takes_it(box, lam, remark, page_model, pair):
+    shown = show(Setting(box), *pair, page_model)
     assert shown.lam == pytest.approx(dict.fromkeys(("area", "attention", "trained"), lam))
     assert shown.remarks[0].startswith(remark)
 
@@ -122,18 +122,18 @@ def test_shares_sum_to_a_hundred(lam):
     assert own == pytest.approx(100 * lam, abs=0.051)
 
 
-def test_the_ratio_scales_the_box_set_by_hand_and_a_wrong_box_is_said(opened, watched):
+def test_the_ratio_scales_the_box_set_by_hand_and_a_wrong_box_is_said(page_model):
     own, partner = map(sample, SAMPLES)
     asked = Controls(own, partner, (0, 0, 1, 1), (56, 56, 168, 168), ratio=0.5, moved="ratio")
-    found = answer(asked, opened, watched)
+    found = answer(asked, page_model)
     assert found.lam == pytest.approx(0.5, abs=0.01)
     assert found.anchor == (56, 56, 168, 168)
-    found = answer(Controls(own, partner, (0, 0, None, 1), (56, 56, 168, 168), moved="box"), opened, watched)
+    found = answer(Controls(own, partner, (0, 0, None, 1), (56, 56, 168, 168), moved="box"), page_model)
     assert found.errors == ("The box needs four numbers: top, left, height and width in pixels.",)
     assert found.setting.box == (56, 56, 168, 168)
 
 
-def test_one_image_alone_is_asked_for_the_other(opened, watched):
-    found = answer(Controls(sample(SAMPLES[0]), None, (0, 0, 9, 9), (0, 0, 9, 9)), opened, watched)
+def test_one_image_alone_is_asked_for_the_other(page_model):
+    found = answer(Controls(sample(SAMPLES[0]), None, (0, 0, 9, 9), (0, 0, 9, 9)), page_model)
     assert found.shown is None
     assert found.remarks[0].startswith("There is no image B yet")

@@ -47,7 +47,7 @@ def test_export_writes_into_the_run_what_evaluate_then_measures(recipe_file, ima
     assert main(["export", str(run), "--weights", "model"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[:2] == [
-        "weights: weights as trained of step 2 (last checkpoint): asked for with --weights model",
+        "weights: model of step 2 (last checkpoint): asked for with --weights model",
         f"README.md, config.json, model.safetensors in {run / 'export'}",
     ]
     assert complaint(capsys, "export", run).endswith("exists already; give another --out, or remove it first")
@@ -140,7 +140,11 @@ def test_a_class_missing_in_train_is_named(images, recipe_file, tmp_path, capsys
 
 def test_evaluating_what_is_not_there_is_one_line(tmp_path, capsys):
     assert "no such run folder" in complaint(capsys, "evaluate", tmp_path / "absent")
-    assert "holds no checkpoint to evaluate" in complaint(capsys, "evaluate", tmp_path)
+    assert complaint(capsys, "evaluate", tmp_path) == (
+        f"transmix: {tmp_path} is neither a run (no recipe.yaml) nor exported for timm (no config.json)"
+    )
+    (tmp_path / "recipe.yaml").touch()
+    assert "holds no whole checkpoint" in complaint(capsys, "evaluate", tmp_path)
     assert "comes without data" in complaint(capsys, "evaluate", "resnet18")
     assert "resnet18 has 1000 outputs, but digits_on_textures has 10 classes" in complaint(
         capsys, "evaluate", "resnet18", "--data", "digits"

@@ -14,7 +14,7 @@ from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.oxford_pets import read_oxford_pets
 from transmix.data.parquet import read_parquet
-from transmix.visual.viewed import Cover
+from transmix.models.resize import Cover
 
 HEIGHT, WIDTH = 12, 20
 

@@ -7,10 +7,10 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import ImageData, Split
 from transmix.distributed import World
-from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.evaluator import Evaluator
+from transmix.models.loaded import LoadedModel, Preprocessing
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
 HALF = ((0.5,) * 3, (0.5,) * 3)
@@ -26,7 +26,8 @@ def _small_vit(side=16, patch=4, classes=6, **options):
 def _opened(model=None, classes=CLASSES, side=16, mean_std=HALF, **options):
     options = {"world": World(0, 1, 1, torch.device("cpu")), "batch_size": 5, "workers": 0, **options}
     model = _small_vit(side, classes=len(classes)) if model is None else model
-    return OpenedModel("model", model.eval(), tuple(classes), EvaluationCrop(side, 1.0), mean_std, **options)
+    loaded = LoadedModel("random", model.eval(), tuple(classes), Preprocessing(side, 1.0, *mean_std))
+    return Evaluator(loaded, **options)
 
 
 def _data(samples=23, side=16, classes=CLASSES):
@@ -89,7 +90,9 @@ def logits_of():
 
     def run(opened, split):
         pixels = torch.from_numpy(np.stack([split.images[index] for index in range(len(split))])).permute(0, 3, 1, 2)
-        mean, std = (torch.tensor(values)[:, None, None] for values in opened.mean_std)
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (opened.preprocessing.mean, opened.preprocessing.std)
+        )
         with torch.no_grad():
             return opened.model((pixels / 255 - mean) / std), torch.from_numpy(split.labels)
 

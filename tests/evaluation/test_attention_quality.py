@@ -12,10 +12,10 @@ from transmix.data.dataset import DataError, ImageData, Split
 from transmix.distributed import World
 from transmix.evaluation import attention_quality as quality
 from transmix.evaluation import localisation as loc
-from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.evaluator import Evaluator
 from transmix.evaluation.suites import Settings, load_suite
 from transmix.labels.patches import mask_on_patches
-from transmix.visual.viewed import Cover
+from transmix.models.loaded import LoadedModel, Preprocessing
 
 HEIGHT, WIDTH, PATCH = 16, 24, 4
 GRID = 4, 6
@@ -64,7 +64,8 @@ def bright_data(samples=13, aligned=True, empty=()):
 def open_model(model, world=None, batch_size=5):
     world = world or World(0, 1, 1, torch.device("cpu"))
     half = (0.5,) * 3
-    return OpenedModel("model", model.eval(), ("a", "b"), Cover((HEIGHT, WIDTH)), (half, half), world, batch_size, 0)
+    loaded = LoadedModel("random", model.eval(), ("a", "b"), Preprocessing((HEIGHT, WIDTH), 1.0, half, half))
+    return Evaluator(loaded, world, batch_size, 0)
 
 
 def measure(model, data, **options):

@@ -17,11 +17,11 @@ from transmix.data.masks import UNSURE, open_masks
 from transmix.distributed import World
 from transmix.evaluation import label_truth as truth
 from transmix.evaluation.agreement import agreement, mean_interval, rank_correlation
-from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.evaluator import Evaluator
 from transmix.evaluation.suites import Settings, load_suite
 from transmix.mixing import Mixer
 from transmix.mixing.box import box_area
-from transmix.visual.viewed import Cover
+from transmix.models.loaded import LoadedModel, Preprocessing
 
 HEIGHT, WIDTH, PATCH = 16, 24, 4
 SIZE = HEIGHT, WIDTH
@@ -64,7 +64,8 @@ def bright_data(samples=11, empty=()):
 def open_model(model=None, world=None, batch_size=64, bad=None):
     model, world = model or LooksAtBright(), world or World(0, 1, 1, torch.device("cpu"))
     half = (0.5,) * 3
-    return OpenedModel("m", model.eval(), ("a", "b", "c"), Cover(SIZE), (half, half), world, batch_size, 0, bad=bad)
+    loaded = LoadedModel("random", model.eval(), ("a", "b", "c"), Preprocessing(SIZE, 1.0, half, half))
+    return Evaluator(loaded, world, batch_size, 0, bad=bad)
 
 
 def weigh(data, pairs, rules=truth.RULES, **options):

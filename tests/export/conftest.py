@@ -12,7 +12,7 @@ import torch
 from transmix.cli import main
 from transmix.export.write import PACKAGES
 from transmix.models.build import build_model
-from transmix.runs.trained import Trained
+from transmix.models.loaded import LoadedModel, Preprocessing
 from transmix.runs.weights import RunWeights
 from transmix.training.loop import train
 
@@ -22,7 +22,7 @@ FORMATS = [name for name, packages in PACKAGES.items() if all(map(find_spec, pac
 
 @pytest.fixture(scope="session")
 def run(images, small_recipe, tmp_path_factory):
-    """A finished run with an average of the weights, options of its own, and no default in its preprocessing."""
+    """A finished run with an EMA, options of its own, and no default in its preprocessing."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(small_recipe(images, eval_crop=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), lr=2e-3), folder)
     return folder
@@ -48,6 +48,8 @@ def untrained(small_recipe):
         recipe = small_recipe("digits", model=name, model_options=options, image_size=32, **changes)
         torch.manual_seed(0)
         model = build_model(recipe.model, len(classes), 32).eval()
-        return Trained(recipe, classes, model, {}, RunWeights(Path("step"), "last", 0, "model", "never trained"), {})
+        seen = Preprocessing(32, recipe.augmentation.eval_crop, recipe.augmentation.mean, recipe.augmentation.std)
+        chosen = RunWeights(Path("step"), "last", 0, "model", "never trained")
+        return LoadedModel("run", model, classes, seen, str(chosen), recipe.model, {}, recipe, chosen)
 
     return make

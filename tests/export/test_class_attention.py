@@ -5,9 +5,9 @@ import timm
 import torch
 
 from transmix.export.error import ExportError
-from transmix.export.load import load_export
 from transmix.export.onnx import open_onnx
 from transmix.export.write import write_export
+from transmix.models.loaded import load_model
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def test_it_comes_back_by_our_loader_and_other_loaders_fail_loudly(trained, tmp_
     write_export(trained, out, ["timm"])
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(load_export(out)(images), trained.model(images))
+        assert torch.equal(load_model(out).model(images), trained.model(images))
     with pytest.raises(RuntimeError, match=r"class_attention\.cls_token"):
         timm.create_model(f"local-dir:{out}", pretrained=True)
     card = (out / "README.md").read_text()
-    assert "load_export(" in card
+    assert "load_model(" in card
     assert "timm.create_model(" not in card
 
 

@@ -14,13 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from transmix.data.augment import EvaluationCrop
-from transmix.evaluation.subject import open_subject
-from transmix.export.load import load_export
 from transmix.export.onnx import OPSET, open_onnx
 from transmix.export.write import PACKAGES, write_export
 from transmix.models.build import normaliser
+from transmix.models.loaded import load_model
 from transmix.runs.folder import read_best_step
-from transmix.runs.trained import open_trained
 
 
 def by_arguments(folder):
@@ -41,7 +39,7 @@ def by_transformers(folder):
 OPENED = {
     "timm, local-dir": ("timm", lambda folder: timm.create_model(f"local-dir:{folder}", pretrained=True).eval()),
     "timm, checkpoint_path": ("timm", by_arguments),
-    "transmix": ("timm", load_export),
+    "transmix": ("timm", lambda folder: load_model(folder).model),
     "Transformers": ("huggingface", by_transformers),
     "onnxruntime": ("onnx", lambda folder: open_onnx(folder / "model.onnx")),
 }
@@ -67,7 +65,7 @@ def no_network(monkeypatch):
 @pytest.fixture(scope="module")
 def models(run):
     """The run's models as evaluation has them: "model" and "ema"."""
-    return {name: model.eval() for name, model in open_subject(str(run)).models.items()}
+    return {name: load_model(run, weights=name).model for name in ("model", "ema")}
 
 
 @torch.inference_mode()
@@ -80,7 +78,7 @@ def assert_same(model, other, size=16, exact=True):
 
 
 @programs
-def test_every_program_gives_the_logits_of_the_running_average(program, exported, models):
+def test_every_program_gives_the_logits_of_the_ema(program, exported, models):
     other = opened(program, exported.folder)
     exact = program != "onnxruntime"
     assert_same(models["ema"], other, exact=exact)
@@ -147,10 +145,8 @@ def test_onnx_says_what_it_takes_and_gives_and_nothing_of_this_machine(exported)
 def test_the_command_says_three_lines_the_weights_first_and_no_exporter_chatters(run, exported):
     weights, first, second = exported.said.splitlines()
     last = json.loads((run / "summary.json").read_text())["last"]
-    scores = f"EMA top-1 {100 * last['ema_top1']:.2f} %, weights as trained {100 * last['top1']:.2f} %"
-    assert weights == (
-        f"weights: average of the weights (EMA) of step 10 (last checkpoint): the run kept an average ({scores})"
-    )
+    scores = f"EMA top-1 {100 * last['ema_top1']:.2f} %, model {100 * last['top1']:.2f} %"
+    assert weights == (f"weights: EMA of step 10 (last checkpoint): the run kept an EMA ({scores})")
     files = "README.md, config.json, model.onnx, model.safetensors"
     if (exported.folder / "model.onnx").exists():
         assert first == f"{files} in {exported.folder}"
@@ -162,13 +158,14 @@ def test_the_command_says_three_lines_the_weights_first_and_no_exporter_chatters
 def test_the_card_tells_the_scores_that_the_run_measured(run, exported, tmp_path):
     last = json.loads((run / "summary.json").read_text())["last"]
     card = (exported.folder / "README.md").read_text()
-    assert "the running average of the weights (EMA, decay 0.9), after optimizer step 10" in card
+    assert "- weights: EMA of step 10 (last checkpoint): the run kept an EMA (EMA top-1 " in card
+    assert "; EMA decay 0.9" in card
     assert f"top-1 {100 * last['ema_top1']:.2f} %, cross-entropy {last['ema_val_loss']:.4f}" in card
     assert "patch_size=8, embed_dim=24" in card
     assert str(Path.cwd()) not in card
-    write_export(open_trained(run, weights="model"), tmp_path / "plain", ["timm"])
+    write_export(load_model(run, weights="model"), tmp_path / "plain", ["timm"])
     card = (tmp_path / "plain" / "README.md").read_text()
-    assert "the weights themselves, not an average, after optimizer step 10" in card
+    assert "- weights: model of step 10 (last checkpoint): asked for with --weights model\n" in card
     assert f"top-1 {100 * last['top1']:.2f} %, cross-entropy {last['val_loss']:.4f}" in card
 
 
@@ -188,12 +185,12 @@ def test_the_code_on_the_card_runs_and_agrees(exported, models, tmp_path, monkey
 
 
 def test_model_and_best_name_the_weights_that_are_taken(run, models, tmp_path):
-    trained = open_trained(run, weights="model")
-    assert (trained.weights, trained.step) == ("model", 10)
+    trained = load_model(run, weights="model")
+    assert (trained.name, trained.chosen.step) == ("model", 10)
     assert_same(models["model"], trained.model)
-    best = open_trained(run, checkpoint="best")
-    assert (best.weights, best.step) == ("ema", read_best_step(run))
-    kept = load_file(run / "checkpoints" / f"step-{best.step:08d}" / "ema.safetensors")
+    best = load_model(run, checkpoint="best")
+    assert (best.name, best.chosen.step) == ("ema", read_best_step(run))
+    kept = load_file(run / "checkpoints" / f"step-{best.chosen.step:08d}" / "ema.safetensors")
     assert all(torch.equal(weight, kept[name]) for name, weight in best.model.state_dict().items())
 
 

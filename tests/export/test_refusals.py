@@ -4,14 +4,12 @@ import json
 import shutil
 
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from transmix.cli import main
 from transmix.export.error import ExportError
-from transmix.export.load import load_export
 from transmix.export.write import export_run, write_export
-from transmix.runs.checkpoint import CheckpointError
-from transmix.runs.trained import open_trained
+from transmix.models.loaded import load_model
 
 
 def complaint(capsys, *arguments):
@@ -33,9 +31,12 @@ def test_a_folder_with_something_in_it_is_refused_and_left_as_it_is(run, tmp_pat
 
 def test_what_is_not_a_run_is_named(tmp_path, capsys):
     assert complaint(capsys, tmp_path / "absent") == f"{tmp_path / 'absent'}: no such run folder"
-    assert complaint(capsys, tmp_path) == f"{tmp_path} holds no checkpoint to export."
-    assert complaint(capsys, tmp_path, "--checkpoint", "best") == f"{tmp_path} has no evaluated checkpoint."
+    assert complaint(capsys, tmp_path) == f"{tmp_path} is no run (no recipe.yaml)"
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "recipe.yaml").touch()
+    assert complaint(capsys, tmp_path) == f"{tmp_path} holds no whole checkpoint."
+    assert complaint(capsys, tmp_path, "--checkpoint", "best") == f"{tmp_path} has no evaluated checkpoint."
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_an_unknown_format_is_answered_with_those_there_are(run, tmp_path, capsy
 
 
 @pytest.fixture
-def run_without_average(run, tmp_path):
+def run_without_ema(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     for folder in (copy / "checkpoints").iterdir():
         (folder / "ema.safetensors").unlink()
@@ -65,22 +66,22 @@ def run_without_average(run, tmp_path):
     return copy
 
 
-def test_a_run_without_an_average_gives_its_weights_unless_the_average_is_asked_for(run_without_average, capsys):
-    run = run_without_average
-    assert open_trained(run).weights == "model"
+def test_a_run_without_an_ema_gives_its_model_unless_the_ema_is_asked_for(run_without_ema, capsys):
+    run = run_without_ema
+    assert load_model(run).name == "model"
     assert complaint(capsys, run, "--weights", "ema") == (
-        f"{run} kept no average of its weights (ema_decay was not set); use --weights model"
+        f"{run} kept no EMA (ema_decay was not set); use --weights model"
     )
     assert not (run / "export").exists()
 
 
-def test_a_damaged_checkpoint_is_not_exported(run_without_average, capsys):
-    for folder in (run_without_average / "checkpoints").iterdir():
+def test_a_damaged_checkpoint_is_not_exported(run_without_ema, capsys):
+    for folder in (run_without_ema / "checkpoints").iterdir():
         with (folder / "model.safetensors").open("r+b") as file:
             file.seek(-1, 2)
             file.write(b"\xff")
-    line = complaint(capsys, run_without_average)
-    assert "holds no checkpoint to export. " in line
+    line = complaint(capsys, run_without_ema)
+    assert "holds no whole checkpoint. " in line
     assert "model.safetensors is damaged" in line
 
 
@@ -99,8 +100,8 @@ def test_a_program_that_cannot_open_the_files_is_named(run, tmp_path, monkeypatc
     def fail(*_, **__):
         raise RuntimeError("no such\nmodel")
 
-    trained = open_trained(run)
-    monkeypatch.setattr("transmix.export.timm.load_export", lambda _: trained.model)
+    trained = load_model(run)
+    monkeypatch.setattr("transmix.export.timm.load_model", lambda _: trained)
     monkeypatch.setattr("timm.create_model", fail)
     with pytest.raises(ExportError, match=r"^timm cannot open the export: no such model\. Leave this format out$"):
         write_export(trained, tmp_path / "out", ["timm"])
@@ -127,18 +128,5 @@ def test_a_model_that_torch_cannot_write_is_named(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.onnx.export", fail)
     with pytest.raises(ExportError, match=r"^torch cannot write vit_tiny_patch16_224 as ONNX: no such operator$"):
-        write_export(open_trained(run), tmp_path / "out", ["onnx"])
+        write_export(load_model(run), tmp_path / "out", ["onnx"])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_loading_says_what_is_missing_or_does_not_fit(run, tmp_path):
-    with pytest.raises(ExportError, match=r"is not a folder that transmix export --format timm writes: config\.json"):
-        load_export(tmp_path)
-    export_run(run, tmp_path / "out")
-    weights = load_file(tmp_path / "out" / "model.safetensors")
-    save_file({"head.bias": weights["head.bias"]}, tmp_path / "out" / "model.safetensors")
-    with pytest.raises(ExportError, match=r"the weights in .* do not fit its config\.json: .*Missing key"):
-        load_export(tmp_path / "out")
-    (tmp_path / "out" / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"cannot read .*model\.safetensors"):
-        load_export(tmp_path / "out")

@@ -68,12 +68,12 @@ def test_without_warm_up_the_average_is_left_behind_and_best_and_auto_take_the_m
     scores = [row["top1" if better_weights(row) == "model" else "ema_top1"] for row in epochs]
     assert summary["best"]["score"] == max(scores) == 1.0
     assert summary["best"]["weights"] == "model"
-    found = "EMA top-1 50.00 %, weights as trained 100.00 %"
+    found = "EMA top-1 50.00 %, model 100.00 %"
     for checkpoint in ("last", "best"):
         chosen = choose_weights(slow, checkpoint)
         assert chosen.name == "model"
         assert str(chosen) == (
-            f"weights as trained of step {chosen.step} ({checkpoint} checkpoint): the average is far below ({found}); "
+            f"model of step {chosen.step} ({checkpoint} checkpoint): the EMA is far below ({found}); "
             f"--weights ema takes it all the same"
         )
     assert main(["export", str(slow), "--out", str(tmp_path / "auto")]) == 0
@@ -92,14 +92,12 @@ def test_an_average_left_behind_is_a_warning_at_the_end_of_training_and_wherever
     train(small_recipe(images, ema_warmup=False, **{**SLOW, "epochs": 4}), tmp_path / "run", resume=True)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     assert len(said) == 1
-    assert re.match(r"warning: the EMA is far below .*\(EMA top-1 50\.00 %, weights as", said[0])
+    assert re.match(r"warning: the EMA is far below .*\(EMA top-1 50\.00 %, model 100", said[0])
     assert main(["evaluate", str(slow), "--workers", "0"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == (
-        "weights: weights as trained (model) and average of the weights (EMA) (ema) of step 15 (last checkpoint)"
-    )
-    gap = "EMA top-1 50.00 %, weights as trained 100.00 %"
-    assert f"warning: the average of the weights is far below the weights that it follows: {gap}" in shown
+    assert shown[0] == ("weights: model and EMA of step 15 (last checkpoint)")
+    gap = "EMA top-1 50.00 %, model 100.00 %"
+    assert f"warning: the EMA is far below the model: {gap}" in shown
     assert json.loads((slow / "evaluation.json").read_text())["weights"] == shown[0].removeprefix("weights: ")
     assert main(["report", str(slow)]) == 0
     page = (slow / "report.html").read_text()
@@ -121,10 +119,8 @@ def test_a_run_that_kept_no_average_says_so(slow, tmp_path):
         (folder / "ema.safetensors").unlink()
         (folder / "manifest.json").unlink()
         write_manifest(folder)
-    assert str(choose_weights(run)) == "weights as trained of step 15 (last checkpoint): the run kept no average"
-    with pytest.raises(
-        RunError, match=r"kept no average of its weights \(ema_decay was not set\); use --weights model"
-    ):
+    assert str(choose_weights(run)) == "model of step 15 (last checkpoint): the run kept no EMA"
+    with pytest.raises(RunError, match=r"kept no EMA \(ema_decay was not set\); use --weights model"):
         choose_weights(run, weights="ema")
 
 

@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 from transmix.attention import AttentionError
 from transmix.cli import main
-from transmix.export.load import load_export
 from transmix.models.build import build_model
+from transmix.models.loaded import load_model
 from transmix.recipes import RecipeError
 from transmix.training.loop import train
 
@@ -45,7 +45,7 @@ def test_the_export_opens_with_equal_outputs(trained, tmp_path):
     model.load_state_dict(load_file(folder / "ema.safetensors"))
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        expected, found = model.eval()(images), load_export(tmp_path / "out")(images)
+        expected, found = model.eval()(images), load_model(tmp_path / "out").model(images)
         assert torch.equal(found, expected)
         with torch.no_grad():
             model.class_attention.cls_token.add_(1)

@@ -10,22 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from transmix.app.opened import open_model
 from transmix.cli import main
 from transmix.cli.options import parse
 from transmix.cli.train import Train
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import DataError
 from transmix.data.grey import EACH_IMAGE
-from transmix.evaluation.subject import evaluate_subject, open_subject
-from transmix.export.load import load_export
+from transmix.evaluation.evaluator import prepare, score
 from transmix.models.build import normaliser
+from transmix.models.loaded import load_model, load_with_data
 from transmix.recipes import RecipeError, dump_recipe, load_recipe
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_grey_range
 from transmix.training import checkpoint_state
 from transmix.training.loop import train
-from transmix.visual.viewed import open_viewed
 
 LOW, HIGH = 800.0, 1500.0
 
@@ -70,7 +68,8 @@ def test_the_range_is_said_and_kept(scans, small_recipe, tmp_path, capsys):
 
 def test_evaluation_uses_the_range_of_the_run_on_any_data(run, scans, tmp_path, capsys):
     folder, _, summary = run
-    scores = evaluate_subject(open_subject(str(folder)), workers=0)
+    models, data = load_with_data(folder)
+    scores = score(prepare(models, workers=0), data)
     assert scores["ema"]["loss"] == pytest.approx(summary["last"]["ema_val_loss"], abs=1e-6)
     other = tmp_path / "other"
     for split in ("train", "val"):
@@ -78,35 +77,35 @@ def test_evaluation_uses_the_range_of_the_run_on_any_data(run, scans, tmp_path, 
             (other / split / name).mkdir(parents=True)
             Image.open(scans / "val" / name / "0.png").save(other / split / name / "0.png")
     for target in (folder, folder / "model.safetensors"):
-        subject = open_subject(str(target), data=str(other))
-        assert subject.data.grey == (LOW, HIGH)
-        shown = EvaluationCrop(16, 1.0)(subject.data.val.images[0])
+        _, data = load_with_data(target, str(other))
+        assert data.grey == (LOW, HIGH)
+        shown = EvaluationCrop(16, 1.0)(data.val.images[0])
         assert shown.equal(by_hand(scans / "val" / "dark" / "0.png"))
-    assert open_subject(str(folder), data=str(other), grey_range=(0.0, 4095.0)).data.grey == (0.0, 4095.0)
+    assert load_with_data(folder, str(other), grey_range=(0.0, 4095.0))[1].grey == (0.0, 4095.0)
     assert main(["evaluate", str(folder), "--workers", "0", "--out", str(tmp_path / "scores.json")]) in (None, 0)
     assert "6 of 6 images to evaluate on leave the grey range 800 to 1500" in capsys.readouterr().out
 
 
 def test_images_of_a_suite_have_the_range_too(run, scans, monkeypatch):
     from transmix.evaluation.shifted_folder import open_shifted
-    from transmix.evaluation.subject import open_models
 
     folder, _, _ = run
-    opened = open_models(open_subject(str(folder)), device="cpu", workers=0)[0]
-    shifted = open_shifted(scans / "val", opened.classes, {}).read()
-    images, _, _ = next(opened.loaded(shifted))
+    evaluator = prepare(load_with_data(folder)[0], device="cpu", workers=0)[0]
+    shifted = open_shifted(scans / "val", evaluator.classes, {}).read()
+    images, _, _ = next(evaluator.load(shifted))
     assert images[0].equal(by_hand(scans / "val" / "dark" / "0.png"))
 
 
 def test_figures_and_the_page_use_the_range(run, scans):
     folder, _, _ = run
-    viewed = open_viewed(str(folder))
-    assert viewed.grey == (LOW, HIGH)
-    _, split = viewed.open_validation()
-    assert viewed.crop(split.image(0)).equal(by_hand(scans / "val" / "dark" / "0.png"))
-    assert open_viewed(str(folder / "ema.safetensors")).grey == (LOW, HIGH)
-    assert open_model(str(folder)).viewed.grey == (LOW, HIGH)
-    assert open_model(grey_range=(1.0, 2.0)).viewed.grey == (1.0, 2.0)
+    (loaded,), data = load_with_data(folder, weights="auto")
+    expected = by_hand(scans / "val" / "dark" / "0.png")
+    assert loaded.preprocessing.crop(data.val.image(0)).equal(expected)
+    for target in (folder, folder / "ema.safetensors"):
+        seen = load_model(target).preprocessing
+        assert seen.grey == (LOW, HIGH)
+        assert seen.read(scans / "val" / "dark" / "0.png").equal(expected)
+        assert load_model(target, grey_range=(1.0, 2.0)).preprocessing.grey == (1.0, 2.0)
 
 
 def test_the_export_keeps_the_range_and_the_code_on_its_card_scales_by_it(run, scans, tmp_path, monkeypatch, capsys):
@@ -114,7 +113,8 @@ def test_the_export_keeps_the_range_and_the_code_on_its_card_scales_by_it(run, s
     out = tmp_path / "export"
     main(["export", str(folder), "--out", str(out)])
     assert json.loads((out / "config.json").read_text())["grey_range"] == [LOW, HIGH]
-    model = load_export(out)
+    model = load_model(out).model
+    assert load_model(out).preprocessing.grey == (LOW, HIGH)
     assert model.pretrained_cfg["grey_range"] == [LOW, HIGH]
     card = (out / "README.md").read_text()
     assert "800.0 is black and 1500.0 white" in card
@@ -165,10 +165,10 @@ def test_a_run_from_before_goes_on_and_is_evaluated_as_it_was_trained(scans, sma
         train(replace(recipe, run=replace(recipe.run, max_steps=1)), folder)
         (folder / "grey_range.json").unlink()
     assert read_grey_range(folder) == EACH_IMAGE
-    subject = open_subject(str(folder))
+    _, data = load_with_data(folder)
     stored = np.asarray(Image.open(scans / "val" / "dark" / "0.png"))
-    np.testing.assert_array_equal(subject.data.val.images[0][..., 0], stored >> 8)
-    assert open_viewed(str(folder)).grey == EACH_IMAGE
+    np.testing.assert_array_equal(data.val.images[0][..., 0], stored >> 8)
+    assert load_model(folder).preprocessing.grey == EACH_IMAGE
     assert train(recipe, folder, resume=True)["finished"]
     assert read_grey_range(folder) == EACH_IMAGE
 
@@ -182,7 +182,7 @@ def test_a_run_without_deep_grey_refuses_it_later_and_nothing_is_written_for_dat
     with pytest.raises(
         DataError, match=r"6 of 6 images to evaluate on are grey of more than 8 bits, the first is .*: --"
     ):
-        open_subject(str(folder), data=str(scans))
+        load_with_data(folder, str(scans))
     out = tmp_path / "refused"
     with pytest.raises(DataError, match="leaves fewer than 8 of 256 levels"):
         train(small_recipe(scans, grey_range=(0.0, 1e9)), out)
@@ -204,5 +204,5 @@ def test_a_range_that_is_none_is_refused_first(wrong, small_recipe, tmp_path):
     with pytest.raises(RecipeError, match=message):
         train(small_recipe("digits", grey_range=wrong), tmp_path / "run")
     with pytest.raises(RecipeError, match=message):
-        open_viewed("no_such_model", grey_range=wrong)
+        load_model("no_such_model", grey_range=wrong)
     assert not (tmp_path / "run").exists()

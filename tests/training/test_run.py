@@ -9,11 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from transmix.cli import train as cli_train
-from transmix.evaluation.subject import evaluate_subject, open_subject
+from transmix.evaluation.evaluator import prepare, score
+from transmix.models.loaded import load_with_data
 from transmix.recipes import RecipeError, load_recipe, resolved
 from transmix.report.run import write_report
 from transmix.runs.folder import RunError
-from transmix.training.loop import finish, prepare, train
+from transmix.training import loop
+from transmix.training.loop import finish, train
 from transmix.training.nonfinite import NotFiniteError
 from transmix.training.stopping import Watch
 
@@ -107,9 +109,14 @@ def test_the_confusion_matrix_counts_every_validation_image(finished):
     assert (counts[0][0] + counts[1][1]) / 8 == summary["last"]["ema_top1"]
 
 
+def scores_of(target, data=None, **options):
+    models, data = load_with_data(target, data, **options)
+    return score(prepare(models, workers=0), data)
+
+
 def test_evaluating_a_run_gives_the_scores_that_training_logged(finished):
     folder, _, summary = finished
-    scores = evaluate_subject(open_subject(str(folder)), workers=0)
+    scores = scores_of(folder)
     assert scores["model"]["top1"] == summary["last"]["top1"]
     assert scores["ema"]["top1"] == summary["last"]["ema_top1"]
     assert scores["model"]["loss"] == pytest.approx(summary["last"]["val_loss"], abs=1e-6)
@@ -117,7 +124,7 @@ def test_evaluating_a_run_gives_the_scores_that_training_logged(finished):
 
 def test_a_weights_file_of_a_run_can_be_evaluated_by_itself(finished, images):
     folder, _, summary = finished
-    scores = evaluate_subject(open_subject(str(folder / "ema.safetensors"), data=str(images)), workers=0)
+    scores = scores_of(folder / "ema.safetensors", str(images))
     assert scores["model"]["top1"] == summary["last"]["ema_top1"]
 
 
@@ -128,7 +135,7 @@ def test_the_best_checkpoint_is_the_one_with_the_best_score(finished):
         for line in (folder / "metrics.jsonl").read_text().splitlines()
         if json.loads(line)["kind"] == "epoch"
     )
-    best = evaluate_subject(open_subject(str(folder), checkpoint="best"), workers=0)
+    best = scores_of(folder, checkpoint="best")
     assert best["ema"]["top1"] == summary["best"]["score"]
 
 
@@ -210,7 +217,7 @@ def test_a_step_that_is_not_finite_is_held_back_and_stops_the_run(images, small_
     from transmix import distributed
 
     world = distributed.start("cpu")
-    run = prepare(small_recipe(images), tmp_path / "run", world, None)
+    run = loop.prepare(small_recipe(images), tmp_path / "run", world, None)
     before = {name: tensor.clone() for name, tensor in run.bare.state_dict().items()}
     average = {name: tensor.clone() for name, tensor in run.average.model.state_dict().items()}
     normalise = run.step.normalise

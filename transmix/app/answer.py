@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from transmix.app.code import write_code
-from transmix.app.opened import Opened
+from transmix.app.model import LAST, MEAN, PageModel
 from transmix.app.picture import read_picture
-from transmix.app.values import LAST, MEAN, Outcome, Setting, Watched, box_within, scaled_box, show
+from transmix.app.values import Outcome, Setting, box_within, scaled_box, show
 from transmix.data.dataset import DataError
 from transmix.mixing.box import Box, box_area
 from transmix.visual.html import png_uri
@@ -83,56 +83,54 @@ class Answer:
         return [png_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
 
 
-def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "cpu") -> Answer:
+def answer(controls: Controls, model: PageModel) -> Answer:
     """Work out what the page shows; what is wrong with an image or the box is said, not raised.
 
     Args:
         controls: What was chosen.
-        opened: The model, for the code.
-        watched: The same as it runs.
-        device: Where it runs.
+        model: The model.
     """
     errors: list[str] = []
     try:
-        setting, anchor, ratio = _settle(controls, watched)
+        setting, anchor, ratio = _settle(controls, model)
     except ValueError as error:
         errors.append(str(error))
-        setting, anchor, ratio = _settle(replace(controls, box=_sides(controls.anchor), moved=""), watched)
-    own, partner = (_image(path, watched, errors) for path in (controls.own, controls.partner))
+        setting, anchor, ratio = _settle(replace(controls, box=_sides(controls.anchor), moved=""), model)
+    own, partner = (_image(path, model, errors) for path in (controls.own, controls.partner))
     if own is None or partner is None or controls.own is None or controls.partner is None:
         missing = " and ".join(
             f"image {name}" for name, path in (("A", controls.own), ("B", controls.partner)) if not path
         )
         remarks = (f"There is no {missing} yet: drop a file on its field, or use the example photographs.",)
         return Answer(setting, anchor, ratio, (own, partner), None, "", tuple(errors), remarks if missing else ())
-    shown = show(setting, own, partner, watched)
-    code = write_code(setting, controls.own, controls.partner, opened, watched, device)
+    shown = show(setting, own, partner, model)
+    code = write_code(setting, controls.own, controls.partner, model)
     return Answer(setting, anchor, ratio, (own, partner), shown, code, tuple(errors), shown.remarks)
 
 
-def _settle(controls: Controls, watched: Watched) -> tuple[Setting, Box, float]:
+def _settle(controls: Controls, model: PageModel) -> tuple[Setting, Box, float]:
     """Return the setting, the box last set by hand, and the mixing ratio."""
-    height, width = watched.size
+    height, width = model.size
     ratio = min(max(controls.ratio, 0.0), 1.0)
     if controls.moved == "ratio" and not controls.blend:
         anchor, box = controls.anchor, scaled_box(controls.anchor, ratio, height, width)
     else:
         box = box_within(controls.box, height, width)
         anchor = box if controls.moved == "box" else controls.anchor
-    layer = controls.layer if controls.layer in watched.heads else LAST
-    heads = watched.heads.get(layer if layer != LAST else max(watched.heads, default=LAST), 0)
+    layer = controls.layer if controls.layer in model.heads else LAST
+    heads = model.heads.get(layer if layer != LAST else max(model.heads, default=LAST), 0)
     head = controls.head if controls.head < heads else MEAN
     lam = ratio if controls.blend else 1 - box_area(box) / (height * width)
     chosen = (controls.rule, layer, head, controls.downsample)
     return Setting(box, lam, controls.blend, *chosen), anchor, lam
 
 
-def _image(path: Path | None, watched: Watched, errors: list[str]) -> Tensor | None:
+def _image(path: Path | None, model: PageModel, errors: list[str]) -> Tensor | None:
     """Read an image as the model takes it; what is wrong with it is added to the errors."""
     if path is None:
         return None
     try:
-        return watched.crop(read_picture(path, watched.grey))
+        return model.loaded.preprocessing.crop(read_picture(path, model.loaded.preprocessing.grey))
     except DataError as error:
         errors.append(f"{error}.")
         return None

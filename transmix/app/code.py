@@ -2,35 +2,32 @@
 
 from pathlib import Path
 
-from transmix.app.opened import Opened
+from transmix.app.model import LAST, MEAN, PageModel
 from transmix.app.picture import is_sample
-from transmix.app.values import LAST, MEAN, Setting, Watched
+from transmix.app.values import Setting
 from transmix.data.grey import Grey
 
 
-def write_code(setting: Setting, own: Path, partner: Path, opened: Opened, watched: Watched, device: str) -> str:
+def write_code(setting: Setting, own: Path, partner: Path, model: PageModel) -> str:
     """Write a program that prints the shares that the page shows.
 
     Args:
         setting: What was chosen.
         own: File of image A.
         partner: File of image B.
-        opened: The model, and how it is made.
-        watched: The same as it runs.
-        device: Where it runs, "cpu" or another.
+        model: The model.
     """
-    imports, make_model = opened.code
-    wanted = {"import torch", "import transmix", *imports}
-    reading = _reading(setting, watched)
+    wanted = {"import torch", "import transmix", "from transmix.models.loaded import load_model"}
+    reading, device, grey = _reading(setting, model), str(model.device), model.loaded.preprocessing.grey
     if "attention_maps" in reading:
         wanted.add("from transmix.attention import attention_maps")
-    read_own, read_partner = (_image(path, wanted, watched.grey) for path in (own, partner))
+    read_own, read_partner = (_image(path, wanted, grey) for path in (own, partner))
     elsewhere = "" if device == "cpu" else f".to({device!r})"
     lines = [
         *_sorted(wanted),
         "",
-        make_model,
-        *([f"model = model{elsewhere}"] if elsewhere else []),
+        f"loaded = {model.code}",
+        f"model, crop = loaded.model{elsewhere}, loaded.preprocessing.crop",
         "",
         "# images A and B, (3, H, W) uint8"
         + (
@@ -41,13 +38,12 @@ def write_code(setting: Setting, own: Path, partner: Path, opened: Opened, watch
         "images, labels = torch.stack([own, partner]), torch.tensor([0, 1])",
         _mixing(setting),
         "",
-        "shift, scale = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]",
-        f"inputs = ((mixed.images / 255 - shift) / scale){elsewhere}",
+        f"inputs = loaded.preprocessing.normaliser({device!r})(mixed.images)",
         reading,
         "",
-        f"for rule, weight in {watched.weights!r}.items():",
+        f"for rule, weight in {model.weights!r}.items():",
         "    relabelled = transmix.attention_labels(",
-        f"        mixed, attention, grid={watched.grid}, weight=weight, downsample={setting.downsample!r}",
+        f"        mixed, attention, grid={model.grid}, weight=weight, downsample={setting.downsample!r}",
         "    )",
         "    lam = relabelled.lam[0].item()  # of row 0: the weight of image A's own label",
         "    share = round(100 * lam, 1)",
@@ -87,7 +83,7 @@ def _mixing(setting: Setting) -> str:
     return f"mixed = transmix.cutmix(images, labels, box={setting.box})  # top, left, bottom, right"
 
 
-def _reading(setting: Setting, watched: Watched) -> str:
+def _reading(setting: Setting, model: PageModel) -> str:
     """Return the lines that make `attention` (2, P) and `logits` (2, K)."""
     if setting.layer == LAST and setting.head == MEAN:
         return "\n".join(
@@ -97,7 +93,7 @@ def _reading(setting: Setting, watched: Watched) -> str:
                 "    attention = reader.take().row.cpu()  # (2, P): the row that TransMix reads",
             ]
         )
-    layer = max(watched.heads) if setting.layer == LAST else setting.layer
+    layer = max(model.heads) if setting.layer == LAST else setting.layer
     heads = ".mean(1)[:, 0" if setting.head == MEAN else f"[:, {setting.head}, 0"
     what = "the mean over the heads" if setting.head == MEAN else f"head {setting.head}"
     return "\n".join(
@@ -105,6 +101,6 @@ def _reading(setting: Setting, watched: Watched) -> str:
             "with torch.no_grad():",
             "    logits = model(inputs)",
             f"maps = attention_maps(model, inputs, layers={layer})[0].cpu()  # (2, G, N, N)",
-            f"attention = maps{heads}, -{watched.grid[0] * watched.grid[1]}:]  # (2, P): the class token's, {what}",
+            f"attention = maps{heads}, -{model.grid[0] * model.grid[1]}:]  # (2, P): the class token's, {what}",
         ]
     )

@@ -9,10 +9,9 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from transmix.app.answer import Answer, Controls, answer
-from transmix.app.opened import Opened
+from transmix.app.model import LAST, MEAN, PageModel
 from transmix.app.parts import NOTHING, attention_part, classes_part, field_part, remarks_part, shares_part
 from transmix.app.picture import SAMPLES, received, sample
-from transmix.app.values import LAST, MEAN, Watched
 from transmix.data.dataset import DataError
 
 SIDES = ("top", "left", "tall", "wide")
@@ -34,7 +33,7 @@ HOW: dict[str, Any] = {
 """How every event is listened to."""
 
 
-def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: Watched, device: str) -> None:
+def connect(page: gr.Blocks, parts: Mapping[str, Any], model: PageModel) -> None:
     """Connect the components of a page, by name, to what they do."""
     inputs = {parts[name] for name in ASKED}
     outputs = [part for name, part in parts.items() if name not in ("swap", "examples")]
@@ -43,8 +42,8 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
         """Answer, with `changes` over what the components hold, and bring them in step."""
         values = {name: held[parts[name]] for name in ASKED} | changes
         try:
-            found = answer(controls_of(values, moved), opened, watched, device)
-            written = changes | read(found, opened, watched, refused) | in_step(found, watched, moved, values)
+            found = answer(controls_of(values, moved), model)
+            written = changes | read(found, model, refused) | in_step(found, model, moved, values)
         except Exception as error:  # whatever goes wrong, the page says so in a sentence
             log.exception("the page could not answer")
             said = f"That went wrong: {type(error).__name__}: {error}. The terminal has the details."
@@ -67,7 +66,7 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], opened: Opened, watched: 
     def on_upload(name: str) -> None:
         def give(held: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
             try:
-                path = received(event._data, Path(get_upload_folder()), opened.viewed.grey)
+                path = received(event._data, Path(get_upload_folder()), model.loaded.preprocessing.grey)
             except DataError as error:
                 return respond(held, "", refused=f"{error}.")
             return respond(held, "images", **{name: str(path)})
@@ -110,7 +109,7 @@ def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
     )
 
 
-def read(found: Answer, opened: Opened, watched: Watched, refused: str = "") -> dict[str, Any]:
+def read(found: Answer, model: PageModel, refused: str = "") -> dict[str, Any]:
     """Return what there is to read in an answer, by component."""
     errors = [*([refused] if refused else []), *found.errors]
     written = {"remarks": remarks_part(errors, found.remarks), "code": found.code}
@@ -118,12 +117,12 @@ def read(found: Answer, opened: Opened, watched: Watched, refused: str = "") -> 
         return written | dict.fromkeys(("attention", "shares", "classes"), NOTHING)
     return written | {
         "attention": attention_part(found.shown, found.setting),
-        "shares": shares_part(found.shown, found.setting, watched.weights["trained"]),
-        "classes": classes_part(found.shown, opened.classes),
+        "shares": shares_part(found.shown, found.setting, model.weights["trained"]),
+        "classes": classes_part(found.shown, model.classes),
     }
 
 
-def in_step(found: Answer, watched: Watched, moved: str, held: Mapping[str, Any]) -> dict[str, Any]:
+def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]) -> dict[str, Any]:
     """Return what controls are to hold after an answer, where that is not what they held when it was asked for.
 
     What someone has typed into another field since then is left alone, and so is the control in their hand.
@@ -133,7 +132,7 @@ def in_step(found: Answer, watched: Watched, moved: str, held: Mapping[str, Any]
     if moved != "stage":
         pictures: dict[str, Any] = {"pictures": found.pictures()} if moved == "images" else {}
         turn = held["stage"]["turn"] if held["stage"] else 0
-        changed["stage"] = gr.HTML(found.stage(watched.size, turn), **pictures)
+        changed["stage"] = gr.HTML(found.stage(model.size, turn), **pictures)
     if moved != "ratio" and held["ratio"] != round(found.lam, 2):
         changed["ratio"] = round(found.lam, 2)
     for side, value in zip(SIDES, (top, left, bottom - top, right - left), strict=True):
@@ -142,13 +141,13 @@ def in_step(found: Answer, watched: Watched, moved: str, held: Mapping[str, Any]
         elif moved != "typing" and held[side] != value:
             changed[side] = value
     if moved == "layer":
-        changed["head"] = gr.Dropdown(head_choices(watched, found.setting.layer), value=found.setting.head)
+        changed["head"] = gr.Dropdown(head_choices(model, found.setting.layer), value=found.setting.head)
     if moved == "images":
         changed["own_field"], changed["partner_field"] = map(field_part, found.images, "AB")
     return changed
 
 
-def head_choices(watched: Watched, layer: int) -> list[tuple[str, int]]:
+def head_choices(model: PageModel, layer: int) -> list[tuple[str, int]]:
     """Return what can be chosen among the heads of a layer: label and value."""
-    number = watched.heads.get(max(watched.heads, default=LAST) if layer == LAST else layer, 0)
+    number = model.heads.get(max(model.heads, default=LAST) if layer == LAST else layer, 0)
     return [("mean of all", MEAN), *((str(head), head) for head in range(number))]

@@ -7,10 +7,9 @@ from typing import Any
 import gradio as gr
 
 from transmix.app.events import connect, head_choices
-from transmix.app.opened import Opened
+from transmix.app.model import LAST, MEAN, PageModel
 from transmix.app.parts import NOTHING
 from transmix.app.picture import LARGEST_FILE, SAMPLES, sample
-from transmix.app.values import LAST, MEAN, Watched
 from transmix.mixing.box import Box
 
 HERE = Path(__file__).parent
@@ -32,35 +31,35 @@ CREDIT = """
 with scikit-learn. Images stay on this computer, and are deleted when the app stops.</p>"""
 
 
-def build_page(opened: Opened, watched: Watched, device: str = "cpu") -> gr.Blocks:
+def build_page(model: PageModel) -> gr.Blocks:
     """Make the page of a model."""
-    height, width = watched.size
+    height, width = model.size
     first = (height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2)
-    with gr.Blocks(title=f"transmix: {opened.name}", analytics_enabled=False) as page:
-        gr.HTML(_head(opened, watched))
+    with gr.Blocks(title=f"transmix: {model.loaded.target}", analytics_enabled=False) as page:
+        gr.HTML(_head(model))
         with gr.Row(equal_height=False, elem_classes="tm-row"):
             parts = _pictures()
         status = '<div role="status">${value}</div>'  # below the pictures, which must not move under a pointer
         parts["remarks"] = gr.HTML("", html_template=status, js_on_load=None, elem_id="remarks")
         with gr.Row(equal_height=False, elem_classes="tm-row"):
-            parts |= _images() | _mixing(first) | _weighing(watched)
+            parts |= _images() | _mixing(first) | _weighing(model)
         gr.HTML('<h2 class="tm">The Python that gives these numbers</h2>', elem_id="code-head")
         parts["code"] = gr.Code(
             language="python", label="Python", elem_id="code", show_line_numbers=False, buttons=["copy"]
         )
         parts["anchor"] = gr.State(first)
-        connect(page, parts, opened, watched, device)
+        connect(page, parts, model)
     return page
 
 
-def _head(opened: Opened, watched: Watched) -> str:
-    (height, width), (h, w) = watched.size, watched.grid
-    weights = f"Weights: {escape(opened.viewed.taken)}."
-    notice = f'<p class="tm-note">{_with_code(opened.notice)}</p>' if opened.notice else ""
+def _head(model: PageModel) -> str:
+    (height, width), (h, w) = model.size, model.grid
+    weights = f"Weights: {escape(model.loaded.weights)}."
+    notice = f'<p class="tm-note">{_with_code(model.notice)}</p>' if model.notice else ""
     return f"""<header class="tm-head"><h1>Whose label is it?</h1>
 <p>A box of image B is pasted into image A. CutMix gives B the share of the label that the box has of the area; TransMix
 asks the model where it looks. Drag the box and see.</p>
-<p class="tm-small">Model: <b>{escape(opened.name)}</b>, {height} × {width} pixels, {h} × {w} patches.
+<p class="tm-small">Model: <b>{escape(model.loaded.target)}</b>, {height} × {width} pixels, {h} × {w} patches.
 {weights}</p></header>
 {notice}"""
 
@@ -127,10 +126,10 @@ def _mixing(box: Box) -> dict[str, Any]:
     return parts
 
 
-def _weighing(watched: Watched) -> dict[str, Any]:
+def _weighing(model: PageModel) -> dict[str, Any]:
     """Lay out whose attention counts, and for what."""
     rules = [("area", "area"), ("attention", "attention"), ("trained", "trained")]
-    layers = [("last", LAST), *((str(number), number) for number in sorted(watched.heads)[:-1])]
+    layers = [("last", LAST), *((str(number), number) for number in sorted(model.heads)[:-1])]
     downs = [("nearest, as published", "nearest"), ("fraction of each patch", "fraction")]
     parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
@@ -138,7 +137,7 @@ def _weighing(watched: Watched) -> dict[str, Any]:
         parts["rule"] = gr.Radio(rules, value="trained", label="Rule", elem_id="rule")
         with gr.Row():
             parts["layer"] = gr.Dropdown(layers, value=LAST, label="Layer", min_width=100, elem_id="layer")
-            heads = head_choices(watched, LAST)
+            heads = head_choices(model, LAST)
             parts["head"] = gr.Dropdown(heads, value=MEAN, label="Head", min_width=100, elem_id="head")
         parts["downsample"] = gr.Radio(downs, value="nearest", label="Box on patches", elem_id="downsample")
     return parts

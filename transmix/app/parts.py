@@ -5,7 +5,8 @@ from html import escape
 
 from torch import Tensor
 
-from transmix.app.values import LAST, MEAN, Outcome, Setting, percents
+from transmix.app.model import LAST, MEAN
+from transmix.app.values import Outcome, Setting, percents
 from transmix.visual.attention import attention_figure
 from transmix.visual.html import inline_svg, png_uri
 from transmix.visual.overlay import multiples

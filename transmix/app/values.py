@@ -5,30 +5,20 @@ Nothing here knows of a page. `lam` is the weight of image A's own label everywh
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from threading import Lock
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from transmix.attention import attention_maps
-from transmix.data.grey import Grey
+from transmix.app.model import LAST, MEAN, PageModel
 from transmix.labels.attention import attention_labels
 from transmix.labels.patches import mask_on_patches
 from transmix.mixing import Mixed, mixup
 from transmix.mixing.box import Box, box_area
-from transmix.models.build import normaliser
-from transmix.visual.boxes import PastedBox, paste, trained_rule
-from transmix.visual.look import layer_rows, look
-from transmix.visual.viewed import Viewed
+from transmix.visual.boxes import PastedBox, paste
 
 RULES = ("area", "attention", "trained")
 """The rules: CutMix, attention alone, and what the run trains, or TransMix would."""
-
-LAST, MEAN = -1, -1
-"""The last layer, and the mean over its heads: together the very row that TransMix reads."""
 
 
 @dataclass(frozen=True)
@@ -77,94 +67,29 @@ class Outcome:
     remarks: tuple[str, ...] = ()
 
 
-class Watched:
-    """A model, and what it looks at in one image; what it saw in the last few images is remembered.
-
-    Safe to use from several threads: one forward at a time.
-
-    Args:
-        viewed: The model and its preprocessing.
-        device: Where it is to run.
-
-    Attributes:
-        size: (H, W) of the images it takes.
-        grid: (h, w) of its patches.
-        heads: Number of each layer in which the class token looks at the patches -> number of its heads.
-        weights: Rule -> how much it heeds attention.
-
-    Raises:
-        AttentionError: The model's attention cannot be read.
-    """
-
-    def __init__(self, viewed: Viewed, device: torch.device):
-        self.model = viewed.model.to(device)
-        self.crop = viewed.crop
-        self.grey: Grey = viewed.grey
-        self._normalise = normaliser(*viewed.mean_std, device, channels_last=False)
-        self.weights = {"area": 0.0, "attention": 1.0, "trained": trained_rule(viewed.mixing).weight}
-        blank = self.crop(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy())
-        self.size = (blank.shape[1], blank.shape[2])
-        self._first = look(self.model, self._normalise(blank[None]))
-        self.grid = self._first.grid
-        self.heads = {number: rows.shape[1] for number, rows in layer_rows(self._first)}
-        self._lock = Lock()
-        self._seen = lru_cache(maxsize=32)(self._forward)
-
-    def see(self, image: Tensor, layer: int = LAST, head: int = MEAN) -> tuple[Tensor, Tensor]:
-        """Return what the class token looks at in an image (3, H, W) uint8, (P,), and the logits (K,).
-
-        One forward for an image that was not seen lately, and one more for the first head or layer of it other than
-        the row that TransMix reads, because whole maps cost memory that a dragged box need not pay.
-        """
-        pixels = image.contiguous().numpy().tobytes()
-        if layer == LAST and head == MEAN:
-            rows, logits = self._seen(pixels, False)
-            return rows[LAST][0], logits
-        rows, logits = self._seen(pixels, True)
-        heads = rows[max(rows) if layer == LAST else layer]
-        return heads.mean(0) if head == MEAN else heads[head], logits
-
-    def _forward(self, pixels: bytes, every_layer: bool) -> tuple[dict[int, Tensor], Tensor]:
-        """Return layer -> (G, P), or `LAST` -> (1, P) of the reader alone, and the logits."""
-        image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(1, 3, *self.size)
-        logits: list[Any] = []
-        with self._lock:
-            hook = self.model.register_forward_hook(lambda _, __, output: logits.append(output))
-            try:
-                inputs = self._normalise(image)
-                if every_layer:
-                    maps = tuple(one.cpu() for one in attention_maps(self.model, inputs))
-                    rows = {number: one[0] for number, one in layer_rows(replace(self._first, maps=maps))}
-                else:
-                    rows = {LAST: look(self.model, inputs, maps=False).attention}
-            finally:
-                hook.remove()
-        return rows, logits[0][0].float().cpu()
-
-
-def show(setting: Setting, own: Tensor, partner: Tensor, watched: Watched, most: int = 3) -> Outcome:
+def show(setting: Setting, own: Tensor, partner: Tensor, model: PageModel, most: int = 3) -> Outcome:
     """Mix image A with image B, look at what came out, and weigh the labels.
 
     Args:
         setting: What was chosen.
         own: Image A, (3, H, W) uint8.
         partner: Image B, likewise.
-        watched: The model.
+        model: The model.
         most: How many classes to name at most.
     """
     mixed = mix(setting, own, partner)
-    attention, logits = watched.see(mixed.images[0], setting.layer, setting.head)
+    attention, logits = model.see(mixed.images[0], setting.layer, setting.head)
     lam = {
         rule: attention_labels(
-            mixed, attention[None], grid=watched.grid, weight=weight, downsample=setting.downsample
+            mixed, attention[None], grid=model.grid, weight=weight, downsample=setting.downsample
         ).lam.item()
-        for rule, weight in watched.weights.items()
+        for rule, weight in model.weights.items()
     }
     found = logits.softmax(0).topk(min(most, len(logits)))
     classes = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
     mask = None if mixed.mask is None else mixed.mask[0]
-    said = remarks(mixed, watched.grid, setting)
-    return Outcome(mixed.images[0], mask, attention, watched.grid, lam, classes, said)
+    said = remarks(mixed, model.grid, setting)
+    return Outcome(mixed.images[0], mask, attention, model.grid, lam, classes, said)
 
 
 def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:

@@ -5,16 +5,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from transmix import distributed
-from transmix.app.opened import open_model
+from transmix.app.model import DEFAULT, PageModel
 from transmix.app.page import build_page
 from transmix.app.serve import private_files, served
-from transmix.app.values import Watched
 from transmix.cli.options import parse
+from transmix.models.loaded import load_model
 from transmix.recipes import RecipeError
 
 
@@ -26,15 +26,15 @@ class App:
     """
 
     target: Annotated[str | None, tyro.conf.Positional] = None
-    """A run folder; a .safetensors file; the name of a timm model, whose published weights are fetched unless they are
-    here; nothing: deit_tiny_patch16_224, with its published weights if they are here, else with random ones."""
+    """A run folder; an exported folder; a .safetensors file; a timm name, whose published weights are fetched unless
+    they are here; nothing: deit_tiny_patch16_224, with its published weights if they are here, else random ones."""
     port: int | None = None
     """Where the page is served; None: 7860, or the first free one after it."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of a run."""
     weights: Literal["auto", "model", "ema"] = "auto"
-    """Of a run: 'ema': the running average; 'model': the weights themselves; 'auto': the average if there is one
-    and its score is not far below the model's."""
+    """Of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if there is
+    one and its score is not far below the model's."""
     model: str | None = None
     """timm name of the model in a .safetensors file that does not say so itself."""
     grey_range: tuple[float, float] | None = None
@@ -49,19 +49,17 @@ def main(arguments: list[str]) -> int:
     if asked.port is not None and not 1 <= asked.port <= 65535:
         raise RecipeError(f"port must be 1 to 65535, not {asked.port}")
     device = distributed.start(asked.device).device
-    opened = open_model(
-        asked.target,
-        model=asked.model,
-        checkpoint=asked.checkpoint,
-        weights=asked.weights,
-        grey_range=asked.grey_range,
-    )
-    print(f"weights: {opened.viewed.taken}", flush=True)
-    watched = Watched(opened.viewed, device)
-    with _signals() as came, private_files(), served(build_page(opened, watched, str(device)), asked.port) as address:
-        print(f"{opened.name} is at {address}  (Ctrl-C ends it)", flush=True)
-        if opened.notice:
-            print(opened.notice.replace("`", ""), flush=True)
+    options: dict[str, Any] = {"offline": True}
+    if asked.target is not None:
+        given = {name: getattr(asked, name) for name in ("model", "checkpoint", "weights")}
+        options = {name: value for name, value in given.items() if value != getattr(App, name)}
+    loaded = load_model(asked.target or DEFAULT, grey_range=asked.grey_range, **options)
+    print(f"weights: {loaded.weights}", flush=True)
+    model = PageModel(loaded, device, options)
+    with _signals() as came, private_files(), served(build_page(model), asked.port) as address:
+        print(f"{loaded.target} is at {address}  (Ctrl-C ends it)", flush=True)
+        if model.notice:
+            print(model.notice.replace("`", ""), flush=True)
         number = came.get()
     print("ended; the files given to the page are deleted")
     return 0 if number == signal.SIGINT else 128 + number

@@ -1,4 +1,4 @@
-"""transmix evaluate: the scores of a run, of a timm model, or of a weights file, and suites of further measures."""
+"""transmix evaluate: the scores of a model, and suites of further measures."""
 
 import json
 import math
@@ -11,24 +11,25 @@ import tyro
 from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad_images import BadImages
-from transmix.data.dataset import listing
+from transmix.data.dataset import ImageData, listing
+from transmix.evaluation.evaluator import Evaluator, prepare, score
 from transmix.evaluation.metrics import added_metrics
-from transmix.evaluation.subject import evaluate_models, open_models, open_subject
 from transmix.evaluation.suites import Settings, run_suites
+from transmix.models.loaded import load_with_data
 from transmix.printable import printable
 from transmix.recipes import RecipeError
-from transmix.runs.weights import ema_is_far_below, gap
+from transmix.runs.weights import ema_is_far_below, gap, is_run, weights_text
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure top-1, top-5, loss, calibration error and per-class accuracy of a run, a timm model or a weights file.
+    """Measure top-1, top-5, loss, calibration error and per-class accuracy of a model.
 
     Suites measure more, on the same images unless they bring their own.
     """
 
     target: Annotated[str, tyro.conf.Positional]
-    """A run folder; a .safetensors file; or the name of a timm model, whose published weights are used."""
+    """A run folder; an exported folder; a .safetensors file; or a timm name, whose published weights are used."""
     suite: tuple[str, ...] = ()
     """Measure these too. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion: accuracy
     without some of the patches; shuffle: accuracy with patches in other places; shifts: images of --shift-data and
@@ -70,16 +71,12 @@ def main(arguments: list[str]) -> None:
     asked = parse(Evaluate, "evaluate", arguments)
     if (asked.settings.shift_data or asked.settings.outlier_data) and not {"shifts", "all"} & set(asked.suite):
         raise RecipeError("--shift-data and --outlier-data are for the suite 'shifts'; ask for it: --suite shifts")
-    subject = open_subject(
-        asked.target,
-        checkpoint=asked.checkpoint,
-        model=asked.model,
-        data=asked.data,
-        grey_range=asked.grey_range,
+    models, data = load_with_data(
+        asked.target, asked.data, model=asked.model, checkpoint=asked.checkpoint, grey_range=asked.grey_range
     )
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
-    models = open_models(
-        subject,
+    evaluators = prepare(
+        models,
         batch_size=asked.batch_size,
         device=asked.device,
         workers=asked.workers,
@@ -88,36 +85,39 @@ def main(arguments: list[str]) -> None:
         bad=bad,
     )
     try:
-        with distributed.losing_others(models[0].world, "start it again"):
-            _measure(asked, models, subject, bad)
+        with distributed.losing_others(evaluators[0].world, "start it again"):
+            _measure(asked, evaluators, data, bad)
     finally:
         distributed.stop()
 
 
-def _measure(asked: Evaluate, models: list, subject: Any, bad: BadImages) -> None:
-    is_main = models[0].world.is_main
-    out = asked.out or (Path(asked.target) / "evaluation.json" if Path(asked.target).is_dir() else None)
+def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad: BadImages) -> None:
+    is_main, loaded = evaluators[0].world.is_main, evaluators[0].loaded
+    out = asked.out or (Path(asked.target) / "evaluation.json" if is_run(asked.target) else None)
     if out is not None and not out.parent.is_dir():
         raise RecipeError(f"--out {out}: no folder {out.parent}; make it first")
-    suites = run_suites(asked.suite, models, subject.data, asked.settings)  # here: what they lack is found first
+    suites = run_suites(asked.suite, evaluators, data, asked.settings)  # here: what they lack is found first
+    weights = loaded.weights
+    if loaded.chosen:
+        weights = weights_text([one.name for one in evaluators], loaded.chosen.step, asked.checkpoint)
     if is_main:
-        print(f"weights: {subject.weights}")
-    scores = evaluate_models(models, subject.data)
-    about = {"target": asked.target, "data": subject.data.name, "checkpoint": asked.checkpoint}
-    result = about | {"held_out": subject.data.parts.held_out, "weights": subject.weights, "scores": scores}
+        print(f"weights: {weights}")
+    scores = score(evaluators, data)
+    about = {"target": asked.target, "data": data.name, "checkpoint": asked.checkpoint}
+    result = about | {"held_out": data.parts.held_out, "weights": weights, "scores": scores}
     if is_main:
-        print(f"{printable(subject.data.name)}: {len(subject.data.val)} images ({printable(result['held_out'])})")
-        print(*subject.data.notes, sep="\n", end="\n" if subject.data.notes else "")
-        print_scores(scores, subject.classes)
+        print(f"{printable(data.name)}: {len(data.val)} images ({printable(result['held_out'])})")
+        print(*data.notes, sep="\n", end="\n" if data.notes else "")
+        print_scores(scores, data.classes)
         model, ema = scores["model"], scores.get("ema", {})
         both = {"top1": model["top1"], "ema_top1": ema.get("top1"), "val_images": model["images"]}
         if ema_is_far_below(both):
-            print(f"warning: the average of the weights is far below the weights that it follows: {gap(both)}")
+            print(f"warning: the EMA is far below the model: {gap(both)}")
     for suite, found in suites:
         result[suite] = found
         if is_main:
             print_suite(suite, found)
-    bad.join(distributed.gather(bad.known, models[0].world))
+    bad.join(distributed.gather(bad.known, evaluators[0].world))
     if not is_main:
         return
     if bad.known:

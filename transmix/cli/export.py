@@ -23,15 +23,15 @@ class Export:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of the run."""
     weights: Literal["auto", "model", "ema"] = "auto"
-    """'ema': the running average; 'model': the weights themselves; 'auto': the average where the run kept one
-    and its score is not far below the model's."""
+    """'model': the weights as trained; 'ema': their exponential moving average; 'auto': the EMA if there is one and its
+    score is not far below the model's."""
 
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, write the folder, say what is in it."""
     asked = parse(Export, "export", arguments)
     out = asked.out or asked.run / "export"
-    trained = export_run(asked.run, out, asked.format, checkpoint=asked.checkpoint, weights=asked.weights)
-    print(f"weights: {trained.chosen}")
+    loaded = export_run(asked.run, out, asked.format, checkpoint=asked.checkpoint, weights=asked.weights)
+    print(f"weights: {loaded.weights}")
     print(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {out}")
     print("each file was opened again and gives the run's logits; README.md says how to load them")

@@ -10,10 +10,10 @@ import tyro
 import yaml
 
 from transmix.cli.help import help_text
-from transmix.models.settings import Option
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.file import MOVED, RENAMED
 from transmix.recipes.mixing import rule_name
+from transmix.recipes.model import Option
 
 Options = TypeVar("Options")
 

@@ -1,11 +1,10 @@
-"""transmix show: figures of a run, a timm model or a weights file, as PNG or SVG."""
+"""transmix show: figures of a model, as PNG or SVG."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
@@ -13,10 +12,13 @@ from torch import Tensor, nn
 
 from transmix import distributed
 from transmix.cli.options import parse
+from transmix.data.dataset import Split
 from transmix.data.loader import choose_workers, evaluation_batches
 from transmix.mixing.box import check_box
-from transmix.models.build import normaliser
+from transmix.models.loaded import LoadedModel, load_model, load_with_data
 from transmix.recipes import RecipeError
+from transmix.recipes.settings import Mixing
+from transmix.runs.weights import is_run
 from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
 from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, trained_rule
 from transmix.visual.curves import curves_figure, read_curves
@@ -27,14 +29,13 @@ from transmix.visual.palette import PAGE
 from transmix.visual.reliability import reliability, reliability_figure
 from transmix.visual.rollout import rollout
 from transmix.visual.run import read_examples, read_log
-from transmix.visual.viewed import Viewed, open_viewed, read_images, validation_image
 
 What = Literal["pair", "sheet", "heads", "layers", "rollout", "epochs", "gallery", "curves", "reliability"]
 
 
 @dataclass(frozen=True)
 class Show:
-    """Draw a figure of a run, a timm model or a weights file.
+    """Draw a figure of a run, an exported folder, a weights file or a timm model.
 
     pair: two images, the mask, the mix, the class token's attention over it, the label by area and by attention.
     sheet: several pairs. gallery: of many boxes, those whose two labels differ most.
@@ -46,7 +47,7 @@ class Show:
     what: Annotated[What, tyro.conf.Positional]
     """The figure."""
     target: Annotated[str, tyro.conf.Positional]
-    """A run folder; a .safetensors file; or the name of a timm model, whose published weights are used."""
+    """A run folder; an exported folder; a .safetensors file; or a timm name, whose published weights are used."""
     out: Path
     """The file to write, .png or .svg."""
     images: tuple[Path, ...] = ()
@@ -56,8 +57,8 @@ class Show:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of a run."""
     weights: Literal["auto", "model", "ema"] = "auto"
-    """Of a run: 'ema': the running average; 'model': the weights themselves; 'auto': the average if there is one
-    and its score is not far below the model's."""
+    """Of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if there is
+    one and its score is not far below the model's."""
     model: str | None = None
     """timm name of the model in a .safetensors file that does not say so itself."""
     size: tuple[int, int] | None = None
@@ -114,47 +115,57 @@ def _check(asked: Show) -> None:
 class _Scene:
     """A model on its device and the images to show it."""
 
-    viewed: Viewed
-    model: nn.Module
+    loaded: LoadedModel
     device: torch.device
     image: Callable[[int], Tensor]  # position -> (3, H, W) uint8
     name: Callable[[int], str]
     number: int  # of images
-    labels: np.ndarray | None = None
+    split: Split | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
-        return normaliser(*self.viewed.mean_std, self.device, channels_last=False)(images)
+        return self.loaded.preprocessing.normaliser(self.device)(images)
 
-
-def _open(asked: Show) -> Viewed:
-    viewed = open_viewed(
-        asked.target,
-        data=asked.data,
-        model=asked.model,
-        checkpoint=asked.checkpoint,
-        weights=asked.weights,
-        size=asked.size,
-        grey_range=asked.grey_range,
-    )
-    print(f"weights: {viewed.taken}")
-    return viewed
+    @property
+    def model(self) -> nn.Module:
+        return self.loaded.model
 
 
 def _scene(asked: Show) -> _Scene:
-    viewed, device = _open(asked), distributed.start(asked.device).device
-    model = viewed.model.to(device)
-    if asked.images:
-        files = read_images(asked.images, viewed.crop, viewed.grey)
-        return _Scene(viewed, model, device, files.__getitem__, lambda one: asked.images[one].name, len(files))
-    classes, split = viewed.open_validation()
-    image = validation_image(split, viewed.crop)
-    return _Scene(viewed, model, device, image, lambda one: classes[int(split.labels[one])], len(split), split.labels)
+    options = {"model": asked.model, "checkpoint": asked.checkpoint, "weights": asked.weights}
+    if asked.data is None and (asked.images or not is_run(asked.target)):
+        loaded, data = load_model(asked.target, grey_range=asked.grey_range, **options), None
+        if not asked.images:
+            raise RecipeError(f"{asked.target} comes without data; give --images FILE ..., or a data set: --data")
+    else:
+        (loaded,), data = load_with_data(asked.target, asked.data, grey_range=asked.grey_range, **options)
+    print(f"weights: {loaded.weights}")
+    if asked.size is not None:
+        loaded = loaded.resized(asked.size)
+    device = distributed.start(asked.device).device
+    loaded.model.to(device)
+    if asked.images or data is None:
+        files = [loaded.preprocessing.read(path) for path in asked.images]
+        return _Scene(loaded, device, files.__getitem__, lambda one: asked.images[one].name, len(files))
+    split, crop = data.val, loaded.preprocessing.crop
+    return _Scene(
+        loaded,
+        device,
+        lambda one: crop(split.image(one)),
+        lambda one: data.classes[int(split.labels[one])],
+        len(split),
+        split,
+    )
+
+
+def _mixing(scene: _Scene) -> Mixing:
+    """Return how the run mixed; for other models the paper's way."""
+    return scene.loaded.recipe.mixing if scene.loaded.recipe else Mixing()
 
 
 def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
     height, width = scene.image(0).shape[-2:]
-    alpha = scene.viewed.mixing.cutmix_alpha or 1.0
-    boxes = draw_boxes(count, scene.number, (height, width), asked.seed, alpha, scene.labels)
+    labels = scene.split.labels if scene.split else None
+    boxes = draw_boxes(count, scene.number, (height, width), asked.seed, _mixing(scene).cutmix_alpha or 1.0, labels)
     if asked.what == "pair" and asked.images:
         boxes = [PastedBox(0, 1, boxes[0].box)]
     if asked.what == "pair" and asked.box is not None:
@@ -162,9 +173,10 @@ def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
     return boxes
 
 
-def _pairs(asked: Show, drawn: int, shown: int) -> Figure:
-    scene = _scene(asked)
-    rule = trained_rule(scene.viewed.mixing)
+def _pairs(asked: Show) -> Figure:
+    scene, shown = _scene(asked), 1 if asked.what == "pair" else asked.count or 6
+    drawn = asked.boxes if asked.what == "gallery" else shown
+    rule = trained_rule(_mixing(scene))
     judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=rule.downsample)
     positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
     pairs = pairs_of(judged, positions, scene.image, scene.name, rule.weight)
@@ -172,19 +184,6 @@ def _pairs(asked: Show, drawn: int, shown: int) -> Figure:
     if asked.what == "gallery":
         notes += (f"the {len(pairs)} of {drawn} boxes whose labels differ most",)
     return pairs_figure(pairs, judged.grid, width=asked.width, mask=asked.what == "pair", notes=notes)
-
-
-def _pair(asked: Show) -> Figure:
-    return _pairs(asked, 1, 1)
-
-
-def _sheet(asked: Show) -> Figure:
-    count = asked.count or 6
-    return _pairs(asked, count, count)
-
-
-def _gallery(asked: Show) -> Figure:
-    return _pairs(asked, asked.boxes, asked.count or 6)
 
 
 def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:
@@ -236,26 +235,25 @@ def _curves(asked: Show) -> Figure:
 
 
 def _reliability(asked: Show) -> Figure:
-    viewed, device = _open(asked), distributed.start(asked.device).device
-    _, split = viewed.open_validation()
-    model, logits, labels = viewed.model.to(device), [], []
-    normalise = normaliser(*viewed.mean_std, device, channels_last=False)
+    scene, logits, labels = _scene(replace(asked, images=())), [], []
+    assert scene.split is not None
+    batches = evaluation_batches(scene.split, scene.loaded.preprocessing.crop, 128, choose_workers(0, True, 1), False)
     with torch.inference_mode():
-        for images, truth, _ in evaluation_batches(split, viewed.crop, 128, choose_workers(0, True, 1), False):
-            logits.append(model(normalise(images)).float().cpu())
+        for images, truth, _ in batches:
+            logits.append(scene.model(scene.normalise(images)).float().cpu())
             labels.append(truth)
-    title = asked.target + (" (EMA)" if viewed.weights == "ema" else "")
+    title = asked.target + (" (EMA)" if scene.loaded.name == "ema" else "")
     return reliability_figure(reliability(torch.cat(logits), torch.cat(labels)), title=title, width=asked.width)
 
 
 FIGURES: dict[str, Callable[[Show], Figure]] = {
-    "pair": _pair,
-    "sheet": _sheet,
+    "pair": _pairs,
+    "sheet": _pairs,
     "heads": _heads,
     "layers": _layers,
     "rollout": _rollout,
     "epochs": _epochs,
-    "gallery": _gallery,
+    "gallery": _pairs,
     "curves": _curves,
     "reliability": _reliability,
 }

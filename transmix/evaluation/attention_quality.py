@@ -9,6 +9,7 @@ from transmix.attention import AttentionReader, attention_maps
 from transmix.data.dataset import DataError, ImageData
 from transmix.data.masks import FOREGROUND, Masks, crop_mask, open_masks
 from transmix.distributed import gather
+from transmix.evaluation.evaluator import Evaluator
 from transmix.evaluation.localisation import (
     box_around,
     jaccard,
@@ -17,7 +18,6 @@ from transmix.evaluation.localisation import (
     on_pixels,
     overlap,
 )
-from transmix.evaluation.opened import OpenedModel
 from transmix.evaluation.suites import Settings
 from transmix.labels.patches import mask_on_patches
 
@@ -77,19 +77,19 @@ def image_scores(attention: Tensor, heads: Tensor, grid: tuple[int, int], masks:
     }
 
 
-def read_attention(opened: OpenedModel, reader: AttentionReader, pixels: Tensor) -> tuple[Tensor, Tensor, tuple]:
+def read_attention(evaluator: Evaluator, reader: AttentionReader, pixels: Tensor) -> tuple[Tensor, Tensor, tuple]:
     """Return what the class token looks at in pixels (B, 3, S, S), on the CPU: mean (B, P), heads (B, G, P), grid.
 
     Heads come from the last layer's whole maps, of a second forward; where that layer has other patches than the row
     that TransMix reads, G is 0.
     """
-    opened.logits(pixels)
+    evaluator.logits(pixels)
     attention, grid, _ = reader.take()
     attention = attention.cpu()
     patches = attention.shape[1]
     reader.eval = False
-    with opened.autocast():
-        found = [attention_maps(opened.model, part, -1)[0][:, :, 0].cpu() for part in pixels.split(AT_ONCE)]
+    with evaluator.autocast():
+        found = [attention_maps(evaluator.model, part, -1)[0][:, :, 0].cpu() for part in pixels.split(AT_ONCE)]
     reader.eval = True
     heads = torch.cat(found)[..., -patches:]
     return attention, heads if heads.shape[-1] == patches else heads.new_zeros(len(pixels), 0, patches), grid
@@ -138,7 +138,7 @@ def own_over_other(maps: Tensor, foreground: Tensor) -> float:
 
 
 def attention_quality(
-    opened: OpenedModel, data: ImageData, settings: Settings
+    evaluator: Evaluator, data: ImageData, settings: Settings
 ) -> Iterator[tuple[str, float | list | str]]:
     """Yield how well the class token's attention over unmixed validation images agrees with their masks.
 
@@ -171,12 +171,12 @@ def attention_quality(
         AttentionError: The model's attention cannot be read.
     """
     masks = open_masks(data)
-    AttentionReader(opened.model).detach()  # raises if it cannot
-    return _measure(opened, data, masks)
+    AttentionReader(evaluator.model).detach()  # raises if it cannot
+    return _measure(evaluator, data, masks)
 
 
-def _measure(opened: OpenedModel, data: ImageData, masks: Masks) -> Iterator[tuple[str, float | list | str]]:
-    scores = _score_all(opened, data, masks)
+def _measure(evaluator: Evaluator, data: ImageData, masks: Masks) -> Iterator[tuple[str, float | list | str]]:
+    scores = _score_all(evaluator, data, masks)
     images = len(scores["index"])
     if images == 0:
         raise DataError(f"{data.name}: no validation image has foreground in what the model sees of it")
@@ -197,19 +197,19 @@ def _measure(opened: OpenedModel, data: ImageData, masks: Masks) -> Iterator[tup
         yield "jaccard_best_head_of_each_image", float(scores["jaccard_heads"].amax(1).mean())
 
 
-def _score_all(opened: OpenedModel, data: ImageData, masks: Masks) -> dict[str, Tensor]:
+def _score_all(evaluator: Evaluator, data: ImageData, masks: Masks) -> dict[str, Tensor]:
     """Score all images that have foreground, in the order of their 'index', in whichever process they were."""
-    parts = []
-    with AttentionReader(opened.model, training=False, eval=True) as reader:
-        for pixels, _, index in opened.batches(data.val, "attention-quality"):
-            cropped = torch.stack([crop_mask(masks(int(one)), opened.crop) for one in index])
+    parts, crop = [], evaluator.preprocessing.crop
+    with AttentionReader(evaluator.model, training=False, eval=True) as reader:
+        for pixels, _, index in evaluator.batches(data.val, "attention-quality"):
+            cropped = torch.stack([crop_mask(masks(int(one)), crop) for one in index])
             counts = (cropped == FOREGROUND).flatten(1).any(1)
             if counts.any():
-                attention, heads, grid = read_attention(opened, reader, pixels[counts.to(pixels.device)])
+                attention, heads, grid = read_attention(evaluator, reader, pixels[counts.to(pixels.device)])
                 known = {"index": index[counts], "heads_known": heads_of(attention, heads)}
                 parts.append(known | image_scores(attention, heads, grid, cropped[counts]))
     mine = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    everyone = [theirs for theirs in gather(mine, opened.world) if theirs]
+    everyone = [theirs for theirs in gather(mine, evaluator.world) if theirs]
     if not everyone:
         return {"index": torch.empty(0)}
     together = {name: torch.cat([theirs[name] for theirs in everyone]) for name in everyone[0]}

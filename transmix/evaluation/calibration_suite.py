@@ -8,12 +8,12 @@ from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.seeding import derive_seed
 from transmix.evaluation.accumulators import Accuracy, BrierScore, CalibrationError, CrossEntropy, sum_over_ranks
 from transmix.evaluation.confidence import Confidences
-from transmix.evaluation.opened import OpenedModel, part_of
+from transmix.evaluation.evaluator import Evaluator, part_of
 from transmix.evaluation.suites import Settings
 from transmix.evaluation.temperature import Temperature
 
 
-def calibration(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, float]]:
+def calibration(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, float]]:
     """Yield calibration errors, AURRA, Brier score and cross-entropy of all images, then of temperature scaling.
 
     The temperature is fitted on one half of the images (`halves`); '..._before' and '..._after' are measured on the
@@ -24,7 +24,7 @@ def calibration(opened: OpenedModel, data: ImageData, settings: Settings) -> Ite
     """
     if len(data.val) < 2:
         raise DataError(f"{data.name}: temperature scaling needs at least two images, there is {len(data.val)}")
-    return _measure(opened, data.val, settings.suite_seed)
+    return _measure(evaluator, data.val, settings.suite_seed)
 
 
 def halves(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -33,9 +33,9 @@ def halves(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[: samples // 2]), np.sort(order[samples // 2 :])
 
 
-def _measure(opened: OpenedModel, split: Split, seed: int) -> Iterator[tuple[str, float]]:
+def _measure(evaluator: Evaluator, split: Split, seed: int) -> Iterator[tuple[str, float]]:
     fitting, scoring = halves(len(split), seed)
-    classes, device = len(opened.classes), opened.device
+    classes, device = len(evaluator.classes), evaluator.device
     accuracy = Accuracy(classes, device)
     whole, before, after = (
         (CalibrationError(classes, device), BrierScore(classes, device), CrossEntropy(classes, device))
@@ -44,8 +44,8 @@ def _measure(opened: OpenedModel, split: Split, seed: int) -> Iterator[tuple[str
     confidences, temperature = Confidences(classes, device), Temperature(classes, device)
 
     def see(positions: np.ndarray):
-        for pixels, labels, _ in opened.batches(part_of(split, positions), "calibration"):
-            logits = opened.logits(pixels)
+        for pixels, labels, _ in evaluator.batches(part_of(split, positions), "calibration"):
+            logits = evaluator.logits(pixels)
             for score in (accuracy, confidences, *whole):
                 score.update(logits, labels)
             yield logits, labels

@@ -21,13 +21,12 @@ from transmix.data.masks import FOREGROUND, Masks, crop_mask, open_masks
 from transmix.data.seeding import derive_seed
 from transmix.distributed import gather
 from transmix.evaluation.agreement import agreement
-from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.evaluator import Evaluator
 from transmix.evaluation.suites import Settings
 from transmix.labels.attention import attention_labels
 from transmix.mixing import Mixed
 from transmix.mixing.box import Box, box_area, draw_box
 from transmix.mixing.pixels import boxes_mask
-from transmix.models.build import normaliser
 
 PAIRS = 2000
 """How many the suite draws."""
@@ -131,21 +130,15 @@ def true_lam(seen: np.ndarray, whole: np.ndarray, by: str = "object") -> np.ndar
         return shown[:, 0] / shown.sum(axis=1)
 
 
-def seen_size(opened: OpenedModel) -> tuple[int, int]:
-    """Return the (H, W) of the images that a model sees."""
-    height, width = opened.crop(np.zeros((8, 8, 3), dtype=np.uint8)).shape[-2:]
-    return height, width
-
-
 def weigh(
-    opened: OpenedModel, split: Split, masks: Masks, pairs: Sequence[Pair], rules: Mapping[str, Rule] = RULES
+    evaluator: Evaluator, split: Split, masks: Masks, pairs: Sequence[Pair], rules: Mapping[str, Rule] = RULES
 ) -> PairLabels:
     """Mix each pair, run the model in evaluation mode, and weigh the labels by each rule.
 
     Under several processes each takes its share, and all get the whole.
 
     Args:
-        opened: The model.
+        evaluator: The model.
         split: The images.
         masks: Position -> mask (H, W); what equals `FOREGROUND` counts.
         pairs: As `draw_pairs` gives them for the size that the model sees.
@@ -153,32 +146,32 @@ def weigh(
 
     Raises:
         AttentionError: The model's attention cannot be read.
-        DataError: More images cannot be read than `opened.bad` allows; pairs with those it allows are left out.
+        DataError: More images cannot be read than `evaluator.bad` allows; pairs with those it allows are left out.
     """
-    normalise = normaliser(*opened.mean_std, opened.device, channels_last=False)
+    crop, normalise = evaluator.preprocessing.crop, evaluator.preprocessing.normaliser(evaluator.device)
 
     @lru_cache(maxsize=1024)  # images of one pair come back in others
     def load(index: int) -> tuple[Tensor, Tensor]:
-        return opened.crop(split.image(index)), crop_mask(masks(index), opened.crop) == FOREGROUND
+        return crop(split.image(index)), crop_mask(masks(index), crop) == FOREGROUND
 
     rows = []
-    share = range(opened.world.rank, len(pairs), opened.world.size)
-    with AttentionReader(opened.model, training=False, eval=True) as reader:
-        for start in range(0, len(share), opened.batch_size):
+    share = range(evaluator.world.rank, len(pairs), evaluator.world.size)
+    with AttentionReader(evaluator.model, training=False, eval=True) as reader:
+        for start in range(0, len(share), evaluator.batch_size):
             numbers, loaded = [], []
-            for number in share[start : start + opened.batch_size]:
+            for number in share[start : start + evaluator.batch_size]:
                 try:
                     loaded.append((*load(pairs[number].own), *load(pairs[number].partner)))
                     numbers.append(number)
                 except UnreadableImageError as error:
-                    (opened.bad or BadImages()).add([(error.where, error.reason)])
+                    (evaluator.bad or BadImages()).add([(error.where, error.reason)])
             if not numbers:
                 continue
             own, own_mask, partner, partner_mask = map(torch.stack, zip(*loaded, strict=True))
             boxes = torch.tensor([pairs[number].box for number in numbers])
             pasted = boxes_mask(boxes, own.shape[-2], own.shape[-1])
             mixed = _paste(own, partner, pasted)
-            opened.logits(normalise(mixed.images))
+            evaluator.logits(normalise(mixed.images))
             attention, grid, _ = reader.take()
             attention = attention.cpu()
             lam = [rule(mixed, attention, grid=grid).lam for rule in rules.values()]
@@ -186,13 +179,13 @@ def weigh(
             pixels = [of_image.flatten(1).sum(1) for of_image in shown]
             rows.append(torch.stack([torch.tensor(numbers), mixed.lam_area, *pixels, *lam], dim=1).double())
     mine = torch.cat(rows) if rows else torch.empty(0, 6 + len(rules), dtype=torch.float64)
-    found = torch.cat([theirs["rows"] for theirs in gather({"rows": mine}, opened.world)])
+    found = torch.cat([theirs["rows"] for theirs in gather({"rows": mine}, evaluator.world)])
     table = found[found[:, 0].argsort()].numpy()
     by_rule = dict(zip(rules, table[:, 6:].T, strict=True))
     return PairLabels(table[:, 0].astype(np.int64), by_rule, table[:, 1], table[:, 2:4], table[:, 4:6])
 
 
-def label_truth(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, float | list | str]]:
+def label_truth(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, float | list | str]]:
     """Yield how far the label by each rule is from the truth by object, and by pixel.
 
     For a rule R: 'error_R' is the mean of |lam - truth|, in 0..1, and 'rank_correlation_R' Spearman's of both;
@@ -205,13 +198,13 @@ def label_truth(opened: OpenedModel, data: ImageData, settings: Settings) -> Ite
         AttentionError: The model's attention cannot be read.
     """
     masks = open_masks(data)
-    AttentionReader(opened.model).detach()  # raises if it cannot
-    pairs = draw_pairs(PAIRS, data.val.labels, seen_size(opened), settings.suite_seed)
-    return _measure(opened, data.val, masks, pairs)
+    AttentionReader(evaluator.model).detach()  # raises if it cannot
+    pairs = draw_pairs(PAIRS, data.val.labels, evaluator.preprocessing.height_width, settings.suite_seed)
+    return _measure(evaluator, data.val, masks, pairs)
 
 
-def _measure(opened: OpenedModel, split: Split, masks: Masks, pairs: Sequence[Pair]) -> Iterator:
-    weighed = weigh(opened, split, masks, pairs)
+def _measure(evaluator: Evaluator, split: Split, masks: Masks, pairs: Sequence[Pair]) -> Iterator:
+    weighed = weigh(evaluator, split, masks, pairs)
     for by, suffix in (("object", ""), ("pixel", "_by_pixel")):
         truth = true_lam(weighed.seen, weighed.whole, by)
         known = ~np.isnan(truth)

@@ -13,7 +13,6 @@ there, floor(ratio * P) of the P patches are dropped, and a dropped patch is bla
 from collections.abc import Iterator
 from contextlib import nullcontext
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +21,7 @@ from transmix.attention import AttentionError, AttentionReader
 from transmix.attention.find import unwrap
 from transmix.data.dataset import ImageData
 from transmix.evaluation.accumulators import Accuracy, sum_over_ranks, top1
-from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.evaluator import Evaluator
 from transmix.evaluation.shuffle import random_order
 from transmix.evaluation.suites import Settings, Value
 from transmix.recipes import RecipeError
@@ -31,7 +30,7 @@ WITHOUT_PATCHES = (14, 14)
 """The grid for models that do not keep one cut of the image into patches: that of the paper."""
 
 
-def occlusion(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
+def occlusion(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
     """Yield the grid, what saliency is, the ratios, and for each way of dropping the top-1 accuracies at them.
 
     Raises:
@@ -40,23 +39,24 @@ def occlusion(opened: OpenedModel, data: ImageData, settings: Settings) -> Itera
     ratios = settings.occlusion_ratios
     if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
         raise RecipeError(f"occlusion_ratios are shares of the patches in 0..1, not {list(ratios)}")
-    grid, saliency = _try(opened)
-    return _measure(opened, data, settings, grid, saliency)
+    grid, saliency = _try(evaluator)
+    return _measure(evaluator, data, settings, grid, saliency)
 
 
 def _measure(
-    opened: OpenedModel, data: ImageData, settings: Settings, grid: tuple[int, int], saliency: str
+    evaluator: Evaluator, data: ImageData, settings: Settings, grid: tuple[int, int], saliency: str
 ) -> Iterator[tuple[str, Value]]:
     patches, readable = grid[0] * grid[1], not saliency.startswith("none")
-    mean, std = (torch.tensor(values, device=opened.device) for values in opened.mean_std)
+    seen = evaluator.preprocessing
+    mean, std = (torch.tensor(values, device=evaluator.device) for values in (seen.mean, seen.std))
     fill = -mean / std if settings.occlusion_fill == "black" else torch.zeros_like(mean)
     counts = [drop_count(ratio, patches) for ratio in settings.occlusion_ratios]
     ways = ("random", "salient", "non_salient") if readable else ("random",)
-    scores = {way: [Accuracy(len(opened.classes), opened.device) for _ in counts] for way in ways}
-    with _reader(opened.model) if readable else nullcontext() as reader:
-        for pixels, labels, index in opened.batches(data.val, "occlusion"):
-            clean = opened.logits(pixels)
-            orders = {"random": random_order(index, patches, settings.suite_seed, "occlusion").to(opened.device)}
+    scores = {way: [Accuracy(len(evaluator.classes), evaluator.device) for _ in counts] for way in ways}
+    with _reader(evaluator.model) if readable else nullcontext() as reader:
+        for pixels, labels, index in evaluator.batches(data.val, "occlusion"):
+            clean = evaluator.logits(pixels)
+            orders = {"random": random_order(index, patches, settings.suite_seed, "occlusion").to(evaluator.device)}
             if reader is not None:
                 attention = reader.take().row
                 orders["salient"] = attention.argsort(dim=1, descending=True, stable=True)
@@ -64,7 +64,7 @@ def _measure(
             for way in ways:
                 for score, count in zip(scores[way], counts, strict=True):
                     occluded = drop(pixels, orders[way][:, :count], grid, fill)
-                    score.update(opened.logits(occluded) if count else clean, labels)
+                    score.update(evaluator.logits(occluded) if count else clean, labels)
 
     yield "images", int(sum_over_ranks(scores["random"][0]).count)
     yield "grid", f"{grid[0]} x {grid[1]}"
@@ -93,15 +93,15 @@ def drop(pixels: Tensor, patches: Tensor, grid: tuple[int, int], fill: Tensor) -
     return torch.where(covered > 0, fill.to(pixels.dtype)[:, None, None], pixels)
 
 
-def _try(opened: OpenedModel) -> tuple[tuple[int, int], str]:
+def _try(evaluator: Evaluator) -> tuple[tuple[int, int], str]:
     """Return the grid of patches and what saliency is, by a look at one black image, the same on every process."""
-    black = opened.crop(np.zeros((8, 8, 3), dtype=np.uint8))[None].to(opened.device).float()
+    black = torch.zeros(1, 3, *evaluator.preprocessing.height_width, device=evaluator.device)
     try:
-        with _reader(opened.model) as reader:
-            opened.logits(black)
+        with _reader(evaluator.model) as reader:
+            evaluator.logits(black)
             return reader.take().grid, f"class attention of {reader.name}"
     except AttentionError as error:
-        return _embedded(unwrap(opened.model), black), f"none: {error}"
+        return _embedded(unwrap(evaluator.model), black), f"none: {error}"
 
 
 def _reader(model: nn.Module) -> AttentionReader:

@@ -10,7 +10,7 @@ from transmix.data.dataset import DataError, ImageData, Split, listing
 from transmix.evaluation.accumulators import Accuracy, CalibrationError, sum_over_ranks, top1
 from transmix.evaluation.confidence import Confidences
 from transmix.evaluation.corruptions import corruption_errors, holds_corruptions, open_corruptions, read_baseline
-from transmix.evaluation.opened import OpenedModel, part_of
+from transmix.evaluation.evaluator import Evaluator, part_of
 from transmix.evaluation.shifted_folder import ShiftedFolder, open_shifted, read_class_map
 from transmix.evaluation.suites import Settings, Value
 from transmix.recipes import RecipeError
@@ -18,7 +18,7 @@ from transmix.recipes import RecipeError
 Named = Iterator[tuple[str, Value]]
 
 
-def shifts(opened: OpenedModel, data: ImageData, settings: Settings) -> Named:
+def shifts(evaluator: Evaluator, data: ImageData, settings: Settings) -> Named:
     """Yield the scores of each folder, every name with the folder's own in front: 'imagenet-a/top1'.
 
     Raises:
@@ -30,33 +30,33 @@ def shifts(opened: OpenedModel, data: ImageData, settings: Settings) -> Named:
     names = [Path(folder).resolve().name for folder in (*settings.shift_data, *settings.outlier_data)]
     if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f"two folders to evaluate on are called {listing(sorted(twice))}; rename one")
-    class_map, classes = read_class_map(settings.class_map), opened.classes
+    class_map, classes = read_class_map(settings.class_map), evaluator.classes
     measured = []
     for folder in settings.shift_data:
         if holds_corruptions(folder):
             baseline = read_baseline(settings.baseline_errors)
-            measured.append(_corrupted(opened, open_corruptions(folder, classes, class_map), baseline))
+            measured.append(_corrupted(evaluator, open_corruptions(folder, classes, class_map), baseline))
         else:
-            measured.append(_natural(opened, open_shifted(folder, classes, class_map)))
+            measured.append(_natural(evaluator, open_shifted(folder, classes, class_map)))
     for folder in settings.outlier_data:
         outliers = open_shifted(folder, classes, class_map)
         inliers = np.flatnonzero(np.isin(data.val.labels, outliers.subset))
         if len(inliers) == 0:
             raise DataError(f"{data.name}: no validation image has a class of {folder}, to set it against")
-        measured.append(_outliers(opened, outliers, part_of(data.val, inliers)))
+        measured.append(_outliers(evaluator, outliers, part_of(data.val, inliers)))
     return ((f"{name}/{score}", value) for name, found in zip(names, measured, strict=True) for score, value in found)
 
 
-def _natural(opened: OpenedModel, folder: ShiftedFolder) -> Named:
+def _natural(evaluator: Evaluator, folder: ShiftedFolder) -> Named:
     """Accuracy and calibration among the classes that the folder has.
 
     As published for ImageNet-A: the logits of the other classes are left out before the softmax (Hendrycks et al.,
     Natural Adversarial Examples, CVPR 2021, and its code).
     """
     classes = len(folder.subset)
-    accuracy, error = Accuracy(classes, opened.device), CalibrationError(classes, opened.device)
-    confidences = Confidences(classes, opened.device)
-    for logits, labels in _restricted(opened, folder.read(), folder):
+    accuracy, error = Accuracy(classes, evaluator.device), CalibrationError(classes, evaluator.device)
+    confidences = Confidences(classes, evaluator.device)
+    for logits, labels in _restricted(evaluator, folder.read(), folder):
         for score in (accuracy, error, confidences):
             score.update(logits, labels)
     total = sum_over_ranks(accuracy)
@@ -67,14 +67,14 @@ def _natural(opened: OpenedModel, folder: ShiftedFolder) -> Named:
     yield from confidences.compute()
 
 
-def _corrupted(opened: OpenedModel, folders: Mapping[str, list[ShiftedFolder]], baseline: dict[str, float]) -> Named:
+def _corrupted(evaluator: Evaluator, folders: Mapping[str, list[ShiftedFolder]], baseline: dict[str, float]) -> Named:
     """Top-1 error of each corruption by severity, and over the baseline's: the mean of those is mCE."""
     errors: dict[str, list[float]] = {}
     for corruption, by_severity in folders.items():
         errors[corruption] = []
         for folder in by_severity:
-            accuracy = Accuracy(len(opened.classes), opened.device)
-            for logits, labels in _restricted(opened, folder.read(), folder):
+            accuracy = Accuracy(len(evaluator.classes), evaluator.device)
+            for logits, labels in _restricted(evaluator, folder.read(), folder):
                 accuracy.update(logits, labels)
             errors[corruption].append(1 - top1(accuracy))
         yield corruption, errors[corruption]
@@ -84,16 +84,16 @@ def _corrupted(opened: OpenedModel, folders: Mapping[str, list[ShiftedFolder]], 
     yield "mCE", float(np.mean(list(ces.values())))
 
 
-def _outliers(opened: OpenedModel, folder: ShiftedFolder, inliers: Split) -> Named:
+def _outliers(evaluator: Evaluator, folder: ShiftedFolder, inliers: Split) -> Named:
     """Area under the precision-recall curve of telling outliers from images of the classes they are set against.
 
     As published for ImageNet-O: an image's anomaly score is minus the highest softmax probability among those classes,
     and outliers are the positives (Hendrycks et al., Natural Adversarial Examples, CVPR 2021, and its code).
     """
-    inside, outside = (Confidences(len(folder.subset), opened.device) for _ in range(2))
+    inside, outside = (Confidences(len(folder.subset), evaluator.device) for _ in range(2))
     inliers = Split(inliers.images, np.searchsorted(folder.subset, inliers.labels), bad=inliers.bad)
     for confidences, split in ((inside, inliers), (outside, folder.read())):
-        for logits, labels in _restricted(opened, split, folder):
+        for logits, labels in _restricted(evaluator, split, folder):
             confidences.update(logits, labels)
     of_inliers, of_outliers = (one.gathered()[0] for one in (inside, outside))
     yield "images", len(of_outliers)
@@ -101,11 +101,11 @@ def _outliers(opened: OpenedModel, folder: ShiftedFolder, inliers: Split) -> Nam
     yield "aupr", average_precision(-of_outliers, -of_inliers)
 
 
-def _restricted(opened: OpenedModel, split: Split, folder: ShiftedFolder):
+def _restricted(evaluator: Evaluator, split: Split, folder: ShiftedFolder):
     """Yield logits (b, m) of a folder's m classes alone, and labels (b,) among them."""
-    columns = torch.from_numpy(folder.subset).to(opened.device)
-    for pixels, labels, _ in opened.batches(split, folder.path.name):
-        yield opened.logits(pixels)[:, columns], labels
+    columns = torch.from_numpy(folder.subset).to(evaluator.device)
+    for pixels, labels, _ in evaluator.batches(split, folder.path.name):
+        yield evaluator.logits(pixels)[:, columns], labels
 
 
 def average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transmix.data.dataset import ImageData
 from transmix.data.seeding import derive_seed
 from transmix.evaluation.accumulators import Accuracy, sum_over_ranks, top1
-from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.evaluator import Evaluator
 from transmix.evaluation.suites import Settings, Value
 from transmix.recipes import RecipeError
 
@@ -21,26 +21,26 @@ GRIDS = (1, 2, 4, 8, 14, 16)
 """The published sizes, and 1: the image as it is."""
 
 
-def shuffle(opened: OpenedModel, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
+def shuffle(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
     """Yield the grids (patches along each side), and the top-1 accuracy at each.
 
     Raises:
         RecipeError: a grid that does not divide the image.
     """
-    side = opened.crop(np.zeros((8, 8, 3), dtype=np.uint8)).shape[-1]
+    side = evaluator.preprocessing.height_width[1]
     grids = settings.shuffle_grids or tuple(grid for grid in GRIDS if side % grid == 0)
     if wrong := [grid for grid in grids if grid < 1 or side % grid]:
         divisors = [grid for grid in range(2, side) if side % grid == 0]
         raise RecipeError(f"shuffle_grids {wrong} do not divide the image of {side} pixels; these do: {divisors}")
-    return _measure(opened, data, grids, settings.suite_seed)
+    return _measure(evaluator, data, grids, settings.suite_seed)
 
 
-def _measure(opened: OpenedModel, data: ImageData, grids: tuple[int, ...], seed: int) -> Iterator[tuple[str, Value]]:
-    scores = [Accuracy(len(opened.classes), opened.device) for _ in grids]
-    for pixels, labels, index in opened.batches(data.val, "shuffle"):
+def _measure(evaluator: Evaluator, data: ImageData, grids: tuple[int, ...], seed: int) -> Iterator[tuple[str, Value]]:
+    scores = [Accuracy(len(evaluator.classes), evaluator.device) for _ in grids]
+    for pixels, labels, index in evaluator.batches(data.val, "shuffle"):
         for score, grid in zip(scores, grids, strict=True):
-            order = random_order(index, grid * grid, seed, "shuffle", grid).to(opened.device)
-            score.update(opened.logits(shuffled(pixels, order, grid)), labels)
+            order = random_order(index, grid * grid, seed, "shuffle", grid).to(evaluator.device)
+            score.update(evaluator.logits(shuffled(pixels, order, grid)), labels)
     yield "images", int(sum_over_ranks(scores[0]).count)
     yield "grids", list(grids)
     yield "top1", [top1(score) for score in scores]

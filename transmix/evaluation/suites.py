@@ -1,9 +1,9 @@
 """Suites: what `transmix evaluate --suite` measures beyond accuracy, one file each.
 
-A suite is a function (opened, data, settings) that yields (name, value):
+A suite is a function (evaluator, data, settings) that yields (name, value):
 
-    opened    an `OpenedModel`: `opened.batches(split)` gives this process's share, `opened.logits(pixels)` runs it
-    data      an `ImageData` whose labels are positions in `opened.classes`; suites measure on `data.val`
+    evaluator an `Evaluator`: `evaluator.batches(split)` gives this process's share, `evaluator.logits(pixels)` runs it
+    data      an `ImageData` whose labels are positions in `evaluator.classes`; suites measure on `data.val`
     settings  the `Settings` below: all that a user can choose, for all suites
     value     a number; a list of numbers, one row of a table; or a text, for how it was measured
 
@@ -21,12 +21,12 @@ from typing import Any, Literal
 from transmix import plugins
 from transmix.attention import AttentionError
 from transmix.data.dataset import DataError, ImageData
-from transmix.evaluation.opened import OpenedModel
+from transmix.evaluation.evaluator import Evaluator
 from transmix.recipes import RecipeError
 
 Value = float | int | str | list[float] | list[int]
 
-Suite = Callable[[OpenedModel, ImageData, "Settings"], Iterator[tuple[str, Value]]]
+Suite = Callable[[Evaluator, ImageData, "Settings"], Iterator[tuple[str, Value]]]
 
 SUITES = {
     "calibration": "transmix.evaluation.calibration_suite:calibration",
@@ -78,9 +78,9 @@ def load_suite(name: str) -> Suite:
 
 
 def run_suites(
-    names: tuple[str, ...], models: list[OpenedModel], data: ImageData, settings: Settings
+    names: tuple[str, ...], evaluators: list[Evaluator], data: ImageData, settings: Settings
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """Call every suite for every model, then run one after the other.
+    """Call every suite for every set of weights, then run one after the other.
 
     Of "all", suites that do not apply to these models and data are left out, with a line that says why.
 
@@ -91,12 +91,12 @@ def run_suites(
         AttentionError, DataError, RecipeError: from here, if a suite cannot be run; while iterating, if it turns out
             later.
     """
-    talks = models[0].world.is_main
+    talks = evaluators[0].world.is_main
     called = {}
     every = plugins.names("suite", SUITES)
     for name in dict.fromkeys(name for asked in names for name in (every if asked == "all" else (asked,))):
         try:
-            called[name] = {one.name: load_suite(name)(one, data, settings) for one in models}
+            called[name] = {one.name: load_suite(name)(one, data, settings) for one in evaluators}
         except (AttentionError, DataError, RecipeError) as error:
             if name in names:
                 raise

@@ -6,25 +6,26 @@ from typing import Any
 
 from transmix import __version__
 from transmix.export import snippets
+from transmix.export.error import ExportError
+from transmix.models.loaded import LoadedModel
 from transmix.recipes.mixing import title
-from transmix.runs.trained import Trained, preprocessing
 from transmix.training.optimizer import peak_lr
 
 SHOWN_CLASSES = 50
 """More classes than these are counted, not listed."""
 
 
-def card(trained: Trained, formats: Sequence[str]) -> str:
+def card(loaded: LoadedModel, formats: Sequence[str]) -> str:
     """Return the model card as Markdown, with the header that the Hugging Face hub reads."""
-    model, about = trained.recipe.model, preprocessing(trained)
+    about, classes = loaded.preprocessing.as_json(), loaded.classes or ()
     parts = [
-        _header(trained, formats),
-        f"# {model.model}, {len(trained.classes)} classes",
-        _training(trained),
+        _header(loaded, formats),
+        f"# {loaded.settings.model}, {len(classes)} classes",
+        _training(loaded),
         "## Scores",
-        _scores(trained),
+        _scores(loaded),
         "## Classes",
-        _classes(trained, formats),
+        _classes(classes, formats),
         "## Input",
         f"RGB images, upright: the shorter side resized to {about['resize']} pixels ({about['interpolation']}), the "
         f"centre of {about['image_size']} x {about['image_size']} pixels cut out, then `(x / 255 - mean) / std` with "
@@ -32,28 +33,29 @@ def card(trained: Trained, formats: Sequence[str]) -> str:
         *_grey(about),
         "## Use",
         "In this folder, for an image.jpg of yours:",
-        *(f"{title}\n\n```python\n{code}\n```" for title, code in _snippets(trained, formats)),
+        *(f"{title}\n\n```python\n{code}\n```" for title, code in _snippets(loaded, formats)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _header(trained: Trained, formats: Sequence[str]) -> str:
-    library = "onnx" if set(formats) == {"onnx"} else "transmix" if trained.class_attention else "timm"
+def _header(loaded: LoadedModel, formats: Sequence[str]) -> str:
+    library = "onnx" if set(formats) == {"onnx"} else "transmix" if loaded.settings.class_attention else "timm"
     lines = ["---", f"library_name: {library}", "pipeline_tag: image-classification", "tags:", "- transmix", "---"]
     return "\n".join(lines)
 
 
-def _training(trained: Trained) -> str:
-    recipe = trained.recipe
+def _training(loaded: LoadedModel) -> str:
+    recipe, chosen = loaded.recipe, loaded.chosen
+    if recipe is None or chosen is None:
+        raise ExportError(f"{loaded.target} is not a run; only a run has a model card")
     model, optimization = recipe.model, recipe.optimization
     options = "".join(f", {name}={value}" for name, value in model.model_options.items())
     start = f"the weights {Path(model.init).name}" if model.init else "its published weights"
     start = start if model.init or model.pretrained else "random weights"
-    which = f"the running average of the weights (EMA, decay {optimization.ema_decay})"
-    which = which if trained.weights == "ema" else "the weights themselves, not an average"
-    head = " with a class-attention head in place of its pooling" if trained.class_attention else ""
+    average = f"; EMA decay {optimization.ema_decay}" if chosen.name == "ema" else ""
+    head = " with a class-attention head in place of its pooling" if loaded.settings.class_attention else ""
     size = recipe.data.image_size
-    count = sum(weight.numel() for weight in trained.model.parameters())
+    count = sum(weight.numel() for weight in loaded.model.parameters())
     epochs = optimization.epochs + optimization.cooldown_epochs
     mixing = title(recipe.mixing.mix, recipe.mixing.labels)
     return "\n".join(
@@ -62,28 +64,28 @@ def _training(trained: Trained) -> str:
             f"- data: {Path(recipe.data.data or '').name}; images of {size} x {size} pixels",
             f"- training: {epochs} epochs planned, batches of {optimization.batch_size}, learning rate "
             f"{peak_lr(optimization):g}, mixing `{mixing}`, seed {recipe.run.seed}",
-            f"- here: {which}, after optimizer step {trained.step}; {trained.chosen}",
+            f"- weights: {loaded.weights}{average}",
             f"- written by transmix {__version__}",
         ]
     )
 
 
-def _scores(trained: Trained) -> str:
-    scores = trained.scores
+def _scores(loaded: LoadedModel) -> str:
+    scores = loaded.chosen.scores if loaded.chosen else {}
     if not scores:
         return "The run was not evaluated at this step."
-    top5 = f", top-5 {100 * scores['top5']:.2f} %" if len(trained.classes) > 5 else ""
+    top5 = f", top-5 {100 * scores['top5']:.2f} %" if len(loaded.classes or ()) > 5 else ""
     return (
         f"On the validation split after epoch {scores['epoch']}: top-1 {100 * scores['top1']:.2f} %{top5}, "
         f"cross-entropy {scores['val_loss']:.4f}, calibration error {100 * scores['calibration_error']:.2f} %."
     )
 
 
-def _classes(trained: Trained, formats: Sequence[str]) -> str:
+def _classes(classes: Sequence[str], formats: Sequence[str]) -> str:
     where = "`label_names` in config.json" if set(formats) != {"onnx"} else "`classes` in the metadata of model.onnx"
-    if len(trained.classes) > SHOWN_CLASSES:
-        return f"{len(trained.classes)}, in the order of the logits: {where}."
-    return "In the order of the logits: " + ", ".join(f"`{name}`" for name in trained.classes) + f" ({where})."
+    if len(classes) > SHOWN_CLASSES:
+        return f"{len(classes)}, in the order of the logits: {where}."
+    return "In the order of the logits: " + ", ".join(f"`{name}`" for name in classes) + f" ({where})."
 
 
 def _grey(about: dict[str, Any]) -> list[str]:
@@ -96,14 +98,14 @@ def _grey(about: dict[str, Any]) -> list[str]:
     ]
 
 
-def _snippets(trained: Trained, formats: Sequence[str]) -> list[tuple[str, str]]:
+def _snippets(loaded: LoadedModel, formats: Sequence[str]) -> list[tuple[str, str]]:
     found = []
     if {"timm", "huggingface"} & set(formats):
-        found += [] if trained.class_attention else [("timm:", snippets.TIMM)]
+        found += [] if loaded.settings.class_attention else [("timm:", snippets.TIMM)]
         found += [("transmix:", snippets.TRANSMIX)]
     if "huggingface" in formats:
         found += [("Hugging Face Transformers:", snippets.HUGGINGFACE)]
     if "onnx" in formats:
         found += [("onnxruntime:", snippets.ONNX)]
-    grey = preprocessing(trained).get("grey_range")
+    grey = loaded.preprocessing.as_json().get("grey_range")
     return [(title, snippets.with_grey_range(code, grey) if grey else code) for title, code in found]

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from transmix.export.error import ExportError
-from transmix.runs.trained import Trained
+from transmix.models.loaded import LoadedModel
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, as a fraction of the largest logit (or of 1, if that is larger)."""
 
 
-def check_same(trained: Trained, load: Callable[[], Callable[[Tensor], Tensor]], program: str) -> None:
+def check_same(loaded: LoadedModel, load: Callable[[], Callable[[Tensor], Tensor]], program: str) -> None:
     """Open what was written and compare its logits on noise, for a batch of one and of three images.
 
     Args:
-        trained: what was exported.
+        loaded: what was exported.
         load: opens it; gives a function from normalised images (B, 3, S, S) to logits (B, K).
         program: that opens it, for the message.
 
@@ -29,11 +29,11 @@ def check_same(trained: Trained, load: Callable[[], Callable[[Tensor], Tensor]],
         reason = " ".join(str(error).split())[:300]
         raise ExportError(f"{program} cannot open the export: {reason}. Leave this format out") from error
     generator = torch.Generator().manual_seed(0)
-    size = trained.recipe.data.image_size
+    height, width = loaded.preprocessing.height_width
     for batch in (1, 3):
-        images = torch.randn(batch, 3, size, size, generator=generator)
+        images = torch.randn(batch, 3, height, width, generator=generator)
         with torch.inference_mode():
-            expected, found = trained.model(images), other(images)
+            expected, found = loaded.model(images), other(images)
         difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
         if not difference <= TOLERANCE:
             raise ExportError(

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from transmix.export.check import check_same
 from transmix.export.error import ExportError
-from transmix.runs.trained import Trained
+from transmix.models.loaded import LoadedModel
 
 
-def check_huggingface(folder: Path, trained: Trained) -> None:
+def check_huggingface(folder: Path, loaded: LoadedModel) -> None:
     """Open a folder in timm's layout with Transformers and compare logits and class names.
 
     Raises:
@@ -24,24 +24,25 @@ def check_huggingface(folder: Path, trained: Trained) -> None:
         with _quiet():
             AutoImageProcessor.from_pretrained(folder, local_files_only=True)
             model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
-        names = tuple(model.config.id2label[index] for index in range(len(trained.classes)))
-        if names != trained.classes:
-            raise ExportError(f"it reads other class names, {names[:3]} for {trained.classes[:3]}")
+        classes = loaded.classes or ()
+        names = tuple(model.config.id2label[index] for index in range(len(classes)))
+        if names != classes:
+            raise ExportError(f"it reads other class names, {names[:3]} for {classes[:3]}")
         return lambda images: model(images).logits
 
-    check_same(trained, load, "Transformers")
+    check_same(loaded, load, "Transformers")
 
 
-def refuse_class_attention(trained: Trained) -> None:
+def refuse_class_attention(loaded: LoadedModel) -> None:
     """Say why a model with our class-attention head cannot be a Transformers model.
 
     Raises:
         ExportError: it has that head.
     """
-    if trained.class_attention:
+    if loaded.settings.class_attention:
         raise ExportError(
             "Transformers opens plain timm models only, and this one has a class-attention head in place of its "
-            "pooling; use --format timm (opened by transmix.export.load.load_export) or --format onnx"
+            "pooling; use --format timm (opened by transmix.models.loaded.load_model) or --format onnx"
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transmix import __version__
 from transmix.export.check import check_same
 from transmix.export.error import ExportError
-from transmix.runs.trained import Trained, preprocessing
+from transmix.models.loaded import LoadedModel
 
 OPSET = 18
 """The operator set that torch's exporter writes without conversion."""
@@ -25,7 +25,7 @@ LARGEST = 2**31 - 2**26
 """Weights of more bytes go into a file beside the graph: a protobuf message ends at 2 GiB."""
 
 
-def write_onnx(folder: Path, trained: Trained) -> None:
+def write_onnx(folder: Path, loaded: LoadedModel) -> None:
     """Write model.onnx, check it, run it with onnxruntime and compare.
 
     The graph takes normalised float32 images (B, 3, S, S), any B, and gives logits (B, K).
@@ -33,11 +33,11 @@ def write_onnx(folder: Path, trained: Trained) -> None:
     Raises:
         ExportError: torch cannot write the model as ONNX, or the file does not give the run's logits.
     """
-    program = _program(trained)
-    program.model.metadata_props.update(onnx_metadata(trained))
-    weight_bytes = sum(tensor.nbytes for tensor in trained.model.state_dict().values())
+    program = _program(loaded)
+    program.model.metadata_props.update(onnx_metadata(loaded))
+    weight_bytes = sum(tensor.nbytes for tensor in loaded.model.state_dict().values())
     program.save(folder / FILE, external_data=weight_bytes > LARGEST)
-    check_same(trained, lambda: open_onnx(folder / FILE), "onnxruntime")
+    check_same(loaded, lambda: open_onnx(folder / FILE), "onnxruntime")
 
 
 def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
@@ -50,30 +50,30 @@ def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
-def onnx_metadata(trained: Trained) -> dict[str, str]:
+def onnx_metadata(loaded: LoadedModel) -> dict[str, str]:
     """Return what the file says of itself; lists and numbers as JSON."""
-    image = preprocessing(trained)
+    image, classes, chosen = loaded.preprocessing.as_json(), list(loaded.classes or ()), loaded.chosen
     size = image["image_size"]
     return {
         "input": f"{INPUT}: normalised float32 RGB images (batch, 3, {size}, {size}): (x / 255 - mean) / std",
-        "output": f"{OUTPUT}: (batch, {len(trained.classes)}), before softmax; columns in the order of classes",
-        "classes": json.dumps(list(trained.classes), ensure_ascii=False),
+        "output": f"{OUTPUT}: (batch, {len(classes)}), before softmax; columns in the order of classes",
+        "classes": json.dumps(classes, ensure_ascii=False),
         **{name: value if isinstance(value, str) else json.dumps(value) for name, value in image.items()},
-        "model": trained.recipe.model.model,
-        "weights": trained.weights,
-        "weights_chosen": str(trained.chosen),
-        "step": str(trained.step),
+        "model": loaded.settings.model,
+        "weights": loaded.name,
+        "weights_chosen": loaded.weights,
+        **({"step": str(chosen.step)} if chosen else {}),
         "transmix": __version__,
     }
 
 
-def _program(trained: Trained) -> Any:
-    size = trained.recipe.data.image_size
+def _program(loaded: LoadedModel) -> Any:
+    height, width = loaded.preprocessing.height_width
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # progress, which some versions of torch print
             program: Any = torch.onnx.export(
-                _with_plain_attention(trained.model),
-                (torch.zeros(2, 3, size, size),),
+                _with_plain_attention(loaded.model),
+                (torch.zeros(2, 3, height, width),),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 opset_version=OPSET,
@@ -83,7 +83,7 @@ def _program(trained: Trained) -> Any:
             )
     except Exception as error:  # the exporter raises what the model's code and its own passes happen to raise
         reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise ExportError(f"torch cannot write {trained.recipe.model.model} as ONNX: {reason}") from error
+        raise ExportError(f"torch cannot write {loaded.settings.model} as ONNX: {reason}") from error
     # Stack traces, which name the folders of this machine and are as large as the weights of a small model.
     for graph in (program.model.graph, *(function.graph for function in program.model.functions.values())):
         graph.metadata_props.clear()

@@ -15,18 +15,9 @@ with torch.inference_mode():
 probabilities = logits.softmax(dim=1)[0]
 print(model.pretrained_cfg["label_names"][int(probabilities.argmax())], float(probabilities.max()))"""
 
-TRANSMIX = """import timm
-import torch
-from PIL import Image
-
-from transmix.export.load import load_export
-
-model = load_export(".")
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-with torch.inference_mode():
-    logits = model(transform(Image.open("image.jpg").convert("RGB"))[None])
-probabilities = logits.softmax(dim=1)[0]
-print(model.pretrained_cfg["label_names"][int(probabilities.argmax())], float(probabilities.max()))"""
+TRANSMIX = TIMM.replace(
+    "from PIL import Image\n", "from PIL import Image\n\nfrom transmix.models.loaded import load_model\n"
+).replace('timm.create_model("local-dir:.", pretrained=True).eval()', 'load_model(".").model')
 
 HUGGINGFACE = """import torch
 from PIL import Image

@@ -8,15 +8,11 @@ import timm
 from safetensors.torch import save_file
 
 from transmix.export.check import check_same
-from transmix.export.load import load_export
 from transmix.models.build import takes_image_size
-from transmix.runs.trained import Trained, preprocessing
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+from transmix.models.loaded import CONFIG, WEIGHTS, LoadedModel, load_model
 
 
-def write_timm(folder: Path, trained: Trained) -> None:
+def write_timm(folder: Path, loaded: LoadedModel) -> None:
     """Write the two files, open them again and compare.
 
     A model whose pooling is our class-attention head is not one that timm can build: its config has the key
@@ -25,34 +21,35 @@ def write_timm(folder: Path, trained: Trained) -> None:
     Raises:
         ExportError: what was written does not give the run's logits.
     """
-    (folder / CONFIG).write_text(json.dumps(timm_config(trained), indent=2))
-    weights = {name: tensor.contiguous().clone() for name, tensor in trained.model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, trained.metadata | {"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(timm_config(loaded), indent=2))
+    weights = {name: tensor.contiguous().clone() for name, tensor in loaded.model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, loaded.metadata | {"format": "pt", "weights": loaded.weights})
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody but the owner read
-    check_same(trained, lambda: load_export(folder), "transmix")
-    if not trained.class_attention:
-        check_same(trained, lambda: timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), "timm")
+    check_same(loaded, lambda: load_model(folder).model, "transmix")
+    if not loaded.settings.class_attention:
+        check_same(loaded, lambda: timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), "timm")
 
 
-def timm_config(trained: Trained) -> dict[str, Any]:
+def timm_config(loaded: LoadedModel) -> dict[str, Any]:
     """Return what timm writes for the Hugging Face hub: how to build the model, and how to make its input.
 
     Example:
-        >>> timm_config(trained)["model_args"]  # doctest: +SKIP
+        >>> timm_config(loaded)["model_args"]  # doctest: +SKIP
         {'patch_size': 8, 'embed_dim': 64, 'img_size': 32}
     """
-    model: Any = trained.model
-    settings, image = trained.recipe.model, preprocessing(trained)
+    model: Any = loaded.model
+    settings, image, classes = loaded.settings, loaded.preprocessing.as_json(), list(loaded.classes or ())
+    sized = {"img_size": loaded.preprocessing.size} if takes_image_size(settings.model) else {}
     known = {name: model.pretrained_cfg.get(name) for name in ("fixed_input_size", "first_conv", "classifier")}
     config = {
         "architecture": settings.model.split(".")[0],
-        "num_classes": len(trained.classes),
+        "num_classes": len(classes),
         "num_features": model.num_features,
         "global_pool": getattr(model, "global_pool", None),
-        "label_names": list(trained.classes),
-        "model_args": settings.model_options | _image_size(trained),
+        "label_names": classes,
+        "model_args": settings.model_options | sized,
         "pretrained_cfg": {
-            "num_classes": len(trained.classes),
+            "num_classes": len(classes),
             "input_size": [3, image["image_size"], image["image_size"]],
             "interpolation": image["interpolation"],
             "crop_pct": image["crop_pct"],
@@ -66,13 +63,9 @@ def timm_config(trained: Trained) -> dict[str, Any]:
         config["grey_range"] = image["grey_range"]
     if not isinstance(config["global_pool"], str):
         del config["global_pool"]
-    if trained.class_attention:
+    if loaded.settings.class_attention:
         config |= {
-            "class_attention": {"load_with": "transmix.export.load.load_export"},
+            "class_attention": {"load_with": "transmix.models.loaded.load_model"},
             "model_type": "transmix_class_attention",
         }
     return config
-
-
-def _image_size(trained: Trained) -> dict[str, int]:
-    return {"img_size": trained.recipe.data.image_size} if takes_image_size(trained.recipe.model.model) else {}

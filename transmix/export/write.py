@@ -12,7 +12,9 @@ from transmix.export.error import ExportError
 from transmix.export.huggingface import check_huggingface, refuse_class_attention
 from transmix.export.onnx import write_onnx
 from transmix.export.timm import write_timm
-from transmix.runs.trained import Trained, open_trained
+from transmix.models.loaded import LoadedModel, load_model
+from transmix.runs.error import RunError
+from transmix.runs.weights import is_run
 
 PACKAGES = {"timm": (), "huggingface": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Formats, and what each needs beyond what training does."""
@@ -20,7 +22,7 @@ PACKAGES = {"timm": (), "huggingface": ("transformers",), "onnx": ("onnx", "onnx
 
 def export_run(
     run: Path, out: Path, formats: Sequence[str] = ("timm",), *, checkpoint: str = "last", weights: str = "auto"
-) -> Trained:
+) -> LoadedModel:
     """Write a run's model for other programs; nothing is left behind if that fails.
 
     Args:
@@ -28,7 +30,7 @@ def export_run(
         out: the folder to make; absent or empty.
         formats: "timm", "huggingface" (the same files, checked with Transformers), "onnx".
         checkpoint: "last" or "best".
-        weights: "model", "ema", or "auto": the average where the run kept one.
+        weights: "model", "ema", or "auto": the EMA where the run kept one that is not far below.
 
     Returns:
         What was exported.
@@ -42,23 +44,25 @@ def export_run(
     """
     check_formats(formats)
     check_absent(out)
-    trained = open_trained(run, checkpoint, weights)
-    write_export(trained, out, formats)
-    return trained
+    if not is_run(run):
+        raise RunError(f"{run}: no such run folder" if not run.is_dir() else f"{run} is no run (no recipe.yaml)")
+    loaded = load_model(run, checkpoint=checkpoint, weights=weights)
+    write_export(loaded, out, formats)
+    return loaded
 
 
-def write_export(trained: Trained, out: Path, formats: Sequence[str]) -> None:
+def write_export(loaded: LoadedModel, out: Path, formats: Sequence[str]) -> None:
     """Write what is already open; arguments and errors as `export_run`."""
     if "huggingface" in formats:
-        refuse_class_attention(trained)
+        refuse_class_attention(loaded)
     with _whole_folder(out) as folder:
         if {"timm", "huggingface"} & set(formats):
-            write_timm(folder, trained)
+            write_timm(folder, loaded)
         if "huggingface" in formats:
-            check_huggingface(folder, trained)
+            check_huggingface(folder, loaded)
         if "onnx" in formats:
-            write_onnx(folder, trained)
-        (folder / "README.md").write_text(card(trained, formats), encoding="utf-8")
+            write_onnx(folder, loaded)
+        (folder / "README.md").write_text(card(loaded, formats), encoding="utf-8")
 
 
 def check_formats(formats: Sequence[str]) -> None:

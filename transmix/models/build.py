@@ -15,19 +15,18 @@ from torch import Tensor, nn
 from transmix.attention import AttentionError, with_class_attention
 from transmix.attention.eval_mode import eval_mode
 from transmix.error import RecipeError
-from transmix.models.settings import Model
 from transmix.models.start import PICKLES, FileWeights, Loading, Start, check_start, listed, read_weights, watched
+from transmix.recipes.model import Model
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast types by the recipe's names."""
 
 
-WEIGHT_OPTIONS = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
-"""Arguments of timm.create_model that would let a recipe, or the metadata of a weights file, name a pickle to load."""
-
-
 HIDDEN = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 """Arguments of timm.create_model that say no more than where weights come from."""
+
+WEIGHT_OPTIONS = HIDDEN | {"checkpoint_path", "cache_dir"}
+"""Arguments of timm.create_model that would let a recipe, or the metadata of a weights file, name a pickle to load."""
 
 HUB_SECONDS = 5
 """How long the Hugging Face hub may take to answer."""
@@ -128,9 +127,8 @@ def _create(settings: Model, options: dict[str, Any], source: str, loading: Load
         if loading.begun:
             raise RecipeError(f"{source} do not fit {settings.model}: {reason}") from error
         hint = "; take an option of the recipe away: --model-options NAME=" if "unexpected keyword" in reason else ""
-        raise RecipeError(
-            f"timm cannot create {settings.model!r} with {options_text(options)}: {reason}{hint}"
-        ) from error
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items() if name not in HIDDEN)
+        raise RecipeError(f"timm cannot create {settings.model!r} with {given}: {reason}{hint}") from error
 
 
 def _finish_start(
@@ -211,17 +209,12 @@ def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.de
     return normalise
 
 
-def published_classes(name: str) -> int:
-    """Return how many classes a timm model's published weights tell apart.
+def published_config(name: str) -> timm.models.PretrainedCfg:
+    """Return where a timm model's published weights are and what they expect.
 
     Raises:
         RecipeError: timm has no such model, or no weights for it.
     """
-    return published_config(name).num_classes
-
-
-def published_config(name: str) -> timm.models.PretrainedCfg:
-    """Return where a timm model's published weights are and what they expect; errors as `published_classes`."""
     takes_image_size(name)
     try:
         config = timm.get_pretrained_cfg(name)
@@ -230,11 +223,6 @@ def published_config(name: str) -> timm.models.PretrainedCfg:
     if config is None or not config.has_weights:
         raise RecipeError(f"timm has no published weights for {name!r}")
     return config
-
-
-def options_text(options: dict) -> str:
-    """Return options as one readable line."""
-    return ", ".join(f"{name}={value!r}" for name, value in options.items() if name not in HIDDEN)
 
 
 def takes_image_size(name: str) -> bool:
@@ -287,6 +275,22 @@ def init_name(init: str) -> str:
     return init
 
 
+def cached_file(config: timm.models.PretrainedCfg) -> str | None:
+    """Return the file with a timm model's published weights, if it is on this machine."""
+    if not config.hf_hub_id:
+        return None
+    repository, revision, files = _hub_files(config)
+    found = (try_to_load_from_cache(repository, one, revision=revision) for one in files)
+    return next((one for one in found if isinstance(one, str)), None)
+
+
+def _hub_files(config: timm.models.PretrainedCfg) -> tuple[str, str | None, list[str]]:
+    """Return the repository on the Hugging Face hub, its revision, and the names that the weights may have there."""
+    repository, _, revision = (config.hf_hub_id or "").partition("@")
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    return repository, revision or None, files
+
+
 def fetchable_config(name: str) -> timm.models.PretrainedCfg:
     """Return a timm model's published weights if they are on this machine or the hub answers.
 
@@ -294,17 +298,14 @@ def fetchable_config(name: str) -> timm.models.PretrainedCfg:
         RecipeError: as `published_config`, or the hub cannot be reached.
     """
     config = published_config(name)
-    if not config.hf_hub_id or config.state_dict or config.file:
+    if not config.hf_hub_id or config.state_dict or config.file or cached_file(config):
         return config
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
-    repository, _, revision = config.hf_hub_id.partition("@")
-    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    if any(isinstance(try_to_load_from_cache(repository, one, revision=revision or None), str) for one in files):
-        return config
+    repository, revision, files = _hub_files(config)
     try:  # one question of our own: the library would ask two files six times, for a minute
-        url = huggingface_hub.hf_hub_url(repository, files[0], revision=revision or None)
+        url = huggingface_hub.hf_hub_url(repository, files[0], revision=revision)
         huggingface_hub.get_hf_file_metadata(url, timeout=HUB_SECONDS)
     except HfHubHTTPError:  # it answers; what it refuses timm says
         pass

@@ -177,6 +177,7 @@ def head_size(weights: Mapping[str, Tensor]) -> int | None:
     return None
 
 
+@dataclass
 class Loading:
     """What timm's loading of weights found; filled while `watched` is on.
 
@@ -189,13 +190,12 @@ class Loading:
         notes: what was done to fit them.
     """
 
-    def __init__(self) -> None:
-        self.begun = False
-        self.missing: list[str] | None = None
-        self.unused: list[str] = []
-        self.resized: list[str] = []
-        self.head: dict[str, Tensor] = {}
-        self.notes: list[str] = []
+    begun: bool = False
+    missing: list[str] | None = None
+    unused: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    head: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -274,15 +274,11 @@ def check_start(start: Start, backbone: Collection[str], weights: FileWeights | 
             if lacking
             else start
         )
-    message = f"{start.source} do not fit {model}: they give {len(loaded)} of {len(backbone)} tensors of its backbone"
-    if weights is not None:
-        message += (
-            f". Found {listed(list(weights.tensors))}; wanted {listed([one for one in backbone if one in new])}"
-            f"{_hint(weights.tensors)}"
-        )
-    else:
-        message += f"; wanted {listed([one for one in backbone if one in new])}"
-    raise RecipeError(message)
+    found, hint = (f". Found {listed(list(weights.tensors))}", _hint(weights.tensors)) if weights else ("", "")
+    raise RecipeError(
+        f"{start.source} do not fit {model}: they give {len(loaded)} of {len(backbone)} tensors of its backbone{found}"
+        f"; wanted {listed([one for one in backbone if one in new])}{hint}"
+    )
 
 
 def _hint(names: Collection[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transmix.data.settings import Augmentation, Data
-from transmix.models.settings import Model, Option
+from transmix.recipes.model import Model, Option
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transmix.data import settings as data_settings
 from transmix.data.bad_images import LIST
-from transmix.models import settings as model_settings
+from transmix.recipes import model as model_settings
 from transmix.recipes import settings
 from transmix.report.page import shorten
 from transmix.report.read import RunFiles, number, read_file, tried

@@ -1,7 +1,8 @@
 """Which of a run's weights stand for it, and why, in the words that every command uses."""
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from transmix.runs.folder import read_best_step
 from transmix.runs.log import read_rows
 
 FAR = 0.05
-"""An average (EMA) whose top-1 is this much below its model's, and beyond chance, does not stand for it."""
+"""An EMA whose top-1 is this much below its model's, and beyond chance, does not stand for it."""
 
-NAMES = {"model": "weights as trained", "ema": "average of the weights (EMA)"}
-"""What the two sets of weights are called."""
+NAMES = {"model": "model", "ema": "EMA"}
+"""What the two sets of weights are called: as trained, and their exponential moving average."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RunWeights:
         step: optimizer step of the checkpoint.
         name: "model" or "ema".
         why: these and not the other.
-        scores: what the run logged at this step; empty if it was not evaluated there.
+        scores: of these weights, as the run logged them at this step; empty if it was not evaluated there.
     """
 
     folder: Path
@@ -40,11 +41,16 @@ class RunWeights:
 
     def __str__(self) -> str:
         """One line: which weights, of which step, and why."""
-        return f"{NAMES[self.name]} of step {self.step} ({self.checkpoint} checkpoint): {self.why}"
+        return f"{weights_text([self.name], self.step, self.checkpoint)}: {self.why}"
+
+
+def weights_text(names: Sequence[str], step: int, checkpoint: str) -> str:
+    """Name the weights of a checkpoint: 'model and EMA of step 640 (last checkpoint)'."""
+    return f"{' and '.join(NAMES[name] for name in names)} of step {step} ({checkpoint} checkpoint)"
 
 
 def ema_is_far_below(scores: Mapping[str, Any]) -> bool:
-    """Whether the top-1 of the average is further below that of the model than `FAR` and than chance explains.
+    """Whether the top-1 of the EMA is further below that of the model than `FAR` and than chance explains.
 
     Chance is two standard errors of a difference of two shares of n images, 2 sqrt(2 p (1 - p) / n) with p their mean.
 
@@ -60,55 +66,71 @@ def ema_is_far_below(scores: Mapping[str, Any]) -> bool:
 
 
 def better_weights(scores: Mapping[str, Any]) -> str:
-    """Return whose score stands for an evaluated step: "ema" where an average was kept and is not far below."""
+    """Return whose score stands for an evaluated step: "ema" where one was kept and is not far below."""
     return "ema" if "ema_top1" in scores and not ema_is_far_below(scores) else "model"
 
 
 def gap(scores: Mapping[str, Any]) -> str:
-    """Return the top-1 of the average and of its model in words."""
-    return f"EMA top-1 {100 * scores['ema_top1']:.2f} %, weights as trained {100 * scores['top1']:.2f} %"
+    """Return the top-1 of the EMA and of its model in words."""
+    return f"EMA top-1 {100 * scores['ema_top1']:.2f} %, model {100 * scores['top1']:.2f} %"
 
 
-def choose_weights(run: Path, checkpoint: str = "last", weights: str = "auto", purpose: str = "open") -> RunWeights:
+def is_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is that of a run."""
+    return (Path(folder) / "recipe.yaml").exists()
+
+
+def kept_weights(run: Path, checkpoint: str = "last") -> list[str]:
+    """Return the names of the weights that a run kept: "model" and perhaps "ema"; errors as `choose_weights`."""
+    folder = _checkpoint(run, checkpoint)
+    return [name for name in NAMES if (folder / f"{name}.safetensors").exists()]
+
+
+def choose_weights(run: Path, checkpoint: str = "last", weights: str = "auto") -> RunWeights:
     """Choose the weights of a run.
 
     Args:
         run: its folder.
         checkpoint: "last", the newest that is whole; "best", that of the best validation score.
-        weights: "model"; "ema", their average; "auto", the average where the run kept one, unless its score is far
-            below the model's.
-        purpose: what for, in the error.
+        weights: "model"; "ema"; "auto", the EMA where the run kept one, unless its score is far below the model's.
 
     Raises:
-        RunError, CheckpointError: no checkpoint, none evaluated, a damaged one, or no average.
+        RunError, CheckpointError: no checkpoint, none evaluated, a damaged one, or no EMA.
     """
-    folder = _checkpoint(run, checkpoint, purpose)
+    folder = _checkpoint(run, checkpoint)
     step, has_ema = int(folder.name.removeprefix("step-")), (folder / "ema.safetensors").exists()
     rows = read_rows(run / "metrics.jsonl")
     scores = next((row for row in rows if (row["kind"], row["step"]) == ("epoch", step) and "top1" in row), {})
     if weights == "ema" and not has_ema:
-        raise RunError(f"{run} kept no average of its weights (ema_decay was not set); use --weights model")
+        raise RunError(f"{run} kept no EMA (ema_decay was not set); use --weights model")
     if weights != "auto":
         name, why = weights, f"asked for with --weights {weights}"
+        if name == "ema" and ema_is_far_below(scores):
+            why += f"; warning: it is far below ({gap(scores)})"
     elif not has_ema:
-        name, why = "model", "the run kept no average"
+        name, why = "model", "the run kept no EMA"
     elif ema_is_far_below(scores):
-        name, why = "model", f"the average is far below ({gap(scores)}); --weights ema takes it all the same"
+        name, why = "model", f"the EMA is far below ({gap(scores)}); --weights ema takes it all the same"
     else:
-        name, why = "ema", "the run kept an average" + (f" ({gap(scores)})" if "ema_top1" in scores else "")
-    if name == "ema" and weights == "ema" and ema_is_far_below(scores):
-        why += f"; warning: it is far below ({gap(scores)})"
-    return RunWeights(folder, checkpoint, step, name, why, scores)
+        name, why = "ema", "the run kept an EMA" + (f" ({gap(scores)})" if "ema_top1" in scores else "")
+    return RunWeights(folder, checkpoint, step, name, why, _scores(scores, name))
 
 
-def _checkpoint(run: Path, which: str, purpose: str) -> Path:
+def _scores(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    prefix = "ema_" if name == "ema" else ""
+    logged = ("top1", "top5", "val_loss", "calibration_error")
+    found = {one: row[prefix + one] for one in logged if prefix + one in row}
+    return found | {"epoch": row["epoch"]} if found else {}
+
+
+def _checkpoint(run: Path, which: str) -> Path:
     if which == "best":
         best = run / "checkpoints" / f"step-{read_best_step(run):08d}"
         verify_checkpoint(best)
         return best
     newest, problems = newest_checkpoint(run / "checkpoints")
     if newest is None:
-        raise RunError(f"{run} holds no checkpoint to {purpose}. {' '.join(problems)}")
+        raise RunError(" ".join([f"{run} holds no whole checkpoint.", *problems]))
     return newest
 
 
@@ -118,7 +140,7 @@ def start_weights(init: str | None) -> str | None:
     Raises:
         RunError, CheckpointError: the run has no weights that could be used.
     """
-    if init is None or not (Path(init) / "recipe.yaml").exists():
+    if init is None or not is_run(init):
         return init
-    chosen = choose_weights(Path(init), purpose="start from")
+    chosen = choose_weights(Path(init))
     return str(chosen.folder / f"{chosen.name}.safetensors")

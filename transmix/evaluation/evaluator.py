@@ -1,7 +1,7 @@
 """A model that is ready to be measured, and the way that every suite runs images through it."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,60 +9,75 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transmix import distributed
 from transmix.data.bad_images import BadImages
-from transmix.data.dataset import Split
-from transmix.data.grey import Grey
+from transmix.data.dataset import ImageData, Split
 from transmix.data.grey_range import with_grey
 from transmix.data.loader import choose_threads, choose_workers, evaluation_batches
 from transmix.data.subset import _Chosen
 from transmix.distributed import World
-from transmix.models.build import normaliser
+from transmix.evaluation.evaluate import evaluate
+from transmix.models.build import AMP
+from transmix.models.loaded import LoadedModel, Preprocessing
+
+LEFT_OUT = ("confusion", "reliability")
+"""What `evaluate` finds and no table of scores has room for."""
 
 
 @dataclass(frozen=True)
-class OpenedModel:
-    """One set of a subject's weights, on its device and in evaluation mode.
+class Evaluator:
+    """One set of weights on its device, and how images are run through it.
 
     Attributes:
-        name: which weights: "model", "ema".
-        model: gives logits (B, K) for normalised images.
-        classes: the K names that the columns of the logits have.
-        crop: (H, W, 3) uint8 array -> (3, S, S) uint8 tensor.
-        mean_std: of the model's input, per colour channel, of pixels in 0..1.
+        loaded: the model, moved to the device of `world`, with its class names.
         world: this process among all that measure together, and its device.
         batch_size: images at once.
         workers: processes that load images; None: what the cores allow.
         amp_dtype: for autocast; None for none.
         bad: which images cannot be read, and how many may be; None: none.
-        grey: how greyscale of more than 8 bits is scaled; None: as each data set says itself.
     """
 
-    name: str
-    model: nn.Module
-    classes: tuple[str, ...]
-    crop: Callable
-    mean_std: tuple[tuple[float, ...], tuple[float, ...]]
+    loaded: LoadedModel
     world: World
     batch_size: int = 128
     workers: int | None = None
     amp_dtype: torch.dtype | None = None
     bad: BadImages | None = None
-    grey: Grey = None
+
+    @property
+    def name(self) -> str:
+        """Which weights: "model", "ema"."""
+        return self.loaded.name
+
+    @property
+    def model(self) -> nn.Module:
+        """Gives logits (B, K) for normalised images."""
+        return self.loaded.model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K names of the logits' columns."""
+        return self.loaded.classes or ()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the model's input."""
+        return self.loaded.preprocessing
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.world.device
 
-    def loaded(self, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def load(self, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Yield this process's share of a split as `evaluation_batches` does: (images uint8, labels, valid)."""
-        world, pin = self.world, self.device.type == "cuda"
-        split = split if self.grey is None else with_grey(split, self.grey)
+        world, pin, seen = self.world, self.device.type == "cuda", self.preprocessing
+        split = split if seen.grey is None else with_grey(split, seen.grey)
         in_memory = isinstance(split.images, np.ndarray | list)
         workers = choose_workers(self.workers, in_memory, world.local)
         if self.device.type == "cpu":
             torch.set_num_threads(choose_threads(None, workers, world.local))
-        return evaluation_batches(split, self.crop, self.batch_size, workers, pin, (world.rank, world.size), self.bad)
+        return evaluation_batches(split, seen.crop, self.batch_size, workers, pin, (world.rank, world.size), self.bad)
 
     def batches(self, split: Split, what: str = "") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield this process's share of a split, without images that cannot be read.
@@ -75,9 +90,9 @@ class OpenedModel:
             pixels (b, 3, S, S) float32, normalised, and labels (b,) int64, both on the device; index (b,) int64, on
             the CPU, the images' positions in the split, which random numbers are keyed by.
         """
-        normalise = normaliser(*self.mean_std, self.device, channels_last=False)
+        normalise = self.preprocessing.normaliser(self.device)
         place = self.world.rank
-        for images, labels, valid in self._shown(split, what):
+        for images, labels, valid in self._with_bar(split, what):
             index = torch.arange(len(labels)) * self.world.size + place
             place += len(labels) * self.world.size
             if valid is not None:
@@ -95,9 +110,9 @@ class OpenedModel:
         """Return the context in which the model runs."""
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
-    def _shown(self, split: Split, what: str) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def _with_bar(self, split: Split, what: str) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Load with a bar in a terminal, for the first process."""
-        batches = self.loaded(split)
+        batches = self.load(split)
         if not (self.world.is_main and sys.stderr.isatty()):
             return batches
         from tqdm import tqdm
@@ -106,6 +121,58 @@ class OpenedModel:
         return iter(
             tqdm(batches, f"{what} {self.name}".strip(), -(-share // self.batch_size), leave=False, unit="batch")
         )
+
+
+def prepare(
+    models: Sequence[LoadedModel],
+    *,
+    batch_size: int = 128,
+    device: str = "auto",
+    workers: int | None = None,
+    amp: str = "none",
+    compile: bool = False,
+    bad: BadImages | None = None,
+) -> list[Evaluator]:
+    """Bring models to the device; under torchrun, join the other processes.
+
+    Args:
+        models: with class names, as `load_with_data` gives them.
+        batch_size: images at once.
+        device: "auto", "cpu", "cuda", ...
+        workers: processes that load images; None: what the cores allow.
+        amp: "none", "bf16" or "fp16".
+        compile: torch.compile the models.
+        bad: how many images may be unreadable, and which are; None: none may.
+
+    Raises:
+        RecipeError: a device that this machine does not have, or processes that cannot find each other.
+    """
+    world = distributed.start(device)
+    ready = []
+    for one in models:
+        model: Any = one.model.to(world.device)
+        model = torch.compile(model) if compile else model
+        ready.append(Evaluator(replace(one, model=model), world, batch_size, workers, AMP[amp], bad))
+    return ready
+
+
+def score(evaluators: Sequence[Evaluator], data: ImageData) -> dict[str, dict[str, Any]]:
+    """Return the scores of each set of weights on a data set's validation split, but for `LEFT_OUT`.
+
+    Images that cannot be read are left out, as far as `bad` allows, and are known to it then.
+    """
+    scores = {}
+    for one in evaluators:
+        found = evaluate(
+            one.model,
+            one.load(data.val),
+            len(one.classes),
+            one.device,
+            normalise=one.preprocessing.normaliser(one.device),
+            amp_dtype=one.amp_dtype,
+        )
+        scores[one.name] = {metric: value for metric, value in found.items() if metric not in LEFT_OUT}
+    return scores
 
 
 def part_of(split: Split, positions: np.ndarray) -> Split:

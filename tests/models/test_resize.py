@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from transmix.data.augment import EvaluationCrop
-from transmix.visual.viewed import Cover
+from transmix.models.resize import Cover
 
 RNG = np.random.default_rng(0)
 

@@ -1,0 +1,112 @@
+"""The model of the page: on its device, with what it saw in the last images and how a program loads it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from torch import Tensor, nn
+
+from transmix.attention import attention_maps
+from transmix.models.loaded import RANDOM, LoadedModel
+from transmix.recipes.settings import Mixing
+from transmix.visual.boxes import trained_rule
+from transmix.visual.look import layer_rows, look
+
+LAST, MEAN = -1, -1
+"""The last layer, and the mean over its heads: together the very row that TransMix reads."""
+
+DEFAULT = "deit_tiny_patch16_224"
+"""What is shown when nothing is named: the smallest of the paper's family."""
+
+RANDOM_NOTICE = (
+    "The weights of this model are random: its published ones are not on this machine. Where an untrained model looks "
+    "means nothing; only the arithmetic of the label can be seen. Start `transmix app` with a run folder, a "
+    ".safetensors file, or the name of a timm model, whose published weights are then fetched."
+)
+
+
+class PageModel:
+    """A model, and what it looks at in one image; what it saw in the last few images is remembered.
+
+    Safe to use from several threads: one forward at a time.
+
+    Args:
+        loaded: The model.
+        device: Where it is to run.
+        options: Arguments of `load_model` that it was loaded with, for the program that the page offers.
+
+    Attributes:
+        loaded: The same, on the device.
+        classes: K names, or None where the columns of the logits have none.
+        code: The call that loads it.
+        notice: What has to be known before anything is believed.
+        size: (H, W) of the images it takes.
+        grid: (h, w) of its patches.
+        heads: Number of each layer in which the class token looks at the patches -> number of its heads.
+        weights: Rule -> how much it heeds attention; "trained" as the run does, or as the paper.
+
+    Raises:
+        AttentionError: The model's attention cannot be read.
+    """
+
+    def __init__(self, loaded: LoadedModel, device: torch.device, options: Mapping[str, Any] | None = None):
+        self.loaded, self.device = loaded, device
+        self.classes = loaded.classes or _imagenet_names(loaded.model)
+        self.notice = RANDOM_NOTICE if loaded.weights == RANDOM else ""
+        target = str(Path(loaded.target).resolve()) if Path(loaded.target).exists() else loaded.target
+        given = "".join(f", {name}={value!r}" for name, value in (options or {}).items())
+        self.code = f"load_model({target!r}{given})"
+        self._model = loaded.model.to(device)
+        self._normalise = loaded.preprocessing.normaliser(device)
+        self.size = loaded.preprocessing.height_width
+        self._first = look(self._model, self._normalise(torch.zeros(1, 3, *self.size, dtype=torch.uint8)))
+        self.grid = self._first.grid
+        self.heads = {number: rows.shape[1] for number, rows in layer_rows(self._first)}
+        mixing = loaded.recipe.mixing if loaded.recipe else Mixing()
+        self.weights = {"area": 0.0, "attention": 1.0, "trained": trained_rule(mixing).weight}
+        self._lock = Lock()
+        self._remembered = lru_cache(maxsize=32)(self._forward)
+
+    def see(self, image: Tensor, layer: int = LAST, head: int = MEAN) -> tuple[Tensor, Tensor]:
+        """Return what the class token looks at in an image (3, H, W) uint8, (P,), and the logits (K,).
+
+        One forward for an image that was not seen lately, and one more for the first head or layer of it other than
+        the row that TransMix reads, because whole maps cost memory that a dragged box need not pay.
+        """
+        pixels = image.contiguous().numpy().tobytes()
+        if layer == LAST and head == MEAN:
+            rows, logits = self._remembered(pixels, False)
+            return rows[LAST][0], logits
+        rows, logits = self._remembered(pixels, True)
+        heads = rows[max(rows) if layer == LAST else layer]
+        return heads.mean(0) if head == MEAN else heads[head], logits
+
+    def _forward(self, pixels: bytes, every_layer: bool) -> tuple[dict[int, Tensor], Tensor]:
+        """Return layer -> (G, P), or `LAST` -> (1, P) of the reader alone, and the logits."""
+        image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(1, 3, *self.size)
+        logits: list[Any] = []
+        with self._lock:
+            hook = self._model.register_forward_hook(lambda _, __, output: logits.append(output))
+            try:
+                inputs = self._normalise(image)
+                if every_layer:
+                    maps = tuple(one.cpu() for one in attention_maps(self._model, inputs))
+                    rows = {number: one[0] for number, one in layer_rows(replace(self._first, maps=maps))}
+                else:
+                    rows = {LAST: look(self._model, inputs, maps=False).attention}
+            finally:
+                hook.remove()
+        return rows, logits[0][0].float().cpu()
+
+
+def _imagenet_names(model: nn.Module) -> tuple[str, ...] | None:
+    subset = infer_imagenet_subset(model)
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(index).split(",")[0] for index in range(info.num_classes()))

@@ -1,0 +1,337 @@
+"""A model from wherever it is: a run, a weights file, timm's published weights or an exported folder."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transmix.data.augment import EvaluationCrop
+from transmix.data.dataset import ImageData
+from transmix.data.decode import decode_image
+from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
+from transmix.data.grey_range import FIND, scale_grey
+from transmix.data.source import choice_of, in_classes, open_data
+from transmix.models.build import build_model, cached_file, normaliser, published_config
+from transmix.models.resize import Cover, resize_input
+from transmix.models.start import head_size
+from transmix.recipes import Recipe, RecipeError
+from transmix.recipes.check import check_grey_range
+from transmix.recipes.model import Model
+from transmix.runs.checkpoint import read_tensors
+from transmix.runs.error import RunError
+from transmix.runs.folder import read_choice, read_recipe
+from transmix.runs.weights import RunWeights, choose_weights, is_run, kept_weights
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+"""The files of an exported folder."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a model's input.
+
+    Attributes:
+        size: side of the square input in pixels, or its (H, W).
+        crop_pct: the fraction of the resized image's side that is kept.
+        mean: per colour channel, of pixels in 0..1.
+        std: likewise.
+        grey: scale of greyscale of more than 8 bits; None: not known, such images are refused.
+    """
+
+    size: int | tuple[int, int]
+    crop_pct: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    grey: Grey = None
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """(H, W) of the input in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def crop(self) -> Callable[[np.ndarray], Tensor]:
+        """Crop an (h, w, 3) uint8 array to a (3, H, W) uint8 tensor."""
+        kind: Any = EvaluationCrop if isinstance(self.size, int) else Cover
+        return kind(self.size, self.crop_pct)
+
+    def read(self, path: Path) -> Tensor:
+        """Decode an image file and crop it: (3, H, W) uint8.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return self.crop(decode_image(path, str(path), self.grey))
+
+    def normaliser(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+        """Return a function from uint8 images (B, 3, H, W) to the model's float32 input on a device."""
+        return normaliser(self.mean, self.std, torch.device(device), channels_last=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what an export says of it; "grey_range" only if one is known."""
+        resized = EvaluationCrop(max(self.height_width), self.crop_pct).resized
+        grey = {"grey_range": list(self.grey)} if isinstance(self.grey, tuple) else {}
+        return grey | {
+            "image_size": self.size,
+            "resize": resized,
+            "crop_pct": self.crop_pct,
+            "interpolation": "bicubic",
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model and what is known of it.
+
+    Attributes:
+        target: what it was loaded from.
+        model: normalised images (B, 3, H, W) to logits (B, K); on the CPU, in evaluation mode.
+        classes: the K names of the logits' columns; None: not known.
+        preprocessing: how an image becomes its input.
+        weights: which weights it has and why, in words.
+        settings: how timm builds it.
+        metadata: of the weights file.
+        recipe: every setting of the run; None if it is of no run.
+        chosen: which of the run's weights, with their scores; None if it is of no run.
+    """
+
+    target: str
+    model: nn.Module
+    classes: tuple[str, ...] | None
+    preprocessing: Preprocessing
+    weights: str = ""
+    settings: Model = field(default_factory=Model)
+    metadata: dict[str, str] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    chosen: RunWeights | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the weights: "ema" or "model"."""
+        return self.chosen.name if self.chosen else "model"
+
+    def resized(self, size: tuple[int, int]) -> "LoadedModel":
+        """Return the model for images of another size, (H, W) in pixels; the one that it was is changed too.
+
+        Raises:
+            RecipeError, AttentionError: it cannot take that size.
+        """
+        resize_input(self.model, size)
+        seen = self.preprocessing
+        kept = seen.size / EvaluationCrop(seen.size, seen.crop_pct).resized if isinstance(seen.size, int) else 1.0
+        return replace(self, preprocessing=replace(seen, size=size, crop_pct=kept))
+
+
+def load_model(
+    target: str | Path,
+    *,
+    model: str | None = None,
+    checkpoint: str = "last",
+    weights: str = "auto",
+    offline: bool = False,
+    grey_range: GreyRange | None = None,
+    data: ImageData | None = None,
+) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        target: a run folder, an exported folder (timm or Hugging Face files), a .safetensors file, or a timm name.
+        model: timm name of the model in a .safetensors file that does not name it itself.
+        checkpoint: "last" or "best", of a run.
+        weights: of a run: "model"; "ema"; "auto", the EMA where the run kept one that is not far below the model.
+        offline: of a timm name, take published weights only if they are on this machine, else random ones.
+        grey_range: black and white in grey images of more than 8 bits; None: what the model was trained with.
+        data: a data set whose number of classes a model without class names must have.
+
+    Raises:
+        RunError, RecipeError, CheckpointError: what is missing or does not fit.
+
+    Example:
+        >>> loaded = load_model("runs/digits")  # doctest: +SKIP
+        >>> pixels = loaded.preprocessing.normaliser("cpu")(loaded.preprocessing.read("7.png")[None])  # doctest: +SKIP
+        >>> loaded.classes[loaded.model(pixels).argmax()]  # doctest: +SKIP
+    """
+    check_grey_range(grey_range)
+    path = Path(target)
+    match _kind(target):
+        case "run":
+            loaded = _load_run(path, checkpoint, weights)
+        case "export":
+            loaded = _load_export(path)
+        case "file":
+            loaded = _load_file(path, model, data)
+        case "timm":
+            loaded = _load_published(str(target), data, offline)
+    grey = grey_range or loaded.preprocessing.grey
+    return replace(loaded, preprocessing=replace(loaded.preprocessing, grey=grey))
+
+
+def load_with_data(
+    target: str | Path,
+    data: str | None = None,
+    *,
+    model: str | None = None,
+    checkpoint: str = "last",
+    weights: str | None = None,
+    grey_range: GreyRange | None = None,
+) -> tuple[list[LoadedModel], ImageData]:
+    """Load a model and a data set whose labels are positions in its classes.
+
+    Args:
+        target: as for `load_model`.
+        data: name or folder of the data set; None: a run's own.
+        model: as for `load_model`.
+        checkpoint: as for `load_model`.
+        weights: as for `load_model`; None: each set of weights that a run kept.
+        grey_range: black and white in grey images of more than 8 bits; None: what the model was trained with, or the
+            least and the greatest value of the data's training images where that is not known.
+
+    Returns:
+        One model for each set of weights, and the data.
+
+    Raises:
+        RunError, RecipeError, DataError, CheckpointError: what is missing or does not fit.
+    """
+    check_grey_range(grey_range)
+    every = weights is None and _kind(target) == "run"
+    kept = kept_weights(Path(target), checkpoint) if every else [weights or "auto"]
+    found = _open_data(target, data)
+    options: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "data": found}
+    models = [load_model(target, weights=name, **options) for name in kept]
+    first = models[0]
+    found = in_classes(first.classes or found.classes, found)
+    found = scale_grey(found, grey_range or (FIND if first.classes is None else first.preprocessing.grey))
+    return [
+        replace(one, classes=found.classes, preprocessing=replace(one.preprocessing, grey=found.grey)) for one in models
+    ], found
+
+
+def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:
+    """Say what a target is.
+
+    Raises:
+        RunError: a folder that is neither a run nor an export, or is not there.
+    """
+    if is_run(target):
+        return "run"
+    if Path(target).is_dir():
+        if not (Path(target) / CONFIG).exists():
+            raise RunError(f"{target} is neither a run (no recipe.yaml) nor exported for timm (no {CONFIG})")
+        return "export"
+    if str(target).endswith(".safetensors"):
+        return "file"
+    if "/" in str(target):
+        raise RunError(f"{target}: no such run folder")
+    return "timm"
+
+
+def _open_data(target: str | Path, data: str | None) -> ImageData:
+    """Open a named data set, or a run's own as the run had it."""
+    if not is_run(target):
+        if data is None:
+            raise RecipeError(f"{target} comes without data; give a data set: --data")
+        return open_data(data)
+    recipe = read_recipe(Path(target))
+    if data is not None:
+        return open_data(data, seed=recipe.run.seed)
+    choice = choice_of(recipe.data, read_choice(Path(target)))
+    return open_data(recipe.data.data or "", seed=recipe.run.seed, download=recipe.data.download, choice=choice)
+
+
+def _load_run(folder: Path, checkpoint: str, weights: str) -> LoadedModel:
+    chosen = choose_weights(folder, checkpoint, weights)
+    loaded = _load_file(chosen.folder / f"{chosen.name}.safetensors", None, None)
+    return replace(loaded, target=str(folder), weights=str(chosen), recipe=read_recipe(folder), chosen=chosen)
+
+
+def _load_file(path: Path, model_name: str | None, data: ImageData | None) -> LoadedModel:
+    """Load a weights file; one of ours says which model it holds, for others `model_name` must."""
+    tensors, metadata = read_tensors(path)
+    taken = _source(path, metadata)
+    try:
+        about = json.loads(metadata.get("transmix", "{}"))
+        if not about:
+            if model_name is None:
+                raise RecipeError(f"{path} does not say which model it holds; name it: --model vit_small_patch16_224")
+            return _load_timm(str(path), Model(model_name, init=str(path)), head_size(tensors), data, taken)
+        settings = Model(about["model"], about["model_options"], about.get("class_attention", False))
+        grey = as_grey(about.get("grey_range", EACH_IMAGE))
+        seen = about["image_size"], about["eval_crop"], tuple(about["mean"]), tuple(about["std"])
+        classes = tuple(about["classes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{path} does not say which model it holds in JSON: {error!r}") from error
+    model = _filled(settings, tensors, len(classes), seen[0], f"{path} does not fit {about['model']}")
+    return LoadedModel(str(path), model, classes, Preprocessing(*seen, grey), taken, settings, metadata)
+
+
+def _load_export(folder: Path) -> LoadedModel:
+    """Load what `transmix export` wrote as timm or Hugging Face files, class-attention head or not."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        about, options = config["pretrained_cfg"], dict(config.get("model_args", {}))
+        architecture, classes, size = config["architecture"], tuple(config["label_names"]), about["input_size"][-1]
+        grey = as_grey(config.get("grey_range"))
+        preprocessing = Preprocessing(size, about["crop_pct"], tuple(about["mean"]), tuple(about["std"]), grey)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder} is not a folder that transmix export --format timm writes: {CONFIG}: {error!r}"
+        ) from error
+    options.pop("img_size", None)
+    settings = Model(architecture, options, "class_attention" in config)
+    tensors, metadata = read_tensors(folder / WEIGHTS)
+    model = _filled(settings, tensors, len(classes), size, f"the weights in {folder} do not fit its {CONFIG}")
+    kept = {name: config[name] for name in ("architecture", "label_names", "grey_range") if name in config}
+    model.pretrained_cfg = about | kept  # for timm.data.resolve_model_data_config
+    return LoadedModel(str(folder), model, classes, preprocessing, _source(folder, metadata), settings, metadata)
+
+
+def _source(path: Path, metadata: dict[str, str]) -> str:
+    """Say where weights are from; those of an export say which of the run's they are."""
+    return f"from {path}" + (f": {metadata['weights']}" if "weights" in metadata else "")
+
+
+def _filled(settings: Model, tensors: dict[str, Tensor], outputs: int, size: int, complaint: str) -> nn.Module:
+    model = build_model(settings, outputs, size)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise RecipeError(f"{complaint}: {' '.join(str(error).split())[:300]}") from error
+    return model.eval()
+
+
+def _load_published(name: str, data: ImageData | None, offline: bool) -> LoadedModel:
+    config = published_config(name)
+    taken = f"the published weights of {name}"
+    if not offline:
+        return _load_timm(name, Model(name, pretrained=True), config.num_classes, data, taken)
+    if kept := cached_file(config):
+        return _load_timm(name, Model(name, init=kept), config.num_classes, data, taken)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _load_timm(name, Model(name), config.num_classes, data, RANDOM)
+
+
+RANDOM = "random"
+"""What `LoadedModel.weights` says where published weights were not to be had."""
+
+
+def _load_timm(target: str, settings: Model, outputs: int | None, data: ImageData | None, taken: str) -> LoadedModel:
+    """Load a model of timm with the class list that its weights have, whose names they do not say."""
+    if data is not None and (outputs is None or outputs != len(data.classes)):
+        raise RecipeError(
+            f"{target} has {outputs or 'no'} outputs, but {data.name} has {len(data.classes)} classes; "
+            f"evaluate it on data with its classes, or fine-tune it first: transmix train --recipe imagenet_deit_small "
+            f"--model {settings.model} --init {target} --data DATA --out RUN"
+        )
+    whole = settings.init is not None or data is not None
+    model = build_model(settings, outputs or 0, None, whole=whole)
+    config: Any = model.pretrained_cfg
+    seen = Preprocessing(config["input_size"][-1], config["crop_pct"], tuple(config["mean"]), tuple(config["std"]))
+    return LoadedModel(target, model.eval(), None, seen, taken, settings)
