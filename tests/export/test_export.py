@@ -148,9 +148,7 @@ def test_the_command_says_three_lines_the_weights_first_and_no_exporter_chatters
     weights, first, second = exported.said.splitlines()
     last = json.loads((run / "summary.json").read_text())["last"]
     scores = f"EMA top-1 {100 * last['ema_top1']:.2f} %, weights as trained {100 * last['top1']:.2f} %"
-    assert weights == (
-        f"weights: average of the weights (EMA) of step 10 (last checkpoint): the run kept an average ({scores})"
-    )
+    assert weights == (f"weights: EMA of step 10 (last checkpoint): the run kept an average ({scores})")
     files = "README.md, config.json, model.onnx, model.safetensors"
     if (exported.folder / "model.onnx").exists():
         assert first == f"{files} in {exported.folder}"
@@ -162,7 +160,7 @@ def test_the_command_says_three_lines_the_weights_first_and_no_exporter_chatters
 def test_the_card_tells_the_scores_that_the_run_measured(run, exported, tmp_path):
     last = json.loads((run / "summary.json").read_text())["last"]
     card = (exported.folder / "README.md").read_text()
-    assert "the running average of the weights (EMA, decay 0.9), after optimizer step 10" in card
+    assert "the EMA of the weights (decay 0.9), after optimizer step 10" in card
     assert f"top-1 {100 * last['ema_top1']:.2f} %, cross-entropy {last['ema_val_loss']:.4f}" in card
     assert "patch_size=8, embed_dim=24" in card
     assert str(Path.cwd()) not in card

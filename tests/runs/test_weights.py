@@ -97,15 +97,13 @@ def test_an_average_left_behind_is_a_warning_at_the_end_of_training_and_wherever
     )
     assert main(["evaluate", str(slow), "--workers", "0"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == (
-        "weights: weights as trained (model) and average of the weights (EMA) (ema) of step 15 (last checkpoint)"
-    )
+    assert shown[0] == ("weights: weights as trained (model) and EMA (ema) of step 15 (last checkpoint)")
     gap = "EMA top-1 50.00 %, weights as trained 100.00 %"
-    assert f"warning: the average of the weights is far below the weights that it follows: {gap}" in shown
+    assert f"warning: the EMA is far below the weights that it follows: {gap}" in shown
     assert json.loads((slow / "evaluation.json").read_text())["weights"] == shown[0].removeprefix("weights: ")
     assert main(["report", str(slow)]) == 0
     page = (slow / "report.html").read_text()
-    assert "The averaged weights are far below the weights as trained, which stand for the run" in page
+    assert "The EMA is far below the weights as trained, which stand for the run" in page
     assert gap in page
     found = compare_runs([read_run(slow), read_run(warm)])
     assert "EMA top-1 is compared, but far below the weights as trained in run." in found.cautions

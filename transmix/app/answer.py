@@ -8,7 +8,7 @@ from torch import Tensor
 
 from transmix.app.code import write_code
 from transmix.app.opened import Opened
-from transmix.app.picture import data_uri, read_picture
+from transmix.app.picture import picture_uri, read_picture
 from transmix.app.values import LAST, MEAN, Setting, Shown, Watched, box_within, scaled_box, show
 from transmix.data.dataset import DataError
 from transmix.mixing.box import Box, box_area
@@ -79,7 +79,7 @@ class Answer:
         own, partner = self.images
         if own is None or partner is None:
             return []
-        return [data_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
+        return [picture_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
 
 
 def answer(controls: Controls, opened: Opened, watched: Watched, device: str = "cpu") -> Answer:

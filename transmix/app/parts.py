@@ -5,7 +5,7 @@ from html import escape
 
 from torch import Tensor
 
-from transmix.app.picture import data_uri
+from transmix.app.picture import picture_uri
 from transmix.app.values import LAST, MEAN, Setting, Shown, percents
 from transmix.mixing.box import Box
 from transmix.visual.overlay import as_array, as_picture, attention_overlay
@@ -54,7 +54,7 @@ def attention_part(shown: Shown, setting: Setting, size: tuple[int, int]) -> str
     alt = "What the class token looks at in the mixed image"
     return f"""
 <div class="tm-frame" style="aspect-ratio:{size[1]}/{size[0]}">
-  <img class="{_pixelated(size)}" src="{data_uri(picture)}" alt="{alt}">{outline}
+  <img class="{_pixelated(size)}" src="{picture_uri(picture)}" alt="{alt}">{outline}
 </div>
 <p class="tm-small">Class token, {layer}, {head}, {h} × {w} patches. <span class="tm-scale" aria-hidden="true"></span>
 from none to {shown.attention.max():.1%}, the most that one patch gets.</p>"""
@@ -75,7 +75,7 @@ def field_part(image: Tensor | None, letter: str) -> str:
     if image is None:
         return "none yet"
     height, width = image.shape[1:]
-    picture = data_uri(image.permute(1, 2, 0).numpy())
+    picture = picture_uri(image.permute(1, 2, 0).numpy())
     return f'<img class="{_pixelated((height, width))}" src="{picture}" alt="Image {letter} as the model takes it">'
 
 

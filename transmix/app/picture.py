@@ -1,6 +1,5 @@
 """Images that people give: read within bounds, or refused in a sentence; and pictures as a page takes them."""
 
-import base64
 import filecmp
 import io
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from PIL import Image
 from transmix.data.dataset import DataError, printable
 from transmix.data.decode import decode_image, image_size
 from transmix.data.grey import Grey
+from transmix.report.page import data_uri
 
 LARGEST_FILE = 32 * 2**20
 LARGEST_IMAGE = 50_000_000
@@ -88,10 +88,10 @@ def _check_bytes(name: str, size: int) -> None:
         raise DataError(f"{printable(name)}: {size / 2**20:.0f} MB are too much; up to {most} MB are read")
 
 
-def data_uri(picture: np.ndarray) -> str:
+def picture_uri(picture: np.ndarray) -> str:
     """Write (H, W, 3), uint8 or float in 0..1, as what stands in `src` for a picture that is part of the page."""
     if picture.dtype != np.uint8:
         picture = np.rint(picture * 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return str(data_uri(buffer.getvalue()))

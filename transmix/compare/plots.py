@@ -5,16 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from transmix.compare.comparison import METRICS, Comparison, Metric
+from transmix.compare.comparison import Comparison
 from transmix.compare.groups import Group
-from transmix.compare.read import Trained, number
 from transmix.compare.statistics import Difference
+from transmix.metrics import Metric, log_metrics
+from transmix.runs.read import RunRecord, number
 
 WIDTH, HEIGHT = 480, 260  # of a figure, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 26  # around the axes
 ROW = 46  # of a difference: its name, and below it the line
-
-TRAINING_LOSS = Metric("training loss", 1, 3, "nats")
 
 
 class Tick(NamedTuple):
@@ -85,18 +84,17 @@ def curve_plots(comparison: Comparison) -> list[Plot]:
     """Return the curves: scores in all epochs and in the last third, where differences show, and losses."""
     names = ["ema_top1", "top1"] if comparison.score == "ema_top1" else ["top1"]
     loss = "ema_val_loss" if comparison.score == "ema_top1" else "val_loss"
-    plots = []
-    for name in [*names, loss]:
-        plots.append(_curves(comparison.groups, name, METRICS[name], 0.0))
-        if name != loss:
-            plots.append(_curves(comparison.groups, name, METRICS[name], 2 / 3))
-    plots.append(_curves(comparison.groups, "loss", TRAINING_LOSS, 0.0))
+    plots, metrics = [], log_metrics()
+    for name in [*names, loss, "loss"]:
+        plots.append(_curves(comparison.groups, name, metrics[name], 0.0))
+        if name in names:
+            plots.append(_curves(comparison.groups, name, metrics[name], 2 / 3))
     return [plot for plot in plots if plot is not None]
 
 
 def difference_bars(comparison: Comparison) -> Bars | None:
     """Return the differences of the compared score; None if there are none."""
-    metric = METRICS[comparison.score]
+    metric = comparison.metrics[comparison.score]
     found = [(one.group, one.baseline, one.scores[comparison.score]) for one in comparison.compared]
     if not found:
         return None
@@ -162,10 +160,9 @@ def _curves(groups: Sequence[Group], name: str, metric: Metric, skip: float) -> 
     return Plot(title, x_ticks, tuple(Tick(y(v), f"{v:.6g}") for v in _ticks(y, 5)), tuple(series))
 
 
-def _points(run: Trained, name: str, factor: float) -> dict[int, float]:
-    return {
-        row["epoch"]: factor * row[name] for row in run.epochs if number(row.get(name)) and number(row.get("epoch"))
-    }
+def _points(run: RunRecord, name: str, factor: float) -> dict[int, float]:
+    rows = [row for row in run.epochs if None not in (number(row.get(name)), number(row.get("epoch")))]
+    return {row["epoch"]: factor * row[name] for row in rows}
 
 
 def _path(points: Sequence[tuple[float, float]], x: Callable, y: Callable) -> str:

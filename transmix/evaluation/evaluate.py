@@ -14,7 +14,7 @@ from transmix.evaluation.accuracy import Accuracy
 from transmix.evaluation.calibration import CalibrationError
 from transmix.evaluation.confusion import Confusion
 from transmix.evaluation.loss import CrossEntropy
-from transmix.evaluation.metrics import added_metrics
+from transmix.metrics import added_metrics
 
 
 def evaluate(

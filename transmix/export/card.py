@@ -6,8 +6,10 @@ from typing import Any
 
 from transmix import __version__
 from transmix.export import snippets
+from transmix.metrics import METRICS, TRAINING_METRICS, in_log
 from transmix.recipes.mixing import title
 from transmix.runs.trained import Trained, preprocessing
+from transmix.runs.weights import NAMES
 from transmix.training.optimizer import peak_lr
 
 SHOWN_CLASSES = 50
@@ -49,8 +51,8 @@ def _training(trained: Trained) -> str:
     options = "".join(f", {name}={value}" for name, value in model.model_options.items())
     start = f"the weights {Path(model.init).name}" if model.init else "its published weights"
     start = start if model.init or model.pretrained else "random weights"
-    which = f"the running average of the weights (EMA, decay {optimization.ema_decay})"
-    which = which if trained.weights == "ema" else "the weights themselves, not an average"
+    which = f"the EMA of the weights (decay {optimization.ema_decay})"
+    which = which if trained.weights == "ema" else "the weights as trained, not their EMA"
     head = " with a class-attention head in place of its pooling" if trained.class_attention else ""
     size = recipe.data.image_size
     count = sum(weight.numel() for weight in trained.model.parameters())
@@ -60,8 +62,8 @@ def _training(trained: Trained) -> str:
         [
             f"- model: timm's `{model.model}`{options}{head}; {count / 1e6:.2f} M weights, started from {start}",
             f"- data: {Path(recipe.data.data or '').name}; images of {size} x {size} pixels",
-            f"- training: {epochs} epochs planned, batches of {optimization.batch_size}, learning rate "
-            f"{peak_lr(optimization):g}, mixing `{mixing}`, seed {recipe.run.seed}",
+            f"- training: {epochs} epochs planned, batches of {optimization.batch_size}, "
+            f"{TRAINING_METRICS['lr'].label} {peak_lr(optimization):g}, mixing `{mixing}`, seed {recipe.run.seed}",
             f"- here: {which}, after optimizer step {trained.step}; {trained.chosen}",
             f"- written by transmix {__version__}",
         ]
@@ -72,10 +74,10 @@ def _scores(trained: Trained) -> str:
     scores = trained.scores
     if not scores:
         return "The run was not evaluated at this step."
-    top5 = f", top-5 {100 * scores['top5']:.2f} %" if len(trained.classes) > 5 else ""
+    shown = [name for name in METRICS if in_log(name) in scores and (name != "top5" or len(trained.classes) > 5)]
+    written = [f"{METRICS[name].label} {METRICS[name].write(scores[in_log(name)])}" for name in shown]
     return (
-        f"On the validation split after epoch {scores['epoch']}: top-1 {100 * scores['top1']:.2f} %{top5}, "
-        f"cross-entropy {scores['val_loss']:.4f}, calibration error {100 * scores['calibration_error']:.2f} %."
+        f"On the validation split after epoch {scores['epoch']}, of the {NAMES[trained.weights]}: {', '.join(written)}."
     )
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from transmix.data.augment import EvaluationCrop
 from transmix.data.grey import Grey
+from transmix.metrics import METRICS, in_log
 from transmix.models.build import build_model
 from transmix.recipes import Recipe
 from transmix.runs.checkpoint import read_tensors
@@ -102,6 +103,5 @@ def preprocessing(trained: Trained) -> dict[str, Any]:
 
 def _scores(chosen: RunWeights) -> dict[str, Any]:
     prefix, row = "ema_" if chosen.name == "ema" else "", chosen.scores
-    names = {"top1", "top5", "val_loss", "calibration_error"}
-    found = {name: row[prefix + name] for name in names if prefix + name in row}
+    found = {in_log(name): row[prefix + in_log(name)] for name in METRICS if prefix + in_log(name) in row}
     return found | {"epoch": row["epoch"]} if found else {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transmix.metrics import METRICS
 from transmix.runs.checkpoint import newest_checkpoint, verify_checkpoint
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_best_step
@@ -14,7 +15,7 @@ from transmix.runs.log import read_rows
 FAR = 0.05
 """An average (EMA) whose top-1 is this much below its model's, and beyond chance, does not stand for it."""
 
-NAMES = {"model": "weights as trained", "ema": "average of the weights (EMA)"}
+NAMES = {"model": "weights as trained", "ema": "EMA"}
 """What the two sets of weights are called."""
 
 
@@ -66,7 +67,8 @@ def better_weights(scores: Mapping[str, Any]) -> str:
 
 def gap(scores: Mapping[str, Any]) -> str:
     """Return the top-1 of the average and of its model in words."""
-    return f"EMA top-1 {100 * scores['ema_top1']:.2f} %, weights as trained {100 * scores['top1']:.2f} %"
+    top1 = METRICS["top1"]
+    return f"EMA {top1.label} {top1.write(scores['ema_top1'])}, weights as trained {top1.write(scores['top1'])}"
 
 
 def choose_weights(run: Path, checkpoint: str = "last", weights: str = "auto", purpose: str = "open") -> RunWeights:
