@@ -89,74 +89,43 @@ def _share(label: str, better: Literal["higher", "lower"] | None, meaning: str, 
 
 METRICS = {
     "top1": _share("top-1", "higher", "share of validation images whose most likely class is right"),
-    "top5": _share(
-        "top-5",
-        "higher",
-        "share of validation images whose class is among the five most likely; 100 % with five classes or fewer",
-    ),
+    "top5": _share("top-5", "higher", "the same among the five most likely; 100 % with five classes or fewer"),
     "loss": Metric("NLL", 1, 3, "nats", better="lower", meaning="cross-entropy of validation images"),
     "calibration_error": _share(
-        "calibration error",
-        "lower",
-        "how far confidence and accuracy lie apart, on average over 15 bins of confidence: a model that is 80 % sure "
-        "should be right 80 % of the time; 0 is best",
+        *("calibration error", "lower"),
+        "mean gap of confidence and accuracy over 15 bins; 0 is best: 80 % sure, right 80 % of the time",
     ),
 }
 """Name -> metric, of those that every evaluation measures."""
 
+MIXED_LOSS = "cross-entropy; while images are mixed that of training is of mixed labels, and stays higher"
+SHIFT = "how far the label rule moved a pasted box’s label from the share of its area, on average"
+
 TRAINING_METRICS = {
-    "loss": Metric(
-        "training loss",
-        *(1, 3, "nats"),
-        better="lower",
-        meaning="cross-entropy; while images are mixed that of training is of mixed labels, and stays higher",
-    ),
-    "mixed_accuracy": _share(
-        "mixed accuracy",
-        "higher",
-        "accuracy on training images as they were mixed, each label counted with its weight",
-    ),
-    "label_shift": _share(
-        "label shift",
-        None,
-        "how far the label rule moved a pasted box’s label from the share of its area, on average",
-        "points",
-    ),
-    "empty_boxes": _share(
-        "empty boxes", None, "share of boxes that the evidence alone gives less than a tenth of their area's label"
-    ),
+    "loss": Metric("training loss", 1, 3, "nats", better="lower", meaning=MIXED_LOSS),
+    "mixed_accuracy": _share("mixed accuracy", "higher", "on mixed training images, each label by its weight"),
+    "label_shift": _share("label shift", None, SHIFT, "points"),
+    "empty_boxes": _share("empty boxes", None, "boxes whose evidence is less than a tenth of their area's share"),
     "lr": Metric("learning rate", decimals=6, meaning="size of the optimizer’s steps"),
-    "images_per_second": Metric(
-        "speed", 1, 0, "images/s", better="higher", meaning="training images in a second, evaluation not counted"
-    ),
-    "seconds": Metric(
-        "training time", 1, 0, "s", better="lower", meaning="time of the training steps, evaluation not counted"
-    ),
+    "images_per_second": Metric("speed", 1, 0, "images/s", better="higher", meaning="of training, without evaluation"),
+    "seconds": Metric("training time", 1, 0, "s", better="lower", meaning="of the training steps, without evaluation"),
 }
 """Name in the log -> metric, of training itself."""
 
 FIGURES: dict[str, dict[str, Metric]] = {
     "calibration": {
-        "calibration_error_equal_mass": _share(
-            "calibration error, equal mass", "lower", "the same over bins of equally many images"
-        ),
-        "rms_calibration_error": _share(
-            "RMS calibration error", "lower", "root of the mean squared gap of confidence and accuracy"
-        ),
+        "calibration_error_equal_mass": _share("calibration error, equal mass", "lower", "bins of equally many images"),
+        "rms_calibration_error": _share("RMS calibration error", "lower", "root of the mean squared gap over the bins"),
         "aurra": _share("AURRA", "higher", "accuracy of the n most confident images, mean over n"),
-        "brier_score": Metric(
-            "Brier score", decimals=4, better="lower", meaning="squared distance of the probabilities from the label"
-        ),
-        "calibration_error_after": _share(
-            "calibration error after temperature scaling", "lower", "on one half, the temperature fitted on the other"
-        ),
+        "brier_score": Metric("Brier score", 1, 4, better="lower", meaning="squared distance from the one-hot label"),
+        "calibration_error_after": _share("calibration error after temperature scaling", "lower", "on half the images"),
     },
     "occlusion": {
-        "random": _share("top-1 without random patches", "higher", "top-1 as patches are dropped at random"),
-        "salient": _share("top-1 without the salient patches", "higher", "top-1 as the most attended are dropped"),
-        "non_salient": _share("top-1 without the other patches", "higher", "top-1 as the least attended are dropped"),
+        "random": _share("top-1 without random patches", "higher", "patches dropped at random"),
+        "salient": _share("top-1 without the salient patches", "higher", "the most attended patches dropped"),
+        "non_salient": _share("top-1 without the other patches", "higher", "the least attended patches dropped"),
     },
-    "shuffle": {"top1": _share("top-1 on shuffled patches", "higher", "top-1 once an image's patches change places")},
+    "shuffle": {"top1": _share("top-1 on shuffled patches", "higher", "an image's patches change places")},
     "shifts": {
         "top1": METRICS["top1"],
         "mCE": _share("mCE", "lower", "error over the baseline's, mean over fifteen corruptions"),
@@ -166,18 +135,12 @@ FIGURES: dict[str, dict[str, Metric]] = {
         "jaccard": _share("attention: Jaccard", "higher", "patches with 60 % of the attention against the object"),
         "pointing": _share("attention: pointing", "higher", "the patch with most attention holds the object"),
         "localisation": _share("attention: localisation", "higher", "the box of the map overlaps the object's by half"),
-        "own_over_other": Metric(
-            "attention: own object over another's", better="higher", meaning="1: the same wherever the object is"
-        ),
-        "explained_by_position": _share(
-            "attention explained by position", "lower", "100 %: every image has the same map"
-        ),
+        "own_over_other": Metric("attention: own object over another's", better="higher", meaning="1: is blind"),
+        "explained_by_position": _share("attention explained by position", "lower", "100 %: the same map for all"),
     },
     "label-truth": {
-        f"error_{rule}": Metric(
-            f"label error {words}", decimals=3, better="lower", meaning="mean distance of a label from what is visible"
-        )
-        for rule, words in (("area", "by area"), ("attention", "by attention"), ("mean", "by their mean"))
+        f"error_{rule}": Metric(f"label error {by}", 1, 3, better="lower", meaning="mean distance from what is visible")
+        for rule, by in (("area", "by area"), ("attention", "by attention"), ("mean", "by their mean"))
     },
 }
 """Suite -> name in it -> metric, of the figures that are printed; of a list, the value at `AT`."""

@@ -146,6 +146,7 @@ def test_no_more_than_five_lines_are_printed_of_a_suite(capsys):
         ),
         (["--shift-data", "folder"], "are for the suite 'shifts'; ask for it: --suite shifts"),
         (["--suite", "calibration", "shifts", "--shift-data", "nowhere"], "nowhere: no such folder"),
+        (["--suite", "all", "--shift-data", "nowhere"], "nowhere: no such folder"),
         (["--suite", "shuffle", "--shuffle-grids", "3"], "shuffle_grids [3] do not divide the image of 16 pixels"),
     ],
 )

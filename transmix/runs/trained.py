@@ -40,7 +40,7 @@ class Trained:
 
     @property
     def weights(self) -> str:
-        """The name of the weights: "model", or "ema" for their running average."""
+        """The name of the weights: "model", or "ema"."""
         return self.chosen.name
 
     @property
@@ -60,8 +60,7 @@ def open_trained(run: Path, checkpoint: str = "last", weights: str = "auto") -> 
     Args:
         run: its folder.
         checkpoint: "last" or "best".
-        weights: "model"; "ema", their running average; "auto", the average where the run kept one and it is not far
-            below.
+        weights: "model"; "ema"; "auto", the EMA where the run kept one and it is not far below.
 
     Raises:
         RunError, CheckpointError, RecipeError: the folder holds no run, no whole checkpoint, or no average, or its
