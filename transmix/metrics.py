@@ -135,7 +135,9 @@ FIGURES: dict[str, dict[str, Metric]] = {
         "jaccard": _share("attention: Jaccard", "higher", "patches with 60 % of the attention against the object"),
         "pointing": _share("attention: pointing", "higher", "the patch with most attention holds the object"),
         "localisation": _share("attention: localisation", "higher", "the box of the map overlaps the object's by half"),
-        "own_over_other": Metric("attention: own object over another's", better="higher", meaning="1: is blind"),
+        "own_over_other": Metric(
+            "attention: own object over another's", better="higher", meaning="1: where it looks ignores the image"
+        ),
         "explained_by_position": _share("attention explained by position", "lower", "100 %: the same map for all"),
     },
     "label-truth": {
