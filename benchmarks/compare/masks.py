@@ -5,6 +5,8 @@ from typing import Any
 
 from shown import cell, origin, table
 
+from transmix.runs.weights import NAMES
+
 RULES = {"area": "area (CutMix)", "attention": "attention alone", "mean": "mean of both (TransMix)"}
 HOW = {"fraction": "box by covered fraction", "shifted": "covered fraction of the box moved"}
 BOXES = {"empty": "background alone", "in between": "in between", "on object": "on the object"}
@@ -74,7 +76,7 @@ def _rule(name: str) -> str:
 
 
 def _weights(name: str) -> str:
-    return {"model": "weights as trained", "ema": "averaged weights"}.get(name, cell(name))
+    return NAMES.get(name, cell(name))
 
 
 def _spread(value: Sequence[float], signed: bool = False) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 from shown import cell, ratio, read_difference, table
 from suites import FIGURES, figures
 
-from transmix.compare.comparison import METRICS, Metric
 from transmix.compare.statistics import Difference, Mean, difference, mean_of
-from transmix.compare.text import heading, interval, show_mean, signed
+from transmix.compare.text import interval, show_mean
+from transmix.metrics import Metric, log_metrics
 
 BEGIN = "<!-- Made by `python benchmarks/compare/results.py`; changes by hand are lost. -->\n"
 END = "<!-- The end of what is made. -->\n"
@@ -51,13 +51,13 @@ def section(folder: Path) -> str:
 
 def comparison(what: str, found: dict[str, Any]) -> str:
     """Show the mixes of one comparison, and how far TransMix is from the one that differs in the label alone."""
-    groups = {group["name"]: group for group in found["groups"]}
+    metrics, groups = log_metrics(), {group["name"]: group for group in found["groups"]}
     (pair,) = [one for one in found["differences"] if "the label alone differs" in one["common"]]
     name = f"{cell(pair['group'])} − {cell(pair['baseline'])}"
     lines = [[cell(group)] for group in [*groups, name]]
     for score in SCORES:
-        means = [show_mean(Mean(**group["means"][score]), METRICS[score]) for group in groups.values()]
-        add_column(lines, [*means, spread(read_difference(pair["scores"][score]), METRICS[score])])
+        means = [show_mean(Mean(**group["means"][score]), metrics[score]) for group in groups.values()]
+        add_column(lines, [*means, spread(read_difference(pair["scores"][score]), metrics[score])])
     salient = {
         group: {run["seed"]: figures(run["suites"], "ema")[SALIENT] for run in about["runs"]}
         for group, about in groups.items()
@@ -66,7 +66,7 @@ def comparison(what: str, found: dict[str, Any]) -> str:
     far = difference(salient[pair["group"]], salient[pair["baseline"]])
     add_column(lines, [*means, spread(far, FIGURES[SALIENT])])
     epochs, seeds = groups[pair["group"]]["settings"]["epochs"], len(groups[pair["group"]]["seeds"])
-    heads = ["", *(heading(METRICS[score]) for score in SCORES), heading(FIGURES[SALIENT])]
+    heads = ["", *(metrics[score].heading for score in SCORES), FIGURES[SALIENT].heading]
     return (
         f"**{what}**, {epochs} epochs, {seeds} seeds (`{found['command']}`):\n\n{table(heads, lines)}\n"
         f"{name}, which differ in the label alone: {pair['verdict']}\n"
@@ -81,7 +81,7 @@ def add_column(lines: list[list[str]], cells: list[str]) -> None:
 
 def spread(found: Difference | None, metric: Metric) -> str:
     """Write a difference with its interval."""
-    return f"{signed(found.mean, metric)} ({interval(found, metric)})" if found else ""
+    return f"{metric.write_difference(found.mean)} ({interval(found, metric)})" if found else ""
 
 
 def speeds(read: dict[str, Any]) -> str:

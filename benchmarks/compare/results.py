@@ -19,19 +19,9 @@ from readme import put_into
 from shown import cell, figure, link, origin, ratio, read_difference, table, title
 from suites import shown as shown_suites
 
-from transmix.compare.comparison import METRICS
 from transmix.compare.statistics import Mean
-from transmix.compare.text import (
-    ALWAYS,
-    COLUMNS,
-    heading,
-    interval,
-    show,
-    show_mean,
-    show_p,
-    signed,
-    unit_of_difference,
-)
+from transmix.compare.text import ALWAYS, COLUMNS, interval, show_mean, show_p
+from transmix.metrics import log_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"
@@ -87,7 +77,8 @@ def comparison(name: str, found: dict[str, Any]) -> str:
     """Show groups of runs beside each other, their differences, and every run."""
     score, groups = found["compared"], found["groups"]
     runs = [(group, run) for group in groups for run in group["runs"]]
-    metric = METRICS[score]
+    metrics = log_metrics()
+    metric = metrics[score]
     settings = groups[0]["settings"]
     known = [one for one in (*COLUMNS[score], *ALWAYS) if any(one in group["means"] for group in groups)]
     epochs = settings["epochs"] + settings["cooldown_epochs"]
@@ -96,7 +87,7 @@ def comparison(name: str, found: dict[str, Any]) -> str:
         [
             cell(group["name"]),
             len(group["seeds"]),
-            *(show_mean(Mean(**group["means"][one]) if one in group["means"] else None, METRICS[one]) for one in known),
+            *(show_mean(Mean(**group["means"][one]) if one in group["means"] else None, metrics[one]) for one in known),
         ]
         for group in groups
     ]
@@ -104,17 +95,17 @@ def comparison(name: str, found: dict[str, Any]) -> str:
     for one in found["differences"]:
         value = read_difference(one["scores"][score])
         pair = f"{cell(one['group'])} − {cell(one['baseline'])}"
-        numbers = [signed(value.mean, metric), interval(value, metric), len(value.each)]
+        numbers = [metric.write_difference(value.mean), interval(value, metric), len(value.each)]
         differences.append([pair, *numbers, show_p(value.p), show_p(one["p_holm"]), cell(one["common"])])
         verdicts.append(f"- {pair}: {one['verdict']}\n")
     each = [
-        [cell(group["name"]), run["seed"], *(show(run["scores"].get(one), METRICS[one]) for one in known)]
+        [cell(group["name"]), run["seed"], *(metrics[one].write(run["scores"].get(one), unit=False) for one in known)]
         if run["finished"]
         else [cell(group["name"]), run["seed"], f"not finished: {run['epochs']} epochs", *[""] * (len(known) - 1)]
         for group, run in runs
     ]
-    heads = [heading(METRICS[one]) for one in known]
-    unit = unit_of_difference(metric)
+    heads = [metrics[one].heading for one in known]
+    unit = metric.difference_unit
     environments = [run["environment"] for _, run in runs]
     parts = [
         f"## TransMix against its baselines: {name.removeprefix('compare_').removesuffix('.json')}\n\n",

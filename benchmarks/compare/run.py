@@ -21,9 +21,9 @@ from suites import measure
 from transmix.cli import complain
 from transmix.cli.compare import main as compare
 from transmix.compare import read_run
-from transmix.compare.read import Trained
 from transmix.recipes import RecipeError
 from transmix.runs.error import RunError
+from transmix.runs.read import RunRecord
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 MIXES = ("none", "mixup", "cutmix", "mixup+cutmix", "transmix")
@@ -117,7 +117,7 @@ def collect(folder: Path, command: str, remarks: list[str], suites: tuple[str, .
     return numbers
 
 
-def curve(run: Trained, score: str) -> list[float | None]:
+def curve(run: RunRecord, score: str) -> list[float | None]:
     """Return the compared score of each epoch."""
     return [row.get(score) for row in run.epochs]
 

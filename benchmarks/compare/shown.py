@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transmix.compare.statistics import Difference
-from transmix.compare.text import ABSENT
+from transmix.metrics import NONE
 
 
 def origin(name: str, command: str | None, environments: Iterable[dict[str, Any]], seeds: Sequence[Any]) -> str:
@@ -48,7 +48,7 @@ def read_difference(values: dict[str, Any]) -> Difference:
 def ratio(value: float | None, quartiles: Sequence[float] | None) -> str:
     """Write a ratio with its quartiles."""
     if value is None:
-        return ABSENT
+        return NONE
     return f"{value:.3f}" + (f" ({quartiles[0]:.3f} to {quartiles[1]:.3f})" if quartiles else "")
 
 
@@ -56,7 +56,7 @@ def figure(value: Any, decimals: int) -> str:
     """Write a number, another value as it is, and – for none."""
     if isinstance(value, float):
         return f"{value:.{decimals}f}"
-    return ABSENT if value is None else cell(str(value))
+    return NONE if value is None else cell(str(value))
 
 
 def title(name: str) -> str:

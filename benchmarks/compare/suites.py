@@ -8,9 +8,10 @@ from typing import Any
 from shown import cell, table
 
 from transmix.cli.evaluate import main as evaluate
-from transmix.compare.comparison import Metric
 from transmix.compare.statistics import difference, holm, mean_of
-from transmix.compare.text import heading, interval, show_mean, show_p, signed
+from transmix.compare.text import interval, show_mean, show_p
+from transmix.metrics import Metric
+from transmix.runs.weights import NAMES
 
 DROPPED = 0.5
 """Share of the patches whose loss is shown; the files hold the others."""
@@ -92,7 +93,7 @@ def shown(groups: Sequence[dict[str, Any]], weights: str, pair: tuple[str, str] 
         key: {name: {seed: one[key] for seed, one in runs.items()} for name, runs in known.items()} for key in measured
     }
     lines = [
-        [heading(FIGURES[key]), *(show_mean(mean_of(list(each.values())), FIGURES[key]) for each in of_key.values())]
+        [FIGURES[key].heading, *(show_mean(mean_of(list(each.values())), FIGURES[key]) for each in of_key.values())]
         for key, of_key in values.items()
     ]
     heads = ["", *map(cell, known)]
@@ -100,9 +101,8 @@ def shown(groups: Sequence[dict[str, Any]], weights: str, pair: tuple[str, str] 
         heads += [f"{cell(pair[0])} − {cell(pair[1])}", "p", "p by Holm"]
         more = differences({key: (of_key[pair[0]], of_key[pair[1]]) for key, of_key in values.items()})
         lines = [line + cells for line, cells in zip(lines, more, strict=True)]
-    which = {"ema": "averaged weights", "model": "weights as trained"}[weights]
     return (
-        f"\nRobustness, calibration, attention and label truth after the last epoch, {which} "
+        f"\nRobustness, calibration, attention and label truth after the last epoch, {NAMES[weights]} "
         f"(`transmix evaluate RUN --suite {' '.join(dict.fromkeys(suite for suite, _ in measured))}`); mean ± standard "
         "deviation over seeds. The difference is of two mixes that differ in the label alone, with its 95 % interval; "
         "p is of that row alone, and among so many rows one below 0.05 can come by chance: by Holm, over all that have "
@@ -116,7 +116,11 @@ def differences(values: dict[tuple[str, str], tuple[dict[int, float], dict[int, 
     tested = {key: one.p for key, one in found.items() if one is not None and one.p is not None}
     raised = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [
-        [f"{signed(one.mean, FIGURES[key])} ({interval(one, FIGURES[key])})", show_p(one.p), show_p(raised.get(key))]
+        [
+            f"{FIGURES[key].write_difference(one.mean)} ({interval(one, FIGURES[key])})",
+            show_p(one.p),
+            show_p(raised.get(key)),
+        ]
         if one is not None
         else ["", "", ""]
         for key, one in found.items()

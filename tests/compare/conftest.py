@@ -47,8 +47,10 @@ def write_run(folder, mix="cutmix", seed=0, top1=0.9, *, epochs=6, done=None, cl
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if done is None:
         (folder / "summary.json").write_text(json.dumps({"step": 10 * epochs, "finished": True, "last": rows[-1]}))
-        counts = [f"c{index},107" + ",0" * (len(names) - 1) for index in range(len(names))]
-        (folder / "confusion.csv").write_text("\n".join(["true", *counts]) + "\n")
+        counts = [[107 * (row == column) for column in range(len(names))] for row in range(len(names))]
+        lines = [",".join(map(str, [f"c{row}", *of_row])) for row, of_row in enumerate(counts)]
+        head = ",".join(["true", *(f"c{row}" for row in range(len(names)))])
+        (folder / "confusion.csv").write_text("\n".join([head, *lines]) + "\n")
     return folder
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from transmix.compare.groups import read_run
 from transmix.compare.label_twin import say_shared, shared_draws
-from transmix.compare.read import read_run
 from transmix.data.seeding import derive_seed
 from transmix.recipes.mixing import build_mixer
 

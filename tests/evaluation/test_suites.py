@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import transmix
 from transmix.cli import main
-from transmix.cli.evaluate import print_scores
+from transmix.cli.evaluate import print_scores, print_suite
 from transmix.evaluation import label_truth
 from transmix.evaluation.suites import SUITES, Settings, load_suite, run_suites
 from transmix.plugins import UnknownNameError
@@ -84,7 +84,7 @@ def test_every_suite_is_called_before_any_runs(opened, noise, monkeypatch):
     assert found == {"shuffle": {"model": {"value": 0}}, "calibration": {"model": {"value": 0}}}
 
 
-def test_the_command_prints_a_table_for_each_suite_and_writes_all_under_its_name(weights, tmp_path, capsys):
+def test_the_command_prints_a_few_lines_for_each_suite_and_writes_all_under_its_name(weights, tmp_path, capsys):
     out = tmp_path / "scores.json"
     assert main(all_suites(weights, out)) == 0
     shown = capsys.readouterr().out
@@ -95,11 +95,15 @@ def test_the_command_prints_a_table_for_each_suite_and_writes_all_under_its_name
     assert result["occlusion"]["model"]["random"][0] == result["shuffle"]["model"]["top1"][0] == top1
     assert result["calibration"]["model"]["loss"] == pytest.approx(result["scores"]["model"]["loss"], abs=1e-6)
     assert {"shifted/top1", "outside/aupr"} <= set(result["shifts"]["model"])
-    lines = shown.splitlines()
+    parts = {part.split("\n")[0]: part.split("\n")[1:] for part in shown.split("written to")[0].strip().split("\n\n")}
     for suite in OURS:
-        assert any(line.split() == [suite, "model"] for line in lines), suite
-    ratios = next(line.split() for line in lines if line.startswith("ratios"))
-    assert ratios[1:4] == ["0.0000", "0.1000", "0.2000"]
+        assert 1 <= len([line for line in parts[suite] if " s" not in line[-2:]]) <= 5, suite
+    half = result["occlusion"]["model"]["random"][5]
+    assert f"top-1 without random patches, ratio 0.5       model {100 * half:.2f} % (higher is better)" in shown
+    assert (
+        f"Brier score                                  model {result['calibration']['model']['brier_score']:.4f} (lower"
+        in shown
+    )
     assert "class attention of blocks.1.attn" in shown
 
 
@@ -109,11 +113,26 @@ def test_without_suites_the_result_is_what_it_was(weights, tmp_path):
     assert set(result) == {"target", "data", "held_out", "checkpoint", "weights", "scores"}
 
 
-def test_a_class_without_a_readable_image_is_not_among_the_worst(capsys):
+def test_scores_end_in_a_line_each_with_both_weights_and_the_way_that_is_better(capsys):
+    """The class without a readable image is not the worst."""
     scores = {"top1": 0.5, "top5": 1.0, "loss": 1.0, "calibration_error": 0.1, "images": 7}
     accuracies = [0.9, float("nan"), 0.1, 0.8, 0.7, 0.6, 0.05]
-    print_scores({"model": scores | {"per_class_accuracy": accuracies}}, tuple("abcdefg"))
-    assert "worst classes       g 5.0 %, c 10.0 %, f 60.0 %, e 70.0 %, d 80.0 %\n" in capsys.readouterr().out
+    model = scores | {"per_class_accuracy": accuracies}
+    print_scores({"model": model, "ema": model | {"top1": 0.625}}, tuple("abcdefg"))
+    assert capsys.readouterr().out.splitlines() == [
+        "top-1              model 50.00 %, EMA 62.50 % (higher is better); worst class g: EMA 5.0 %",
+        "top-5              model 100.00 %, EMA 100.00 % (higher is better)",
+        "NLL                model 1.000 nats, EMA 1.000 nats (lower is better)",
+        "calibration error  model 10.00 %, EMA 10.00 % (lower is better)",
+    ]
+
+
+def test_no_more_than_five_lines_are_printed_of_a_suite(capsys):
+    print_suite("of-a-package", {"model": {f"score {number}": number / 10 for number in range(9)}})
+    title, *lines = capsys.readouterr().out.strip().splitlines()
+    assert title == "of-a-package"
+    assert lines[:4] == [f"score {number}  model {number / 10:.4f}" for number in range(4)]
+    assert lines[4:] == ["5 more figures are in the JSON"]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +146,7 @@ def test_a_class_without_a_readable_image_is_not_among_the_worst(capsys):
         ),
         (["--shift-data", "folder"], "are for the suite 'shifts'; ask for it: --suite shifts"),
         (["--suite", "calibration", "shifts", "--shift-data", "nowhere"], "nowhere: no such folder"),
+        (["--suite", "all", "--shift-data", "nowhere"], "nowhere: no such folder"),
         (["--suite", "shuffle", "--shuffle-grids", "3"], "shuffle_grids [3] do not divide the image of 16 pixels"),
     ],
 )

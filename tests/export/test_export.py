@@ -160,13 +160,13 @@ def test_the_card_tells_the_scores_that_the_run_measured(run, exported, tmp_path
     card = (exported.folder / "README.md").read_text()
     assert "- weights: EMA of step 10 (last checkpoint): the run kept an EMA (EMA top-1 " in card
     assert "; EMA decay 0.9" in card
-    assert f"top-1 {100 * last['ema_top1']:.2f} %, cross-entropy {last['ema_val_loss']:.4f}" in card
+    assert f"top-1 {100 * last['ema_top1']:.2f} %, NLL {last['ema_val_loss']:.3f} nats" in card
     assert "patch_size=8, embed_dim=24" in card
     assert str(Path.cwd()) not in card
     write_export(load_model(run, weights="model"), tmp_path / "plain", ["timm"])
     card = (tmp_path / "plain" / "README.md").read_text()
     assert "- weights: model of step 10 (last checkpoint): asked for with --weights model\n" in card
-    assert f"top-1 {100 * last['top1']:.2f} %, cross-entropy {last['val_loss']:.4f}" in card
+    assert f"top-1 {100 * last['top1']:.2f} %, NLL {last['val_loss']:.3f} nats" in card
 
 
 def test_the_code_on_the_card_runs_and_agrees(exported, models, tmp_path, monkeypatch, capsys):

@@ -83,7 +83,8 @@ def test_the_command_line_trains_compares_evaluates_and_reports_with_them(instal
     assert "size: 0.5" in (run / "recipe.yaml").read_text()
 
     said = transmix("evaluate", str(run), "--suite", "upside-down")
-    assert "margin (%)" in said
+    assert "margin             model " in said
+    assert "top1 upside down  model " in said
     found = json.loads((run / "evaluation.json").read_text())
     assert found["scores"]["model"]["margin"] == pytest.approx(last["margin"], abs=1e-5)
     assert found["upside-down"]["model"]["top1_upside_down"] == found["scores"]["model"]["top1"]

@@ -30,9 +30,9 @@ def test_a_terminal_gets_a_live_bar_with_step_speed_loss_and_time_left(monkeypat
     some_steps()
     shown = terminal.getvalue().split("\r")
     bar = next(text for text in shown if "step 3/8" in text and "loss" in text)
-    for part in ("epoch 1/2 step 3/8", "38%", "img/s", "loss 1.234", " left"):
+    for part in ("epoch 1/2 step 3/8", "38%", "img/s", "training loss 1.234", " left"):
         assert part in bar
-    assert "epoch 1/2  loss 1.5000  top1 25.00 %" in capsys.readouterr().out
+    assert "epoch 1/2  training loss 1.500 nats  top-1 25.00 %" in capsys.readouterr().out
 
 
 def test_a_log_gets_plain_lines(capsys):
@@ -41,7 +41,7 @@ def test_a_log_gets_plain_lines(capsys):
     assert err == ""
     first, second = out.splitlines()
     assert first == "hello"
-    assert second.startswith("epoch 1/2  loss 1.5000  top1 25.00 %  80 images/s  0:0")
+    assert second.startswith("epoch 1/2  training loss 1.500 nats  top-1 25.00 %  speed 80 images/s  0:0")
 
 
 def test_other_processes_say_nothing(monkeypatch, capsys):

@@ -104,6 +104,10 @@ def test_a_run_without_a_log_is_named(tmp_path):
     assert str(error.value) == f"{tmp_path / 'none'}: no such run folder"
     with pytest.raises(RunError) as error:
         read_log(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path} holds no run: none of recipe.yaml, metrics.jsonl, ")
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(RunError) as error:
+        read_log(tmp_path)
     assert str(error.value) == f"{tmp_path} holds no log yet (metrics.jsonl); a row is written every few steps"
     with pytest.raises(ValueError, match="nothing to draw"):
         curves_figure({})

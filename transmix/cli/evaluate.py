@@ -13,12 +13,18 @@ from transmix.cli.options import parse
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData, listing
 from transmix.evaluation.evaluator import Evaluator, prepare, score
-from transmix.evaluation.metrics import added_metrics
 from transmix.evaluation.suites import Settings, run_suites
+from transmix.metrics import headlines
 from transmix.models.loaded import load_with_data
 from transmix.printable import printable
 from transmix.recipes import RecipeError
 from transmix.runs.weights import ema_is_far_below, gap, is_run, weights_text
+
+MOST_LINES = 5
+"""Lines of scores, and of each suite; everything is in the JSON."""
+
+SHORT = {"model": "model", "ema": "EMA"}
+"""What sets of weights are called in a line."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Evaluate:
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line, measure, print a table for the scores and for each suite, and write JSON.
+    """Parse the command line, measure, print a few lines for the scores and for each suite, and write JSON.
 
     Under torchrun every process measures its share, and the first prints and writes.
     """
@@ -102,6 +108,8 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
         weights = weights_text([one.name for one in evaluators], loaded.chosen.step, asked.checkpoint)
     if is_main:
         print(f"weights: {weights}")
+        if out is None:
+            print("note: only the lines below are kept; --out FILE.json takes everything that is measured")
     scores = score(evaluators, data)
     about = {"target": asked.target, "data": data.name, "checkpoint": asked.checkpoint}
     result = about | {"held_out": data.parts.held_out, "weights": weights, "scores": scores}
@@ -137,49 +145,39 @@ def _as_json(value: Any) -> Any:
 
 
 def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) -> None:
-    """Print one column per set of weights, then the classes that are recognised worst."""
-    print(" " * 20 + "".join(f"{name:>10}" for name in scores))
-    added = [
-        (name, f"{one.label} ({one.unit})" if one.unit else one.label, one.factor)
-        for name, one in added_metrics().items()
-    ]
-    for metric, label, factor in (
-        ("top1", "top-1 (%)", 100),
-        ("top5", "top-5 (%)", 100),
-        ("loss", "loss", 1),
-        ("calibration_error", "calibration error (%)", 100),
-        *added,
-        ("images", "images", 1),
-    ):
-        cells = (f"{factor * found[metric]:>10.{0 if metric == 'images' else 2}f}" for found in scores.values())
-        print(f"{label:<20}" + "".join(cells))
-    last = list(scores.values())[-1]["per_class_accuracy"]
-    seen = [(accuracy, name) for accuracy, name in zip(last, classes, strict=True) if accuracy == accuracy]  # not nan
-    worst = sorted(seen)[:5]
-    print("worst classes       " + ", ".join(f"{printable(name)} {100 * accuracy:.1f} %" for accuracy, name in worst))
+    """Print a line for each score, and in the first the class that is recognised worst."""
+    lines = _lines(None, scores)
+    weights, last = list(scores.items())[-1]
+    accuracies = zip(last["per_class_accuracy"], classes, strict=True)
+    if seen := [(accuracy, name) for accuracy, name in accuracies if accuracy == accuracy]:  # not nan
+        accuracy, name = min(seen)
+        lines[0] += f"; worst class {printable(name)}: {SHORT.get(weights, weights)} {100 * accuracy:.1f} %"
+    _print(lines)
 
 
 def print_suite(suite: str, found: dict[str, dict[str, Any]]) -> None:
-    """Print a suite's numbers with one column per set of weights, and its lists with one row per set of weights.
-
-    Fractions stay fractions: 0.8123 is 81.23 %. A text or a list that is the same for all weights is printed once.
-    """
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
-    width = max(20, *(len(f"{name} ({model})") + 2 for name in names for model in found))
-    print(f"\n{suite:<{width}}" + "".join(f"{model:>10}" for model in found))
-    for name in names:
-        values = {model: of_model.get(name) for model, of_model in found.items()}
-        if all(isinstance(value, int | float | None) for value in values.values()):
-            print(f"{printable(name):<{width}}" + "".join(f"{_number(value):>10}" for value in values.values()))
-            continue
-        same = len({str(value) for value in values.values()}) == 1
-        for model, value in list(values.items())[: 1 if same else None]:
-            label = printable(name) if same else f"{printable(name)} ({model})"
-            text = "".join(f"{_number(one):>8}" for one in value) if isinstance(value, list) else f"  {value}"
-            print(f"{label:<{width}}{printable(text)}")
+    """Print a suite's headline figures, and how it was measured where there is room."""
+    said = {name: value for values in found.values() for name, value in values.items() if isinstance(value, str)}
+    lines = _lines(suite, found)
+    room = max(MOST_LINES - len(lines), 0)
+    print(f"\n{suite}")
+    _print(lines + [f"{name.replace('_', ' ')}: {value}" for name, value in said.items()][:room])
 
 
-def _number(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def _lines(suite: str | None, found: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a line for each figure: its label, its value by each set of weights, and which way is better."""
+    figures = headlines(suite, found)
+    width = max((len(metric.label) for metric, _ in figures), default=0)
+    lines = []
+    for metric, values in figures:
+        shown = ", ".join(f"{SHORT.get(weights, weights)} {metric.write(value)}" for weights, value in values.items())
+        better = f" ({metric.better} is better)" if metric.better else ""
+        lines.append(f"{metric.label:<{width}}  {shown}{better}")
+    return lines
+
+
+def _print(lines: list[str]) -> None:
+    more = len(lines) - MOST_LINES
+    if more > 0:
+        lines = [*lines[: MOST_LINES - 1], f"{more + 1} more figures are in the JSON"]
+    print(*map(printable, lines), sep="\n")

@@ -1,8 +1,8 @@
 """Runs beside each other: scores over seeds, paired differences, and whether they are more than noise."""
 
 from transmix.compare.comparison import Comparison, compare_runs
-from transmix.compare.read import Trained, read_run
-from transmix.compare.record import as_json
-from transmix.compare.write import write_comparison
+from transmix.compare.groups import read_run
+from transmix.compare.write import as_json, write_comparison
+from transmix.runs.read import RunRecord
 
-__all__ = ["Comparison", "Trained", "as_json", "compare_runs", "read_run", "write_comparison"]
+__all__ = ["Comparison", "RunRecord", "as_json", "compare_runs", "read_run", "write_comparison"]

@@ -5,29 +5,14 @@ from dataclasses import dataclass, replace
 
 from transmix.compare.groups import Group, cautions, differing, group_runs
 from transmix.compare.label_twin import LABEL_ONLY, NO_TWIN, Shared, say_shared, shared_draws
-from transmix.compare.read import Trained, number
 from transmix.compare.statistics import LEVEL, Difference, Mean, difference, holm, mean_of
-from transmix.evaluation import metrics
-from transmix.evaluation.metrics import Metric, added_metrics, in_log
+from transmix.metrics import Metric, log_metrics
 from transmix.runs.error import RunError
+from transmix.runs.read import RunRecord, number
 from transmix.runs.weights import ema_is_far_below
 
-MEASURED = {in_log(name): metric for name, metric in (metrics.METRICS | added_metrics()).items()}
-
-METRICS = {
-    name: metric
-    for of_weights, metric in MEASURED.items()
-    for name, metric in (
-        (f"ema_{of_weights}", replace(metric, label=f"EMA {metric.label}")),
-        (of_weights, metric),
-    )
-} | {
-    "label_shift": Metric("label shift", 100, unit="%"),
-    "seconds": Metric("training time", 1, 0, "s"),
-    "images_per_second": Metric("images/s", 1, 0),
-}
-"""What is compared, by its name in the log: scores after the last epoch; label shift, how far attention moved the label
-of a row with a box, in the last epoch that mixed; time and speed of the training steps of the whole run."""
+NOT_COMPARED = {"loss", "mixed_accuracy", "empty_boxes", "lr"}
+"""Metrics of the log that say nothing of which run is better."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +48,8 @@ class Comparison:
     Attributes:
         groups: in the order given.
         baseline: name of the group that others are compared with.
-        score: name in METRICS of what is compared: the average's top-1 where all runs kept one, else top-1.
-        metrics: those that any run has.
+        score: name of what is compared: the EMA's top-1 where all runs kept one, else top-1.
+        metrics: name in the log -> metric, of those that any run has.
         means: group -> metric -> over the seeds that finished.
         compared: each group against the baseline, then pairs that differ in the label alone.
         cautions: what a reader must know first.
@@ -79,22 +64,29 @@ class Comparison:
     cautions: tuple[str, ...]
 
 
-def scores_of(run: Trained) -> dict[str, float]:
-    """Return the numbers of a run, by the names of METRICS; of one that has not finished, none."""
+def scores_of(run: RunRecord) -> dict[str, float]:
+    """Return the numbers of a run by their names in the log; of one that has not finished, none.
+
+    Scores are those after the last epoch; label shift that of the last epoch that mixed; time and speed those of the
+    training steps of the whole run.
+    """
     if not run.finished:
         return {}
-    last = run.epochs[-1]
-    found = {name: float(last[name]) for name in METRICS if number(last.get(name))}
-    shifts = [float(row["label_shift"]) for row in run.epochs if number(row.get("label_shift"))]
-    found |= {"label_shift": shifts[-1]} if shifts else {}
-    found.pop("images_per_second", None)
-    if seconds := run.seconds:
-        images = last["step"] * run.recipe.optimization.batch_size
-        found |= {"seconds": seconds, "images_per_second": images / seconds}
-    return found
+    last, seconds = run.epochs[-1], run.training_time[0]
+    shifted = [row for row in run.epochs if number(row.get("label_shift")) is not None]
+    values = last | ({"label_shift": shifted[-1]["label_shift"]} if shifted else {})
+    values |= {
+        "seconds": seconds,
+        "images_per_second": seconds and last["step"] * run.recipe.optimization.batch_size / seconds,
+    }
+    return {
+        name: float(values[name])
+        for name in log_metrics()
+        if name not in NOT_COMPARED and number(values.get(name)) is not None
+    }
 
 
-def compare_runs(runs: Sequence[Trained], baseline: str | None = None) -> Comparison:
+def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> Comparison:
     """Compare runs.
 
     Args:
@@ -111,13 +103,14 @@ def compare_runs(runs: Sequence[Trained], baseline: str | None = None) -> Compar
     finished = [run for group in groups for run in group.finished]
     found = {id(run): scores_of(run) for run in finished}
     score = "ema_top1" if all("ema_top1" in scores for scores in found.values()) else "top1"
-    known = {name: metric for name, metric in METRICS.items() if any(name in scores for scores in found.values())}
+    in_any = {score, *(name for scores in found.values() for name in scores)}
+    known = {name: metric for name, metric in log_metrics().items() if name in in_any}
     notes = cautions(groups)
     if score == "top1" and "ema_top1" in known:
-        notes.append("Some runs kept no average of the weights: top-1 of the weights themselves is compared.")
+        notes.append(f"Some runs kept no EMA: {known[score].label} of the weights as trained is compared.")
     far = [run.folder.name for run in finished if ema_is_far_below(run.epochs[-1])]
     if score == "ema_top1" and far:
-        notes.append(f"EMA top-1 is compared, but far below the weights as trained in {', '.join(far)}.")
+        notes.append(f"{known[score].label} is compared, but far below the weights as trained in {', '.join(far)}.")
     by_seed = {
         group.name: {
             name: {run.seed: found[id(run)][name] for run in group.finished if name in found[id(run)]} for name in known
@@ -142,7 +135,7 @@ def compare_runs(runs: Sequence[Trained], baseline: str | None = None) -> Compar
     twins = [one for one in compared if one.shared.all and by_rule & {one.group, one.baseline}]
     if by_rule and not twins:
         notes.append(NO_TWIN)
-    return Comparison(groups, base.name, score, known, means, _judged(compared, score), tuple(notes))
+    return Comparison(groups, base.name, score, known, means, _with_verdicts(compared, score), tuple(notes))
 
 
 def _baseline(groups: Sequence[Group], name: str | None) -> Group:
@@ -169,7 +162,7 @@ def _pairs(groups: Sequence[Group], base: Group) -> list[tuple[Group, Group]]:
     return pairs
 
 
-def _judged(compared: Sequence[Compared], score: str) -> tuple[Compared, ...]:
+def _with_verdicts(compared: Sequence[Compared], score: str) -> tuple[Compared, ...]:
     """Add Holm's p, over all that have one, and the verdicts."""
     tested = [one for one in compared if one.scores[score].p is not None]
     raised = iter(holm([p for one in tested if (p := one.scores[score].p) is not None]))

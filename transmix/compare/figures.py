@@ -6,15 +6,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from transmix.compare.comparison import METRICS, Comparison, Metric
+from transmix.compare.comparison import Comparison
 from transmix.compare.groups import Group
-from transmix.compare.read import Trained, number
+from transmix.metrics import Metric, log_metrics
+from transmix.runs.read import RunRecord, number
 from transmix.visual.curves import Curve, curve_figure, swatch
 from transmix.visual.html import inline_svg, series
 from transmix.visual.intervals import Estimate, differences_figure
 from transmix.visual.palette import LINES, ON_PAGE
 
-TRAINING_LOSS = Metric("training loss", 1, 3, "nats")
 DASHES = ("-", (0, (4, 2)), (0, (1, 2)), (0, (5, 2, 1, 2)), (0, (2, 2)), (0, (7, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
 
@@ -22,8 +22,9 @@ def curve_svgs(comparison: Comparison) -> list[tuple[str, Markup]]:
     """Return (title, figure): scores in all epochs and in the last third, where differences show, and losses."""
     names = ["ema_top1", "top1"] if comparison.score == "ema_top1" else ["top1"]
     loss = "ema_val_loss" if comparison.score == "ema_top1" else "val_loss"
-    wanted = [(name, METRICS[name], skip) for name in names for skip in (0.0, 2 / 3)]
-    wanted += [(loss, METRICS[loss], 0.0), ("loss", TRAINING_LOSS, 0.0)]
+    metrics = log_metrics()
+    wanted = [(name, metrics[name], skip) for name in names for skip in (0.0, 2 / 3)]
+    wanted += [(name, metrics[name], 0.0) for name in (loss, "loss")]
     return [svg for one in wanted if (svg := _curves(comparison.groups, *one)) is not None]
 
 
@@ -35,7 +36,7 @@ def legend(comparison: Comparison) -> list[tuple[Markup, str]]:
 
 def difference_svg(comparison: Comparison) -> Markup | None:
     """Return the differences of the compared score; None if there are none."""
-    metric, found = METRICS[comparison.score], {}
+    metric, found = comparison.metrics[comparison.score], {}
     for one in comparison.compared:
         score = one.scores[comparison.score]
         values = [None if value is None else metric.factor * value for value in (score.mean, score.low, score.high)]
@@ -81,7 +82,6 @@ def _look(index: int, gid: str | None = None, unfinished: bool = False) -> dict[
     return look | {"linestyle": DASHES[index % len(DASHES)]} | how
 
 
-def _points(run: Trained, name: str, factor: float) -> dict[int, float]:
-    return {
-        row["epoch"]: factor * row[name] for row in run.epochs if number(row.get(name)) and number(row.get("epoch"))
-    }
+def _points(run: RunRecord, name: str, factor: float) -> dict[int, float]:
+    rows = [row for row in run.epochs if None not in (number(row.get(name)), number(row.get("epoch")))]
+    return {row["epoch"]: factor * row[name] for row in rows}

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transmix.compare.read import Trained
 from transmix.data.dataset import class_difference
+from transmix.runs import read
 from transmix.runs.error import RunError
 from transmix.runs.folder import MAY_CHANGE
+from transmix.runs.read import RunRecord
 
 LEFT_OUT = (MAY_CHANGE - {"epochs"}) | {"seed"}
 """Settings that do not decide which group a run belongs to: the seed, and what does not change what is trained. (Of
@@ -32,15 +33,33 @@ class Group:
     """
 
     name: str
-    runs: tuple[Trained, ...]
+    runs: tuple[RunRecord, ...]
 
     @property
-    def finished(self) -> tuple[Trained, ...]:
+    def finished(self) -> tuple[RunRecord, ...]:
         """The runs that came to their end."""
         return tuple(run for run in self.runs if run.finished)
 
 
-def group_runs(runs: Sequence[Trained]) -> tuple[Group, ...]:
+def read_run(folder: Path) -> RunRecord:
+    """Read a run of which everything that a comparison needs is whole.
+
+    Raises:
+        RunError: no such folder, none of a run, or a damaged file.
+        RecipeError: its recipe cannot be read.
+    """
+    if folder.is_dir() and not (folder / "recipe.yaml").exists():
+        raise RunError(f"{folder} holds no run (recipe.yaml); name run folders: transmix compare RUN RUN ...")
+    run = read.read_run(folder)
+    needed = ("summary.json", "environment.json", "metrics.jsonl", *(("confusion.csv",) if run.finished else ()))
+    for problem in map(run.damage, needed):
+        if problem:
+            raise RunError(f"{folder}/{problem}; --resume of that run writes it again")
+    _ = run.recipe, run.classes  # both raise if they cannot be read
+    return run
+
+
+def group_runs(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
     """Sort runs by recipe, the seed left out; groups stand in the order in which they first appear.
 
     Raises:
@@ -49,7 +68,7 @@ def group_runs(runs: Sequence[Trained]) -> tuple[Group, ...]:
     if len(runs) < 2:
         raise RunError("nothing to compare: name at least two run folders")
     check_same_data(runs)
-    sorted_runs: dict[str, list[Trained]] = {}
+    sorted_runs: dict[str, list[RunRecord]] = {}
     for run in runs:
         sorted_runs.setdefault(repr(_deciding(run)), []).append(run)
     members = [sorted(group, key=lambda run: run.seed) for group in sorted_runs.values()]
@@ -65,7 +84,7 @@ def group_runs(runs: Sequence[Trained]) -> tuple[Group, ...]:
     return groups
 
 
-def check_same_data(runs: Sequence[Trained]) -> None:
+def check_same_data(runs: Sequence[RunRecord]) -> None:
     """Refuse runs whose scores are not of the same task.
 
     Raises:
@@ -86,7 +105,7 @@ def check_same_data(runs: Sequence[Trained]) -> None:
             )
 
 
-def differing(runs: Sequence[Trained]) -> list[str]:
+def differing(runs: Sequence[RunRecord]) -> list[str]:
     """Return the names of the deciding settings in which runs differ, mix and labels first.
 
     A setting that belongs to the label rule of some alone counts among these.
@@ -135,13 +154,15 @@ def cautions(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def packages(run: Trained) -> dict[str, Any]:
+def packages(run: RunRecord) -> dict[str, Any]:
     """Return package -> version, as far as the run wrote it down."""
     found = run.environment.get("packages")
     return found if isinstance(found, dict) else {}
 
 
-def _differs(what: str, value: Callable[[Trained], Any], runs: Sequence[Trained], names: Sequence[str]) -> list[str]:
+def _differs(
+    what: str, value: Callable[[RunRecord], Any], runs: Sequence[RunRecord], names: Sequence[str]
+) -> list[str]:
     values = [value(run) for run in runs]
     if all(one == values[0] for one in values):
         return []
@@ -159,11 +180,11 @@ def _listed(values: Sequence[Any], names: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
-def _deciding(run: Trained) -> dict[str, Any]:
+def _deciding(run: RunRecord) -> dict[str, Any]:
     return {name: value for name, value in run.settings.items() if name not in LEFT_OUT}
 
 
-def _name(run: Trained, differ: Sequence[str]) -> str:
+def _name(run: RunRecord, differ: Sequence[str]) -> str:
     own = [name for name in differ if name not in WAYS and name in run.settings]
     return ", ".join([run.title] + [f"{name} {_short(run.settings[name])}" for name in own])
 
@@ -172,9 +193,9 @@ def _short(value: Any) -> str:
     return " ".join(f"{name}={part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _data_name(run: Trained) -> str:
+def _data_name(run: RunRecord) -> str:
     return Path(run.settings["data"] or "").name
 
 
-def _by_name(run: Trained) -> dict[str, int]:
+def _by_name(run: RunRecord) -> dict[str, int]:
     return dict(zip(run.classes, run.images or (), strict=False))

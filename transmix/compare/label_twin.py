@@ -7,11 +7,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from transmix.compare.groups import LEFT_OUT
-from transmix.compare.read import Trained
 from transmix.data.seeding import derive_seed
 from transmix.mixing.draw import Draw
 from transmix.recipes.mixing import build_mixer
 from transmix.recipes.settings import Mixing
+from transmix.runs.read import RunRecord
 
 STEPS = 400
 """Draws that are looked at."""
@@ -49,7 +49,7 @@ class Shared:
         return self.alike and self.same == 1
 
 
-def shared_draws(one: Trained, other: Trained, steps: int = STEPS) -> Shared:
+def shared_draws(one: RunRecord, other: RunRecord, steps: int = STEPS) -> Shared:
     """Draw the first mixing of two recipes side by side, both with the first one's seed.
 
     Args:
@@ -82,7 +82,7 @@ def say_shared(shared: Shared) -> str:
     return f"the same images before mixing, mixed alike {100 * shared.same:.0f} % of the time{boxes}"
 
 
-def _rows(run: Trained, seed: int, number: int) -> list[tuple]:
+def _rows(run: RunRecord, seed: int, number: int) -> list[tuple]:
     """Return (lam, box, source box, shape, what holds for the batch) of the first rows that a run mixes.
 
     One stands for the batch where it is drawn once for it.

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from transmix.compare.groups import LEFT_OUT
-from transmix.compare.read import number
 from transmix.compare.schedule import Outcome, Task, run_tasks
 from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, resolved
 from transmix.recipes.mixing import SWITCH, build_mixer, find_rule, mix_and_labels, rule_name, title
@@ -19,6 +18,7 @@ from transmix.runs.atomic_write import replace_file, why
 from transmix.runs.error import RunError
 from transmix.runs.folder import as_started, is_finished, read_recipe
 from transmix.runs.log import read_rows
+from transmix.runs.read import number
 
 PROGRAM = (sys.executable, "-m", "transmix")
 """What a run is trained by."""

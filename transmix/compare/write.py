@@ -2,16 +2,18 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transmix.compare import text
-from transmix.compare.comparison import METRICS, Comparison, scores_of
+from transmix.compare.comparison import Comparison, scores_of
 from transmix.compare.figures import curve_svgs, difference_svg, legend
 from transmix.compare.groups import packages
-from transmix.compare.record import as_json, best_epoch
+from transmix.compare.statistics import LEVEL
 from transmix.printable import printable
 from transmix.report.page import render, write_page
+from transmix.runs.read import RunRecord, number
 
 TEMPLATE = Path(__file__).with_name("compare.html")
 
@@ -38,23 +40,72 @@ def write_comparison(comparison: Comparison, page: Path, **about: Any) -> list[P
     return paths
 
 
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Return all numbers as what JSON takes, in the log's units: groups with their runs, and differences."""
+    return {
+        "compared": comparison.score,
+        "weights": text.weights_of(comparison),
+        "baseline": comparison.baseline,
+        "level": LEVEL,
+        "cautions": list(comparison.cautions),
+        "groups": [
+            {
+                "name": group.name,
+                "mix": group.runs[0].settings["mix"],
+                "seeds": [run.seed for run in group.finished],
+                "means": {name: asdict(mean) for name, mean in comparison.means[group.name].items()},
+                "runs": [_run_as_json(run, comparison.score) for run in group.runs],
+            }
+            for group in comparison.groups
+        ],
+        "differences": [
+            {
+                "group": one.group,
+                "baseline": one.baseline,
+                "common": one.common,
+                "same_draws": one.shared.same,
+                "same_boxes": one.shared.same_boxes,
+                "verdict": one.verdict,
+                "p_holm": one.p_holm,
+                "scores": {name: {"n": len(value.seeds), **asdict(value)} for name, value in one.scores.items()},
+            }
+            for one in comparison.compared
+        ],
+    }
+
+
+def best_epoch(run: RunRecord, score: str) -> dict[str, Any] | None:
+    """Return the best score of any epoch and that epoch: optimistic, as it is chosen on what it is measured on."""
+    known = [row for row in run.epochs if number(row.get(score)) is not None and "epoch" in row]
+    best = max(known, key=lambda row: (row[score], -row["epoch"]), default=None)
+    return best and {"score": float(best[score]), "epoch": best["epoch"]}
+
+
+def _run_as_json(run: RunRecord, score: str) -> dict[str, Any]:
+    return {
+        "folder": str(run.folder),
+        "seed": run.seed,
+        "finished": run.finished,
+        "epochs": len(run.epochs),
+        "scores": scores_of(run),
+        "best": best_epoch(run, score),
+        "environment": run.environment,
+    }
+
+
 def html(comparison: Comparison) -> str:
     """Return the page."""
-    groups = comparison.groups
-    names = text.columns(comparison)
-    scored = METRICS[comparison.score]
-    first = groups[0].runs[0]
-    others = [name for name in names if name not in (comparison.score, "label_shift")]
+    columns, first = text.columns(comparison), comparison.groups[0].runs[0]
     return render(
         TEMPLATE,
         comparison=comparison,
         text=text,
-        columns={name: METRICS[name] for name in names},
-        others={name: METRICS[name] for name in others},
-        scored=scored,
+        columns=columns,
+        others={name: one for name, one in columns.items() if name not in (comparison.score, "label_shift")},
+        scored=comparison.metrics[comparison.score],
         data=Path(first.settings["data"] or "").name,
         first=first,
-        runs=[(index, group, run) for index, group in enumerate(groups) for run in group.runs],
+        runs=[(index, group, run) for index, group in enumerate(comparison.groups) for run in group.runs],
         scores_of=scores_of,
         packages=packages,
         best=lambda run: best_epoch(run, comparison.score),
@@ -73,51 +124,34 @@ def markdown(comparison: Comparison) -> str:
 
 def tables(comparison: Comparison) -> str:
     """Return scores and differences as Markdown that lines up in a terminal too."""
-    names = text.columns(comparison)
-    score = METRICS[comparison.score]
-    lines = ["Mean ± standard deviation over seeds, after the last epoch.", ""]
-    rows = [
-        [
-            _escape(group.name),
-            str(len(group.finished)),
-            *(text.show_mean(comparison.means[group.name].get(name), METRICS[name]) for name in names),
-        ]
-        for group in comparison.groups
-    ]
-    lines += _table(["", "seeds", *(text.heading(METRICS[name]) for name in names)], rows)
+    columns, score = text.columns(comparison), comparison.metrics[comparison.score]
+    rows = [["", "seeds", *(metric.heading for metric in columns.values())]]
+    for group in comparison.groups:
+        means = comparison.means[group.name]
+        shown = [text.show_mean(means.get(name), metric) for name, metric in columns.items()]
+        rows.append([_escape(group.name), str(len(group.finished)), *shown])
+    lines = ["Mean ± standard deviation over seeds, after the last epoch.", "", *_table(rows)]
     if comparison.compared:
-        unit = text.unit_of_difference(score)
-        headings = [f"difference of {score.label} ({unit})", "mean", "95 % interval", "n", "p", "p by Holm"]
-        rows = [
-            [
-                f"{_escape(one.group)} − {_escape(one.baseline)}",
-                text.signed(found.mean, score),
-                text.interval(found, score),
-                str(len(found.seeds)),
-                text.show_p(found.p),
-                text.show_p(one.p_holm),
-            ]
-            for one in comparison.compared
-            for found in [one.scores[comparison.score]]
-        ]
-        lines += ["", *_table(headings, rows), ""]
+        unit, verdicts = score.difference_unit, []
+        rows = [[f"difference of {score.label} ({unit})", "mean", "95 % interval", "n", "p", "p by Holm"]]
         for one in comparison.compared:
-            pair = f"{_escape(one.group)} − {_escape(one.baseline)}"
-            lines.append(f"- {pair}: {one.verdict} With the same seed they share {one.common}.")
+            found, pair = one.scores[comparison.score], f"{_escape(one.group)} − {_escape(one.baseline)}"
+            mean, p_values = score.write_difference(found.mean), map(text.show_p, (found.p, one.p_holm))
+            rows.append([pair, mean, text.interval(found, score), str(len(found.seeds)), *p_values])
+            verdicts.append(f"- {pair}: {one.verdict} With the same seed they share {one.common}.")
+        lines += ["", *_table(rows), "", *verdicts]
     return "\n".join(lines) + "\n"
 
 
-def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
-    """Return a table whose columns line up: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
-    left = [i == 0 for i in range(len(headings))]
-
-    def line(cells: list[str]) -> str:
-        padded = [cell.ljust(w) if lies else cell.rjust(w) for cell, w, lies in zip(cells, widths, left, strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = "|".join(f"{'-' * (w + 1)}{'-' if lies else ':'}" for w, lies in zip(widths, left, strict=True))
-    return [line(headings), f"|{rule}|", *map(line, rows)]
+def _table(rows: list[list[str]]) -> list[str]:
+    """Return a table, its headings first, whose columns line up: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    return [lines[0], f"|{rule}|", *lines[1:]]
 
 
 def _escape(words: str) -> str:

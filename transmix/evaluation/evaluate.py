@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transmix.attention.eval_mode import eval_mode
 from transmix.distributed import is_part
 from transmix.evaluation.accumulators import Accuracy, CalibrationError, Confusion, CrossEntropy, sum_over_ranks
-from transmix.evaluation.metrics import added_metrics
+from transmix.metrics import added_metrics
 
 
 def evaluate(

@@ -98,8 +98,8 @@ def run_suites(
         try:
             called[name] = {one.name: load_suite(name)(one, data, settings) for one in evaluators}
         except (AttentionError, DataError, RecipeError) as error:
-            if name in names:
-                raise
+            if name in names or (name == "shifts" and (settings.shift_data or settings.outlier_data)):
+                raise  # it is asked for, by its name or by its data
             if talks:
                 print(f"left out, since it does not apply: {name}: {error}", flush=True)
     return _run(called, talks)

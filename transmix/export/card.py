@@ -7,6 +7,7 @@ from typing import Any
 from transmix import __version__
 from transmix.export import snippets
 from transmix.export.error import ExportError
+from transmix.metrics import METRICS, TRAINING_METRICS, in_log
 from transmix.models.loaded import LoadedModel
 from transmix.recipes.mixing import title
 from transmix.training.optimizer import peak_lr
@@ -62,8 +63,8 @@ def _training(loaded: LoadedModel) -> str:
         [
             f"- model: timm's `{model.model}`{options}{head}; {count / 1e6:.2f} M weights, started from {start}",
             f"- data: {Path(recipe.data.data or '').name}; images of {size} x {size} pixels",
-            f"- training: {epochs} epochs planned, batches of {optimization.batch_size}, learning rate "
-            f"{peak_lr(optimization):g}, mixing `{mixing}`, seed {recipe.run.seed}",
+            f"- training: {epochs} epochs planned, batches of {optimization.batch_size}, "
+            f"{TRAINING_METRICS['lr'].label} {peak_lr(optimization):g}, mixing `{mixing}`, seed {recipe.run.seed}",
             f"- weights: {loaded.weights}{average}",
             f"- written by transmix {__version__}",
         ]
@@ -74,11 +75,10 @@ def _scores(loaded: LoadedModel) -> str:
     scores = loaded.chosen.scores if loaded.chosen else {}
     if not scores:
         return "The run was not evaluated at this step."
-    top5 = f", top-5 {100 * scores['top5']:.2f} %" if len(loaded.classes or ()) > 5 else ""
-    return (
-        f"On the validation split after epoch {scores['epoch']}: top-1 {100 * scores['top1']:.2f} %{top5}, "
-        f"cross-entropy {scores['val_loss']:.4f}, calibration error {100 * scores['calibration_error']:.2f} %."
-    )
+    many = len(loaded.classes or ()) > 5
+    shown = [name for name in METRICS if in_log(name) in scores and (name != "top5" or many)]
+    written = [f"{METRICS[name].label} {METRICS[name].write(scores[in_log(name)])}" for name in shown]
+    return f"On the validation split after epoch {scores['epoch']}, of these weights: {', '.join(written)}."
 
 
 def _classes(classes: Sequence[str], formats: Sequence[str]) -> str:

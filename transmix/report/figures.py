@@ -6,30 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from transmix.report.read import RunFiles, number
-from transmix.report.result import epoch_table, steps_per_epoch
-from transmix.report.scores import WEIGHTS
-from transmix.report.words import percent, points, whole
-from transmix.visual.curves import LOOKS, SHARES, Curve, curve_figure, read_curves, swatch, thinned
+from transmix.metrics import METRICS, log_metrics
+from transmix.report.format import percent, points, whole
+from transmix.report.history import epoch_table, steps_per_epoch
+from transmix.runs.read import RunRecord, number
+from transmix.runs.weights import NAMES
+from transmix.visual.curves import CURVES, LOOKS, SHARES, Curve, curve_figure, read_curves, swatch, thinned
 from transmix.visual.html import inline_svg
 from transmix.visual.palette import ON_PAGE
 from transmix.visual.reliability import Reliability, reliability_figure
 
-MEANINGS = {
-    "loss": "cross-entropy, lower is better. While images are mixed, the training loss is of mixed labels and stays "
-    "higher",
-    "top-1": "share of validation images whose most likely class is right",
-    "calibration error": "how far confidence and accuracy lie apart on average; 0 is best",
-    "mixed accuracy": "accuracy on training images as they were mixed, each label counted with its weight",
-    "label shift": "how far the label rule moved a pasted box’s label from the share of its area, on average",
-    "learning rate": "size of the optimizer’s steps",
-}
-"""Panel of the curves -> what it shows."""
 
-
-def curves(found: RunFiles) -> dict[str, Any]:
+def curves(found: RunRecord) -> dict[str, Any]:
     """Return the curves, their legend, and every epoch as a table."""
-    panels = read_curves(found.rows)
+    panels, metrics = read_curves(found.rows), log_metrics()
     end = max((row["step"] for row in found.rows), default=0)
     charts = []
     for title, lines in panels.items():
@@ -38,15 +28,15 @@ def curves(found: RunFiles) -> dict[str, Any]:
             drawn = {name: thinned(curve) for name, curve in lines.items()}
             figure = curve_figure(drawn, share=share, ends=(0, end))
             svg = inline_svg(figure, f"{title} over the optimizer steps: {'; '.join(said)}")
-        charts.append((title, svg, MEANINGS[title]))
+        charts.append((title, svg, metrics[next(iter(CURVES[title].values()))[1]].meaning))
     names = [name for name in LOOKS if any(name in lines for lines in panels.values())]
     legend = [(inline_svg(swatch(LOOKS[name]), name), name) for name in names]
     return {"charts": charts, "legend": legend, "steps": steps_per_epoch(found), **epoch_table(found)}
 
 
-def calibration(found: RunFiles) -> dict[str, Any] | None:
-    """Return the reliability diagram and its numbers, of the averaged weights where the run has them."""
-    kept = {name: bins for name, bins in found.reliability.items() if name in WEIGHTS}
+def calibration(found: RunRecord) -> dict[str, Any] | None:
+    """Return the reliability diagram and its numbers, of the EMA where the run has one."""
+    kept = {name: bins for name, bins in found.reliability.items() if name in NAMES}
     if not kept:
         return None
     name = "ema" if "ema" in kept else "model"
@@ -61,12 +51,13 @@ def calibration(found: RunFiles) -> dict[str, Any] | None:
     error, sure = np.nansum(count * np.abs(accuracy - mean)) / images, (confidence - hits).sum() / images
     figure = reliability_figure(Reliability(count, accuracy, mean, error), width=1.15 * ON_PAGE, with_notes=False)
     return {
-        "weights": WEIGHTS[name],
+        "weights": NAMES[name],
         "chart": inline_svg(figure, "Accuracy against confidence; the numbers are in the table below"),
         "rows": [
             (f"{at / len(count):.0%} to {(at + 1) / len(count):.0%}", *_bin(count[at], mean[at], accuracy[at]))
             for at in np.flatnonzero(count)
         ],
+        "measure": METRICS["calibration_error"].label,
         "error": percent(float(error)),
         "lean": f"{points(float(abs(sure)))} {'above' if sure > 0 else 'below'}",
     }

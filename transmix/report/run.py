@@ -2,13 +2,12 @@
 
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from transmix.report import course, figures, result, scores
+from transmix.report import figures, history, scores
 from transmix.report.page import render, write_page
-from transmix.report.read import RunFiles, read_file, read_run, tried
+from transmix.runs.read import read_file, read_run, tried
 from transmix.visual.html import data_uri
 
 LARGEST = 3_000_000
@@ -53,7 +52,7 @@ def report(folder: Path) -> str:
     """
     found = read_run(folder)
     pictures = {name: tried(found.problems, name, lambda name=name: picture(folder / name)) for name in PICTURES}
-    values = {name: _section(found, name, make) for name, make in SECTIONS.items()}
+    values = {name: tried(found.problems, name, lambda make=make: make(found)) for name, make in SECTIONS.items()}
     html = render("run.html", pictures=pictures, problems=found.problems, **values)
     if len(html.encode()) > LARGEST:  # by the bounds of each part this does not happen
         found.problems |= dict.fromkeys(PICTURES, "left out: with it, the report would be too large")
@@ -81,22 +80,18 @@ def picture(path: Path) -> Picture:
         pixels = pixels.resize((pixels.width * 3 // 4 or 1, pixels.height * 3 // 4 or 1), Image.Resampling.LANCZOS)
 
 
-def _section(found: RunFiles, name: str, make: Callable[[RunFiles], Any]) -> Any:
-    return tried(found.problems, name, lambda: make(found))
-
-
 PICTURES = ("first_boxes.png", "last_boxes.png")
 SECTIONS = {
-    "overview": result.overview,
-    "result": result.result,
+    "overview": history.overview,
+    "result": scores.result,
     "curves": figures.curves,
-    "label_shift": result.label_shift,
+    "label_shift": history.label_shift,
     "classes": scores.classes,
     "calibration": figures.calibration,
     "evaluations": scores.evaluations,
-    "cost": course.cost,
-    "incidents": course.incidents,
-    "recipe": course.recipe,
-    "environment": course.environment,
+    "cost": history.cost,
+    "incidents": history.incidents,
+    "recipe": history.recipe,
+    "environment": history.environment,
 }
 """Part of the template -> what makes its values of the run's files."""

@@ -1,32 +1,86 @@
-"""What else was measured: class by class, how confidence goes with accuracy, and every further evaluation."""
+"""How good the run is: its scores, class by class, how confidence goes with accuracy, and every further evaluation."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from transmix.report.page import shorten
-from transmix.report.read import RunFiles, number
-from transmix.report.result import keeps_average
-from transmix.report.words import NONE, decimal, percent, whole
+from transmix.metrics import FIGURES, METRICS, NONE, TRAINING_METRICS, Metric, added_metrics
+from transmix.report.format import decimal, duration, percent, points, score, whole
+from transmix.report.page import NO_BREAK, shorten
+from transmix.runs.read import RunRecord, number
+from transmix.runs.weights import NAMES, better_weights
 
 MOST_CLASSES = 10
 MOST_SCORES = 150
 NAME = 60
 """Letters of a name; of a longer one the middle is left out."""
 
-SCORES = {
-    "images": "images",
-    "top1": "top-1",
-    "top5": "top-5",
-    "loss": "loss",
-    "calibration_error": "calibration error",
-    "nonfinite_logits": "images without a finite prediction",
-    "per_class_accuracy": "accuracy per class",
-}
-WEIGHTS = {"model": "weights as trained", "ema": "averaged weights (EMA)"}
+SHOWN = ("top1", "top5", "calibration_error")
+"""Scores at the top of the page."""
+
+WORDS = {"nonfinite_logits": "images without a finite prediction", "per_class_accuracy": "accuracy per class"}
+"""What names in an evaluation are called that are no metric; others by themselves."""
 
 
-def classes(found: RunFiles) -> dict[str, Any] | None:
+def result(found: RunRecord) -> dict[str, Any]:
+    """Return the few numbers that matter; 'facts' are (name, value, whose it is and what it is compared to)."""
+    row, ema = last_scores(found), keeps_ema(found)
+    if row is None:
+        return {"facts": [], "images": None}
+    facts = [
+        (
+            METRICS[name].label,
+            score(name, row.get(name)),
+            f"{NAMES['model']}; EMA: {score(name, row.get(f'ema_{name}'))}" if ema else NAMES["model"],
+        )
+        for name in SHOWN
+    ]
+    if (best := best_epoch(found)) is not None:
+        facts.append(("Best epoch", whole(best[0]), f"{NAMES[best[2]]}: {score('top1', best[1])}"))
+    seconds, complete = found.training_time
+    if seconds is not None:
+        beside = "in its steps" + ("" if complete else "; a part is estimated")
+        facts.append((TRAINING_METRICS["seconds"].label, duration(seconds), beside))
+    images = int(found.confusion.images.sum()) if found.confusion is not None else 0
+    top1, error = number(row.get("top1")), None
+    if images and top1 is not None and 0 <= top1 <= 1:
+        error = points(math.sqrt(top1 * (1 - top1) / images))
+    return {
+        "facts": facts,
+        "meanings": [(METRICS[name].label, METRICS[name].meaning) for name in SHOWN],
+        "measure": METRICS["top1"].label,
+        "epoch": whole(row.get("epoch")),
+        "ema": ema,
+        "images": whole(images),
+        "error": error,
+    }
+
+
+def last_scores(found: RunRecord) -> dict[str, Any] | None:
+    """Return the last row of the log, or else of the summary, that has scores."""
+    last = found.summary.get("last")
+    rows = [*([last] if isinstance(last, dict) else []), *found.epochs]
+    return next((row for row in reversed(rows) if "top1" in row), None)
+
+
+def keeps_ema(found: RunRecord) -> bool:
+    """Tell whether the run keeps an EMA of its weights."""
+    return "ema_top1" in (last_scores(found) or {})
+
+
+def best_epoch(found: RunRecord) -> tuple[int, float, str] | None:
+    """Return the epoch with the best score, the score, and whose it is: "model" or "ema"."""
+    best = found.summary.get("best")
+    if isinstance(best, dict) and number(best.get("score")) is not None and type(best.get("epoch")) is int:
+        return best["epoch"], best["score"], best.get("weights", "ema" if keeps_ema(found) else "model")
+    rows = [(row, better_weights(row)) for row in found.epochs]
+    scores = [(number(row.get("ema_top1" if of == "ema" else "top1")), row.get("epoch"), of) for row, of in rows]
+    known = [(epoch, score, of) for score, epoch, of in scores if score is not None and type(epoch) is int]
+    return max(known, key=lambda one: (one[1], -one[0]), default=None)
+
+
+def classes(found: RunRecord) -> dict[str, Any] | None:
     """Return the classes that are recognised worst and the most frequent confusions."""
     if found.confusion is None:
         return None
@@ -40,7 +94,7 @@ def classes(found: RunFiles) -> dict[str, Any] | None:
         "number": whole(len(names)),
         "without": len(names) - len(seen),
         "seen": len(seen),
-        "weights": WEIGHTS["ema" if keeps_average(found) else "model"],
+        "weights": NAMES["ema" if keeps_ema(found) else "model"],
         "worst": [
             (
                 shown[at],
@@ -59,7 +113,7 @@ def classes(found: RunFiles) -> dict[str, Any] | None:
     }
 
 
-def evaluations(found: RunFiles) -> list[dict[str, Any]]:
+def evaluations(found: RunRecord) -> list[dict[str, Any]]:
     """Return every score and suite that stands in the folder's evaluations, whatever it is called, a table each."""
     tables = []
     for file, suite, evaluation, scores in _measured(found):
@@ -67,22 +121,24 @@ def evaluations(found: RunFiles) -> list[dict[str, Any]]:
         flat = {column: dict(_flat(scores[column], ())) for column in columns}
         paths = list(dict.fromkeys(path for known in flat.values() for path in known if path[:1] != ("reliability",)))
         about = {name: value for name in ("data", "checkpoint") if (value := evaluation.get(name)) is not None}
+        metrics = FIGURES.get(suite or "", METRICS | added_metrics())
+        rows = []
+        for path in paths[:MOST_SCORES]:
+            metric = metrics.get(path[-1].rpartition("/")[2]) if path else None
+            rows.append([_name(path, metric), *(_score(path, metric, flat[column].get(path)) for column in columns)])
         tables.append(
             {
                 "file": file if suite is None else f"{file}: {suite}",
                 "about": ", ".join(f"{name} {shorten(str(value), 120)}" for name, value in about.items()),
-                "columns": [WEIGHTS.get(column, shorten(str(column), NAME)) for column in columns],
-                "rows": [
-                    [_score_name(path), *(_score(path, flat[column].get(path)) for column in columns)]
-                    for path in paths[:MOST_SCORES]
-                ],
+                "columns": [NAMES.get(column, shorten(str(column), NAME)) for column in columns],
+                "rows": rows,
                 "left_out": max(len(paths) - MOST_SCORES, 0),
             }
         )
     return tables
 
 
-def _measured(found: RunFiles) -> Iterator[tuple[str, str | None, dict[str, Any], dict[str, Any]]]:
+def _measured(found: RunRecord) -> Iterator[tuple[str, str | None, dict[str, Any], dict[str, Any]]]:
     """Yield (file, suite or None, the whole, weights -> name -> value) of what `transmix evaluate` wrote."""
     for file, evaluation in found.evaluations.items():
         scores = evaluation.get("scores")
@@ -103,15 +159,21 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         yield path, (len(known), min(known), max(known))
 
 
-def _score_name(path: tuple[str, ...]) -> str:
-    return " · ".join(SCORES.get(name, name.replace("_", " ")) for name in path) or "score"
+def _name(path: tuple[str, ...], metric: Metric | None) -> str:
+    words = [WORDS.get(name, name.replace("_", " ")) for name in path]
+    if metric is not None:
+        folder = path[-1].rpartition("/")[0]
+        words[-1] = f"{folder}/{metric.label}" if folder else metric.label
+    return " · ".join(words) or "score"
 
 
-def _score(path: tuple[str, ...], value: Any) -> str:
+def _score(path: tuple[str, ...], metric: Metric | None, value: Any) -> str:
     if isinstance(value, str):
         return shorten(value, NAME)
     if isinstance(value, tuple):
         count, low, high = value
-        return f"{_score(path, low)} to {_score(path, high)} ({count:,} values)"
+        return f"{_score(path, metric, low)} to {_score(path, metric, high)} ({count:,} values)"
+    if metric is not None:
+        return metric.write(value).replace(" ", NO_BREAK)
     share = re.search(r"top\d|accuracy|error|auroc|share", " ".join(path)) and number(value) is not None
     return percent(value) if share and 0 <= value <= 1 else decimal(value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transmix.metrics import METRICS
 from transmix.runs.checkpoint import newest_checkpoint, verify_checkpoint
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_best_step
@@ -72,7 +73,8 @@ def better_weights(scores: Mapping[str, Any]) -> str:
 
 def gap(scores: Mapping[str, Any]) -> str:
     """Return the top-1 of the EMA and of its model in words."""
-    return f"EMA top-1 {100 * scores['ema_top1']:.2f} %, model {100 * scores['top1']:.2f} %"
+    top1 = METRICS["top1"]
+    return f"EMA {top1.label} {top1.write(scores['ema_top1'])}, model {top1.write(scores['top1'])}"
 
 
 def is_run(folder: str | os.PathLike[str]) -> bool:

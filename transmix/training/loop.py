@@ -23,7 +23,7 @@ from transmix.data.seeding import derive_seed
 from transmix.data.source import in_classes, load_data
 from transmix.distributed import World
 from transmix.evaluation.evaluate import evaluate
-from transmix.evaluation.metrics import METRICS, added_metrics, in_log
+from transmix.metrics import METRICS, added_metrics, in_log
 from transmix.models.build import AMP, check_forward, normaliser, start_model
 from transmix.models.start import Start
 from transmix.recipes import Recipe, RecipeError, check_recipe, resolved

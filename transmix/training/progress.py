@@ -4,6 +4,11 @@ import sys
 import time
 from typing import Any
 
+from transmix.metrics import TRAINING_METRICS, log_metrics
+
+SHOWN = ("loss", "top1", "ema_top1", "label_shift", "images_per_second")
+"""Values of an epoch that its line shows, by their names in the log."""
+
 
 class Progress:
     """Shows epoch, step, images per second, loss and time left.
@@ -45,7 +50,8 @@ class Progress:
     def show(self, values: dict[str, Any]) -> None:
         """Show the latest loss."""
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
+            loss = TRAINING_METRICS["loss"]
+            self.bar.set_postfix_str(f"{loss.label} {loss.write(values['loss'], unit=False)}", refresh=False)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -58,16 +64,10 @@ class Progress:
 
     def say_epoch(self, epoch: int, row: dict[str, Any]) -> None:
         """Print the result of an epoch as one line."""
-        parts = [f"epoch {epoch + 1}/{self.epochs}", f"loss {row['loss']:.4f}"]
-        if "top1" in row:
-            parts.append(f"top1 {100 * row['top1']:.2f} %")
-        if "ema_top1" in row:
-            parts.append(f"EMA {100 * row['ema_top1']:.2f} %")
-        if "label_shift" in row:
-            parts.append(f"label shift {row['label_shift']:.3f}")
+        metrics = log_metrics()
+        parts = [f"{metrics[name].label} {metrics[name].write(row[name])}" for name in SHOWN if name in row]
         left = (time.perf_counter() - self.started) / max(self.done - self.first_step, 1) * (self.steps - self.done)
-        parts += [f"{row['images_per_second']:.0f} images/s"] if "images_per_second" in row else []
-        parts.append(f"{_duration(left)} left")
+        parts = [f"epoch {epoch + 1}/{self.epochs}", *parts, f"{_duration(left)} left"]
         self.say("  ".join(parts))
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from transmix.metrics import METRICS, TRAINING_METRICS
 from transmix.runs.log import training_windows
 from transmix.visual.page import Page
 from transmix.visual.palette import AVERAGE, COLUMN, MARGIN, MODEL, ON_PAGE, PAGE, TRAINING, our_style
@@ -18,14 +19,14 @@ CURVES = {
         "validation": ("epoch", "val_loss"),
         "validation, EMA": ("epoch", "ema_val_loss"),
     },
-    "top-1": {"validation": ("epoch", "top1"), "validation, EMA": ("epoch", "ema_top1")},
-    "calibration error": {
+    METRICS["top1"].label: {"validation": ("epoch", "top1"), "validation, EMA": ("epoch", "ema_top1")},
+    METRICS["calibration_error"].label: {
         "validation": ("epoch", "calibration_error"),
         "validation, EMA": ("epoch", "ema_calibration_error"),
     },
-    "mixed accuracy": {"training": ("train", "mixed_accuracy")},
-    "label shift": {"training": ("train", "label_shift")},
-    "learning rate": {"training": ("train", "lr")},
+    TRAINING_METRICS["mixed_accuracy"].label: {"training": ("train", "mixed_accuracy")},
+    TRAINING_METRICS["label_shift"].label: {"training": ("train", "label_shift")},
+    TRAINING_METRICS["lr"].label: {"training": ("train", "lr")},
 }
 """Panel -> curve -> (kind of row, name) in the log."""
 
@@ -36,7 +37,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 """How curves are told apart: by colour, line and marker."""
 
-SHARES = ("top-1", "calibration error", "mixed accuracy", "label shift")
+SHARES = {metric.label for metric in (METRICS | TRAINING_METRICS).values() if metric.factor == 100}
+"""Panels of shares, which are written in percent."""
+
 MOST_MARKS = 40  # points of a curve; more of them are drawn as a line alone
 
 
@@ -82,7 +85,8 @@ def curves_figure(panels: Mapping[str, Mapping[str, Curve]], *, width: float = P
     above, legend = 0.24, 0.24
     each, height = width / across, _height(width / across)
     lines = -(-len(panels) // across)
-    notes = ("over the optimizer step", "mixed accuracy and label shift: of training batches as they were mixed")
+    of_mixed = " and ".join(TRAINING_METRICS[name].label for name in ("mixed_accuracy", "label_shift"))
+    notes = ("over the optimizer step", f"{of_mixed}: of training batches as they were mixed")
     page = Page(width, legend + lines * (above + height), notes)
     steps = [step for curves in panels.values() for curve in curves.values() for step in curve.steps]
     ends, drawn = (min(steps), max(steps)), {}

@@ -10,7 +10,7 @@ from transmix.attention import AttentionError
 from transmix.runs.checkpoint import read_tensors
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_classes
-from transmix.runs.log import read_rows
+from transmix.runs.read import read_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,8 @@ def read_examples(folder: Path) -> Examples:
         AttentionError: It kept them without attention.
         CheckpointError: A file that cannot be read.
     """
-    _check_run(folder)
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such run folder")
     paths = sorted((folder / "examples").glob("epoch-*.safetensors"))
     if not paths:
         raise RunError(f"{folder} keeps no validation images (examples/); they are written when an epoch is evaluated")
@@ -70,13 +71,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: No such run, or it logged nothing.
     """
-    _check_run(folder)
-    rows = read_rows(folder / "metrics.jsonl")
+    rows = read_run(folder).rows
     if not rows:
         raise RunError(f"{folder} holds no log yet (metrics.jsonl); a row is written every few steps")
     return rows
-
-
-def _check_run(folder: Path) -> None:
-    if not folder.is_dir():
-        raise RunError(f"{folder}: no such run folder")

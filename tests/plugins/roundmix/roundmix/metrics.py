@@ -2,7 +2,7 @@
 
 import torch
 
-from transmix.evaluation.metrics import Metric
+from transmix.metrics import Metric
 
 
 class Margin:

@@ -1,12 +1,14 @@
 """Numbers as people read them, each on one line with its unit."""
 
-import math
 from typing import Any
 
+from transmix.metrics import log_metrics, written
 from transmix.report.page import NO_BREAK, shorten
 
-NONE = "–"
-"""What stands where there is no number."""
+
+def score(name: str, value: Any) -> str:
+    """Write a value of the log by its name there, as the table of metrics says."""
+    return log_metrics()[name].write(value).replace(" ", NO_BREAK)
 
 
 def percent(value: Any, digits: int = 2) -> str:
@@ -60,13 +62,6 @@ def setting(value: Any, depth: int = 2) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """Write a count of things: '1 step', '3 steps'."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def written(value: Any, write: Any) -> str:
-    """Write a number if it is one; what is none, or not finite, is said."""
-    if type(value) not in (int, float):
-        return NONE
-    return write(value) if math.isfinite(value) else "not a number" if math.isnan(value) else "infinite"
 
 
 def _duration(seconds: float) -> str:

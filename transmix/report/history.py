@@ -1,0 +1,270 @@
+"""How the run went and from what: its state, epoch by epoch, label shift, cost, incidents, settings, environment."""
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Any
+
+from transmix.data import settings as data_settings
+from transmix.data.bad_images import LIST
+from transmix.metrics import log_metrics
+from transmix.recipes import model as model_settings
+from transmix.recipes import settings
+from transmix.recipes.mixing import mix_and_labels
+from transmix.report.format import duration, percent, plural, score, setting, size, whole
+from transmix.report.page import shorten
+from transmix.report.scores import last_scores
+from transmix.runs.read import RunRecord, number, read_file, tried
+from transmix.runs.weights import ema_is_far_below, gap
+
+NAME = 60
+"""Letters of a name; of a longer one the middle is left out."""
+
+MOST_EPOCHS = 320
+"""Rows of the table of epochs; of more, some are left out evenly."""
+
+MIXING = {"none": "no mixing", "mixup": "Mixup", "cutmix": "CutMix", "mixup+cutmix": "Mixup and CutMix"}
+"""How mixes are written; others by their name."""
+
+LABELS = {"area": "labels by area", "attention": "the boxes’ labels by attention (TransMix)"}
+"""How label rules are written; others by their name."""
+
+
+def overview(found: RunRecord) -> dict[str, Any]:
+    """Return the run's title, what it trained, and what keeps its numbers from being final."""
+    mix, labels = ways(found)
+    images, part, columns = (found.data.get(name) for name in ("images", "held_out", "columns"))
+    held_out = None
+    if isinstance(images, dict) and isinstance(part, str):
+        columns = f", columns {' and '.join(map(str, columns))}" if isinstance(columns, list) else ""
+        held_out = shorten(f"{whole(images.get('held_out'))} images of {part}{columns}", 120)
+    mixing = MIXING.get(mix, mix) if isinstance(mix, str) else mix
+    if isinstance(mix, str) and mix != "none" and (mix, labels) != ("mixup", "area"):
+        mixing = f"{mixing}, {LABELS.get(labels, f'labels by {labels}')}"
+    about = {
+        "model": found.setting("model", "model"),
+        "data": found.setting("data", "data"),
+        "validated on": held_out,
+        "mixing": mixing,
+        "epochs": planned_epochs(found),
+        "images a step": found.setting("optimization", "batch_size"),
+        "seed": found.setting("run", "seed"),
+    }
+    return {
+        "name": found.folder.resolve().name or str(found.folder),
+        "about": [(name, setting(value)) for name, value in about.items() if value is not None],
+        "mix": mix,
+        "by_rule": labels != "area",
+        "by": evidence_of(found),
+        "state": _state(found),
+        "final": found.summary.get("finished") is True,
+    }
+
+
+def ways(found: RunRecord) -> tuple[Any, Any]:
+    """Return mix and label rule, (None, None) where the recipe does not say."""
+    mix, labels = (found.setting("mixing", name) for name in ("mix", "labels"))
+    if not isinstance(mix, str):
+        return mix, None
+    mix, labels = mix_and_labels(mix, labels if isinstance(labels, str) else None)
+    return mix, labels or "area"
+
+
+def epoch_table(found: RunRecord) -> dict[str, Any]:
+    """Return the scores of every epoch as a table."""
+    metrics, epochs = log_metrics(), found.epochs
+    known = [name for name in metrics if any(name in row for row in epochs)]
+    shown = spaced(epochs, MOST_EPOCHS)
+    return {
+        "columns": ["epoch", *(metrics[name].label for name in known)],
+        "rows": [[whole(row.get("epoch")), *(metrics[name].write(row.get(name)) for name in known)] for row in shown],
+        "left_out": len(epochs) - len(shown),
+    }
+
+
+def label_shift(found: RunRecord) -> dict[str, Any]:
+    """Return how far the label rule moved labels, early, late and on average, or why it moved none."""
+    names = ("label_shift", "empty_boxes")
+    rows = [row for row in found.epochs if number(row.get("label_shift")) is not None]
+    if not rows:
+        return {"note": unmoved(*ways(found))}
+    strongest = max(rows, key=lambda row: row["label_shift"])
+    picked = {
+        f"{which} (epoch {whole(row.get('epoch'))})": row
+        for which, row in (("first", rows[0]), ("strongest", strongest), ("last that mixes", rows[-1]))
+    }
+    known = {name: [value for row in rows if (value := number(row.get(name))) is not None] for name in names}
+    means = {name: fmean(values) if values else None for name, values in known.items()}
+    picked[f"mean of {plural(len(rows), 'epoch')}"] = means
+    options = found.setting("mixing", "labels_options")
+    before = found.setting("mixing", "attention_weight")  # recipes of before have it beside the rule
+    weight = options.get("weight", before) if isinstance(options, dict) else before
+    return {
+        "heads": ["epochs", *(log_metrics()[name].label for name in names)],
+        "mean": [score(name, means[name]) for name in names],
+        "rows": [(which, *(score(name, row.get(name)) for name in names)) for which, row in picked.items()],
+        "weight": percent(weight, 0) if number(weight) is not None else None,
+        "by": evidence_of(found),
+    }
+
+
+def unmoved(mix: Any, labels: Any) -> str:
+    """Say why a run has no labels that its rule moved."""
+    if mix is None:
+        return "Nothing is on record."
+    if mix == "none":
+        return "This run mixes no images, so there are no labels to move."
+    if labels != "area":
+        return "No epoch with boxes is on record yet."
+    return f"This run’s labels are by area (mix {mix}): attention moves none of them."
+
+
+def evidence_of(found: RunRecord) -> str:
+    """Return what a run's label rule looks at, in words: attention, or the rule's name."""
+    labels = ways(found)[1]
+    return "attention" if labels in ("attention", "area", None) else f"the rule “{labels}”"
+
+
+def planned_epochs(found: RunRecord) -> int | None:
+    """Return how many epochs the recipe asks for."""
+    epochs = [found.setting("optimization", name, 0) for name in ("epochs", "cooldown_epochs")]
+    return sum(epochs) or None if all(type(one) is int for one in epochs) else None
+
+
+def steps_per_epoch(found: RunRecord) -> int | None:
+    """Return how many steps an epoch has, if two ends of epochs are on record."""
+    ends = sorted({row["step"] for row in found.epochs})
+    return ends[1] - ends[0] if len(ends) > 1 else None
+
+
+def spaced(rows: Sequence[Any], most: int) -> list[Any]:
+    """Return at most `most` of the rows, evenly spaced, the first and the last among them."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(at * (len(rows) - 1) / (most - 1))] for at in range(most)]
+
+
+def cost(found: RunRecord) -> list[tuple[str, str, str]]:
+    """Return (what, how much, how it is known)."""
+    rows = found.epochs
+    seconds, complete = found.training_time
+    speeds = [speed for row in rows if (speed := number(row.get("images_per_second")))]
+    step = max((row["step"] for row in found.rows), default=None)
+    batch = number(found.setting("optimization", "batch_size"))
+    table = []
+    if seconds is not None:
+        known = "images ÷ images per second; start-up, evaluation and saving are not in it"
+        table.append(("time in training steps", ("" if complete else "about ") + duration(seconds), known))
+    if walls := [wall for row in rows if (wall := number(row.get("seconds"))) is not None]:
+        table.append(("time of the epochs", duration(sum(walls)), "with evaluation and saving"))
+    if speeds:
+        slow, fast = min(speeds), max(speeds)
+        table.append(
+            ("images per second", whole(median(speeds)), f"median of the epochs; {whole(slow)} to {whole(fast)}")
+        )
+    if step is not None:
+        table.append(("optimizer steps", whole(step), f"of {whole(batch)} images each" if batch else ""))
+        if batch:
+            table.append(("training images seen", whole(step * batch), "each as often as it was shown"))
+    if memory := [value for row in found.rows if (value := number(row.get("peak_memory"))) is not None]:
+        table.append(("peak memory of the device", size(max(memory)), "as torch counts it"))
+    weights = found.folder / "model.safetensors"
+    if weights.is_file():
+        table.append(("weights on disk", size(weights.stat().st_size), "model.safetensors"))
+    return table
+
+
+def incidents(found: RunRecord) -> list[tuple[str, list[str]]]:
+    """Return what happened on the way, each with more lines if there are any."""
+    folder, happened = found.folder, []
+    last = last_scores(found) or {}
+    if ema_is_far_below(last):
+        text = "The EMA is far below the weights as trained, which stand for the run"
+        happened.append((text, [gap(last)]))
+    notes = found.data.get("notes")
+    happened += [(shorten(str(note), 600), []) for note in (notes if isinstance(notes, list) else [])[:10]]
+    held = [row for row in found.rows if number(row.get("held_back"))]
+    if held:
+        count = int(sum(row["held_back"] for row in held))
+        happened.append((f"{plural(count, 'step')} held back because loss or gradient was not finite", []))
+    if dumps := _names(found, "nonfinite", "step-*"):
+        text = "Training stopped at a step that was not finite; transmix replay runs it again and says where it began"
+        happened.append((text, dumps))
+    if (folder / LIST).exists():
+        text = tried(found.problems, LIST, lambda: read_file(folder / LIST).decode(errors="replace"))
+        bad = [line for line in (text or "").split("\n") if line]
+        rest = [f"and {len(bad) - 10:,} more"] if len(bad) > 10 else []
+        lines = [shorten(line.replace("\t", ": "), 240) for line in bad[:10]]
+        happened.append((f"{plural(len(bad), 'image')} left out because unreadable ({LIST})", lines + rest))
+    if damaged := _names(found, "checkpoints", "damaged-*"):
+        happened.append((f"{plural(len(damaged), 'damaged checkpoint')} set aside", damaged))
+    if partly := [row for row in found.epochs if "images_per_second" not in row]:
+        epochs = ", ".join(whole(row.get("epoch")) for row in partly[:10])
+        happened.append((f"Stopped and gone on with at the end of epoch {epochs}", []))
+    if "--resume" in str(found.environment.get("command", "")).split():
+        happened.append(("The last start said --resume; earlier ones are not on record", []))
+    return happened
+
+
+def recipe(found: RunRecord) -> dict[str, Any] | None:
+    """Return settings as (section, name, value, default, meaning), those that differ from the defaults apart."""
+    if not found.sections:
+        return None
+    defaults, meanings = dataclasses.asdict(settings.Recipe()), _meanings()
+    changed, same = [], []
+    for section, values in list(found.sections.items())[:20]:
+        for name, value in list(values.items())[:60] if isinstance(values, dict) else [("", values)]:
+            known = section in defaults and name in defaults[section]
+            default = setting(defaults[section][name]) if known else "not known to this version"
+            row = (shorten(str(name), NAME), setting(value), default, meanings.get(str(name), ""))
+            (same if setting(value) == default else changed).append(row)
+    return {"changed": changed, "same": same}
+
+
+def environment(found: RunRecord) -> list[tuple[str, str]]:
+    """Return what else the result depends on, nested values with their names in a row."""
+    return [(" ".join(path).replace("_", " "), setting(value)) for path, value in _leaves(found.environment, ())][:60]
+
+
+def _state(found: RunRecord) -> str:
+    step = found.summary.get("step", found.rows[-1]["step"] if found.rows else None)
+    steps = f" after {whole(step)} steps" if step is not None else ""
+    planned, epochs = planned_epochs(found), found.epochs
+    done = f"{len(epochs)}" + (f" of {planned}" if planned else "") + " epochs"
+    if found.summary.get("finished") is True:
+        return f"Finished{steps}."
+    if found.summary:
+        return f"Stopped{steps} as asked, before the end of its schedule: {done} are on record."
+    if not (found.folder / "summary.json").exists():
+        return f"Not finished: {done} are on record{f', the last at step {whole(step)}' if step is not None else ''}."
+    return f"Whether it finished cannot be told: {found.problems.get('summary.json', 'summary.json is empty')}."
+
+
+def _names(found: RunRecord, place: str, pattern: str) -> list[str]:
+    paths = tried(found.problems, place, lambda: sorted((found.folder / place).glob(pattern))) or []
+    return [path.name for path in paths[:10]]
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict) and len(path) < 4:
+        for name, part in value.items():
+            yield from _leaves(part, (*path, shorten(str(name), NAME)))
+    else:
+        yield path, value
+
+
+@cache
+def _meanings() -> dict[str, str]:
+    """Return what stands below each setting where it is defined."""
+    meanings = {}
+    sources = map(inspect.getsource, (data_settings, model_settings, settings))
+    for part in [part for source in sources for part in ast.parse(source).body]:
+        fields = part.body if isinstance(part, ast.ClassDef) else []
+        for one, after in pairwise(fields):
+            if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                meanings[ast.unparse(one.target)] = " ".join(str(after.value.value).replace("`", "").split())
+    return meanings

@@ -1,0 +1,243 @@
+"""A run folder, read once: what is missing or damaged costs its own place and no more."""
+
+import csv
+import io
+import json
+import math
+import stat
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transmix.recipes import Recipe
+from transmix.recipes.file import LARGEST as LARGEST_RECIPE
+from transmix.recipes.mixing import title
+from transmix.runs.error import RunError
+from transmix.runs.folder import read_classes, read_recipe
+from transmix.runs.log import read_rows
+
+LARGEST = 100_000_000
+"""Bytes of a file; larger ones are named and left out. A confusion matrix of 7,000 classes is as large."""
+
+KNOWN = ("recipe.yaml", "metrics.jsonl", "summary.json", "environment.json")
+"""A folder with none of these holds no run."""
+
+NO_DAMAGE = ("There is no ", "it holds no row yet", "more than is read")
+"""What stands in the problem of a file that is as a run may leave it."""
+
+
+class Confusion(NamedTuple):
+    """How often each class was taken for each other, as (K, K) counts hold it, without their zeros."""
+
+    classes: list[str]
+    images: np.ndarray  # (K,) int64, of each class
+    right: np.ndarray  # (K,) int64
+    wrong: list[tuple[int, int, int]]  # (count, true, predicted), the most frequent first
+
+
+@dataclass(eq=False)
+class RunRecord:
+    """What a run left behind; None, or nothing in it, where `problems` says why.
+
+    Attributes:
+        folder: of the run.
+        sections: section -> setting -> value, as recipe.yaml has them.
+        environment: versions, machine, command.
+        rows: of the log.
+        summary: of a finished run.
+        data: which part was held out, what it lacks, what was said; empty where a run has not kept it.
+        reliability: weights -> 'hits', 'confidence' (their sum) and 'count' of each bin.
+        evaluations: name of the file -> what `transmix evaluate` found.
+        confusion: of the last evaluation.
+        problems: name of the file -> why it is not there to be used.
+    """
+
+    folder: Path
+    sections: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    reliability: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    confusion: Confusion | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of the log that end an epoch."""
+        return [row for row in self.rows if row["kind"] == "epoch"]
+
+    def damage(self, name: str) -> str:
+        """Return what is wrong with a file that a run does not leave so; empty where nothing is."""
+        problem = self.problems.get(name, "")
+        return "" if any(part in problem for part in NO_DAMAGE) else problem
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.summary.get("finished")) and bool(self.epochs)
+
+    def setting(self, section: str, name: str, default: Any = None) -> Any:
+        """Return what recipe.yaml says, if it can be read."""
+        settings = self.sections.get(section)
+        return settings.get(name, default) if isinstance(settings, dict) else default
+
+    @property
+    def training_time(self) -> tuple[float | None, bool]:
+        """Seconds of all training steps (None: the log does not say), and whether every epoch says its speed.
+
+        An epoch that a stopped run had finished before it could say its speed counts as fast as the others.
+        """
+        known, steps, before = 0.0, 0, 0
+        for row in self.epochs:
+            if speed := number(row.get("images_per_second")):
+                known += (row["step"] - before) / speed
+                steps += row["step"] - before
+            before = row["step"]
+        batch = number(self.setting("optimization", "batch_size"))
+        if not batch or not steps:
+            return None, False
+        return batch * known * before / steps, steps == before
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Every setting. Raises RecipeError if recipe.yaml cannot be read, or has settings that are unknown now."""
+        return read_recipe(self.folder)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The class list. Raises RunError if classes.json cannot be read."""
+        return read_classes(self.folder)
+
+    @property
+    def images(self) -> tuple[int, ...] | None:
+        """Validation images of each class; None before the run has finished."""
+        return tuple(self.confusion.images.tolist()) if self.finished and self.confusion is not None else None
+
+    @property
+    def seed(self) -> int:
+        """Of everything random in it."""
+        return self.recipe.run.seed
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Setting -> value, without the sections; those of the label rule stand by themselves."""
+        found = {name: value for section in asdict(self.recipe).values() for name, value in section.items()}
+        return found | {f"labels {name}": value for name, value in found.pop("labels_options").items()}
+
+    @property
+    def of_labels(self) -> set[str]:
+        """Names of the settings of the label rule, as `settings` has them."""
+        return {f"labels {name}" for name in self.recipe.mixing.labels_options}
+
+    @property
+    def title(self) -> str:
+        """What its mix with its labels is called."""
+        return title(self.recipe.mixing.mix, self.recipe.mixing.labels)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder.
+
+    Raises:
+        RunError: there is no run.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such run folder")
+    if not any((folder / name).exists() for name in KNOWN):
+        raise RunError(f"{folder} holds no run: none of {', '.join(KNOWN)} is there")
+    problems: dict[str, str] = {}
+
+    def read(name: str, reader: Callable[[Path], Any]) -> Any:
+        return tried(problems, name, lambda: reader(folder / name))
+
+    evaluations = {path.name: read(path.name, _mapping) for path in sorted(folder.glob("evaluation*.json"))[:20]}
+    return RunRecord(
+        folder,
+        sections=read("recipe.yaml", _mapping) or {},
+        environment=read("environment.json", _mapping) or {},
+        rows=read("metrics.jsonl", _log) or [],
+        summary=read("summary.json", _mapping) or {},
+        data=(read("data.json", _mapping) or {}) if (folder / "data.json").exists() else {},  # runs of before lack it
+        reliability=read("reliability.json", _mapping) or {},
+        evaluations={name: found for name, found in evaluations.items() if found is not None},
+        confusion=read("confusion.csv", _confusion),
+        problems=problems,
+    )
+
+
+def read_file(path: Path, largest: int = LARGEST) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        ValueError: it is not a plain file, or too large.
+        OSError: it cannot be read.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # a pipe would never end
+        raise ValueError("it is not a plain file")
+    if about.st_size > largest:
+        raise ValueError(f"it has {about.st_size / 1e6:,.1f} MB, more than is read ({largest / 1e6:g} MB)")
+    return path.read_bytes()
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number as it is, and None for everything else (True is none)."""
+    return value if type(value) in (int, float) and math.isfinite(value) else None
+
+
+def tried(problems: dict[str, str], name: str, read: Callable[[], Any]) -> Any:
+    """Return what `read` gives, or None with the reason in `problems`."""
+    try:
+        return read()
+    except FileNotFoundError:
+        problems[name] = f"There is no {name}"
+    except json.JSONDecodeError as error:
+        problems[name] = f"{name} is not JSON ({error})"
+    except Exception as error:  # whatever a damaged file may bring about, the rest of the run is worth having
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        problems[name] = f"{name} cannot be used: {reason}"
+    return None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    text = read_file(path, LARGEST if path.suffix == ".json" else LARGEST_RECIPE).decode()
+    if path.suffix == ".json":
+        value = json.loads(text)
+    else:
+        import yaml
+
+        value = yaml.safe_load(text)
+    if not isinstance(value, dict):
+        raise ValueError("it holds no names and values")
+    return value
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    read_file(path)
+    rows = read_rows(path)
+    if not rows:
+        raise ValueError("it holds no row yet")
+    return rows
+
+
+def _confusion(path: Path) -> Confusion:
+    lines = csv.reader(io.StringIO(read_file(path).decode(), newline=""))
+    classes = next(lines)[1:]
+    images, right = np.zeros((2, len(classes)), dtype=np.int64)
+    wrong: list[tuple[int, int, int]] = []
+    position = -1
+    for position, (_, *cells) in enumerate(lines):
+        if position >= len(classes) or len(cells) != len(classes):
+            raise ValueError(f"row {position + 1} of {len(classes)} has {len(cells)} counts")
+        counts = {at: int(cell) for at, cell in enumerate(cells) if cell != "0"}
+        images[position], right[position] = sum(counts.values()), counts.pop(position, 0)
+        wrong += [(count, position, at) for at, count in counts.items()]
+    if position + 1 != len(classes):
+        raise ValueError(f"it has {position + 1} rows for {len(classes)} classes")
+    return Confusion(classes, images, right, sorted(wrong, key=lambda one: (-one[0], *one[1:])))
