@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from transmix.data.dataset import Split
 from transmix.data.grey import Grey
 from transmix.data.grey_range import with_grey
 from transmix.data.loader import choose_threads, choose_workers, evaluation_batches
-from transmix.data.subset import _Chosen
+from transmix.data.subset import take
 from transmix.distributed import World
 from transmix.models.build import normaliser
 
@@ -110,12 +109,4 @@ class OpenedModel:
 
 def part_of(split: Split, positions: np.ndarray) -> Split:
     """Take the images of a split at some positions, (n,) int64, without masks."""
-    images: Any
-    if isinstance(split.images, np.ndarray):
-        images = split.images[positions]
-    elif isinstance(split.images, list):
-        images = [split.images[position] for position in positions]
-    else:
-        images = _Chosen(split.images, positions)
-    bad = {new: split.bad[int(old)] for new, old in enumerate(positions) if int(old) in split.bad}
-    return replace(split, images=images, labels=split.labels[positions], masks=None, bad=bad)
+    return replace(take(split, positions), masks=None)

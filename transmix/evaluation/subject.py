@@ -15,8 +15,7 @@ from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey
-from transmix.data.parts import USUAL
-from transmix.data.source import choice_of, in_classes, open_data
+from transmix.data.source import in_classes, open_data, open_own
 from transmix.evaluation.evaluate import evaluate
 from transmix.evaluation.opened import OpenedModel
 from transmix.models.build import AMP, build_model, normaliser, published_classes
@@ -163,9 +162,7 @@ def evaluate_subject(
 def _run(folder: Path, which: str, data_name: str | None) -> Subject:
     taken = choose_weights(folder, which, purpose="evaluate")
     recipe = read_recipe(folder)
-    download = None if data_name else recipe.data.download
-    choice = USUAL if data_name else choice_of(recipe.data, read_choice(folder))
-    data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download, choice=choice)
+    data = open_data(data_name) if data_name else open_own(recipe.data, recipe.run.seed, read_choice(folder))
     paths = {name: taken.folder / f"{name}.safetensors" for name in NAMES}
     subjects = {name: _from_file(path, data) for name, path in paths.items() if path.exists()}
     models = {name: one.models["model"] for name, one in subjects.items()}

@@ -35,6 +35,7 @@ from transmix.data.dataset import ImageData, classes_without
 from transmix.data.grey import EACH_IMAGE, Grey, as_grey
 from transmix.data.parts import HELD_OUT_BEFORE, Choice
 from transmix.data.source import SOURCES
+from transmix.data.torchvision_sets import PREFIX
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe, resolved
 from transmix.runs.atomic_write import make_folder, replace_file, sync, why, writing
@@ -61,6 +62,7 @@ MAY_CHANGE = {
     "max_nonfinite",
     "max_bad_images",
     "download",
+    "data_dir",
     "epochs",
 }
 """Settings that a resumed run may change. Data may have moved, not changed; epochs may not fall below what was done;
@@ -117,7 +119,10 @@ def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any
     before = read_recipe(folder)
     changed = {text.split(":")[0]: text for text in changed_settings(before, recipe)}
     refused = [text for name, text in changed.items() if name not in MAY_CHANGE]
-    if "data" in changed and {before.data.data, recipe.data.data} & set(plugins.names("data", SOURCES)):
+    names = {before.data.data or "", recipe.data.data or ""}
+    if "data" in changed and (
+        names & set(plugins.names("data", SOURCES)) or any(one.startswith(PREFIX) for one in names)
+    ):
         refused.insert(0, changed["data"])  # a folder may have moved; another name is another data set
     if refused:
         raise RunError(f"{folder} was trained with other settings: {'; '.join(refused)}. Resume with the same ones")
@@ -204,6 +209,7 @@ def _about(data: ImageData) -> dict[str, Any]:
     return {
         "held_out": data.parts.held_out,
         "columns": data.parts.columns,
+        "val_fraction": data.parts.val_fraction,
         "images": {"train": len(data.train), "held_out": len(data.val)},
         "classes_not_held_out": classes_without(data.val.labels, data.classes),
         "notes": data.notes,
@@ -222,7 +228,7 @@ def read_choice(folder: Path) -> Choice:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         image_column, label_column = found["columns"] or (None, None)
-        return Choice((found["held_out"],), image_column, label_column)
+        return Choice((found["held_out"],), image_column, label_column, found.get("val_fraction"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} does not say which part is held out: {error}") from error
 

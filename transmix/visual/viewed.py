@@ -17,8 +17,7 @@ from transmix.data.dataset import Split
 from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import with_grey
-from transmix.data.parts import USUAL
-from transmix.data.source import choice_of, in_classes, open_data
+from transmix.data.source import in_classes, open_data, open_own
 from transmix.evaluation.subject import open_subject
 from transmix.models.build import build_model, check_patches, published_classes
 from transmix.models.settings import Model
@@ -138,9 +137,7 @@ def _of_run(folder: Path, data_name: str | None, checkpoint: str, weights: str, 
     recipe, classes, grey = trained.recipe, trained.classes, grey_range or trained.grey
 
     def open_validation() -> tuple[tuple[str, ...], Split]:
-        download = None if data_name else recipe.data.download
-        choice = USUAL if data_name else choice_of(recipe.data, read_choice(folder))
-        data = open_data(data_name or recipe.data.data or "", seed=recipe.run.seed, download=download, choice=choice)
+        data = open_data(data_name) if data_name else open_own(recipe.data, recipe.run.seed, read_choice(folder))
         return classes, with_grey(in_classes(classes, data).val, grey)
 
     augmentation = recipe.augmentation
