@@ -14,6 +14,7 @@ from transmix.data.bad_images import allowed_bad
 from transmix.data.cifar import folders_with, holds_cifar, read_cifar
 from transmix.data.class_names import class_name
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, keep_decoded, listing, printable
+from transmix.data.digits import digits_on_textures
 from transmix.data.folder import holds_class_folders, read_folder
 from transmix.data.grey import Grey
 from transmix.data.grey_range import FIND, scale_grey
@@ -73,19 +74,10 @@ LAYOUTS = {
 """The kinds of folder that can be read: for each, how it is recognised and what reads it."""
 
 
-def _digits(seed: int) -> ImageData:
-    from transmix.data.digits import digits_on_textures
-
-    return digits_on_textures(seed=seed)
-
-
-def _digits48(seed: int) -> ImageData:
-    from transmix.data.digits import digits_on_textures
-
-    return digits_on_textures(seed=seed, image_size=48, scale=(0.4, 0.65))
-
-
-SOURCES: dict[str, Callable[[int], ImageData]] = {"digits": _digits, "digits48": _digits48}
+SOURCES: dict[str, Callable[[int], ImageData]] = {
+    "digits": lambda seed: digits_on_textures(seed),
+    "digits48": lambda seed: digits_on_textures(seed, image_size=48, scale=(0.4, 0.65)),
+}
 """Data sets that need no files: name -> (seed) -> images, labels and class names. Installed packages may add more."""
 
 
@@ -189,10 +181,12 @@ def choice_of(settings: Data, kept: Choice = USUAL) -> Choice:
     )
 
 
-def open_own(settings: Data, seed: int, kept: Choice = USUAL) -> ImageData:
-    """Open the data set of a recipe; arguments and errors as `load_data`, but for the grey range."""
-    choice, places = choice_of(settings, kept), {"download": settings.download, "data_dir": settings.data_dir}
-    return open_data(settings.data or "", seed=seed, choice=choice, **places)
+def open_own(settings: Data, seed: int, kept: Choice = USUAL, other: str | None = None) -> ImageData:
+    """Open the data set of a recipe, or another; arguments and errors as `load_data`, but for the grey range."""
+    if other is not None:
+        return open_data(other, data_dir=settings.download or settings.data_dir)
+    places = {"download": settings.download, "data_dir": settings.data_dir}
+    return open_data(settings.data or "", seed=seed, choice=choice_of(settings, kept), **places)
 
 
 def load_data(settings: Data, seed: int, grey: Grey | Literal["find"] = FIND, kept: Choice = USUAL) -> ImageData:

@@ -92,8 +92,7 @@ class _Samples:
 
 def holds_tar_shards(root: str | os.PathLike[str]) -> bool:
     """Tell whether a folder has tar files named after the training split, or a folder `train` of nothing but such."""
-    beside = (word for path in _tars(Path(root)) for word in _words(path))
-    return any(word in TRAIN for word in beside) or holds_shards_in_train(root)
+    return any(name.lower() in TRAIN for name in _parts(Path(root)))
 
 
 def holds_shards_in_train(root: str | os.PathLike[str]) -> bool:
@@ -129,9 +128,9 @@ def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> Ima
             sample has no image or label or two of them, a label has no class, or a class has no training image.
     """
     root = Path(root)
-    present = _present(root)
+    present = _parts(root)
     train_name, held_out = choose_parts(present, choice, root, "shards {}-*.tar")
-    samples = {name: _read_samples(_shards_of(root, name)) for name in (train_name, held_out)}
+    samples = {name: _read_samples(_whole(root, name, present[name])) for name in (train_name, held_out)}
     train, val = samples[train_name], samples[held_out]
     classes = read_class_names(root) or _classes(train)
     of_train, of_val = _split(train, classes), _split(val, classes)
@@ -140,17 +139,13 @@ def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> Ima
     return ImageData(root.resolve().name, classes, of_train, of_val, parts=parts)
 
 
-def _present(root: Path) -> set[str]:
-    """List what parts there can be: words in the names of tar files, and folders with tar files in them."""
-    folders = {name for name in os.listdir(root) if _inside(root, name)}
-    words = {word for path in _tars(root) for word in _words(path)}
-    return folders | (words - {name.lower() for name in folders})
-
-
-def _beside(root: Path, split: str) -> list[Path]:
-    """List the tar files in a folder whose name has the split's as one of its words."""
-    split = split.lower()
-    return [path for path in _tars(root) if split in _words(path)]
+def _parts(root: Path) -> dict[str, list[Path]]:
+    """List the shards of each part that there can be: those whose name has its name as a word, or in its folder."""
+    found = {name: shards for name in sorted(os.listdir(root)) if (shards := _inside(root, name))}
+    for path in _tars(root):
+        for word in _words(path):
+            found.setdefault(word, []).append(path)
+    return found
 
 
 def _inside(root: Path, split: str) -> list[Path]:
@@ -171,12 +166,10 @@ def _words(path: Path) -> list[str]:
     return [word for word in words if word in TRAIN] or words
 
 
-def _shards_of(root: Path, split: str) -> list[Path]:
-    """List the shards of a split, and check that they can be read by offset and none of a series is missing."""
-    beside, inside = _beside(root, split), _inside(root, split)
-    if beside and inside:
+def _whole(root: Path, split: str, shards: list[Path]) -> list[Path]:
+    """Check that the shards of a split can be read by offset and none of a series is missing."""
+    if len({path.parent for path in shards}) > 1:
         raise DataError(f"{root}: shards of {split} both here and in {root / split}; move one lot away")
-    shards = beside or inside
     compressed = [path.name for path in shards if path.suffix.lower() != ".tar"]
     if compressed:
         raise DataError(

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,10 @@ def _caltech(folder: str, name: str) -> Callable[[Any], Samples]:
     return read
 
 
+Variant = Mapping[str, Mapping[str, Any]]
+"""Part -> arguments of torchvision's class."""
+
+
 @dataclass(frozen=True)
 class PublishedSet:
     """How a class of torchvision is called, and where its images and labels are.
@@ -133,61 +137,60 @@ class PublishedSet:
         needs: packages that it needs beside those of `transmix[train]`.
     """
 
-    variants: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    variants: Mapping[str, Variant]
     read: Callable[[Any], Samples] = _files
     fetched: bool = True
     needs: str = ""
 
 
-def _splits(*names: str, **parts: str) -> dict[str, dict[str, Any]]:
-    """Return part -> arguments, of parts that torchvision calls so, and of others under its own names."""
-    return {part: {"split": split} for part, split in ({name: name for name in names} | parts).items()}
+def _splits(*names: str) -> Variant:
+    """Return part -> arguments; 'train=trainval' is a part train that torchvision calls trainval."""
+    return {name.partition("=")[0]: {"split": name.rpartition("=")[2]} for name in names}
 
 
-def _one(parts: Mapping[str, Mapping[str, Any]], **options: Any) -> dict[str, Mapping[str, Mapping[str, Any]]]:
-    return {"": {part: {**arguments, **options} for part, arguments in parts.items()}}
+def _variants(parts: Variant, argument: str, values: Iterable[Any], needed: bool = False) -> dict[str, Variant]:
+    """Return variant -> part -> arguments, the values of one more argument being the variants.
+
+    Where one is needed there is none that is taken if nothing follows the name.
+    """
+    found: dict[str, Variant] = {} if needed else {"": parts}
+    for value in values:
+        found[str(value)] = {part: {**more, argument: value} for part, more in parts.items()}
+    return found
 
 
-_TRAIN_TEST = {"train": {"train": True}, "test": {"train": False}}
-_ALL = {"train": {}}
+_ALL: dict[str, Variant] = {"": {"train": {}}}
+_HALVES: Variant = {"train": {"train": True}, "test": {"train": False}}
+_TRAIN_TEST, _TRAIN_VAL, _THIRDS = _splits("train", "test"), _splits("train", "val"), _splits("train", "val", "test")
+_PLACES = _splits("train=train-standard", "val")
 _EMNIST = ("balanced", "letters", "digits", "byclass", "bymerge", "mnist")
-_AIRCRAFT = _splits("train", "val", "test")
 
 SETS: dict[str, PublishedSet] = {
-    "CIFAR10": PublishedSet(_one(_TRAIN_TEST), _arrays),
-    "CIFAR100": PublishedSet(_one(_TRAIN_TEST), _arrays),
-    "MNIST": PublishedSet(_one(_TRAIN_TEST), _arrays),
-    "FashionMNIST": PublishedSet(_one(_TRAIN_TEST), _arrays),
-    "KMNIST": PublishedSet(_one(_TRAIN_TEST), _arrays),
-    "QMNIST": PublishedSet(_one({part: {"what": part} for part in ("train", "test", "test10k", "test50k")}), _arrays),
-    "EMNIST": PublishedSet({name: _one(_TRAIN_TEST, split=name)[""] for name in _EMNIST}, _emnist),
-    "SVHN": PublishedSet(_one(_splits("train", "test", "extra")), _arrays),
-    "STL10": PublishedSet(_one(_splits("train", "test")), _arrays),
-    "USPS": PublishedSet(_one(_TRAIN_TEST), _arrays),
-    "SEMEION": PublishedSet(_one(_ALL), _arrays),
-    "FER2013": PublishedSet(_one(_splits("train", "test")), _fer2013, fetched=False),
-    "PCAM": PublishedSet(_one(_splits("train", "val", "test")), _pcam, needs="h5py"),
-    "Caltech101": PublishedSet(_one(_ALL), _caltech("101_ObjectCategories", "image_{1:04d}.jpg")),
-    "Caltech256": PublishedSet(_one(_ALL), _caltech("256_ObjectCategories", "{0:03d}_{1:04d}.jpg")),
-    "CLEVRClassification": PublishedSet(_one(_splits("train", "val"))),
-    "Country211": PublishedSet(_one(_splits("train", "valid", "test"))),
-    "DTD": PublishedSet(
-        _one(_splits("train", "val", "test"))
-        | {str(number): _one(_splits("train", "val", "test"), partition=number)[""] for number in range(1, 11)}
-    ),
-    "EuroSAT": PublishedSet(_one(_ALL)),
-    "FGVCAircraft": PublishedSet(
-        _one(_AIRCRAFT)
-        | {level: _one(_AIRCRAFT, annotation_level=level)[""] for level in ("variant", "family", "manufacturer")}
-    ),
-    "Flowers102": PublishedSet(_one(_splits("train", "val", "test"))),
-    "Food101": PublishedSet(_one(_splits("train", "test"))),
-    "GTSRB": PublishedSet(_one(_splits("train", "test")), _gtsrb),
-    "ImageNet": PublishedSet(_one(_splits("train", "val")), fetched=False),
-    "Imagenette": PublishedSet(
-        _one(_splits("train", "val"))
-        | {size: _one(_splits("train", "val"), size=size)[""] for size in ("320px", "160px")}
-    ),
+    "CIFAR10": PublishedSet({"": _HALVES}, _arrays),
+    "CIFAR100": PublishedSet({"": _HALVES}, _arrays),
+    "MNIST": PublishedSet({"": _HALVES}, _arrays),
+    "FashionMNIST": PublishedSet({"": _HALVES}, _arrays),
+    "KMNIST": PublishedSet({"": _HALVES}, _arrays),
+    "QMNIST": PublishedSet({"": {part: {"what": part} for part in ("train", "test", "test10k", "test50k")}}, _arrays),
+    "EMNIST": PublishedSet(_variants(_HALVES, "split", _EMNIST, needed=True), _emnist),
+    "SVHN": PublishedSet({"": _splits("train", "test", "extra")}, _arrays),
+    "STL10": PublishedSet({"": _TRAIN_TEST}, _arrays),
+    "USPS": PublishedSet({"": _HALVES}, _arrays),
+    "SEMEION": PublishedSet(_ALL, _arrays),
+    "FER2013": PublishedSet({"": _TRAIN_TEST}, _fer2013, fetched=False),
+    "PCAM": PublishedSet({"": _THIRDS}, _pcam, needs="h5py"),
+    "Caltech101": PublishedSet(_ALL, _caltech("101_ObjectCategories", "image_{1:04d}.jpg")),
+    "Caltech256": PublishedSet(_ALL, _caltech("256_ObjectCategories", "{0:03d}_{1:04d}.jpg")),
+    "CLEVRClassification": PublishedSet({"": _TRAIN_VAL}),
+    "Country211": PublishedSet({"": _splits("train", "valid", "test")}),
+    "DTD": PublishedSet(_variants(_THIRDS, "partition", range(1, 11))),
+    "EuroSAT": PublishedSet(_ALL),
+    "FGVCAircraft": PublishedSet(_variants(_THIRDS, "annotation_level", ("variant", "family", "manufacturer"))),
+    "Flowers102": PublishedSet({"": _THIRDS}),
+    "Food101": PublishedSet({"": _TRAIN_TEST}),
+    "GTSRB": PublishedSet({"": _TRAIN_TEST}, _gtsrb),
+    "ImageNet": PublishedSet({"": _TRAIN_VAL}, fetched=False),
+    "Imagenette": PublishedSet(_variants(_TRAIN_VAL, "size", ("320px", "160px"))),
     "INaturalist": PublishedSet(
         {
             "": {"train": {"version": "2021_train"}, "valid": {"version": "2021_valid"}},
@@ -196,16 +199,15 @@ SETS: dict[str, PublishedSet] = {
         },
         _sorted_files,
     ),
-    "LFWPeople": PublishedSet(_one(_ALL), fetched=False),
-    "Omniglot": PublishedSet(_one(_ALL) | {"evaluation": {"train": {"background": False}}}, _omniglot),
-    "OxfordIIITPet": PublishedSet(_one(_splits(train="trainval", test="test")), _pets),
+    "LFWPeople": PublishedSet(_ALL, fetched=False),
+    "Omniglot": PublishedSet(_ALL | {"evaluation": {"train": {"background": False}}}, _omniglot),
+    "OxfordIIITPet": PublishedSet({"": _splits("train=trainval", "test")}, _pets),
     "Places365": PublishedSet(
-        _one(_splits(train="train-standard", val="val"))
-        | {"small": _one(_splits(train="train-standard", val="val"), small=True)[""]}
+        {"": _PLACES, "small": {part: {**more, "small": True} for part, more in _PLACES.items()}}
     ),
-    "RenderedSST2": PublishedSet(_one(_splits("train", "val", "test"))),
-    "StanfordCars": PublishedSet(_one(_splits("train", "test")), fetched=False),
-    "SUN397": PublishedSet(_one(_ALL), _sorted_files),
+    "RenderedSST2": PublishedSet({"": _THIRDS}),
+    "StanfordCars": PublishedSet({"": _TRAIN_TEST}, fetched=False),
+    "SUN397": PublishedSet(_ALL, _sorted_files),
 }
 """The sets that are read, by torchvision's name. The first part of each is trained on."""
 

@@ -162,7 +162,7 @@ def evaluate_subject(
 def _run(folder: Path, which: str, data_name: str | None) -> Subject:
     taken = choose_weights(folder, which, purpose="evaluate")
     recipe = read_recipe(folder)
-    data = open_data(data_name) if data_name else open_own(recipe.data, recipe.run.seed, read_choice(folder))
+    data = open_own(recipe.data, recipe.run.seed, read_choice(folder), data_name)
     paths = {name: taken.folder / f"{name}.safetensors" for name in NAMES}
     subjects = {name: _from_file(path, data) for name, path in paths.items() if path.exists()}
     models = {name: one.models["model"] for name, one in subjects.items()}

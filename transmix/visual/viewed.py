@@ -17,7 +17,7 @@ from transmix.data.dataset import Split
 from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import with_grey
-from transmix.data.source import in_classes, open_data, open_own
+from transmix.data.source import in_classes, open_own
 from transmix.evaluation.subject import open_subject
 from transmix.models.build import build_model, check_patches, published_classes
 from transmix.models.settings import Model
@@ -137,7 +137,7 @@ def _of_run(folder: Path, data_name: str | None, checkpoint: str, weights: str, 
     recipe, classes, grey = trained.recipe, trained.classes, grey_range or trained.grey
 
     def open_validation() -> tuple[tuple[str, ...], Split]:
-        data = open_data(data_name) if data_name else open_own(recipe.data, recipe.run.seed, read_choice(folder))
+        data = open_own(recipe.data, recipe.run.seed, read_choice(folder), data_name)
         return classes, with_grey(in_classes(classes, data).val, grey)
 
     augmentation = recipe.augmentation
