@@ -120,7 +120,7 @@ def _open(
     choice: Choice,
 ) -> ImageData:
     root, place = Path(name).expanduser(), Path(download or data_dir or FOLDER).expanduser()
-    if name.lower().startswith(PREFIX):
+    if name.startswith(PREFIX):
         return read_published(name[len(PREFIX) :], place, download is not None, choice)
     if name.startswith(HF_PREFIX):
         return read_hf(name[len(HF_PREFIX) :], choice)

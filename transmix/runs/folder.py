@@ -206,10 +206,11 @@ def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, sta
 
 
 def _about(data: ImageData) -> dict[str, Any]:
+    fraction = data.parts.val_fraction
     return {
         "held_out": data.parts.held_out,
         "columns": data.parts.columns,
-        "val_fraction": data.parts.val_fraction,
+        **({} if fraction is None else {"val_fraction": fraction}),
         "images": {"train": len(data.train), "held_out": len(data.val)},
         "classes_not_held_out": classes_without(data.val.labels, data.classes),
         "notes": data.notes,
