@@ -74,7 +74,7 @@ def test_workers_processes_and_memory_do_not_change_what_stands_in(broken):
 
 def test_all_other_images_and_labels_are_those_of_the_whole_data_set(images, broken):
     whole, split = read_folder(images).train, read_folder(broken).train
-    bad = {index for index in range(len(split)) if str(split.images.path(index)).endswith(BROKEN[:2])}
+    bad = {index for index in range(len(split)) if str(split.images.source(index)).endswith(BROKEN[:2])}
     assert len(bad) == 2
     stand_ins = []
     for (before, labels, keys), (after, new_labels, _) in zip(batches(whole), batches(split), strict=True):
@@ -105,7 +105,7 @@ def test_a_stand_in_brings_its_own_label(broken):
 
 def test_another_image_stands_in_in_another_epoch_and_for_another_seed(broken):
     split = read_folder(broken).train
-    index = next(index for index in range(len(split)) if str(split.images.path(index)).endswith(BROKEN[0]))
+    index = next(index for index in range(len(split)) if str(split.images.source(index)).endswith(BROKEN[0]))
     split = Split(split.images, np.arange(len(split)))
 
     def sources(seed):
@@ -218,7 +218,7 @@ def scores(split, world=1, batch=3, workers=0, bad=None):
 @pytest.mark.parametrize(("world", "batch", "workers"), [(1, 3, 0), (1, 1, 2), (2, 3, 0), (3, 2, 0), (8, 4, 0)])
 def test_a_bad_validation_image_counts_in_no_score(broken, world, batch, workers):
     split = read_folder(broken).val
-    sound = [index for index in range(len(split)) if not str(split.images.path(index)).endswith(BROKEN[2])]
+    sound = [index for index in range(len(split)) if not str(split.images.source(index)).endswith(BROKEN[2])]
     assert len(sound) == len(split) - 1
     without = Split([split.images[index] for index in sound], split.labels[sound])
     bad, expected = BadImages(1), scores(without)

@@ -149,7 +149,7 @@ def test_missing_files_are_errors(mnist, tmp_path):
     refuses(tmp_path / "empty", "empty: no training images such as train-images-idx3-ubyte here")
     assert not holds_idx(tmp_path / "empty")
     (mnist / "t10k-labels-idx1-ubyte").unlink()
-    refuses(mnist, f"{mnist}: no file t10k-labels-idx1-ubyte or test-labels-idx1-ubyte, gzipped or not; complete the")
+    refuses(mnist, f"{mnist}: no file t10k-labels-idx1-ubyte, gzipped or not; complete the")
     (mnist / "t10k-images-idx3-ubyte").unlink()
     refuses(mnist, f"{mnist}: no file t10k-images-idx3-ubyte or test-images-idx3-ubyte, gzipped or not")
 

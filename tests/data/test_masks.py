@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as reference
 import transmix.data.masks as m
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import DataError, ImageData, Split
-from transmix.data.oxford_pets import read_oxford_pets
 from transmix.data.parquet import read_parquet
+from transmix.data.source import open_data
 from transmix.models.resize import Cover
 
 HEIGHT, WIDTH = 12, 20
@@ -77,7 +77,7 @@ def test_masks_of_parquet_files_come_in_the_order_of_the_images(tmp_path, struct
 
 
 def test_masks_of_oxford_pets_are_found_by_the_images_name(tmp_path):
-    data = read_oxford_pets(write_pets(tmp_path, {"a_2": png(trimap(2)), "a_1": png(trimap(1))}))
+    data = open_data(write_pets(tmp_path, {"a_2": png(trimap(2)), "a_1": png(trimap(1))}))
     masks = m.open_masks(data)
     assert [masks(0).tolist(), masks(1).tolist()] == [expected(trimap(1)), expected(trimap(2))]
 
@@ -144,7 +144,7 @@ def test_data_without_masks_is_refused_by_name(tmp_path):
 
 
 def test_pets_without_trimaps_are_refused(tmp_path):
-    data = read_oxford_pets(write_pets(tmp_path, {"a_1": png(trimap(1))}))
+    data = open_data(write_pets(tmp_path, {"a_1": png(trimap(1))}))
     with pytest.raises(DataError, match=r"a_2\.png: cannot read the mask \(No such file or directory\); unpack ann"):
         m.open_masks(data)(1)
     (tmp_path / "annotations" / "trimaps").rename(tmp_path / "elsewhere")

@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from transmix.data import kept, on_device
+from transmix.data import on_device
 from transmix.data.augment import EvaluationCrop, fit, to_tensor
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
-from transmix.data.kept import check_memory, free_memory, keep, kept_size
 from transmix.data.loader import TrainingSamples, evaluation_batches
-from transmix.data.on_device import EvaluationImages, TrainingBatchesOnDevice, TrainingImages, hold_on_device
+from transmix.data.on_device import (
+    EvaluationImages,
+    TrainingBatchesOnDevice,
+    TrainingImages,
+    check_memory,
+    free_memory,
+    hold_on_device,
+    keep,
+    kept_size,
+)
 from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation
 from transmix.distributed import World
@@ -237,7 +245,7 @@ def test_evaluation_gives_what_the_loader_gives(count, world, even):
 
 
 def test_pieces_are_put_together_in_order(split, monkeypatch):
-    monkeypatch.setattr(kept, "PIECE", 7)
+    monkeypatch.setattr(on_device, "PIECE", 7)
     found, bad = keep(split, range(1, 40, 2), EvaluationCrop(SIZE, 1.0), (SIZE, SIZE), "cpu", 0)
     assert bad == {}
     assert found.equal(torch.stack([EvaluationCrop(SIZE, 1.0)(split.images[index]) for index in range(1, 40, 2)]))
@@ -275,19 +283,19 @@ def held(split, device="cpu", settings=PAD, compiled=False):
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(split, monkeypatch):
-    monkeypatch.setattr(kept, "free_memory", lambda device: 3 * 12 * 12 * 45)
+    monkeypatch.setattr(on_device, "free_memory", lambda device: 3 * 12 * 12 * 45)
     assert len(held(split)[0]) == 5  # 40 to train on, and 5 of 10 to validate on in each of two processes
-    monkeypatch.setattr(kept, "free_memory", lambda device: 3 * 12 * 12 * 45 - 1)
+    monkeypatch.setattr(on_device, "free_memory", lambda device: 3 * 12 * 12 * 45 - 1)
     with pytest.raises(RecipeError) as error:
         held(split)
     assert str(error.value) == (
         "on_device needs 0.0 MB for 40 training images of 12 x 12 and 5 validation images of 12 x 12 pixels, but cpu "
         "has 0.0 MB free; take a smaller --image-size, or leave --on-device out"
     )
-    monkeypatch.setattr(kept, "free_memory", lambda device: 150_000_000)
+    monkeypatch.setattr(on_device, "free_memory", lambda device: 150_000_000)
     with pytest.raises(RecipeError, match=r"^on_device needs 184\.3 MB for 50000 .* but cpu has 150\.0 MB free;"):
         check_memory(50_000, (32, 32), 10_000, 32, "cpu")
-    monkeypatch.setattr(kept, "free_memory", lambda device: None)  # a device that does not say
+    monkeypatch.setattr(on_device, "free_memory", lambda device: None)  # a device that does not say
     check_memory(10**9, (32, 32), 0, 32, "cpu")
 
 

@@ -294,7 +294,7 @@ def test_a_class_without_training_images_is_an_error_and_without_held_out_ones_i
 
 def test_missing_splits_are_an_error(tmp_path):
     assert not holds_parquet(tmp_path)
-    refuses(tmp_path, f"{tmp_path}: no files train-*.parquet here or in {tmp_path / 'data'}")
+    refuses(tmp_path, f"{tmp_path}: no files train-*.parquet, the images to train on")
     write(tmp_path / "train-00000-of-00001.parquet", [0, 1])
     refuses(tmp_path, "no files val-*.parquet or valid-*.parquet or validation-*.parquet")
 
@@ -322,7 +322,7 @@ def test_a_file_that_is_not_parquet_is_an_error_that_names_it(pets):
 
 def test_metadata_that_is_not_json_is_an_error_that_names_the_file(pets):
     write(pets / "train-00001-of-00002.parquet", [1, 1], metadata={b"huggingface": b"{"})
-    refuses(pets, "train-00001-of-00002.parquet: not a readable Parquet file")
+    refuses(pets, "train-00001-of-00002.parquet: what its metadata says for Hugging Face is no JSON")
 
 
 def test_a_file_without_rows_is_an_error(pets):

@@ -246,7 +246,9 @@ def test_of_several_columns_of_images_none_is_guessed(tmp_path):
 def test_columns_and_parts_that_a_layout_does_not_have_are_refused(tmp_path, cameras):
     with pytest.raises(DataError, match=r"no column breed among thumb, image, camera, label, indoors"):
         open_data(cameras, choice=Choice(label_column="breed"))
-    with pytest.raises(DataError, match=r"no files holdout-\*\.parquet$"):
+    with pytest.raises(
+        DataError, match=r"no files holdout-\*\.parquet, the images to validate on; to hold out a tenth"
+    ):
         open_data(cameras, choice=Choice(("holdout",)))
     put_folders(tmp_path / "folders", "train", 1)
     put_folders(tmp_path / "folders", "val", 1)

@@ -49,7 +49,7 @@ def pets(tmp_path):
 
 
 def names(data):
-    return [Path(os.fsdecode(path)).as_posix() for path in data.train.images.paths]
+    return [Path(os.fsdecode(path)).as_posix() for path in data.train.images.files.paths]
 
 
 @pytest.mark.parametrize("suffix", SUFFIX_TO_KIND)
@@ -91,7 +91,7 @@ def test_counts_equal_image_folder_on_a_tree_with_links_and_upper_case(pets, tmp
         assert list(data.classes) == expected.classes
         found = [
             (os.path.join(pets, split, os.fsdecode(path)), int(label))
-            for path, label in zip(mine.images.paths, mine.labels, strict=True)
+            for path, label in zip(mine.images.files.paths, mine.labels, strict=True)
         ]
         assert sorted(found) == sorted((str(path), label) for path, label in expected.samples)
     assert len(data.train) == 2 + 3 * len(IMG_EXTENSIONS) + 2

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import transmix.data.signals
+import transmix.data.loader
 from transmix.training.stopping import SIGNALS
 
 FAMILY = """
@@ -42,7 +42,7 @@ else:
 
 def family(hears, waits, *signals):
     """Let a stranger send signals to a worker, wait so many seconds for its end, and say who ended it."""
-    command = [sys.executable, "-c", FAMILY, transmix.data.signals.__file__, hears, str(waits), *map(str, signals)]
+    command = [sys.executable, "-c", FAMILY, transmix.data.loader.__file__, hears, str(waits), *map(str, signals)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300).stdout.strip()
 
 

@@ -1,11 +1,8 @@
 """A name or a folder is enough to open a data set, and a run keeps its classes by name."""
 
 import io
-import pickle
 import re
-import sys
 import tarfile
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from transmix.data import source
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.source import in_classes, open_data, relabel_to
 
@@ -35,14 +33,6 @@ def make_parquet(root):
     root.mkdir(exist_ok=True)
     for file in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
         pq.write_table(pa.table({"image": [b"", b"", b"", b""], "label": [0, 1, 2, 3]}), root / file)
-
-
-def make_cifar_python(root):
-    root.mkdir(exist_ok=True)
-    for file in ("train", "test"):
-        content = {"data": np.zeros((3, 3072), np.uint8), "fine_labels": [0, 1, 2]}
-        (root / file).write_bytes(pickle.dumps(content, protocol=2))
-    (root / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "baby", "bear"]}, protocol=2))
 
 
 def make_idx(root):
@@ -83,7 +73,6 @@ def tiny(classes, labels=(0,), masks=None):
         (make_class_folders, ("cat", "dog")),
         (make_cifar, ("apple", "baby", "bear")),
         (make_parquet, ("0", "1", "2", "3")),
-        (make_cifar_python, ("apple", "baby", "bear")),
         (make_idx, ("0", "1")),
         (make_tar_shards, ("owl",)),
         (make_oxford_pets, ("pug",)),
@@ -108,10 +97,9 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 def test_digits_is_the_built_in_set_made_with_the_seed(monkeypatch):
     asked = []
-    stand_in = SimpleNamespace(digits_on_textures=lambda seed=0: asked.append(seed) or "the digits")
-    monkeypatch.setitem(sys.modules, "transmix.data.digits", stand_in)
-    assert open_data("digits") == "the digits"
-    assert open_data("digits", seed=3) == "the digits"
+    stand_in = lambda seed: asked.append(seed) or tiny(["the digits"])  # noqa: E731
+    monkeypatch.setattr(source, "digits_on_textures", stand_in)
+    assert open_data("digits").classes == open_data("digits", seed=3).classes == ("the digits",)
     assert asked == [0, 3]
 
 
@@ -123,7 +111,8 @@ def test_a_missing_folder_is_an_error(tmp_path):
 def test_a_folder_of_something_else_is_an_error_that_says_what_was_looked_for_and_found(tmp_path):
     message = (
         "no data set; looked for Parquet files (train-*.parquet), "
-        "CIFAR's binary files (data_batch_1.bin or train.bin), CIFAR's python files (data_batch_1 or train), "
+        "CIFAR's binary files (data_batch_1.bin or train.bin), CIFAR-10's python files (data_batch_1), "
+        "CIFAR-100's python files (train), "
         "idx files (train-images-idx3-ubyte), tar shards (train-*.tar or train/*.tar), "
         "Oxford-IIIT Pet (annotations/trainval.txt), class folders (train/<class>/); found "
     )

@@ -276,7 +276,7 @@ def test_missing_shards_and_splits_are_errors(shards, tmp_path):
     refuses(shards, f"{shards}: no shards val-*.tar or valid-*.tar or validation-*.tar")
     (tmp_path / "empty").mkdir()
     assert not holds_tar_shards(tmp_path / "empty")
-    refuses(tmp_path / "empty", "no tar shards named after the training split, such as train-000000.tar")
+    refuses(tmp_path / "empty", "no shards train-*.tar, the images to train on")
 
 
 def test_a_broken_image_is_an_error_that_names_shard_and_member(shards):

@@ -522,7 +522,7 @@ def test_no_file_of_the_zoo_stops_or_hangs_a_worker(zoo):
     images = with_grey(read_folder(root).train, EACH_IMAGE).images
     seen = {}
     for index, got in enumerate(DataLoader(Everything(images), batch_size=None, num_workers=2)):
-        path = images.path(index)
+        path = images.source(index)
         seen[path.name] = got
         if wanted.get(path.name) is None:
             assert isinstance(got, str), path

@@ -174,8 +174,10 @@ def test_every_example_is_shown_word_for_word(site):
 def test_every_layout_of_data_is_described():
     source = importlib.import_module("transmix.data.source")
     page = (DOCS / "data.md").read_text(encoding="utf-8")
-    for _, read in source.LAYOUTS.values():
-        assert f"[`{read.__name__}`][" in page
+    for layout in source.LAYOUTS:
+        assert re.search(r"[A-Za-z-]+", layout)[0].lower() in page.lower()
+    for name in ("folder", "parquet", "tar_shards", "cifar", "published", "idx_files"):
+        assert f"[`read_{name}`][" in page
 
 
 def test_every_method_and_rule_is_in_its_table_with_its_settings(site):

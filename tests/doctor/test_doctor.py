@@ -231,7 +231,7 @@ def test_the_images_are_those_that_training_reads(pets):
     data, (splits, classes, _) = read_folder(pets), list_class_folders(pets)
     assert classes == data.classes
     for split, mine in ((data.train, splits["train"]), (data.val, splits["val"])):
-        assert split.images.paths.tolist() == mine.images.paths.tolist()
+        assert split.images.files.paths.tolist() == mine.images.files.paths.tolist()
         assert split.labels.tolist() == mine.labels.tolist()
 
 
@@ -343,7 +343,7 @@ def test_cifar100_has_ten_images_that_are_in_train_and_in_val(real_images):
     data = read_parquet(real_images / "cifar100")
     chosen = {"train": {*LEAKS, *range(0, 50_000, 20)}, "val": {*LEAKS.values(), *range(0, 10_000, 20)}}
     seen = [
-        Picture(look_at_content(split.images.content(index)).pixels, name, "any", f"{name} {index}")
+        Picture(look_at_content(split.images.source(index)).pixels, name, "any", f"{name} {index}")
         for name, split in (("train", data.train), ("val", data.val))
         for index in sorted(chosen[name])
     ]

@@ -136,7 +136,7 @@ def test_what_a_file_states_is_taken_and_nothing_else_changes(load):
         (
             "data: {zzz: 1}",
             "unknown setting data.zzz; known: data, image_size, train_images, workers, cache_gb, on_device, download, "
-            "held_out, image_column, label_column, grey_range, on_bad_image, max_bad_images",
+            "data_dir, held_out, val_fraction, image_column, label_column, grey_range, on_bad_image, max_bad_images",
         ),
     ],
 )

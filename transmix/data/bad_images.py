@@ -30,7 +30,7 @@ class BadImages:
     def count(self) -> int:
         """Return how many are known, also by other processes if there is a list."""
         if self.path is not None and self.path.exists():
-            with _opened_alone(self.path) as file:
+            with opened_alone(self.path) as file:
                 self.known |= {line.partition("\t")[0] for line in file}
         return len(self.known)
 
@@ -48,7 +48,7 @@ class BadImages:
         if self.limit == 0:
             raise UnreadableImageError(*next(iter(reasons.items())))
         if self.path is not None:
-            with _opened_alone(self.path) as file:
+            with opened_alone(self.path) as file:
                 self.known |= {line.partition("\t")[0] for line in file}
                 file.writelines(f"{where}\t{reason}\n" for where, reason in new.items() if where not in self.known)
         self.known |= new.keys()
@@ -77,9 +77,10 @@ def allowed_bad(settings: Data) -> int:
 
 
 @contextmanager
-def _opened_alone(path: Path) -> Iterator[TextIO]:
+def opened_alone(path: Path) -> Iterator[TextIO]:
     """Open a text file to read it and append to it, while no other process does."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+", encoding="utf-8") as file:
             try:
                 import fcntl

@@ -90,11 +90,13 @@ class Parts:
         held_out: What the part that is held out is called on disk.
         unused: Parts that could be held out in its place.
         columns: Of Parquet files, those of the images and of the labels.
+        val_fraction: Which fraction of the training images is held out; None: another part is.
     """
 
     held_out: str = "val"
     unused: tuple[str, ...] = ()
     columns: tuple[str, str] | None = None
+    val_fraction: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

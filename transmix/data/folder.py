@@ -1,56 +1,18 @@
 """Class folders: `train/<class>/*.jpg` and `val/<class>/*.jpg`, the layout of ImageNet."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from transmix.data.class_names import class_names
 from transmix.data.dataset import DataError, ImageData, Parts, Split, listing, printable
-from transmix.data.decode import decode_image, image_size
+from transmix.data.encoded import image_files
 from transmix.data.formats import has_suffix, looks_like_an_image
-from transmix.data.grey import Grey
-from transmix.data.parts import TRAIN, USUAL, Choice, choose_part, unused_parts
+from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts, unused_parts
 from transmix.data.walk import entries_of, is_folder, leads_back, walk
-
-
-@dataclass(frozen=True, eq=False)
-class FolderImages:
-    """Image files that are decoded when indexed.
-
-    Attributes:
-        folder: The folder that the paths are relative to.
-        paths: (N,) paths as bytes. One array instead of a million strings, because workers that are forked
-            would copy each string as soon as they touch it.
-        passed_over: how many other files beside these look like images.
-        grey: how greyscale of more than 8 bits is scaled.
-    """
-
-    folder: Path
-    paths: np.ndarray
-    passed_over: int = 0
-    grey: Grey = None
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        path = self.path(index)
-        return decode_image(path, where=str(path), grey=self.grey)
-
-    def where(self, index: int) -> str:
-        """Name the file of an image."""
-        return str(self.path(index))
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Read the (height, width) of an image from its header."""
-        path = self.path(index)
-        return image_size(path, where=str(path))
-
-    def path(self, index: int) -> Path:
-        """Give the file of an image."""
-        return self.folder / os.fsdecode(self.paths[index])
 
 
 def holds_class_folders(root: str | os.PathLike[str]) -> bool:
@@ -84,21 +46,16 @@ def read_folder(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageDa
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     present = part_folders(root)
-    train, held_out = choose_part(present, TRAIN, root), choose_part(present, choice.held_out, root)
-    if train is None:
-        raise DataError(f"{root}: no folder 'train'; put the training images in train/<class>/")
-    if held_out is None:
-        raise DataError(
-            f"{root}: no folder {' or '.join(map(repr, choice.held_out))}; "
-            f"put the images to validate on in {choice.held_out[0]}/<class>/"
-        )
+    train, held_out = choose_parts(present, choice, root, "folder '{}'")
     folders = class_folders(root / train)
     classes = tuple(folders)
-    val = _read_held_out(root / held_out, classes)
+    val = None if held_out == train else _read_held_out(root / held_out, classes)
     of_train = read_split(root / train, tuple(folders.values()))
+    val = of_train if val is None else val
     parts = Parts(held_out, unused_parts([name for name in present if _has_folders(root / name)], held_out))
-    notes = passed_over_note(root, of_train, val)
-    return ImageData(root.resolve().name, classes, of_train, val, notes=notes, parts=parts)
+    return ImageData(
+        root.resolve().name, classes, of_train, val, notes=passed_over_note(root, of_train, val), parts=parts
+    )
 
 
 def _has_folders(folder: Path) -> bool:
@@ -123,7 +80,8 @@ def _read_held_out(folder: Path, classes: tuple[str, ...]) -> Split:
 
 def passed_over_note(root: Path, *splits: Split) -> tuple[str, ...]:
     """Say how many files beside the images of splits look like images; nothing where there are none."""
-    count = sum(split.images.passed_over for split in splits if isinstance(split.images, FolderImages))
+    images: Any = {split.images for split in splits}
+    count = sum(one.files.passed_over for one in images)
     files = "file that looks like an image" if count == 1 else "files that look like images"
     return (f"passed over {count} {files}; transmix doctor {root} names each",) if count else ()
 
@@ -156,9 +114,9 @@ def read_split(folder: Path, classes: tuple[str, ...], may_be_empty: bool = Fals
     if without and not may_be_empty:
         raise DataError(f"{folder}: no images in class folder {listing(without)}; add some or remove the folder")
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths, _ in files])
-    paths = np.array([os.fsencode(path) for paths, _ in files for path in paths])
     beside = sum(in_no_class(entry) for entry in entries_of(folder))
-    return Split(FolderImages(folder, paths, beside + sum(count for _, count in files)), labels)
+    passed_over = beside + sum(count for _, count in files)
+    return Split(image_files(folder, (path for paths, _ in files for path in paths), passed_over), labels)
 
 
 def in_no_class(entry: os.DirEntry) -> bool:

@@ -4,17 +4,14 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.decode import read_deep_values
-from transmix.data.folder import FolderImages
-from transmix.data.formats import SHALLOW
+from transmix.data.encoded import EncodedImages
 from transmix.data.grey import EACH_IMAGE, DeepValues, Grey, GreyRange, as_range
-from transmix.data.parquet import ParquetImages
-from transmix.data.tar_shards import TarImages
 
 FIND: Literal["find"] = "find"
 """Find the range over the training images."""
@@ -31,8 +28,6 @@ SAMPLED = 100
 PIECE = 1024
 """So many images wait to be looked at."""
 
-Encoded = (FolderImages, ParquetImages, TarImages)
-
 
 def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
     """Give all images of a data set one scale for greyscale of more than 8 bits, and say in its notes which.
@@ -45,7 +40,7 @@ def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
     Raises:
         DataError: a range that leaves few grey levels, or none for images that need one.
     """
-    if grey == EACH_IMAGE or not isinstance(data.train.images, Encoded):
+    if grey == EACH_IMAGE or not isinstance(data.train.images, EncodedImages):
         return _scaled(data, grey if grey != FIND else None, ())
     notes: list[str] = []
     if grey == FIND:
@@ -60,8 +55,8 @@ def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
 
 def with_grey(split: Split, grey: Grey) -> Split:
     """Return a split whose images scale greyscale of more than 8 bits so; one of arrays comes back as it is."""
-    images: Any = split.images
-    return replace(split, images=replace(images, grey=grey)) if isinstance(images, Encoded) else split
+    images = split.images
+    return replace(split, images=replace(images, grey=grey)) if isinstance(images, EncodedImages) else split
 
 
 def leaving_notes(split: Split, grey: Grey, name: str) -> list[str]:
@@ -76,7 +71,7 @@ def leaving_notes(split: Split, grey: Grey, name: str) -> list[str]:
     if grey is None and found:
         raise DataError(
             f"{name}: {len(found)} of {len(split)} images to evaluate on are grey of more than 8 bits, the first is "
-            f"{place_of(split.images, min(found))}, and no range of values is known to scale them by; give the values "
+            f"{split.where(min(found))}, and no range of values is known to scale them by; give the values "
             f"that are black and white: --grey-range LOW HIGH"
         )
     leaving = [one for one in found.values() if grey is not None and not (grey[0] <= one.low and one.high <= grey[1])]
@@ -97,15 +92,17 @@ def deep_values_of(split: Split, at_most: int | None = None, colour: bool = True
         at_most: look at so many images, evenly spaced; None: at all.
         colour: look at colour too, as far as it takes to know that it has values enough.
     """
-    images: Any = split.images
-    positions = _can_be_deep(images)
+    images = split.images
+    if not isinstance(images, EncodedImages):
+        return {}
+    positions = images.may_be_deep()
     if at_most is not None and len(positions) > at_most:
         positions = positions[np.linspace(0, len(positions) - 1, at_most).astype(int)]
     bright = not colour
 
     def look(position: int) -> DeepValues | None:
         try:
-            return read_deep_values(source_of(images, position), "", not bright)
+            return read_deep_values(images.source(position), "", not bright)
         except DataError:  # found again, and named, when it is decoded
             return None
 
@@ -120,42 +117,9 @@ def deep_values_of(split: Split, at_most: int | None = None, colour: bool = True
     return found
 
 
-def source_of(images: Any, position: int) -> Any:
-    """Return an encoded image: the path of its file, or its bytes."""
-    match images:
-        case FolderImages():
-            return images.path(position)
-        case ParquetImages():
-            return images.content(position)
-    return images.encoded(position)
-
-
-def place_of(images: Any, position: int) -> str:
-    """Name the file of an image, or the file and its place there."""
-    return str(images.path(position)) if isinstance(images, FolderImages) else images.where(position)
-
-
 def _scaled(data: ImageData, grey: Grey, notes: Iterable[str]) -> ImageData:
     splits = {"train": with_grey(data.train, grey), "val": with_grey(data.val, grey)}
     return replace(data, **splits, notes=(*data.notes, *notes), grey=grey)
-
-
-def _can_be_deep(images: Any) -> np.ndarray:
-    """Return the positions of images that may have more than 8 bits a channel, as far as that is cheap to know."""
-    match images:
-        case FolderImages():
-            shallow = tuple(suffix.encode() for suffix in SHALLOW)
-            may = np.fromiter((not path.lower().endswith(shallow) for path in images.paths), bool, len(images))
-        case TarImages():
-            may = images.deep
-        case ParquetImages():
-            import pyarrow.compute as pc
-
-            starts = pc.call_function("binary_slice", [images.encoded], pc.SliceOptions(0, 3)).to_pylist()
-            may = np.array([start not in (b"\xff\xd8\xff", b"RIF", b"GIF") for start in starts], dtype=bool)
-        case _:
-            return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(may)
 
 
 def range_of(found: Iterable[DeepValues], name: str) -> GreyRange | None:

@@ -12,7 +12,9 @@ import numpy as np
 from transmix.data.class_names import read_class_names
 from transmix.data.dataset import DataError, ImageData, Parts, Split, require_every_class
 
-FILE_NAME = re.compile(r"(?:(emnist-\w+)-)?(train|t10k|test)-(images|labels)[-.]idx([13])-ubyte(\.gz)?")
+FILE_NAME = re.compile(
+    r"(?:(emnist-\w+)-)?(train|t10k|test)-(images(?=[-.]idx3)|labels(?=[-.]idx1))[-.]idx[13]-ubyte(\.gz)?"
+)
 """The names of MNIST (`train-images-idx3-ubyte.gz`) and EMNIST (`emnist-letters-train-images-idx3-ubyte.gz`)."""
 
 FOLDERS = ("", "raw", "gzip")
@@ -30,7 +32,7 @@ BEST_DEFLATE_RATIO = 1032  # of zlib's format: no stream decompresses to more
 
 def holds_idx(root: str | os.PathLike[str]) -> bool:
     """Tell whether a folder, or `raw` or `gzip` inside it, has training images as an idx file."""
-    return any("train-images" in name for folder in _folders(Path(root)) for name in _names(folder))
+    return _find(Path(root)) is not None
 
 
 def read_idx_files(root: str | os.PathLike[str]) -> ImageData:
@@ -53,59 +55,55 @@ def read_idx_files(root: str | os.PathLike[str]) -> ImageData:
             fewer, a label has no name, or a class has no image.
     """
     root = Path(root)
-    folder = next((folder for folder in _folders(root) if any("train-images" in name for name in _names(folder))), None)
-    if folder is None:
+    files = _find(root)
+    if files is None:
         raise DataError(f"{root}: no training images such as train-images-idx3-ubyte here")
-    series = sorted({match[1] or "" for name in _names(folder) if (match := FILE_NAME.fullmatch(name))})
+    folder = next(iter(files.values())).parent
+    series = sorted({prefix for prefix, _, _ in files})
     if len(series) > 1:
         listed = ", ".join(name or "MNIST" for name in series)
         raise DataError(f"{folder}: files of more than one data set ({listed}); put each in a folder of its own")
     prefix = series[0]
-    train_images, train_labels = _read_split(folder, prefix, ("train",))
-    val_images, val_labels = _read_split(folder, prefix, HELD_OUT)
+    held_out = next((name for _, name, _ in sorted(files) if name in HELD_OUT), None)
+    train_images, train_labels = _read_split(files, folder, prefix, ("train",))
+    val_images, val_labels = _read_split(files, folder, prefix, (held_out,) if held_out else HELD_OUT)
 
     numbers, classes = _classes(folder, prefix, train_labels)
     train = Split(train_images, _positions(train_labels, numbers, folder, "train"))
     val = Split(val_images, _positions(val_labels, numbers, folder, "held-out"))
     require_every_class(train.labels, classes, f"{folder} training images")
-    held_out = next(name for name in HELD_OUT if _file(folder, prefix, name, "images", 3))
-    return ImageData(prefix or root.resolve().name, classes, train, val, parts=Parts(held_out))
+    return ImageData(prefix or root.resolve().name, classes, train, val, parts=Parts(held_out or ""))
 
 
-def _folders(root: Path) -> list[Path]:
-    return [root / name for name in FOLDERS if (root / name).is_dir()]
+Files = dict[tuple[str, str, str], Path]
+"""(prefix, split, 'images' or 'labels') -> file."""
 
 
-def _names(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if FILE_NAME.fullmatch(name)]
+def _find(root: Path) -> Files | None:
+    """List the idx files of the first folder that has training images, plain ones where they are there gzipped too."""
+    for folder in (root / name for name in FOLDERS if (root / name).is_dir()):
+        names = sorted(os.listdir(folder), key=len, reverse=True)
+        matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
+        files = {(match[1] or "", match[2], match[3]): folder / match.string for match in matches}
+        if any(key[1:] == ("train", "images") for key in files):
+            return files
+    return None
 
 
-def _read_split(folder: Path, prefix: str, splits: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(files: Files, folder: Path, prefix: str, splits: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Read one split to images (N, H, W, 3) and labels (N,), both uint8."""
-    files = [
-        [_file(folder, prefix, split, what, dimensions) for what, dimensions in (("images", 3), ("labels", 1))]
-        for split in splits
-    ]
-    images_file, labels_file = next((pair for pair in files if any(pair)), files[0])
-    if images_file is None or labels_file is None:
-        what = "images-idx3" if images_file is None else "labels-idx1"
-        start = f"{prefix}-" if prefix else ""
-        expected = " or ".join(f"{start}{split}-{what}-ubyte" for split in splits)
-        raise DataError(f"{folder}: no file {expected}, gzipped or not; complete the download")
+    for what in ("images-idx3", "labels-idx1"):
+        if (prefix, splits[0], what[:6]) not in files:
+            start = f"{prefix}-" if prefix else ""
+            expected = " or ".join(f"{start}{split}-{what}-ubyte" for split in splits)
+            raise DataError(f"{folder}: no file {expected}, gzipped or not; complete the download")
+    images_file, labels_file = (files[prefix, splits[0], what] for what in ("images", "labels"))
     images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
     if len(images) != len(labels):
         raise DataError(f"{labels_file}: {len(labels)} labels for the {len(images)} images of {images_file.name}")
     if prefix:
         images = images.transpose(0, 2, 1)
     return np.broadcast_to(images[..., None], (*images.shape, 3)), labels
-
-
-def _file(folder: Path, prefix: str, split: str, what: str, dimensions: int) -> Path | None:
-    """Find the file of a split's images or labels, the plain one if it is there gzipped too."""
-    wanted = (prefix, split, what, str(dimensions))
-    matches = [match for name in _names(folder) if (match := FILE_NAME.fullmatch(name))]
-    found = [match.string for match in matches if (match[1] or "", *match.groups()[1:4]) == wanted]
-    return folder / min(found, key=len) if found else None
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Loaders: batches of uint8 images, made by torch's DataLoader from keyed samples."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +15,6 @@ from transmix.data.bad_images import BadImages, Found
 from transmix.data.dataset import DataError, Split, UnreadableImageError, too_many
 from transmix.data.sampler import EpochSampler, SampleKey
 from transmix.data.seeding import derive_seed
-from transmix.data.signals import ignore_signals
 
 Sample = tuple[Tensor, int, Found]
 """An image (3, S, S) uint8, its label, and what could not be read on the way to it."""
@@ -243,3 +244,24 @@ def choose_threads(asked: int | None, workers: int, processes: int) -> int:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ignore_signals(_: int) -> None:
+    """Make a loader worker ignore SIGINT, SIGTERM and SIGUSR1; a DataLoader's worker_init_fn.
+
+    A scheduler, or Ctrl-C, signals every process of a job. The training process then saves and stops, for which its
+    workers must live. They end when it tells them to, and by themselves soon after it has gone.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows, where a worker that hangs has to be killed
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_at_the_word_of, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_at_the_word_of(parent: int) -> None:
+    """Wait for SIGTERM from the training process itself: torch clears up workers that hang with it."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from transmix.data.dataset import DataError, ImageData, listing
-from transmix.data.folder import FolderImages
+from transmix.data.encoded import EncodedImages, ImageFiles
 from transmix.data.formats import FORMATS
-from transmix.data.parquet import ParquetImages
+from transmix.data.tables import ArrowFiles
 
 BACKGROUND, FOREGROUND, UNSURE = 0, 1, 2
 """What a pixel of a mask is; unsure pixels lie on the outline, and scores leave them out."""
@@ -45,18 +45,21 @@ def open_masks(data: ImageData) -> Masks:
     Raises:
         DataError: The data set has no masks.
     """
+    images: Any
     images, masks = data.val.images, data.val.masks
     if masks is not None:
         return lambda index: np.asarray(masks[index], dtype=np.uint8)
-    trimaps = images.folder.parent / "annotations" / "trimaps" if isinstance(images, FolderImages) else None
-    if isinstance(images, ParquetImages):
-        encoded = _column(images.files)
-        return _decoded(
-            images, lambda index: encoded[index].as_py(), lambda index: f"{COLUMN} of {images.where(index)}"
-        )
-    if isinstance(images, FolderImages) and trimaps is not None and trimaps.is_dir():
-        paths = lambda index: trimaps / f"{images.path(index).stem}.png"  # noqa: E731
-        return _decoded(images, lambda index: _content(paths(index)), lambda index: str(paths(index)))
+    match images.files if isinstance(images, EncodedImages) else None:
+        case ArrowFiles(files=(path, *_) as paths) if path.endswith(".parquet"):
+            encoded = _column(paths)
+            return _decoded(
+                images,
+                lambda index: encoded[int(images.rows[index])].as_py(),
+                lambda index: f"{COLUMN} of {images.where(index)}",
+            )
+        case ImageFiles(folder=folder) if (trimaps := folder.parent / "annotations" / "trimaps").is_dir():
+            paths = lambda index: trimaps / f"{Path(images.where(index)).stem}.png"  # noqa: E731
+            return _decoded(images, lambda index: _content(paths(index)), lambda index: str(paths(index)))
     raise DataError(
         f"{data.name}: no foreground masks. They come with 'digits', with Parquet files that have a column {COLUMN!r}, "
         f"and with Oxford-IIIT Pet where annotations/trimaps is unpacked"

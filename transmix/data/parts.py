@@ -3,14 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transmix.data.dataset import DataError, Parts, listing
 
 TRAIN = ("train", "training")
 """What the part to train on may be called, in letters of any case."""
 
-HELD_OUT = ("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "test", "testing")
+HELD_OUT = ("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "test", "testing", "t10k")
 """What the held-out part may be called, in letters of any case; the first that is present is used."""
 
 HELD_OUT_BEFORE = ("val", "validation", "test")
@@ -27,19 +26,21 @@ class Choice:
     Attributes:
         held_out: Names of the part to hold out; the first that is present is used.
         image_column: Of Parquet files; None: found by its name.
-        label_column: Likewise.
+        label_column: Of Parquet files; None: found by its name.
+        val_fraction: Hold out this fraction of each class of the training images, and no other part; None: do not.
     """
 
     held_out: tuple[str, ...] = HELD_OUT
     image_column: str | None = None
     label_column: str | None = None
+    val_fraction: float | None = None
 
 
 USUAL = Choice()
 """What is taken where nothing else is asked for."""
 
 
-def choose_part(present: Iterable[str], wanted: Sequence[str], where: Path) -> str | None:
+def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) -> str | None:
     """Return the first wanted name that is present, in letters of whatever case, as it is written on disk.
 
     Raises:
@@ -53,6 +54,33 @@ def choose_part(present: Iterable[str], wanted: Sequence[str], where: Path) -> s
         if found:
             return found[0]
     return None
+
+
+def choose_parts(present: Iterable[str], choice: Choice, where: object, form: str) -> tuple[str, str]:
+    """Return the names of the part to train on and of the part to hold out, as they are written on disk.
+
+    Where a fraction of the training images is held out instead, both are the training part.
+
+    Args:
+        present: Names of parts that are there.
+        choice: Which part to hold out.
+        where: they are, for messages.
+        form: What a part is on disk, a word and a name with `{}` for the part's: 'files {}-*.parquet'.
+
+    Raises:
+        DataError: One of the two is missing.
+    """
+    present, (what, _, name) = list(present), form.partition(" ")
+    train = choose_part(present, TRAIN, where)
+    if train is None:
+        raise DataError(f"{where}: no {what} {name.format('train')}, the images to train on")
+    held_out = train if choice.val_fraction is not None else choose_part(present, choice.held_out, where)
+    if held_out is None:
+        raise DataError(
+            f"{where}: no {what} {' or '.join(map(name.format, choice.held_out))}, the images to validate on; to hold "
+            "out a tenth of each class of train: --val-fraction 0.1"
+        )
+    return train, held_out
 
 
 def unused_parts(present: Iterable[str], held_out: str) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ class Data:
     """Where the images come from."""
 
     data: str | None = None
-    """'digits' (built in), or a folder: train/<class>/*.jpg with val/, CIFAR's files (binary or python), idx files as
-    MNIST's, Oxford-IIIT Pet, Parquet shards, tar shards; with --download, a name."""
+    """Name or folder of the data set: digits, digits48; torchvision:NAME; hf:PATH; or a folder with class folders,
+    Parquet files, tar shards, CIFAR's, MNIST's (idx) or Oxford-IIIT Pet's files."""
     image_size: int = 224
     """Side of the square images that the model gets, in pixels."""
     train_images: int | None = None
@@ -23,15 +23,19 @@ class Data:
     """Keep all images decoded on the device, and crop, flip, jitter and erase there, a batch at once: for small images,
     with rand_augment None. Other draws of the same distribution than without. On a GPU --compile compiles this too."""
     download: str | None = None
-    """A folder to fetch the published data set that `data` names into, once, and to read it from: cifar10, cifar100,
-    mnist, fashion-mnist, emnist-balanced (-letters, -digits, -byclass, -bymerge, -mnist), oxford-pets."""
+    """Folder to download a torchvision:NAME data set to, unless its files are there."""
+    data_dir: str | None = None
+    """Folder with the files of a torchvision:NAME data set; nothing is downloaded. None: data."""
     held_out: str | None = None
-    """The part to validate on and to choose the best weights by: the name of its folder, or how its files' names begin;
-    None: the first there is of val, valid, validation, validate, dev, eval, evaluation, test, testing."""
+    """Part to validate on and to choose the best weights by: name of its folder, or start of its files' names. None:
+    the first there is of val, valid, validation, validate, dev, eval, evaluation, test, testing."""
+    val_fraction: float | None = None
+    """Hold out this fraction of each class of the training images, instead of another part."""
     image_column: str | None = None
-    """The column with the images in Parquet files; None: image or img, else the only one that is typed so."""
+    """Column with the images in Parquet files and hf: data; None: image or img, else the only one that is typed so."""
     label_column: str | None = None
-    """The column with the labels in Parquet files; None: label, labels or fine_label, else the only ClassLabel."""
+    """Column with the labels in Parquet files and hf: data; None: label, labels or fine_label, else the only
+    ClassLabel."""
     grey_range: tuple[float, float] | None = None
     """The values that become black and white in grey images of more than 8 bits (16-bit PNG, float TIFF); None: the
     least and the greatest of all training images. The run keeps it, and evaluation, export and app use the same."""

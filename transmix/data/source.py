@@ -11,15 +11,15 @@ import numpy as np
 
 from transmix import plugins
 from transmix.data.bad_images import allowed_bad
-from transmix.data.cifar import holds_cifar, read_cifar
-from transmix.data.cifar_python import holds_cifar_python, read_cifar_python
+from transmix.data.cifar import folders_with, holds_cifar, read_cifar
 from transmix.data.class_names import class_name
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, keep_decoded, listing, printable
+from transmix.data.digits import digits_on_textures
 from transmix.data.folder import holds_class_folders, read_folder
 from transmix.data.grey import Grey
 from transmix.data.grey_range import FIND, scale_grey
+from transmix.data.hf import HF_PREFIX, read_hf
 from transmix.data.idx import holds_idx, read_idx_files
-from transmix.data.oxford_pets import holds_oxford_pets, read_oxford_pets
 from transmix.data.parquet import holds_parquet, read_parquet
 from transmix.data.parts import (
     HELD_OUT,
@@ -30,8 +30,9 @@ from transmix.data.parts import (
     left_unused,
 )
 from transmix.data.settings import Data
-from transmix.data.subset import choose
+from transmix.data.subset import choose, hold_out
 from transmix.data.tar_shards import holds_shards_in_train, holds_tar_shards, read_tar_shards
+from transmix.data.torchvision_sets import FOLDER, OLDER_NAMES, PREFIX, read_folder_of, read_published
 
 
 def _holds_class_folders(root: Path) -> bool:
@@ -44,38 +45,39 @@ def _fixed(read: Callable[[Path], ImageData]) -> Callable[[Path, Choice], ImageD
     @wraps(read)
     def read_with(root: Path, choice: Choice) -> ImageData:
         data = read(root)
-        if choice.held_out not in (HELD_OUT, HELD_OUT_BEFORE, (data.parts.held_out,)):
+        if choice.val_fraction is None and choice.held_out not in (HELD_OUT, HELD_OUT_BEFORE, (data.parts.held_out,)):
             raise DataError(f"{root}: only {data.parts.held_out} can be held out; leave --held-out away")
         return data
 
     return read_with
 
 
+def _published(name: str, folder: str, file: str) -> tuple[Callable[[Path], bool], Callable[[Path, Choice], ImageData]]:
+    """Return how the files of a set are recognised in a folder, or inside it as published, and what reads them."""
+    return lambda root: bool(folders_with(root, folder, (file,))), _fixed(
+        lambda root: read_folder_of(name, root, folder)
+    )
+
+
 LAYOUTS = {
     "Parquet files (train-*.parquet)": (holds_parquet, read_parquet),
     "CIFAR's binary files (data_batch_1.bin or train.bin)": (holds_cifar, _fixed(read_cifar)),
-    "CIFAR's python files (data_batch_1 or train)": (holds_cifar_python, _fixed(read_cifar_python)),
+    "CIFAR-10's python files (data_batch_1)": _published("CIFAR10", "cifar-10-batches-py", "data_batch_1"),
+    "CIFAR-100's python files (train)": _published("CIFAR100", "cifar-100-python", "train"),
     "idx files (train-images-idx3-ubyte)": (holds_idx, _fixed(read_idx_files)),
     "tar shards (train-*.tar or train/*.tar)": (holds_tar_shards, read_tar_shards),
-    "Oxford-IIIT Pet (annotations/trainval.txt)": (holds_oxford_pets, _fixed(read_oxford_pets)),
+    "Oxford-IIIT Pet (annotations/trainval.txt)": _published(
+        "OxfordIIITPet", "oxford-iiit-pet", "annotations/trainval.txt"
+    ),
     "class folders (train/<class>/)": (_holds_class_folders, read_folder),
 }
 """The kinds of folder that can be read: for each, how it is recognised and what reads it."""
 
 
-def _digits(seed: int) -> ImageData:
-    from transmix.data.digits import digits_on_textures
-
-    return digits_on_textures(seed=seed)
-
-
-def _digits48(seed: int) -> ImageData:
-    from transmix.data.digits import digits_on_textures
-
-    return digits_on_textures(seed=seed, image_size=48, scale=(0.4, 0.65))
-
-
-SOURCES: dict[str, Callable[[int], ImageData]] = {"digits": _digits, "digits48": _digits48}
+SOURCES: dict[str, Callable[[int], ImageData]] = {
+    "digits": lambda seed: digits_on_textures(seed),
+    "digits48": lambda seed: digits_on_textures(seed, image_size=48, scale=(0.4, 0.65)),
+}
 """Data sets that need no files: name -> (seed) -> images, labels and class names. Installed packages may add more."""
 
 
@@ -84,45 +86,71 @@ def open_data(
     *,
     seed: int = 0,
     download: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     choice: Choice = USUAL,
 ) -> ImageData:
-    """Open a data set by a name in `SOURCES` or by its folder, whose layout is recognised by what is in it.
+    """Open a data set by a name, or by its folder, whose layout is recognised by what is in it.
 
     Args:
         name_or_path: `'digits'` or `'digits48'` for the built-in digits on textures, 32 and 48 pixels wide, which need
-            no files; a name that an installed package adds; anything else is a folder (write `./digits` for one of
-            that name).
-        seed: Decides the built-in images; folders do not depend on it.
-        download: If given, `name_or_path` is the name of a published data set, which is fetched into this folder
-            unless it is there.
+            no files; a name that an installed package adds; `'torchvision:CIFAR10'`; `'hf:PATH'`; anything else is a
+            folder (write `./digits` for one of that name).
+        seed: Decides the built-in images; nothing else depends on it.
+        download: The folder to which the files of a torchvision set are fetched, unless they are there.
+        data_dir: The folder in which they lie, and nothing is fetched.
         choice: What to take where the files leave a choice: the part to hold out, columns.
 
     Raises:
         DataError: If there is no such folder, its layout is not known, its content is not usable, or it cannot be
             fetched.
     """
-    if download is not None:
-        from transmix.data.download import download as fetch
+    if choice.val_fraction is not None and not 0 < choice.val_fraction < 1:
+        raise DataError(f"val_fraction {choice.val_fraction:g} is not between 0 and 1")
+    data = _open(str(name_or_path), seed, download, data_dir, choice)
+    if choice.val_fraction is not None:
+        data = hold_out(data, choice.val_fraction)
+    return replace(data, notes=(*_notes(data), *data.notes))
 
-        name_or_path = fetch(str(name_or_path), download)
-    if name_or_path in plugins.names("data", SOURCES):
-        return plugins.find("data", SOURCES, str(name_or_path))(seed)
-    root = Path(name_or_path).expanduser()
+
+def _open(
+    name: str,
+    seed: int,
+    download: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str] | None,
+    choice: Choice,
+) -> ImageData:
+    root, place = Path(name).expanduser(), Path(download or data_dir or FOLDER).expanduser()
+    if name.startswith(PREFIX):
+        return read_published(name[len(PREFIX) :], place, download is not None, choice)
+    if name.startswith(HF_PREFIX):
+        return read_hf(name[len(HF_PREFIX) :], choice)
+    if name in OLDER_NAMES and (download or data_dir):
+        if not (place / name / "downloaded.json").is_file():  # which older versions of transmix left there
+            return read_published(name, place, download is not None, choice)
+        root = place / name
+    elif download is not None:
+        raise DataError(f"{name}: --download is for --data torchvision:NAME, and for {', '.join(OLDER_NAMES)}")
+    elif name in plugins.names("data", SOURCES):
+        return plugins.find("data", SOURCES, name)(seed)
+    return _open_folder(root, choice)
+
+
+def _open_folder(root: Path, choice: Choice) -> ImageData:
+    """Open a folder, whose layout is recognised by what is in it."""
     if not root.is_dir():
-        other = f" (--download FOLDER makes FOLDER/{root})" if _is_published(name_or_path) else ", or 'digits'"
+        other = f" (--download FOLDER fetches {root} into FOLDER)" if str(root) in OLDER_NAMES else ", or 'digits'"
         raise DataError(f"{root}: no such folder; give the folder of a data set{other}")
     found = {layout: read for layout, (holds, read) in LAYOUTS.items() if holds(root)}
-    if len(found) == 1:
-        data = next(iter(found.values()))(root, choice)
-        if data.parts.columns is None and (choice.image_column or choice.label_column):
-            raise DataError(
-                f"{root}: --image-column and --label-column are for Parquet files; this is {next(iter(found))}"
-            )
-        return replace(data, notes=(*_notes(data), *data.notes))
-    if found:
+    if len(found) > 1:
         raise DataError(f"{root}: more than one data set: {' and '.join(found)}; move one away")
-    content = listing(sorted(entry.name for entry in root.iterdir())) or "nothing"
-    raise DataError(f"{root}: no data set; looked for {', '.join(LAYOUTS)}; found {content}")
+    if not found:
+        content = listing(sorted(entry.name for entry in root.iterdir())) or "nothing"
+        raise DataError(f"{root}: no data set; looked for {', '.join(LAYOUTS)}; found {content}")
+    layout, read = found.popitem()
+    data = read(root, choice)
+    if data.parts.columns is None and (choice.image_column or choice.label_column):
+        raise DataError(f"{root}: --image-column and --label-column are for Parquet files; this is {layout}")
+    return data
 
 
 def _notes(data: ImageData) -> Iterator[str]:
@@ -137,19 +165,28 @@ def _notes(data: ImageData) -> Iterator[str]:
         )
 
 
-def _is_published(name: str | os.PathLike[str]) -> bool:
-    from transmix.data.download import NAMED
-
-    return name in NAMED
-
-
 def choice_of(settings: Data, kept: Choice = USUAL) -> Choice:
-    """Return what a recipe asks to take of a data set, and for the rest what a run has kept."""
+    """Return what a recipe asks to take of a data set, and for the rest what a run has kept.
+
+    Raises:
+        DataError: it asks for a part and for a fraction.
+    """
+    if settings.held_out is not None and settings.val_fraction is not None:
+        raise DataError("--held-out and --val-fraction exclude each other; leave one out")
     return Choice(
         kept.held_out if settings.held_out is None else (settings.held_out,),
         settings.image_column or kept.image_column,
         settings.label_column or kept.label_column,
+        kept.val_fraction if settings.val_fraction is None else settings.val_fraction,
     )
+
+
+def open_own(settings: Data, seed: int, kept: Choice = USUAL, other: str | None = None) -> ImageData:
+    """Open the data set of a recipe, or another; arguments and errors as `load_data`, but for the grey range."""
+    if other is not None:
+        return open_data(other, seed=seed, data_dir=settings.download or settings.data_dir)
+    places = {"download": settings.download, "data_dir": settings.data_dir}
+    return open_data(settings.data or "", seed=seed, choice=choice_of(settings, kept), **places)
 
 
 def load_data(settings: Data, seed: int, grey: Grey | Literal["find"] = FIND, kept: Choice = USUAL) -> ImageData:
@@ -164,7 +201,7 @@ def load_data(settings: Data, seed: int, grey: Grey | Literal["find"] = FIND, ke
     Raises:
         DataError: as `open_data`, `scale_grey` and `choose`.
     """
-    data = open_data(settings.data or "", seed=seed, download=settings.download, choice=choice_of(settings, kept))
+    data = open_own(settings, seed, kept)
     data = scale_grey(data, settings.grey_range or FIND if grey == FIND else grey)
     limit, bad = int(settings.cache_gb * 1e9), allowed_bad(settings)
     train = data.train if settings.train_images is None else choose(data.train, settings.train_images)

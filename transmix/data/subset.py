@@ -1,11 +1,12 @@
-"""Fewer training images than there are: how much a method gains from data is asked with less of it."""
+"""Some of a split's images: fewer to train on, or a share of each class to hold out."""
 
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from transmix.data.dataset import DataError, Images, Split
+from transmix.data.dataset import DataError, ImageData, Images, Parts, Split
+from transmix.data.encoded import EncodedImages
 from transmix.data.seeding import derive_seed
 
 
@@ -28,6 +29,54 @@ class _Chosen:
         return self.images.where(int(self.positions[index]))
 
 
+def take(split: Split, positions: np.ndarray) -> Split:
+    """Return the images of a split at some positions, (n,) int64, in that order."""
+    place = {int(index): new for new, index in enumerate(positions)}
+    return replace(
+        split,
+        images=_take(split.images, positions),
+        labels=split.labels[positions],
+        masks=None if split.masks is None else split.masks[positions],
+        encoded=None if split.encoded is None else _take(split.encoded, positions),
+        bad={place[index]: error for index, error in split.bad.items() if index in place},
+    )
+
+
+def _take(images: Images, positions: np.ndarray) -> Images:
+    match images:
+        case np.ndarray():
+            return images[positions]
+        case list():
+            return [images[index] for index in positions]
+        case EncodedImages():
+            return images.take(positions)
+    return _Chosen(images, positions)
+
+
+def hold_out(data: ImageData, fraction: float) -> ImageData:
+    """Hold out a fraction of each class of the training images; another held-out part is not used.
+
+    Which images follows from the labels and their order alone, not from a seed or the machine. Of a class of two or
+    more images at least one is held out and at least one is left to train on.
+
+    Args:
+        data: images and labels to train on.
+        fraction: between 0 and 1, of each class.
+    """
+    held_out = np.zeros(len(data.train), dtype=bool)
+    for label, count in enumerate(np.bincount(data.train.labels, minlength=len(data.classes))):
+        shuffled = np.random.default_rng(derive_seed("val_fraction", label)).permutation(int(count))
+        some = min(max(round(fraction * count), 1), count - 1)
+        held_out[np.flatnonzero(data.train.labels == label)[shuffled[: max(some, 0)]]] = True
+    train, val = (take(data.train, np.flatnonzero(which)) for which in (~held_out, held_out))
+    return replace(
+        data,
+        train=train,
+        val=val,
+        parts=Parts(f"{fraction:g} of train", columns=data.parts.columns, val_fraction=fraction),
+    )
+
+
 def choose(split: Split, count: int) -> Split:
     """Take some images of a split, equally many of each class as far as they go.
 
@@ -47,19 +96,4 @@ def choose(split: Split, count: int) -> Split:
         of_class = shuffled[split.labels[shuffled] == label]
         turn[of_class] = np.arange(len(of_class))
     chosen = np.sort(shuffled[np.argsort(turn[shuffled], kind="stable")][:count])
-    images: Images
-    if isinstance(split.images, np.ndarray):
-        images = split.images[chosen]
-    elif isinstance(split.images, list):
-        images = [split.images[index] for index in chosen]
-    else:
-        images = _Chosen(split.images, chosen)
-    place = {int(index): new for new, index in enumerate(chosen)}
-    return replace(
-        split,
-        images=images,
-        labels=split.labels[chosen],
-        masks=None if split.masks is None else split.masks[chosen],
-        encoded=None if split.encoded is None else _Chosen(split.encoded, chosen),
-        bad={place[index]: error for index, error in split.bad.items() if index in place},
-    )
+    return take(split, chosen)

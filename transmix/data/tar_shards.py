@@ -13,10 +13,9 @@ import numpy as np
 
 from transmix.data.class_names import class_name, read_class_names
 from transmix.data.dataset import DataError, ImageData, Parts, Split, listing, printable, require_every_class
-from transmix.data.decode import decode_image, image_size
+from transmix.data.encoded import EncodedImages
 from transmix.data.formats import SHALLOW, SUFFIXES
-from transmix.data.grey import Grey
-from transmix.data.parts import TRAIN, USUAL, Choice, choose_part, unused_parts
+from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts, unused_parts
 
 USUAL_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Which member is a sample's image, where others could be images too."""
@@ -31,8 +30,8 @@ BLOCK = 512  # of the tar format: headers take one, and everything begins at a m
 
 
 @dataclass(frozen=True, eq=False)
-class TarImages:
-    """Encoded images inside tar files, read by their offset and decoded when indexed.
+class TarFiles:
+    """Encoded images inside tar files, read by their offset.
 
     Every read opens its file anew: processes share no handle, and thousands of shards meet no limit on open files.
 
@@ -42,7 +41,6 @@ class TarImages:
         offsets: (N,) int64, where the image's bytes begin in that file.
         sizes: (N,) int64, how many they are.
         deep: (N,) bool, whether the image is called as one that can have more than 8 bits a channel.
-        grey: how greyscale of more than 8 bits is scaled.
     """
 
     paths: tuple[str, ...]
@@ -50,60 +48,51 @@ class TarImages:
     offsets: np.ndarray
     sizes: np.ndarray
     deep: np.ndarray
-    grey: Grey = None
 
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return decode_image(self.encoded(index), where=self.where(index), grey=self.grey)
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Read the (height, width) of an image from its header."""
-        return image_size(self.encoded(index), where=self.where(index))
-
-    def encoded(self, index: int) -> bytes:
+    def source(self, row: int) -> bytes:
         """Read the bytes of an image.
 
         Raises:
             DataError: If the shard has gone or become shorter since it was indexed.
         """
-        size = int(self.sizes[index])
-        content = self._read(index, int(self.offsets[index]), size)
+        size = int(self.sizes[row])
+        content = self._read(row, int(self.offsets[row]), size)
         if len(content) != size:
-            raise DataError(f"{self.path(index)}: has become shorter since training began; put it back as it was")
+            raise DataError(f"{self._path(row)}: has become shorter since training began; put it back as it was")
         return content
 
-    def path(self, index: int) -> str:
-        """Give the tar file of an image."""
-        return self.paths[int(self.shards[index])]
-
-    def where(self, index: int) -> str:
+    def where(self, row: int) -> str:
         """Name the tar file and the member of an image; the name is read back from the member's header."""
-        name = self._read(index, int(self.offsets[index]) - BLOCK, 100).partition(b"\0")[0]
-        return f"{self.path(index)} member {printable(os.fsdecode(name))}"
+        name = self._read(row, int(self.offsets[row]) - BLOCK, 100).partition(b"\0")[0]
+        return f"{self._path(row)} member {printable(os.fsdecode(name))}"
 
-    def _read(self, index: int, offset: int, size: int) -> bytes:
+    def may_be_deep(self) -> np.ndarray:
+        """Tell which images may have more than 8 bits a channel."""
+        return self.deep
+
+    def _path(self, row: int) -> str:
+        return self.paths[int(self.shards[row])]
+
+    def _read(self, row: int, offset: int, size: int) -> bytes:
         try:
-            with open(self.path(index), "rb") as file:
+            with open(self._path(row), "rb") as file:
                 file.seek(offset)
                 return file.read(size)
         except OSError as error:
-            raise DataError(f"{self.path(index)}: cannot read the shard ({error.strerror}); put it back") from error
+            raise DataError(f"{self._path(row)}: cannot read the shard ({error.strerror}); put it back") from error
 
 
 @dataclass(frozen=True)
 class _Samples:
     """Images of a split and what their label files say: numbers, or names."""
 
-    images: TarImages
+    files: TarFiles
     labels: list[int | str]
 
 
 def holds_tar_shards(root: str | os.PathLike[str]) -> bool:
     """Tell whether a folder has tar files named after the training split, or a folder `train` of nothing but such."""
-    beside = (word for path in _tars(Path(root)) for word in _words(path))
-    return any(word in TRAIN for word in beside) or holds_shards_in_train(root)
+    return any(name.lower() in TRAIN for name in _parts(Path(root)))
 
 
 def holds_shards_in_train(root: str | os.PathLike[str]) -> bool:
@@ -125,7 +114,7 @@ def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> Ima
     lack some of the classes.
 
     Shards are local files that are read by offset, not a stream. Their headers and labels are gone through once, when
-    the data set is opened (about 15,000 samples a second, in every process), and 21 bytes a sample are kept. So
+    the data set is opened (about 15,000 samples a second, in every process), and 29 bytes a sample are kept. So
     samples come in any order, unlike from WebDataset's shuffle buffer: each epoch is a permutation of all, shared out
     over processes and workers, and a run resumes at the very sample. Tar files that are compressed as a whole cannot
     be read so and are refused.
@@ -139,31 +128,24 @@ def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> Ima
             sample has no image or label or two of them, a label has no class, or a class has no training image.
     """
     root = Path(root)
-    present = _present(root)
-    train_name, held_out = choose_part(present, TRAIN, root), choose_part(present, choice.held_out, root)
-    if train_name is None:
-        raise DataError(f"{root}: no tar shards named after the training split, such as train-000000.tar")
-    if held_out is None:
-        raise DataError(f"{root}: no shards {' or '.join(f'{name}-*.tar' for name in choice.held_out)}")
-    train, val = (_read_samples(_shards_of(root, name)) for name in (train_name, held_out))
+    present = _parts(root)
+    train_name, held_out = choose_parts(present, choice, root, "shards {}-*.tar")
+    samples = {name: _read_samples(_whole(root, name, present[name])) for name in (train_name, held_out)}
+    train, val = samples[train_name], samples[held_out]
     classes = read_class_names(root) or _classes(train)
     of_train, of_val = _split(train, classes), _split(val, classes)
-    require_every_class(of_train.labels, classes, train.images.paths[0])
+    require_every_class(of_train.labels, classes, train.files.paths[0])
     parts = Parts(held_out, unused_parts(present, held_out))
     return ImageData(root.resolve().name, classes, of_train, of_val, parts=parts)
 
 
-def _present(root: Path) -> set[str]:
-    """List what parts there can be: words in the names of tar files, and folders with tar files in them."""
-    folders = {name for name in os.listdir(root) if _inside(root, name)}
-    words = {word for path in _tars(root) for word in _words(path)}
-    return folders | (words - {name.lower() for name in folders})
-
-
-def _beside(root: Path, split: str) -> list[Path]:
-    """List the tar files in a folder whose name has the split's as one of its words."""
-    split = split.lower()
-    return [path for path in _tars(root) if split in _words(path)]
+def _parts(root: Path) -> dict[str, list[Path]]:
+    """List the shards of each part that there can be: those whose name has its name as a word, or in its folder."""
+    found = {name: shards for name in sorted(os.listdir(root)) if (shards := _inside(root, name))}
+    for path in _tars(root):
+        for word in _words(path):
+            found.setdefault(word, []).append(path)
+    return found
 
 
 def _inside(root: Path, split: str) -> list[Path]:
@@ -184,12 +166,10 @@ def _words(path: Path) -> list[str]:
     return [word for word in words if word in TRAIN] or words
 
 
-def _shards_of(root: Path, split: str) -> list[Path]:
-    """List the shards of a split, and check that they can be read by offset and none of a series is missing."""
-    beside, inside = _beside(root, split), _inside(root, split)
-    if beside and inside:
+def _whole(root: Path, split: str, shards: list[Path]) -> list[Path]:
+    """Check that the shards of a split can be read by offset and none of a series is missing."""
+    if len({path.parent for path in shards}) > 1:
         raise DataError(f"{root}: shards of {split} both here and in {root / split}; move one lot away")
-    shards = beside or inside
     compressed = [path.name for path in shards if path.suffix.lower() != ".tar"]
     if compressed:
         raise DataError(
@@ -224,7 +204,8 @@ def _read_samples(shards: list[Path]) -> _Samples:
             raise DataError(f"{path}: no samples; remove the file or fetch it again")
         files += [number] * (len(labels) - before)
     arrays = np.array(files, dtype=np.int32), np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)
-    return _Samples(TarImages(tuple(map(str, shards)), *arrays, np.array(deep, dtype=bool)), labels)
+    found = TarFiles(tuple(map(str, shards)), *arrays, np.array(deep, dtype=bool))
+    return _Samples(found, labels)
 
 
 def _index(path: Path) -> Iterator[tuple[int, int, str, int | str]]:
@@ -319,7 +300,7 @@ def _classes(train: _Samples) -> tuple[str, ...]:
     if numbers:
         first = next(index for index, label in enumerate(train.labels) if isinstance(label, int))
         raise DataError(
-            f"{train.images.where(first)}: label {train.labels[first]} is a number, but others are names; name all "
+            f"{train.files.where(first)}: label {train.labels[first]} is a number, but others are names; name all "
             "classes in a file classnames.txt beside the shards"
         )
     return tuple(sorted({label for label in train.labels if isinstance(label, str)}))
@@ -331,6 +312,6 @@ def _split(samples: _Samples, classes: tuple[str, ...]) -> Split:
     for index, label in enumerate(samples.labels):
         found = label if isinstance(label, int) else position.get(label, -1)
         if not 0 <= found < len(classes):
-            raise DataError(f"{samples.images.where(index)}: label {label} is not among the {len(classes)} classes")
+            raise DataError(f"{samples.files.where(index)}: label {label} is not among the {len(classes)} classes")
         labels[index] = found
-    return Split(samples.images, labels)
+    return Split(EncodedImages(samples.files, np.arange(len(labels))), labels)

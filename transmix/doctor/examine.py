@@ -11,14 +11,13 @@ from tqdm import tqdm
 
 from transmix.data.class_names import odd_names
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, listing
-from transmix.data.folder import FolderImages, read_folder
+from transmix.data.encoded import EncodedImages, ImageFiles
+from transmix.data.folder import read_folder
 from transmix.data.grey import EACH_IMAGE, GreyRange
 from transmix.data.grey_range import with_grey
 from transmix.data.loader import choose_workers
-from transmix.data.parquet import ParquetImages
 from transmix.data.parts import chosen_on_test, left_unused
 from transmix.data.source import LAYOUTS, open_data
-from transmix.data.tar_shards import TarImages
 from transmix.doctor.duplicates import Picture, same_pixels
 from transmix.doctor.folders import list_class_folders
 from transmix.doctor.grey import find_grey
@@ -112,13 +111,10 @@ class _Looks(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Look:
-        match self.images:
-            case FolderImages():
-                return look_at_file(self.images.path(index), self.images.grey)
-            case ParquetImages():
-                return look_at_content(self.images.content(index), grey=self.images.grey)
-            case TarImages():
-                return look_at_content(self.images.encoded(index), grey=self.images.grey)
+        if isinstance(self.images, EncodedImages):
+            source = self.images.source(index)
+            look = look_at_file if isinstance(source, Path) else look_at_content
+            return look(source, grey=self.images.grey)  # type: ignore[arg-type]
         try:
             return look_at_pixels(self.images[index])
         except DataError as error:
@@ -127,7 +123,7 @@ class _Looks(Dataset):
 
 def _looks(split: Split, workers: int | None) -> Iterator[Look]:
     """Look at a split's images, in their order."""
-    encoded = isinstance(split.images, FolderImages | ParquetImages | TarImages)
+    encoded = isinstance(split.images, EncodedImages)
     if workers is None:
         workers = choose_workers(None, False, 1) if encoded and len(split) > FEW else 0
     loader = DataLoader(
@@ -143,8 +139,8 @@ def _looks(split: Split, workers: int | None) -> Iterator[Look]:
 
 def _place(images: Any, index: int, split: str, root: Path) -> str:
     """Name an image: its file seen from the data set's folder, or its number in the split, from 0."""
-    if isinstance(images, FolderImages):
-        return os.path.relpath(images.path(index), root.expanduser())
+    if isinstance(images, EncodedImages) and isinstance(images.files, ImageFiles):
+        return os.path.relpath(images.where(index), root.expanduser())
     if hasattr(images, "where"):
         return images.where(index).removeprefix(f"{root.expanduser()}{os.sep}")
     return f"{split} {index}"

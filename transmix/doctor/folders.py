@@ -7,7 +7,8 @@ import numpy as np
 
 from transmix.data.class_names import class_name, is_utf8
 from transmix.data.dataset import DataError, Split, listing
-from transmix.data.folder import FolderImages, in_no_class, is_class_folder, part_folders
+from transmix.data.encoded import image_files
+from transmix.data.folder import in_no_class, is_class_folder, part_folders
 from transmix.data.formats import PICTURES, looks_like_an_image
 from transmix.data.parts import HELD_OUT, TRAIN, choose_part
 from transmix.data.walk import Refuse, entries_of, is_folder, walk
@@ -115,5 +116,5 @@ def _passed_over(entry: os.DirEntry, root: Path) -> Finding:
 def _split(folder: Path, files: dict[str, list[str]], classes: tuple[str, ...]) -> Split:
     position = {name: index for index, name in enumerate(classes)}
     labels = [position[class_name(name)] for name, paths in files.items() for _ in paths]
-    paths = np.array([os.fsencode(path) for paths in files.values() for path in paths], dtype="S")
-    return Split(FolderImages(folder, paths), np.array(labels, dtype=np.int64))
+    images = image_files(folder, (path for paths in files.values() for path in paths))
+    return Split(images, np.array(labels, dtype=np.int64))

@@ -14,7 +14,7 @@ from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData, Split
 from transmix.data.grey_range import with_grey
 from transmix.data.loader import choose_threads, choose_workers, evaluation_batches
-from transmix.data.subset import _Chosen
+from transmix.data.subset import take
 from transmix.distributed import World
 from transmix.evaluation.evaluate import evaluate
 from transmix.models.build import AMP
@@ -177,12 +177,4 @@ def score(evaluators: Sequence[Evaluator], data: ImageData) -> dict[str, dict[st
 
 def part_of(split: Split, positions: np.ndarray) -> Split:
     """Take the images of a split at some positions, (n,) int64, without masks."""
-    images: Any
-    if isinstance(split.images, np.ndarray):
-        images = split.images[positions]
-    elif isinstance(split.images, list):
-        images = [split.images[position] for position in positions]
-    else:
-        images = _Chosen(split.images, positions)
-    bad = {new: split.bad[int(old)] for new, old in enumerate(positions) if int(old) in split.bad}
-    return replace(split, images=images, labels=split.labels[positions], masks=None, bad=bad)
+    return replace(take(split, positions), masks=None)

@@ -15,7 +15,7 @@ from transmix.data.dataset import ImageData
 from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey
-from transmix.data.source import choice_of, in_classes, open_data
+from transmix.data.source import in_classes, open_data, open_own
 from transmix.models.build import build_model, cached_file, normaliser, published_config
 from transmix.models.resize import Cover, resize_input
 from transmix.models.start import head_size
@@ -239,10 +239,7 @@ def _open_data(target: str | Path, data: str | None) -> ImageData:
             raise RecipeError(f"{target} comes without data; give a data set: --data")
         return open_data(data)
     recipe = read_recipe(Path(target))
-    if data is not None:
-        return open_data(data, seed=recipe.run.seed)
-    choice = choice_of(recipe.data, read_choice(Path(target)))
-    return open_data(recipe.data.data or "", seed=recipe.run.seed, download=recipe.data.download, choice=choice)
+    return open_own(recipe.data, recipe.run.seed, read_choice(Path(target)), data)
 
 
 def _load_run(folder: Path, checkpoint: str, weights: str) -> LoadedModel:

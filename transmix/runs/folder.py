@@ -36,6 +36,7 @@ from transmix.data.dataset import ImageData, classes_without
 from transmix.data.grey import EACH_IMAGE, Grey, as_grey
 from transmix.data.parts import HELD_OUT_BEFORE, Choice
 from transmix.data.source import SOURCES
+from transmix.data.torchvision_sets import PREFIX
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe, resolved
 from transmix.runs.atomic_write import make_folder, replace_file, sync, why, write_json, writing
@@ -62,6 +63,7 @@ MAY_CHANGE = {
     "max_nonfinite",
     "max_bad_images",
     "download",
+    "data_dir",
     "epochs",
 }
 """Settings that a resumed run may change. Data may have moved, not changed; epochs may not fall below what was done;
@@ -118,7 +120,10 @@ def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any
     before = read_recipe(folder)
     changed = {text.split(":")[0]: text for text in changed_settings(before, recipe)}
     refused = [text for name, text in changed.items() if name not in MAY_CHANGE]
-    if "data" in changed and {before.data.data, recipe.data.data} & set(plugins.names("data", SOURCES)):
+    names = {before.data.data or "", recipe.data.data or ""}
+    if "data" in changed and (
+        names & set(plugins.names("data", SOURCES)) or any(one.startswith(PREFIX) for one in names)
+    ):
         refused.insert(0, changed["data"])  # a folder may have moved; another name is another data set
     if refused:
         raise RunError(f"{folder} was trained with other settings: {'; '.join(refused)}. Resume with the same ones")
@@ -191,9 +196,11 @@ def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, sta
         make_folder(folder)
         # What it says of an end no longer holds, and a crash must not leave it beside a recipe with more epochs.
         (folder / "summary.json").unlink(missing_ok=True)
+        fraction = data.parts.val_fraction
         about = {
             "held_out": data.parts.held_out,
             "columns": data.parts.columns,
+            **({} if fraction is None else {"val_fraction": fraction}),
             "images": {"train": len(data.train), "held_out": len(data.val)},
             "classes_not_held_out": classes_without(data.val.labels, data.classes),
             "notes": data.notes,
@@ -219,7 +226,7 @@ def read_choice(folder: Path) -> Choice:
     with _reading(f"{path} does not say which part is held out"):
         found = json.loads(path.read_text(encoding="utf-8"))
         image_column, label_column = found["columns"] or (None, None)
-        return Choice((found["held_out"],), image_column, label_column)
+        return Choice((found["held_out"],), image_column, label_column, found.get("val_fraction"))
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:

@@ -1,0 +1,105 @@
+"""Images as they lie on disk, decoded when they are indexed: what every reader of files gives."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from transmix.data.decode import decode_image, image_size
+from transmix.data.formats import SHALLOW
+from transmix.data.grey import Grey
+
+
+class Files(Protocol):
+    """Where encoded images are; rows are counted from 0."""
+
+    def source(self, row: int) -> Path | bytes:
+        """Give an image as it is stored: the path of its file, or its bytes."""
+        ...
+
+    def where(self, row: int) -> str:
+        """Name an image, for messages."""
+        ...
+
+    def may_be_deep(self) -> np.ndarray:
+        """Tell which images may have more than 8 bits a channel, without opening them: (rows,) bool."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """N images that are decoded when indexed.
+
+    Attributes:
+        files: where they are.
+        rows: (N,) int64, which of the files' images each one is.
+        grey: how greyscale of more than 8 bits is scaled.
+    """
+
+    files: Files
+    rows: np.ndarray
+    grey: Grey = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return decode_image(self.source(index), where=self.where(index), grey=self.grey)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Read the (height, width) of an image from its header."""
+        return image_size(self.source(index), where=self.where(index))
+
+    def source(self, index: int) -> Path | bytes:
+        """Give an image as it is stored: the path of its file, or its bytes."""
+        return self.files.source(int(self.rows[index]))
+
+    def where(self, index: int) -> str:
+        """Name the file of an image, and its place there."""
+        return self.files.where(int(self.rows[index]))
+
+    def may_be_deep(self) -> np.ndarray:
+        """Return the positions of images that may have more than 8 bits a channel."""
+        return np.flatnonzero(self.files.may_be_deep()[self.rows])
+
+    def take(self, positions: np.ndarray) -> "EncodedImages":
+        """Return the images at some positions, (n,) int64."""
+        return replace(self, rows=self.rows[positions])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images that are files of their own.
+
+    Attributes:
+        folder: The folder that the paths are relative to.
+        paths: (N,) paths as bytes. One array instead of a million strings, because workers that are forked
+            would copy each string as soon as they touch it.
+        passed_over: how many other files beside these look like images.
+    """
+
+    folder: Path
+    paths: np.ndarray
+    passed_over: int = 0
+
+    def source(self, row: int) -> Path:
+        """Give the path of an image."""
+        return self.folder / os.fsdecode(self.paths[row])
+
+    def where(self, row: int) -> str:
+        """Name the file of an image."""
+        return str(self.source(row))
+
+    def may_be_deep(self) -> np.ndarray:
+        """Tell by their names which images may have more than 8 bits a channel."""
+        shallow = tuple(suffix.encode() for suffix in SHALLOW)
+        return np.fromiter((not path.lower().endswith(shallow) for path in self.paths), bool, len(self.paths))
+
+
+def image_files(folder: Path, paths: Iterable[str], passed_over: int = 0) -> EncodedImages:
+    """Return images that are files, by their paths relative to a folder."""
+    encoded = np.array([os.fsencode(path) for path in paths], dtype="S")
+    return EncodedImages(ImageFiles(folder, encoded, passed_over), np.arange(len(encoded)))

@@ -1,0 +1,285 @@
+"""Tables of encoded images and labels, as Parquet files and Hugging Face data sets hold them."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transmix.data.class_names import class_name, class_names
+from transmix.data.dataset import (
+    DataError,
+    ImageData,
+    Parts,
+    Split,
+    class_difference,
+    listing,
+    printable,
+    require_every_class,
+)
+from transmix.data.encoded import EncodedImages
+from transmix.data.parts import Choice
+
+IMAGE_COLUMNS = ("image", "img")
+"""What the column of images may be called; the first that is there is taken."""
+
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+"""What the column of labels may be called; the first that is there is taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table that is not read yet.
+
+    Attributes:
+        where: it is, for messages.
+        schema: of pyarrow, with what Hugging Face's metadata says of the columns.
+        read: takes names of columns and returns a pyarrow Table.
+        has_paths: whether an image without bytes may be the file that its `path` names.
+    """
+
+    where: str
+    schema: Any
+    read: Callable[[list[str]], Any]
+    has_paths: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ArrowFiles:
+    """Encoded images in memory, or mapped into it.
+
+    Attributes:
+        encoded: A pyarrow ChunkedArray of N binary values.
+        files: The files they come from, in order.
+        first_rows: (len(files),) the index of each file's first image.
+        paths: N paths, of images without bytes; None where all have bytes.
+    """
+
+    encoded: Any
+    files: tuple[str, ...]
+    first_rows: np.ndarray
+    paths: Any = None
+
+    def source(self, row: int) -> bytes | Path:
+        """Give an image as it is stored."""
+        content = self.encoded[row].as_py()
+        return Path(self.paths[row].as_py()) if content is None else content
+
+    def where(self, row: int) -> str:
+        """Name the file and row of an image; rows are counted from 0 within each file."""
+        file = int(np.searchsorted(self.first_rows, row, side="right")) - 1
+        return f"{self.files[file]} row {row - self.first_rows[file]}"
+
+    def may_be_deep(self) -> np.ndarray:
+        """Tell by their first bytes which images may have more than 8 bits a channel."""
+        import pyarrow.compute as pc
+
+        starts = pc.call_function("binary_slice", [self.encoded], pc.SliceOptions(0, 3)).to_pylist()
+        return np.array([start not in (b"\xff\xd8\xff", b"RIF", b"GIF") for start in starts], dtype=bool)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What a table holds.
+
+    Attributes:
+        where: it is.
+        images: N binary values, a pyarrow ChunkedArray.
+        paths: N paths, where images may be files; else None.
+        labels: (N,) int64, positions in the names.
+        names: of the classes; None where labels are numbers without names.
+        in_schema: whether the schema lists the names, not the labels themselves.
+    """
+
+    where: str
+    images: Any
+    paths: Any
+    labels: np.ndarray
+    names: tuple[str, ...] | None
+    in_schema: bool
+
+
+def read_tables(
+    name: str, train: Sequence[Table], held_out: Sequence[Table], choice: Choice, parts: Parts
+) -> ImageData:
+    """Read the two parts of a data set from their tables.
+
+    The images are in a column `image` or `img`, else in the only one that the schema calls an Image, as a struct with a
+    field `bytes` or as plain binary. The labels are in a column `label`, `labels` or `fine_label`, else in the only one
+    that the schema calls a ClassLabel; they are numbers (with the schema's class names, else called '0', '1', ...),
+    class names, or true and false. The held-out part is matched to the classes of training by name, and may lack some.
+
+    Raises:
+        DataError: If a column is missing, a label or an image is null, a label has no name or is no class of training,
+            or a class has no training image. The message names the row.
+    """
+    columns = _columns(train[0], choice)
+    of_train = [_read(table, columns) for table in train]
+    of_val = of_train if held_out is train else [_read(table, columns) for table in held_out]
+    classes = _classes(of_train, of_val)
+    splits = _split(of_train, classes), _split(of_val, classes)
+    require_every_class(splits[0].labels, classes, train[0].where)
+    return ImageData(name, classes, *splits, parts=replace(parts, columns=columns))
+
+
+def _columns(table: Table, choice: Choice) -> tuple[str, str]:
+    """Choose the columns of the images and of the labels by the first training table."""
+    names, where = table.schema.names, table.where
+    images = [name for name, kind in _features(table.schema, where).items() if kind.get("_type") == "Image"]
+    labels = list(_listed_names(table.schema, where))
+    return (
+        _column(names, choice.image_column, IMAGE_COLUMNS, images, f"{where}: which of * are the images?"),
+        _column(names, choice.label_column, LABEL_COLUMNS, labels, f"{where}: which of * are the labels?"),
+    )
+
+
+def _column(names: list[str], asked: str | None, usual: tuple[str, ...], typed: list[str], question: str) -> str:
+    what = "image" if usual is IMAGE_COLUMNS else "label"
+    if asked is not None:
+        return asked
+    found = next((name for name in usual if name in names), typed[0] if len(typed) == 1 else None)
+    if found is None:
+        question = question.replace("*", listing(map(printable, typed or names)))
+        raise DataError(f"{question} Name the column: --{what}-column NAME")
+    return found
+
+
+def _read(table: Table, columns: tuple[str, str]) -> _Part:
+    where, names = table.where, table.schema.names
+    for what, column in zip(("image", "label"), columns, strict=True):
+        if column not in names:
+            raise DataError(
+                f"{where}: no column {printable(column)} among {listing(map(printable, names))}; every file "
+                f"needs it, or name another: --{what}-column NAME"
+            )
+    found = table.read(list(columns))
+    if found.num_rows == 0:
+        raise DataError(f"{where}: no rows; remove the file or fetch it again")
+    images, paths = _images(found[columns[0]], f"{where}: column {printable(columns[0])}")
+    paths = paths if table.has_paths else None
+    labels = found[columns[1]]
+    without = np.asarray(images.is_null()) & (True if paths is None else np.asarray(paths.is_null()))
+    for what, missing in (("image", without), ("label", np.asarray(labels.is_null()))):
+        _require_no_row(where, missing, f"the {what} is null; fill it in or drop the row")
+    listed = _listed_names(table.schema, where).get(columns[1])
+    return _Part(where, images, paths, *_labels(labels, listed, f"{where}: column {printable(columns[1])}"))
+
+
+def _images(column: Any, where: str) -> tuple[Any, Any]:
+    """Return the bytes of a column of images, and the paths beside them if there are any."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return column, None
+    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+        raise DataError(
+            f"{where} is {kind}; images are binary or a struct with a field bytes; name another: --image-column NAME"
+        )
+    paths = (
+        pc.call_function("struct_field", [column], pc.StructFieldOptions("path"))
+        if kind.get_field_index("path") >= 0
+        else None
+    )
+    return pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes")), paths
+
+
+def _labels(column: Any, listed: tuple[str, ...] | None, where: str) -> tuple[np.ndarray, tuple[str, ...] | None, bool]:
+    """Return labels (N,) int64, the names that they are positions in or None, and whether the schema lists these."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_integer(kind):
+        return column.cast(kind).to_numpy().astype(np.int64), listed, listed is not None
+    if pa.types.is_boolean(kind):
+        return column.to_numpy().astype(np.int64), ("false", "true"), False
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(
+            f"{where} is {kind}; labels are integers, strings or booleans; name another: --label-column NAME"
+        )
+    values = column.cast(kind).combine_chunks().dictionary_encode()
+    names, position = np.unique([class_name(name) for name in values.dictionary.to_pylist()], return_inverse=True)
+    return position[values.indices.to_numpy()], tuple(names.tolist()), False
+
+
+def _require_no_row(where: str, wrong: np.ndarray, message: str) -> None:
+    """Raise a DataError for the first row of a file that is wrong, given (N,) bool."""
+    if wrong.any():
+        raise DataError(f"{where} row {int(np.argmax(wrong))}: {message}")
+
+
+def _features(schema: Any, where: str) -> dict[str, dict[str, Any]]:
+    """Return what the Hugging Face metadata says of the columns."""
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except ValueError as error:
+        raise DataError(
+            f"{where}: what its metadata says for Hugging Face is no JSON ({error}); fetch it again"
+        ) from error
+    features = metadata.get("info", {}).get("features", {})
+    return {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+
+
+def _listed_names(schema: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """Return the class names of each column that the schema calls a ClassLabel."""
+    return {
+        column: tuple(class_names(feature["names"], f"{where} column {printable(column)}"))
+        for column, feature in _features(schema, where).items()
+        if feature.get("_type") == "ClassLabel" and feature.get("names") and column in schema.names
+    }
+
+
+def _classes(train: list[_Part], val: list[_Part]) -> tuple[str, ...]:
+    """Return the classes: as the schema lists them, else the labels themselves, sorted, else numbers."""
+    first = train[0]
+    for part in (*train, *val):
+        reason = ""
+        if (part.names is None) != (first.names is None):
+            reason = "one of the two has none"
+        elif part in train and first.in_schema:
+            reason = class_difference(first.names or (), part.names or ())
+        if reason:
+            raise DataError(
+                f"{part.where}: class names differ from those of {Path(first.where).name} ({reason}); write all files "
+                "with one list of names"
+            )
+    if first.names is None:
+        top = max(int(part.labels.max()) for part in train)
+        # no more classes than images, or one absurd label would ask for as many names
+        return tuple(str(number) for number in range(min(top + 1, sum(len(part.labels) for part in train))))
+    if first.in_schema:
+        return first.names
+    return tuple(sorted({name for part in train for name in part.names or ()}))
+
+
+def _split(tables: list[_Part], classes: tuple[str, ...]) -> Split:
+    import pyarrow as pa
+
+    labels = np.concatenate([_positions(part, classes) for part in tables])
+    first_rows = np.cumsum([0, *(len(part.labels) for part in tables[:-1])])
+    kinds = {part.images.type for part in tables}
+    images = [part.images if len(kinds) == 1 else part.images.cast(pa.large_binary()) for part in tables]
+    encoded = pa.chunked_array([chunk for some in images for chunk in some.chunks])
+    files = ArrowFiles(encoded, tuple(part.where for part in tables), first_rows, tables[0].paths)
+    return Split(EncodedImages(files, np.arange(len(labels))), labels)
+
+
+def _positions(part: _Part, classes: tuple[str, ...]) -> np.ndarray:
+    """Return a file's labels as positions in the classes of training, (N,) int64, matched by name."""
+    names = classes if part.names is None else part.names
+    wrong = (part.labels < 0) | (part.labels >= len(names))
+    label = part.labels[int(np.argmax(wrong))]
+    _require_no_row(part.where, wrong, f"label {label} is not among the {len(names)} classes")
+    position = {name: index for index, name in enumerate(classes)}
+    positions = np.array([position.get(name, -1) for name in names], dtype=np.int64)[part.labels]
+    extra = sorted({names[label] for label in part.labels[positions < 0]})
+    _require_no_row(
+        part.where,
+        positions < 0,
+        f"not among the classes of train ({listing(map(printable, classes))}): {listing(map(printable, extra))}; drop "
+        "such rows, or add images to train",
+    )
+    return positions
