@@ -106,7 +106,7 @@ def test_every_setting_stands_in_the_recipe_with_what_it_is(run_folder, parsed):
     changed = re.search(r"(\d+) settings that differ from the defaults (\w+)?", page.text)
     same = re.search(r"(\d+) settings that are the defaults", page.text)
     assert int(changed[1]) + int(same[1]) == len(settings)
-    assert "Chance that a batch is mixed at all." in page.text
+    assert "Probability that a batch is mixed." in page.text
 
 
 def test_other_evaluations_are_shown_whatever_their_scores_are_called(run_folder, parsed):
