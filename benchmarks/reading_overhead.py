@@ -12,6 +12,7 @@ timed at its published width with fewer blocks (marked short), where reading wei
 import argparse
 import json
 import statistics
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from transmix.attention import AttentionReader
-from transmix.models.readable import READABLE, Readable, build, example
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))  # the list of models
+from readable import READABLE, Readable, build, example
 
 WARM_UP = 2
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from explicit import explicit_attention, sharpen
+from readable import Readable, build
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transmix import AttentionReader, Mixed, Mixer, TransMix
-from transmix.models.readable import Readable, build
 
 STRIDES = {
     "vit_tiny_r_s16_p8_224": 32, "xcit_nano_12_p16_224": 16, "resnet50_clip": 32, "pit_ti_224": 32,

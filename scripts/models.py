@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 from explicit import explicit_attention, sharpen
+from readable import COLUMNS, READABLE, REFUSED, Readable, build, example
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from transmix.attention import AttentionError, AttentionReader
-from transmix.models.readable import COLUMNS, READABLE, REFUSED, Readable, build, example, model_text, read_table
+from transmix.models.readable import model_text, read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "transmix" / "models" / "readable.csv"

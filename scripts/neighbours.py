@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from bends import CLOSE, Case, WrongError, drift, label_by_hand, logits_of
 from explicit import explicit_attention
+from readable import READABLE
 from torch import Tensor, nn
 
 from transmix import TransMix
-from transmix.models.readable import READABLE
 
 BOX = {"mixup_alpha": 0.0, "cutmix_minmax": (0.4, 0.7)}
 

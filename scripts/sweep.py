@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from bends import BENDS, CLOSE, CLOSE_BF16, Bend, Case, WrongError
 from neighbours import BETWEEN, NEIGHBOURS, Trained, judge
+from readable import READABLE, Readable
 
 from transmix import AttentionError
-from transmix.models.readable import READABLE, Readable
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- Made by `make sweep`; changes by hand are lost. -->", "<!-- End of the sweep. -->"

@@ -30,9 +30,9 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_recipes_and_licence_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert "transmix/recipes/digits.yaml" in names
-    assert "transmix/py.typed" in names
-    assert "transmix/models/readable.csv" in names
+    kinds = (".css", ".csv", ".html", ".js", ".json", ".md", ".typed", ".yaml")
+    data = {str(path.relative_to(ROOT)) for path in (ROOT / "transmix").rglob("*") if path.suffix in kinds}
+    assert {"transmix/py.typed", "transmix/recipes/digits.yaml", "transmix/export/card.md"} < data <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/", "scripts/")) for name in names)
 

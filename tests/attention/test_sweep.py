@@ -2,7 +2,6 @@
 
 import importlib
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +10,11 @@ pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 pytest.importorskip("transformers")
 
+from readable import READABLE
+
 from transmix import TransMix
 from transmix.attention import AttentionReader
-from transmix.models.readable import READABLE
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = (
     "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "cait_xxs24_224", "vit_base_patch16_siglip_224",
     "pit_ti_224", "swin_tiny_patch4_window7_224", "vit_base_patch16_siglip_gap_224", "Dinov2ForImageClassification",
@@ -27,9 +26,7 @@ COMPILED = "vit_tiny_patch16_224"
 @pytest.fixture(scope="module")
 def sweep():
     """Give scripts/sweep.py as a module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")
-        return importlib.import_module("sweep")
+    return importlib.import_module("sweep")
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 
 pytest.importorskip("timm")
 import timm
+from readable import READABLE, build, example
 from timm.models import _registry
 
 from transmix import AttentionError, AttentionReader
-from transmix.models.readable import READABLE, build, example
 
 CONVOLUTIONS = {
     "byobnet", "convmixer", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet",

@@ -14,7 +14,7 @@ from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.parquet import read_parquet
 from transmix.data.source import open_data
-from transmix.models.resize import Cover
+from transmix.models.loaded import Cover
 
 HEIGHT, WIDTH = 12, 20
 

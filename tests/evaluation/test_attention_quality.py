@@ -11,7 +11,7 @@ from transmix.attention import AttentionError
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.distributed import World
 from transmix.evaluation import attention_quality as quality
-from transmix.evaluation import localisation as loc
+from transmix.evaluation.attention_quality import keep_mass, overlap
 from transmix.evaluation.evaluator import Evaluator
 from transmix.evaluation.suites import Settings, load_suite
 from transmix.labels.patches import mask_on_patches
@@ -86,7 +86,7 @@ def test_kept_patches_are_the_largest_that_hold_the_mass(values, mass):
         lighter = sum(values[other] for other in ascending[: rank + 1]) / total
         assume(abs(lighter - (1 - mass)) > 1e-4)  # on the very edge rounding decides
         kept[index] = lighter > 1 - mass
-    ours = loc.keep_mass(torch.tensor(values).float() * 0.01, mass)
+    ours = keep_mass(torch.tensor(values).float() * 0.01, mass)
     assert sorted(v for v, k in zip(values, ours, strict=True) if k) == sorted(
         v for v, k in zip(values, kept, strict=True) if k
     )
@@ -97,16 +97,16 @@ def test_kept_patches_are_the_largest_that_hold_the_mass(values, mass):
 def test_the_jaccard_score_is_scikit_learns_over_the_sure_pixels():
     rng = np.random.default_rng(0)
     found, masks = rng.random((5, 7, 9)) < 0.4, rng.integers(0, 3, (5, 7, 9)).astype(np.uint8)
-    ours = loc.jaccard(torch.from_numpy(found), torch.from_numpy(masks))
+    ours = quality.jaccard(torch.from_numpy(found), torch.from_numpy(masks))
     for one, mask, score in zip(found, masks, ours, strict=True):
         sure = mask != 2
         assert score.item() == pytest.approx(jaccard_score(mask[sure] == 1, one[sure]), abs=1e-12)
-    assert (ours - loc.jaccard(torch.from_numpy(found), torch.from_numpy(masks).roll(1, 1))).abs().min() > 0.001
+    assert (ours - quality.jaccard(torch.from_numpy(found), torch.from_numpy(masks).roll(1, 1))).abs().min() > 0.001
 
 
 def test_a_map_comes_to_pixels_patch_by_patch():
     patches = torch.arange(2 * 24).view(2, 24)
-    pixels = loc.on_pixels(patches, GRID, (HEIGHT, WIDTH))
+    pixels = quality.on_pixels(patches, GRID, (HEIGHT, WIDTH))
     for image in range(2):
         for row in range(HEIGHT):
             for column in range(WIDTH):
@@ -119,17 +119,17 @@ def test_two_boxes_overlap_by_the_pixels_they_share(sides):
     boxes = [(min(a, b), min(c, d), max(a, b), max(c, d)) for a, b, c, d in (sides[:4], sides[4:])]
     covered = [{(r, c) for r in range(box[0], box[2]) for c in range(box[1], box[3])} for box in boxes]
     union = covered[0] | covered[1]
-    assert loc.overlap(*boxes) == pytest.approx(len(covered[0] & covered[1]) / len(union) if union else 0)
+    assert overlap(*boxes) == pytest.approx(len(covered[0] & covered[1]) / len(union) if union else 0)
 
 
 def test_the_box_is_around_the_largest_part():
     patches = np.zeros(GRID, dtype=bool)
     patches[0, 0] = patches[2, 3] = patches[3, 4] = True  # the last two meet at a corner
-    assert loc.largest_box(patches, (HEIGHT, WIDTH)) == (8, 12, 16, 20)
+    assert quality.largest_box(patches, (HEIGHT, WIDTH)) == (8, 12, 16, 20)
     patches[1, 0] = patches[1, 1] = True
-    assert loc.largest_box(patches, (HEIGHT, WIDTH)) == (0, 0, 8, 8)
-    assert loc.largest_box(patches, (HEIGHT + 8, WIDTH)) == (0, 0, 12, 8)
-    assert loc.largest_box(np.zeros(GRID, dtype=bool), (HEIGHT, WIDTH)) == (0, 0, 0, 0)
+    assert quality.largest_box(patches, (HEIGHT, WIDTH)) == (0, 0, 8, 8)
+    assert quality.largest_box(patches, (HEIGHT + 8, WIDTH)) == (0, 0, 12, 8)
+    assert quality.largest_box(np.zeros(GRID, dtype=bool), (HEIGHT, WIDTH)) == (0, 0, 0, 0)
 
 
 def parts_of(cells):
@@ -304,12 +304,12 @@ def test_one_image_has_no_other():
 
 MUTATIONS = {
     "less than half an overlap": lambda patch: patch.setattr(
-        quality, "overlap", lambda *boxes: min(loc.overlap(*boxes) + 0.15, 1.0)
+        quality, "overlap", lambda *boxes: min(overlap(*boxes) + 0.15, 1.0)
     ),
     "one cut": lambda patch: patch.setattr(quality, "CUTS", (0.9,)),
-    "less mass": lambda patch: patch.setattr(quality, "keep_mass", lambda maps: loc.keep_mass(maps, 0.4)),
+    "less mass": lambda patch: patch.setattr(quality, "keep_mass", lambda maps: keep_mass(maps, 0.4)),
     "all parts": lambda patch: patch.setattr(
-        quality, "largest_box", lambda found, size: tuple(PATCH * side for side in loc.box_around(found))
+        quality, "largest_box", lambda found, size: tuple(PATCH * side for side in quality.box_around(found))
     ),
     "upper left pixels": lambda patch: patch.setattr(
         quality, "mask_on_patches", lambda masks, grid, how: mask_on_patches(masks, grid, "nearest")

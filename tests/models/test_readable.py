@@ -1,5 +1,6 @@
 """Every model in the table is read as it says, equal to a softmax formed in full; every refusal names a remedy."""
 
+import importlib
 import json
 from functools import cache
 from pathlib import Path
@@ -11,18 +12,12 @@ pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 pytest.importorskip("transformers")
 
+import explicit as oracle
+import models as maker
+from readable import COLUMNS, READABLE, REFUSED, VIT, Readable, build, example
+
 from transmix import AttentionError, AttentionReader
-from transmix.models.readable import (
-    COLUMNS,
-    READABLE,
-    REFUSED,
-    VIT,
-    Readable,
-    build,
-    example,
-    model_text,
-    read_table,
-)
+from transmix.models.readable import model_text, read_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 IDS = [f"{entry.library}-{entry.name}-{entry.options_text}{'-head' * entry.head}" for entry in READABLE]
@@ -46,7 +41,7 @@ COMPILED = (
 class Case:
     """A small model, images for it, the row that is read and the softmax (B, G, L, S) formed in full."""
 
-    def __init__(self, entry, oracle):
+    def __init__(self, entry):
         torch.manual_seed(0)
         self.images = example(entry, entry.small_size, 3)
         self.model = oracle.sharpen(build(entry, entry.small_size, "small"))
@@ -65,9 +60,9 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case(oracle):
+def case():
     """Make a case once for all tests."""
-    made = cache(lambda index: Case(READABLE[index], oracle))
+    made = cache(lambda index: Case(READABLE[index]))
     return lambda entry: made(READABLE.index(entry))
 
 
@@ -106,14 +101,14 @@ def test_a_compiled_model_is_read_alike(name, case):
 
 
 @each_model
-def test_module_and_grid_of_the_published_size_are_those_of_the_table(entry, maker):
+def test_module_and_grid_of_the_published_size_are_those_of_the_table(entry):
     row = next(row for row in read_table() if maker.key_of_row(row) == maker.key_of(entry))
     found = maker.locate(entry)
     assert found == {name: row[name] for name in found}
     assert set(found) == {"read", "module", "size", "grid"}
 
 
-def test_the_table_has_the_models_of_the_list_in_its_order(maker):
+def test_the_table_has_the_models_of_the_list_in_its_order():
     rows = read_table()
     assert list(rows[0]) == list(COLUMNS)
     assert [maker.key_of_row(row) for row in rows] == [maker.key_of(entry) for entry in (*READABLE, *REFUSED)]
@@ -142,7 +137,7 @@ def test_what_the_table_measured_is_what_is_promised():
         assert not row["overhead"] or 0.5 < float(row["overhead"]) < 2, row
 
 
-def test_the_page_is_made_from_the_table(maker):
+def test_the_page_is_made_from_the_table():
     assert maker.page(read_table()) == PAGE.read_text(encoding="utf-8"), "run make models"
 
 
@@ -186,13 +181,13 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("entry", REFUSED, ids=[f"{entry.library}-{entry.name}" for entry in REFUSED])
-def test_what_cannot_be_read_is_refused_with_a_remedy(entry, maker):
+def test_what_cannot_be_read_is_refused_with_a_remedy(entry):
     assert maker.refusal(entry) == TEXTS[entry.name]
     row = next(row for row in read_table() if maker.key_of_row(row) == maker.key_of(entry))
     assert row["refusal"] == TEXTS[entry.name]
 
 
-def test_a_model_that_is_read_after_all_is_no_refusal(maker):
+def test_a_model_that_is_read_after_all_is_no_refusal():
     with pytest.raises(RuntimeError, match="vit_tiny_patch16_224 is listed as refused, but it is read"):
         maker.refusal(READABLE[0])
 
@@ -214,13 +209,13 @@ def test_a_row_shows_its_options_as_a_call():
     assert model_text({"model": "beit", "options": "global_pool='token'"}) == "beit(global_pool='token')"
 
 
-def test_only_the_families_asked_for_are_measured_again(maker):
+def test_only_the_families_asked_for_are_measured_again():
     chosen = [entry for entry in READABLE if maker.is_wanted(entry, ["swin", "CaiT"])]
     assert {entry.family for entry in chosen} == {"Swin", "Swin v2", "CaiT"}
     assert all(maker.is_wanted(entry, None) for entry in READABLE)
 
 
-def test_a_short_version_is_as_wide_as_the_published_model(maker):
+def test_a_short_version_is_as_wide_as_the_published_model():
     chosen = [entry for entry in READABLE if entry.short and entry.family in ("ViT", "EVA", "SigLIP")]
     assert len(chosen) == 7
     with torch.device("meta"):
@@ -230,7 +225,9 @@ def test_a_short_version_is_as_wide_as_the_published_model(maker):
             assert len(list(short.parameters())) < len(list(full.parameters()))
 
 
-def test_the_benchmark_times_steps_in_turn_and_leaves_the_model_as_it_was(benchmark, monkeypatch):
+def test_the_benchmark_times_steps_in_turn_and_leaves_the_model_as_it_was(monkeypatch):
+    monkeypatch.syspath_prepend(PAGE.parents[1] / "benchmarks")
+    benchmark = importlib.import_module("reading_overhead")
     tiny = Readable("ViT", "timm", "vit_tiny_patch16_224", size=32, short=VIT)
     steps, seconds = [], benchmark.seconds
 
@@ -247,7 +244,7 @@ def test_the_benchmark_times_steps_in_turn_and_leaves_the_model_as_it_was(benchm
     assert figures["plain_ms"] > 0
 
 
-def test_times_reach_the_table_and_the_page(maker, tmp_path, monkeypatch):
+def test_times_reach_the_table_and_the_page(tmp_path, monkeypatch):
     rows = [row | {"overhead": "", "timed": ""} for row in read_table()]
     assert "No times were measured yet." in maker.page(rows)
     times = [

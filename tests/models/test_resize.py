@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from transmix.data.augment import EvaluationCrop
-from transmix.models.resize import Cover
+from transmix.models.loaded import Cover
 
 RNG = np.random.default_rng(0)
 

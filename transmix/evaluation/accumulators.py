@@ -7,7 +7,7 @@ the same result as one large batch, and so do several processes (`sum_over_ranks
 
 import copy
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -44,9 +44,7 @@ class Accuracy:
 
     def compute(self) -> Iterator[tuple[str, float]]:
         """Yield 'top1' and 'top5'; nan if no sample came."""
-        top1, top5 = (self.hits.cpu().double() / self.count.cpu()).tolist()
-        yield "top1", top1
-        yield "top5", top5
+        yield from zip(("top1", "top5"), (self.hits.cpu().double() / self.count.cpu()).tolist(), strict=True)
 
 
 class CrossEntropy:
@@ -159,11 +157,7 @@ class CalibrationError:
 
     def reliability(self) -> dict[str, list[float]]:
         """Return what each of the M bins holds: 'count' of images, 'hits' among them, 'confidence', their sum."""
-        return {
-            "count": self.images.tolist(),
-            "hits": self.hits.tolist(),
-            "confidence": self.confidence.tolist(),
-        }
+        return {"count": self.images.tolist(), "hits": self.hits.tolist(), "confidence": self.confidence.tolist()}
 
 
 class Confusion:
@@ -265,7 +259,7 @@ def top1(accuracy: Accuracy) -> float:
 
 def sum_tensor(values: Tensor) -> Tensor:
     """Add a tensor up over all processes, in place; return it."""
-    if in_group():
+    if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
@@ -276,18 +270,8 @@ def gather_rows(rows: Tensor) -> Tensor:
     For numbers that must be sorted and so cannot be summed. Every process must call it, also one without rows.
     Without a process group it returns the rows as they are.
     """
-    if not in_group():
+    if not dist.is_initialized():
         return rows
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    # all_gather takes tensors of one shape alone: pad to the longest, and cut afterwards.
-    padded = rows.new_zeros(max(map(int, counts)), *rows.shape[1:])
-    padded[: len(rows)] = rows
-    everyone = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(everyone, padded)
-    return torch.cat([theirs[: int(count)] for theirs, count in zip(everyone, counts, strict=True)])
-
-
-def in_group() -> bool:
-    """Whether this process belongs to a process group."""
-    return dist.is_available() and dist.is_initialized()
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, rows.cpu())  # all_gather takes tensors of one shape alone
+    return torch.cat(everyone).to(rows.device)

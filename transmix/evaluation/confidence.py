@@ -24,7 +24,7 @@ class Confidences:
 
     Confidence is the highest softmax probability, in float32. A row with a non-finite logit makes every result nan.
 
-    These measures cannot be computed from sums. Memory: 5 bytes a sample on the device, 0.25 MB for 50,000; about 50
+    These measures cannot be computed from sums. Memory: 8 bytes a sample on the device, 0.4 MB for 50,000; about 50
     bytes a sample of all processes while they are sorted, on every process.
 
     Args:
@@ -33,22 +33,18 @@ class Confidences:
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.num_classes, self.device = num_classes, device
-        self.confidence: list[Tensor] = []
-        self.hits: list[Tensor] = []
+        self.num_classes = num_classes
+        self.rows = [torch.empty(0, 2, device=device)]
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
         check_batch(logits, labels, self.num_classes)
-        confidence, hits = confidence_and_hits(logits, labels)
-        self.confidence.append(confidence)
-        self.hits.append(hits)
+        self.rows.append(torch.stack(confidence_and_hits(logits, labels), dim=1))
 
     def gathered(self) -> tuple[np.ndarray, np.ndarray]:
         """Return confidence (N,) float32 and hits (N,) bool of all processes. Every process must call it."""
-        confidence = torch.cat([*self.confidence, torch.empty(0, device=self.device)])
-        hits = torch.cat([*self.hits, torch.empty(0, dtype=torch.bool, device=self.device)])
-        return gather_rows(confidence).cpu().numpy(), gather_rows(hits.to(torch.uint8)).cpu().numpy().astype(bool)
+        confidence, hits = gather_rows(torch.cat(self.rows)).cpu().numpy().T
+        return confidence, hits.astype(bool)
 
     def compute(self) -> Iterator[tuple[str, float]]:
         """Yield the measures of this file, fractions in 0..1; nan if no sample came."""

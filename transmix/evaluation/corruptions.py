@@ -6,28 +6,13 @@ Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Comm
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from transmix.data.dataset import DataError, class_difference, listing
 from transmix.evaluation.shifted_folder import ShiftedFolder, open_shifted
 
-ALEXNET_ERRORS = {
-    "gaussian_noise": 0.886428,
-    "shot_noise": 0.894468,
-    "impulse_noise": 0.922640,
-    "defocus_blur": 0.819880,
-    "glass_blur": 0.826268,
-    "motion_blur": 0.785948,
-    "zoom_blur": 0.798360,
-    "snow": 0.866816,
-    "frost": 0.826572,
-    "fog": 0.819324,
-    "brightness": 0.564592,
-    "contrast": 0.853204,
-    "elastic_transform": 0.646056,
-    "pixelate": 0.717840,
-    "jpeg_compression": 0.606500,
-}
+ALEXNET_ERRORS: dict[str, float] = json.loads(Path(__file__).with_name("alexnet_errors.json").read_text())
 """AlexNet's error for each corruption, the mean over its severities: the paper's baseline. The numbers are those that
 google-research/augmix (imagenet.py) computes mCE with; they are good for ImageNet's 1,000 classes at 224 pixels."""
 
@@ -52,19 +37,15 @@ def open_corruptions(
     folder = Path(folder)
     places = {name: [folder / name / str(severity) for severity in SEVERITIES] for name in CORRUPTIONS}
     missing = [name for name in CORRUPTIONS if not (folder / name).is_dir()]
-    missing += [
-        str(place.relative_to(folder))
-        for name, of_name in places.items()
-        for place in of_name
-        if name not in missing and not place.is_dir()
-    ]
+    every = chain.from_iterable(places[name] for name in places if name not in missing)
+    missing += [str(place.relative_to(folder)) for place in every if not place.is_dir()]
     if missing:
         raise DataError(
             f"{folder}: fifteen corruptions at severities 1 to 5 are needed (<corruption>/<severity>/<class>); "
             f"missing: {listing(missing, 20)}"
         )
     opened = {name: [open_shifted(place, classes, class_map) for place in of_name] for name, of_name in places.items()}
-    for place in (place for of_name in opened.values() for place in of_name):
+    for place in chain.from_iterable(opened.values()):
         if difference := class_difference(classes, [classes[int(index)] for index in place.subset]):
             raise DataError(f"{place.path}: classes differ from the model's ({difference})")
     return opened

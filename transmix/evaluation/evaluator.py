@@ -1,6 +1,5 @@
 """A model that is ready to be measured, and the way that every suite runs images through it."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from transmix import distributed
 from transmix.data.bad_images import BadImages
@@ -92,7 +92,11 @@ class Evaluator:
         """
         normalise = self.preprocessing.normaliser(self.device)
         place = self.world.rank
-        for images, labels, valid in self._with_bar(split, what):
+        share = len(range(self.world.rank, len(split), self.world.size))
+        title, steps = f"{what} {self.name}".strip(), -(-share // self.batch_size)
+        hidden = None if self.world.is_main else True  # None: unless in a terminal
+        bar = tqdm(self.load(split), title, steps, leave=False, unit="batch", disable=hidden)
+        for images, labels, valid in bar:
             index = torch.arange(len(labels)) * self.world.size + place
             place += len(labels) * self.world.size
             if valid is not None:
@@ -109,18 +113,6 @@ class Evaluator:
     def autocast(self) -> torch.autocast:
         """Return the context in which the model runs."""
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
-
-    def _with_bar(self, split: Split, what: str) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Load with a bar in a terminal, for the first process."""
-        batches = self.load(split)
-        if not (self.world.is_main and sys.stderr.isatty()):
-            return batches
-        from tqdm import tqdm
-
-        share = len(range(self.world.rank, len(split), self.world.size))
-        return iter(
-            tqdm(batches, f"{what} {self.name}".strip(), -(-share // self.batch_size), leave=False, unit="batch")
-        )
 
 
 def prepare(

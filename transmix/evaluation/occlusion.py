@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -101,18 +102,12 @@ def _try(evaluator: Evaluator) -> tuple[tuple[int, int], str]:
             evaluator.logits(black)
             return reader.take().grid, f"class attention of {reader.name}"
     except AttentionError as error:
-        return _embedded(unwrap(evaluator.model), black), f"none: {error}"
+        grid, model = WITHOUT_PATCHES, unwrap(evaluator.model)
+        if isinstance(model, VisionTransformer):  # no hierarchical model: these begin with far smaller patches
+            down, across = model.patch_embed.patch_size
+            grid = black.shape[-2] // down, black.shape[-1] // across
+        return grid, f"none: {error}"
 
 
 def _reader(model: nn.Module) -> AttentionReader:
     return AttentionReader(model, training=False, eval=True)
-
-
-def _embedded(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Return the grid of a plain ViT of timm, or the paper's: hierarchical models begin with far smaller patches."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    if not isinstance(model, VisionTransformer):
-        return WITHOUT_PATCHES
-    down, across = model.patch_embed.patch_size
-    return images.shape[-2] // down, images.shape[-1] // across

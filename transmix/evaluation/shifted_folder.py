@@ -75,19 +75,15 @@ def read_class_map(path: str | Path | None) -> dict[str, str]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # a spreadsheet writes a byte order mark
-        if path.suffix.lower() != ".csv":
-            return _checked(json.loads(text), path)
-        rows = list(csv.DictReader(text.splitlines()))
-        return _checked({row["folder"]: row["class"] for row in rows}, path)
+        is_csv = path.suffix.lower() == ".csv"
+        rows = csv.DictReader(text.splitlines())
+        found = {row["folder"]: row["class"] for row in rows} if is_csv else json.loads(text)
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+            raise ValueError("expected a class name for every folder name")
     except OSError as error:
         raise DataError(f"{path}: cannot read the class map ({error.strerror})") from error
     except (ValueError, KeyError) as error:
         raise DataError(
             f'{path}: not a class map ({error}); write JSON {{"folder": "class"}}, or CSV with the header folder,class'
         ) from error
-
-
-def _checked(found: object, path: Path) -> dict[str, str]:
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
-        raise ValueError("expected a class name for every folder name")
     return found

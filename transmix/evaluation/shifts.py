@@ -13,6 +13,7 @@ from transmix.evaluation.corruptions import corruption_errors, holds_corruptions
 from transmix.evaluation.evaluator import Evaluator, part_of
 from transmix.evaluation.shifted_folder import ShiftedFolder, open_shifted, read_class_map
 from transmix.evaluation.suites import Settings, Value
+from transmix.metrics import Accumulator
 from transmix.recipes import RecipeError
 
 Named = Iterator[tuple[str, Value]]
@@ -56,9 +57,7 @@ def _natural(evaluator: Evaluator, folder: ShiftedFolder) -> Named:
     classes = len(folder.subset)
     accuracy, error = Accuracy(classes, evaluator.device), CalibrationError(classes, evaluator.device)
     confidences = Confidences(classes, evaluator.device)
-    for logits, labels in _restricted(evaluator, folder.read(), folder):
-        for score in (accuracy, error, confidences):
-            score.update(logits, labels)
+    _add(evaluator, folder.read(), folder, accuracy, error, confidences)
     total = sum_over_ranks(accuracy)
     yield "images", int(total.count)
     yield "classes", classes
@@ -74,8 +73,7 @@ def _corrupted(evaluator: Evaluator, folders: Mapping[str, list[ShiftedFolder]],
         errors[corruption] = []
         for folder in by_severity:
             accuracy = Accuracy(len(evaluator.classes), evaluator.device)
-            for logits, labels in _restricted(evaluator, folder.read(), folder):
-                accuracy.update(logits, labels)
+            _add(evaluator, folder.read(), folder, accuracy)
             errors[corruption].append(1 - top1(accuracy))
         yield corruption, errors[corruption]
     ces = corruption_errors(errors, baseline)
@@ -92,20 +90,21 @@ def _outliers(evaluator: Evaluator, folder: ShiftedFolder, inliers: Split) -> Na
     """
     inside, outside = (Confidences(len(folder.subset), evaluator.device) for _ in range(2))
     inliers = Split(inliers.images, np.searchsorted(folder.subset, inliers.labels), bad=inliers.bad)
-    for confidences, split in ((inside, inliers), (outside, folder.read())):
-        for logits, labels in _restricted(evaluator, split, folder):
-            confidences.update(logits, labels)
+    _add(evaluator, inliers, folder, inside)
+    _add(evaluator, folder.read(), folder, outside)
     of_inliers, of_outliers = (one.gathered()[0] for one in (inside, outside))
     yield "images", len(of_outliers)
     yield "inliers", len(of_inliers)
     yield "aupr", average_precision(-of_outliers, -of_inliers)
 
 
-def _restricted(evaluator: Evaluator, split: Split, folder: ShiftedFolder):
-    """Yield logits (b, m) of a folder's m classes alone, and labels (b,) among them."""
+def _add(evaluator: Evaluator, split: Split, folder: ShiftedFolder, *accumulators: Accumulator) -> None:
+    """Update accumulators with logits (b, m) of a folder's m classes alone, and labels (b,) among them."""
     columns = torch.from_numpy(folder.subset).to(evaluator.device)
     for pixels, labels, _ in evaluator.batches(split, folder.path.name):
-        yield evaluator.logits(pixels)[:, columns], labels
+        logits = evaluator.logits(pixels)[:, columns]
+        for one in accumulators:
+            one.update(logits, labels)
 
 
 def average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:

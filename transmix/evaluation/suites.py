@@ -12,7 +12,7 @@ of them runs, so that a folder that is missing is found before hours are spent. 
 suites and yields the same values, for the whole of the data, whatever its share (`sum_over_ranks`, `gather_rows`).
 """
 
-import importlib
+import pkgutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,10 +71,7 @@ def load_suite(name: str) -> Suite:
         UnknownNameError: there is none of this name.
     """
     suite = plugins.find("suite", SUITES, name)
-    if not isinstance(suite, str):
-        return suite
-    module, function = suite.split(":")
-    return getattr(importlib.import_module(module), function)
+    return pkgutil.resolve_name(suite) if isinstance(suite, str) else suite
 
 
 def run_suites(

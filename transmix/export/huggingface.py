@@ -33,19 +33,6 @@ def check_huggingface(folder: Path, loaded: LoadedModel) -> None:
     check_same(loaded, load, "Transformers")
 
 
-def refuse_class_attention(loaded: LoadedModel) -> None:
-    """Say why a model with our class-attention head cannot be a Transformers model.
-
-    Raises:
-        ExportError: it has that head.
-    """
-    if loaded.settings.class_attention:
-        raise ExportError(
-            "Transformers opens plain timm models only, and this one has a class-attention head in place of its "
-            "pooling; use --format timm (opened by transmix.models.loaded.load_model) or --format onnx"
-        )
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep progress bars and notes on choices that are right here off the terminal."""

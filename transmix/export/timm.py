@@ -45,7 +45,7 @@ def timm_config(loaded: LoadedModel) -> dict[str, Any]:
         "architecture": settings.model.split(".")[0],
         "num_classes": len(classes),
         "num_features": model.num_features,
-        "global_pool": getattr(model, "global_pool", None),
+        **({"global_pool": model.global_pool} if isinstance(getattr(model, "global_pool", None), str) else {}),
         "label_names": classes,
         "model_args": settings.model_options | sized,
         "pretrained_cfg": {
@@ -58,11 +58,8 @@ def timm_config(loaded: LoadedModel) -> dict[str, Any]:
             "std": image["std"],
             **{name: value for name, value in known.items() if value is not None},
         },
+        **{name: image[name] for name in ("grey_range",) if name in image},
     }
-    if "grey_range" in image:
-        config["grey_range"] = image["grey_range"]
-    if not isinstance(config["global_pool"], str):
-        del config["global_pool"]
     if loaded.settings.class_attention:
         config |= {
             "class_attention": {"load_with": "transmix.models.loaded.load_model"},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transmix.export.card import card
 from transmix.export.error import ExportError
-from transmix.export.huggingface import check_huggingface, refuse_class_attention
+from transmix.export.huggingface import check_huggingface
 from transmix.export.onnx import write_onnx
 from transmix.export.timm import write_timm
 from transmix.models.loaded import LoadedModel, load_model
@@ -53,8 +53,11 @@ def export_run(
 
 def write_export(loaded: LoadedModel, out: Path, formats: Sequence[str]) -> None:
     """Write what is already open; arguments and errors as `export_run`."""
-    if "huggingface" in formats:
-        refuse_class_attention(loaded)
+    if "huggingface" in formats and loaded.settings.class_attention:
+        raise ExportError(
+            "Transformers opens plain timm models only, and this one has a class-attention head in place of its "
+            "pooling; use --format timm (opened by transmix.models.loaded.load_model) or --format onnx"
+        )
     with _whole_folder(out) as folder:
         if {"timm", "huggingface"} & set(formats):
             write_timm(folder, loaded)

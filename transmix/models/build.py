@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transmix.attention import AttentionError, with_class_attention
 from transmix.attention.eval_mode import eval_mode
 from transmix.error import RecipeError
-from transmix.models.start import PICKLES, FileWeights, Loading, Start, check_start, listed, read_weights, watched
+from transmix.models.start import PICKLES, FileWeights, Loading, Start, listed, read_weights, remedy, watched
 from transmix.recipes.model import Model
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,15 +73,12 @@ def start_model(
         options["img_size"] = image_size
     weights, start = None, None
     source = f"the published weights of {settings.init or settings.model}"
-    if settings.init and is_file(settings.init):
-        weights = read_weights(init_file(settings.init))
-        source = f"the weights in {weights.path}"
+    if settings.init and (path := init_file(settings.init)):
+        weights, source = read_weights(path), f"the weights in {path}"
         options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": weights.tensors})
-    elif settings.init:
-        options.update(pretrained=True, pretrained_cfg=fetchable_config(init_name(settings.init)))
-    elif settings.pretrained:
-        fetchable_config(settings.model)
-        options.update(pretrained=True)
+    elif settings.init or settings.pretrained:
+        config = fetchable_config(settings.init or settings.model)
+        options.update(pretrained=True, **({"pretrained_cfg": config} if settings.init else {}))
     with watched(weights, classes) as loading:
         model = _create(settings, options, source, loading)
     if image_size is not None:
@@ -122,7 +119,7 @@ def _create(settings: Model, options: dict[str, Any], source: str, loading: Load
         shapes = re.findall(r"size mismatch for (\S+):.*?\(?\[([\d, ]*)\].*?\[([\d, ]*)\]", str(error))
         if shapes:
             found = [f"{name} is [{theirs}] there and [{ours}] in the model" for name, theirs, ours in shapes]
-            raise RecipeError(f"{source} do not fit {settings.model}: {listed(found, 2)}") from error
+            raise RecipeError(f"{source} do not fit {settings.model}: {listed(found, limit=2)}") from error
         reason = " ".join(str(error).split())[:300]
         if loading.begun:
             raise RecipeError(f"{source} do not fit {settings.model}: {reason}") from error
@@ -134,27 +131,46 @@ def _create(settings: Model, options: dict[str, Any], source: str, loading: Load
 def _finish_start(
     model: nn.Module, settings: Model, loading: Loading, weights: FileWeights | None, source: str
 ) -> Start:
-    """Load a class-attention head, which timm does not know, and return what became of all weights."""
+    """Load a class-attention head, which timm does not know, and return what became of all weights.
+
+    Raises:
+        RecipeError: they gave less than half of the model's tensors, its head not counted, or are of another head.
+    """
     if loading.head and not settings.class_attention:
         raise RecipeError(f"{source} are of a model with a class-attention head; ask for one: --class-attention")
     # Counters of batch norms are in no file of some ages, and torch does not miss them.
     names = [name for name in model.state_dict() if not name.endswith(".num_batches_tracked")]
-    missing = set(loading.missing or ())
-    if loading.head:
-        try:
-            model.load_state_dict(loading.head, strict=False)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise RecipeError(f"{source} do not fit the class-attention head: {reason}") from error
-    missing |= {name for name in names if name.startswith("class_attention.") and name not in loading.head}
+    load_tensors(model, loading.head, f"{source} do not fit the class-attention head", strict=False)
+    missing = set(loading.missing or ()) | {
+        name for name in names if name.startswith("class_attention.") and name not in loading.head
+    }
     new = tuple(name for name in names if name in missing)
     config: Any = model.pretrained_cfg
     classifier = config.get("classifier") or ()
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    notes = [*loading.notes, *([f"resized: {listed(loading.resized)}"] if loading.resized else [])]
-    start = Start(source, len(names) - len(new), len(names), new, tuple(loading.unused), tuple(notes))
     backbone = [name for name in names if not name.startswith((*heads, "class_attention."))]
-    return check_start(start, backbone, weights, settings.model)
+    lacking = [name for name in backbone if name in missing]
+    if 2 * len(lacking) > len(backbone):
+        found = f". Found {listed(weights.tensors)}" if weights else ""
+        raise RecipeError(
+            f"{source} do not fit {settings.model}: they give {len(backbone) - len(lacking)} of {len(backbone)} "
+            f"tensors of its backbone{found}; wanted {listed(lacking)}{remedy(weights.tensors) if weights else ''}"
+        )
+    notes = [f"warning: {len(lacking)} of the new ones are in the backbone"] if lacking else []
+    notes += [*loading.notes, *([f"resized: {listed(loading.resized)}"] if loading.resized else [])]
+    return Start(source, len(names) - len(new), len(names), new, tuple(loading.unused), tuple(notes))
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], complaint: str, strict: bool = True) -> None:
+    """Load a model's tensors by name.
+
+    Raises:
+        RecipeError: the complaint, and what of them does not fit.
+    """
+    try:
+        model.load_state_dict(tensors, strict)
+    except RuntimeError as error:
+        raise RecipeError(f"{complaint}: {' '.join(str(error).split())[:300]}") from error
 
 
 def check_patches(model: nn.Module, image_size: int) -> None:
@@ -215,7 +231,7 @@ def published_config(name: str) -> timm.models.PretrainedCfg:
     Raises:
         RecipeError: timm has no such model, or no weights for it.
     """
-    takes_image_size(name)
+    _check_known(name, f"timm has no model {name!r}")
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # an unknown tag after the dot
@@ -231,28 +247,31 @@ def takes_image_size(name: str) -> bool:
     Raises:
         RecipeError: timm has no such model.
     """
-    if not timm.is_model(name.split(".")[0]):
-        close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.4)
-        raise RecipeError(f"timm has no model {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
+    _check_known(name, f"timm has no model {name!r}")
     module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
     hybrid = "vision_transformer_hybrid" in getattr(module, "__name__", "")  # passes it on without naming it
     return hybrid or "img_size" in inspect.getsource(module)  # type: ignore[arg-type]
 
 
-def is_file(init: str) -> bool:
-    """Whether `init` names a file or a folder, not a timm model."""
-    if init.endswith((".safetensors", *PICKLES)) or "/" in init:
-        return True
-    return Path(init).is_dir() and not timm.is_model(init.split(".")[0])
+def _check_known(name: str, complaint: str, pretrained: bool = False) -> None:
+    """Check that timm has a model; the error gives the nearest."""
+    if not timm.is_model(name.split(".")[0]):
+        close = difflib.get_close_matches(name, timm.list_models(pretrained=pretrained), n=1, cutoff=0.4)
+        raise RecipeError(complaint + (f"; did you mean {close[0]}?" if close else ""))
 
 
-def init_file(init: str) -> Path:
-    """Return the weights file that `init` names: itself, or model.safetensors of a folder.
+def init_file(init: str) -> Path | None:
+    """Return the weights file that `init` names: itself, or model.safetensors of a folder; None if it is a timm model.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: there is no such file, or no such model; the message gives the nearest.
     """
     path = Path(init)
+    is_path = init.endswith((".safetensors", *PICKLES)) or "/" in init
+    if not is_path and (not path.is_dir() or timm.is_model(init.split(".")[0])):
+        complaint = f"init must be a timm model, a weights file or the folder of a run, not {init!r}"
+        _check_known(init, complaint, pretrained=True)
+        return None
     if path.is_dir():
         path /= "model.safetensors"
     if not path.is_file():
@@ -260,19 +279,6 @@ def init_file(init: str) -> Path:
     if path.suffix not in (".safetensors", *PICKLES):
         raise RecipeError(f"init is a .safetensors file, one that torch saved ({', '.join(PICKLES)}) or a run: {init}")
     return path
-
-
-def init_name(init: str) -> str:
-    """Return a timm model's name.
-
-    Raises:
-        RecipeError: it is none; the message gives the nearest.
-    """
-    if not timm.is_model(init.split(".")[0]):
-        close = difflib.get_close_matches(init, timm.list_pretrained(), n=1, cutoff=0.4)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise RecipeError(f"init must be a timm model, a weights file or the folder of a run, not {init!r}{hint}")
-    return init
 
 
 def cached_file(config: timm.models.PretrainedCfg) -> str | None:

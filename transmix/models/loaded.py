@@ -8,16 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from transmix.data.augment import EvaluationCrop
+from transmix.attention import AttentionError
+from transmix.data.augment import EvaluationCrop, to_tensor
 from transmix.data.dataset import ImageData
 from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.source import in_classes, open_data, open_own
-from transmix.models.build import build_model, cached_file, normaliser, published_config
-from transmix.models.resize import Cover, resize_input
+from transmix.models.build import build_model, cached_file, check_patches, load_tensors, normaliser, published_config
 from transmix.models.start import head_size
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.check import check_grey_range
@@ -29,6 +30,27 @@ from transmix.runs.weights import RunWeights, choose_weights, is_run, kept_weigh
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """The files of an exported folder."""
+
+
+class Cover:
+    """The centre of an image after it was resized to cover (H, W) / crop, bicubic: `EvaluationCrop` for any rectangle.
+
+    Args:
+        size: (H, W).
+        crop: Fraction of the covered rectangle's sides that is kept.
+    """
+
+    def __init__(self, size: tuple[int, int], crop: float = 1.0):
+        self.size, self.crop = size, crop
+
+    def __call__(self, image: np.ndarray) -> Tensor:
+        """Crop an (h, w, 3) uint8 array to a (3, H, W) uint8 tensor."""
+        height, width = self.size
+        scale = max(height / image.shape[0], width / image.shape[1]) / self.crop
+        tall, wide = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
+        resized = np.asarray(Image.fromarray(image).resize((wide, tall), Image.Resampling.BICUBIC))
+        top, left = (tall - height) // 2, (wide - width) // 2
+        return to_tensor(resized[top : top + height, left : left + width])
 
 
 @dataclass(frozen=True)
@@ -127,6 +149,27 @@ class LoadedModel:
         seen = self.preprocessing
         kept = seen.size / EvaluationCrop(seen.size, seen.crop_pct).resized if isinstance(seen.size, int) else 1.0
         return replace(self, preprocessing=replace(seen, size=size, crop_pct=kept))
+
+
+def resize_input(model: nn.Module, size: tuple[int, int]) -> None:
+    """Make a model take images of another size, (H, W) in pixels; its position embedding is resized in place.
+
+    Raises:
+        RecipeError: Its patches do not divide the size.
+        AttentionError: It cannot take the size.
+    """
+    for side in size:
+        check_patches(model, side)
+    try:
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=size)  # type: ignore[operator]
+        with torch.no_grad():
+            model(torch.zeros(1, 3, *size))
+    except Exception as error:  # timm's models raise what their code happens to raise
+        reason = " ".join(str(error).split())[:200]
+        raise AttentionError(
+            f"{type(model).__name__} does not take images of {size[0]} x {size[1]} pixels ({reason}); leave --size out"
+        ) from error
 
 
 def load_model(
@@ -296,23 +339,18 @@ def _source(path: Path, metadata: dict[str, str]) -> str:
 
 def _filled(settings: Model, tensors: dict[str, Tensor], outputs: int, size: int, complaint: str) -> nn.Module:
     model = build_model(settings, outputs, size)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RecipeError(f"{complaint}: {' '.join(str(error).split())[:300]}") from error
+    load_tensors(model, tensors, complaint)
     return model.eval()
 
 
 def _load_published(name: str, data: ImageData | None, offline: bool) -> LoadedModel:
     config = published_config(name)
-    taken = f"the published weights of {name}"
-    if not offline:
-        return _load_timm(name, Model(name, pretrained=True), config.num_classes, data, taken)
-    if kept := cached_file(config):
-        return _load_timm(name, Model(name, init=kept), config.num_classes, data, taken)
+    settings = Model(name, pretrained=not offline, init=cached_file(config) if offline else None)
+    if settings.pretrained or settings.init:
+        return _load_timm(name, settings, config.num_classes, data, f"the published weights of {name}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _load_timm(name, Model(name), config.num_classes, data, RANDOM)
+        return _load_timm(name, settings, config.num_classes, data, RANDOM)
 
 
 RANDOM = "random"

@@ -4,17 +4,22 @@ import argparse
 import json
 import logging
 import pickle
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from transmix.data.dataset import listing
 from transmix.error import RecipeError
+from transmix.runs.checkpoint import read_tensors
+from transmix.runs.error import CheckpointError
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Endings of files that torch reads, with its weights_only loading."""
@@ -22,14 +27,14 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 ENTRIES = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "module", "net", "network", "student")
 """Entries of training checkpoints that hold weights, the first that is there taken; averages come first, as in timm."""
 
-WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+WRAPPERS = re.compile(r"(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 """What torch.compile, checkpointing and FSDP put into names, anywhere."""
 
 PREFERRED = ("teacher", "ema", "base_encoder", "encoder_q")
 """Words in a prefix that decide between several models in one file."""
 
-SHOWN = 4
-"""Names in a message; of more, the number is said."""
+listed = partial(listing, limit=4)
+"""Names in a message, of many the first four and how many more."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,6 @@ class Start:
         return "; ".join([*parts, *self.notes])
 
 
-def listed(names: Collection[str], shown: int = SHOWN) -> str:
-    """Return names as a list, of many the first and how many more."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(list(names)[:shown]) + more
-
-
 def read_weights(path: Path) -> FileWeights:
     """Read a weights file: .safetensors, or what torch saved, read with weights_only.
 
@@ -102,14 +101,11 @@ def read_weights(path: Path) -> FileWeights:
             ) from error
         tensors, entry = _tensors_of(found, path)
         return FileWeights(path, tensors, entry)
-    from safetensors import safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         about = json.loads(metadata.get("transmix", "{}"))
-    except Exception as error:  # safetensors raises its own kinds, none of them public in all versions
-        raise RecipeError(f"cannot read weights from {path}: {error}") from error
+    except (CheckpointError, ValueError) as error:
+        raise RecipeError(f"cannot read weights from {path}: {error.__cause__ or error}") from error
     return FileWeights(path, tensors, about=about if isinstance(about, dict) else {})
 
 
@@ -122,7 +118,7 @@ def _tensors_of(found: Any, path: Path, entry: str = "") -> tuple[dict[str, Tens
             return _tensors_of(found[name], path, f"{entry}.{name}".lstrip("."))
     tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise RecipeError(f"{path} holds no tensors by name; its entries are {listed(list(map(str, found)))}")
+        raise RecipeError(f"{path} holds no tensors by name; its entries are {listed(map(str, found))}")
     return tensors, entry
 
 
@@ -140,14 +136,9 @@ def unwrap(weights: FileWeights, wanted: Collection[str]) -> tuple[dict[str, Ten
     Raises:
         RecipeError: several models fit.
     """
-    tensors = {_without_wrappers(name): value for name, value in weights.tensors.items()}
-    counts: Counter[str] = Counter()
-    for name in tensors:
-        at = 0
-        while at >= 0:
-            if name[at:] in wanted:
-                counts[name[:at]] += 1
-            at = name.find(".", at) + 1 or -1
+    tensors = {WRAPPERS.sub("", name): value for name, value in weights.tensors.items()}
+    starts = ((name, dot.end()) for name in tensors for dot in re.finditer(r"^|\.", name))
+    counts = Counter(name[:start] for name, start in starts if name[start:] in wanted)
     most = max(counts.values(), default=0)
     if 2 * most < len(wanted):
         return tensors, ""
@@ -161,16 +152,10 @@ def unwrap(weights: FileWeights, wanted: Collection[str]) -> tuple[dict[str, Ten
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, prefix
 
 
-def _without_wrappers(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
 def head_size(weights: Mapping[str, Tensor]) -> int | None:
     """Return how many outputs the head among a model's weights has, wrapped or not; None if there is no head."""
     for head in ("head", "head.fc", "fc", "classifier"):
-        found = [name for name in weights if f".{_without_wrappers(name)}".endswith(f".{head}.weight")]
+        found = [name for name in weights if f".{WRAPPERS.sub('', name)}".endswith(f".{head}.weight")]
         found = [name for name in found if weights[name].ndim == 2]
         if found:
             return len(weights[min(found, key=lambda name: name.count("."))])
@@ -256,32 +241,8 @@ def _outputs(
     return -1
 
 
-def check_start(start: Start, backbone: Collection[str], weights: FileWeights | None, model: str) -> Start:
-    """Check that the weights gave at least half of the model's tensors, its head not counted.
-
-    Returns:
-        The same, with a warning if some of the others are not of the head.
-
-    Raises:
-        RecipeError: they did not; the message says what was found and what was wanted.
-    """
-    new = set(start.new)
-    loaded = [name for name in backbone if name not in new]
-    if 2 * len(loaded) >= len(backbone):
-        lacking = len(backbone) - len(loaded)
-        return (
-            replace(start, notes=(f"warning: {lacking} of the new ones are in the backbone", *start.notes))
-            if lacking
-            else start
-        )
-    found, hint = (f". Found {listed(list(weights.tensors))}", _hint(weights.tensors)) if weights else ("", "")
-    raise RecipeError(
-        f"{start.source} do not fit {model}: they give {len(loaded)} of {len(backbone)} tensors of its backbone{found}"
-        f"; wanted {listed([one for one in backbone if one in new])}{hint}"
-    )
-
-
-def _hint(names: Collection[str]) -> str:
+def remedy(names: Collection[str]) -> str:
+    """Say what a file with tensors of these names, which fit no model, is and what to give in its place."""
     if any("lora_" in name for name in names):
         return ". It holds LoRA adapters: merge them first (merge_and_unload), and save that model"
     if all("|" in name for name in names):

@@ -38,7 +38,7 @@ def label_truth_figure(
 
     Args:
         found: Rule -> 'error' and 'rank_correlation', each (value, low, high), as
-            `transmix.evaluation.agreement.agreement` gives them.
+            `transmix.evaluation.label_truth.agreement` gives them.
         baseline: The rule that others are compared with, in grey; it need not be among them.
         title: Above it all.
         width: Of the figure in inches.
