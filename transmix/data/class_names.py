@@ -1,8 +1,10 @@
 """The names of classes: as they are compared, and read from a file beside a data set that only numbers its classes."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from transmix.data.dataset import DataError, printable
 
@@ -13,6 +15,12 @@ CLASS_FILES = ("classnames.txt", "classes.txt")
 def class_name(name: str) -> str:
     """Return a class name in Unicode's form NFC: names that look alike are the same, whichever system wrote them."""
     return unicodedata.normalize("NFC", name)
+
+
+def positions(names: Iterable[str], classes: Sequence[str]) -> np.ndarray:
+    """Return where each name is in a class list, (len(names),) int64; -1 for a name that is not in it."""
+    position = {class_name(one): index for index, one in enumerate(classes)}
+    return np.array([position.get(class_name(one), -1) for one in names], dtype=np.int64)
 
 
 def is_utf8(name: str) -> bool:

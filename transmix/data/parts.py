@@ -56,8 +56,8 @@ def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) ->
     return None
 
 
-def choose_parts(present: Iterable[str], choice: Choice, where: object, form: str) -> tuple[str, str]:
-    """Return the names of the part to train on and of the part to hold out, as they are written on disk.
+def choose_parts(present: Iterable[str], choice: Choice, where: object, form: str) -> tuple[str, Parts]:
+    """Return the name of the part to train on, and what is held out, as they are written on disk.
 
     Where a fraction of the training images is held out instead, both are the training part.
 
@@ -80,12 +80,8 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
             f"{where}: no {what} {' or '.join(map(name.format, choice.held_out))}, the images to validate on; to hold "
             "out a tenth of each class of train: --val-fraction 0.1"
         )
-    return train, held_out
-
-
-def unused_parts(present: Iterable[str], held_out: str) -> tuple[str, ...]:
-    """Return the parts that could be held out in the place of the one that is, by their names, sorted."""
-    return tuple(sorted(name for name in present if name != held_out and _words(name) & _LIKE_VALIDATION))
+    unused = sorted(name for name in present if name != held_out and _words(name) & _LIKE_VALIDATION)
+    return train, Parts(held_out, tuple(unused))
 
 
 def chosen_on_test(parts: Parts) -> str | None:
