@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transmix.evaluation.subject import evaluate_subject, open_subject
 
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.parts import Choice
 from transmix.data.settings import Data
 from transmix.data.source import load_data, open_data
 from transmix.data.subset import hold_out, take
+from transmix.evaluation.evaluator import prepare, score
+from transmix.models.loaded import load_with_data
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_choice
 from transmix.training.loop import train
@@ -120,10 +121,10 @@ def test_the_run_keeps_it_and_resume_and_evaluate_hold_out_the_same(images, tmp_
     )
     assert read_choice(tmp_path / "run").val_fraction == 0.25
     expected = open_data(images, choice=Choice(val_fraction=0.25))
-    subject = open_subject(str(tmp_path / "run"))
-    places = [subject.data.val.images.where(index) for index in range(10)]
+    models, data = load_with_data(tmp_path / "run")
+    places = [data.val.images.where(index) for index in range(10)]
     assert places == [expected.val.images.where(index) for index in range(10)]
-    assert evaluate_subject(subject, device="cpu")["model"]["images"] == 10
+    assert score(prepare(models, device="cpu"), data)["model"]["images"] == 10
     train(small_recipe(images, val_fraction=0.25, max_steps=4), tmp_path / "run", resume=True)
     train(small_recipe(images, val_fraction=0.25, max_steps=4), tmp_path / "whole")
     files = [tmp_path / run / "checkpoints" / "step-00000004" / "model.safetensors" for run in ("run", "whole")]

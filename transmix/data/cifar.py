@@ -10,13 +10,11 @@ from transmix.data.dataset import DataError, ImageData, Parts, Split, require_ev
 
 PIXEL_BYTES = 3 * 32 * 32
 
+BATCHES = [f"data_batch_{number}.bin" for number in range(1, 6)]
 SETS = {
-    "cifar10": (
-        "cifar-10-batches-bin", [f"data_batch_{number}.bin" for number in range(1, 6)], "test_batch.bin",
-        "batches.meta.txt", 1,
-    ),
+    "cifar10": ("cifar-10-batches-bin", BATCHES, "test_batch.bin", "batches.meta.txt", 1),
     "cifar100": ("cifar-100-binary", ["train.bin"], "test.bin", "fine_label_names.txt", 2),
-}  # fmt: skip
+}
 """Name -> published folder, training files, test file, file of class names, label bytes before an image."""
 
 

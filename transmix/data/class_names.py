@@ -83,9 +83,8 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
     for number, name in enumerate(names, start=1):
         if not name:
             raise DataError(f"{path} line {number}: no name; write one class name a line")
-        if name in lines:
-            raise DataError(f"{path}: {name} is the name in line {lines[name]} and in line {number}; rename one")
-        lines[name] = number
+        if (first := lines.setdefault(name, number)) != number:
+            raise DataError(f"{path}: {name} is the name in line {first} and in line {number}; rename one")
     if not names:
         raise DataError(f"{path}: no class names; write one a line or remove the file")
     return tuple(class_names(names, path))

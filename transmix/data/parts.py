@@ -84,22 +84,20 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
     return train, Parts(held_out, tuple(unused))
 
 
-def chosen_on_test(parts: Parts) -> str | None:
-    """Say what is wrong where the test part chooses the best weights though another could; None where it does not."""
-    if not (parts.unused and _words(parts.held_out) & _TEST):
-        return None
-    return (
-        f"the best weights are chosen on {parts.held_out}, though {listing(parts.unused)} could do it; scores on "
-        f"{parts.held_out} come out too good: --held-out {parts.unused[0]}"
-    )
+def unused_note(parts: Parts) -> tuple[bool, str] | None:
+    """Say which parts could be held out too; None where there are none.
 
-
-def left_unused(parts: Parts) -> str | None:
-    """Say which parts could be held out too, where the one that is held out is no test part."""
-    if not parts.unused or _words(parts.held_out) & _TEST:
+    Returns:
+        Whether the test part chooses the best weights though another could, and the sentence.
+    """
+    if not parts.unused:
         return None
-    return (
-        f"{parts.held_out} is held out, {listing(parts.unused)} not used; the other way: --held-out {parts.unused[0]}"
+    held_out, unused = parts.held_out, listing(parts.unused)
+    if not _words(held_out) & _TEST:
+        return False, f"{held_out} is held out, {unused} not used; the other way: --held-out {parts.unused[0]}"
+    return True, (
+        f"the best weights are chosen on {held_out}, though {unused} could do it; scores on {held_out} come out too "
+        f"good: --held-out {parts.unused[0]}"
     )
 
 

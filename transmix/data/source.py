@@ -19,7 +19,7 @@ from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.hf import HF_PREFIX, read_hf
 from transmix.data.idx import holds_idx, read_idx_files
 from transmix.data.parquet import holds_parquet, read_parquet
-from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, USUAL, Choice, chosen_on_test, left_unused
+from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, USUAL, Choice, unused_note
 from transmix.data.settings import Data
 from transmix.data.subset import choose, hold_out
 from transmix.data.tar_shards import holds_shards_in_train, holds_tar_shards, read_tar_shards
@@ -144,9 +144,8 @@ def _open_folder(root: Path, choice: Choice) -> ImageData:
 
 def _notes(data: ImageData) -> Iterator[str]:
     """Say what is odd about the parts of a data set, a line each."""
-    for said in (chosen_on_test(data.parts), left_unused(data.parts)):
-        if said is not None:
-            yield said
+    if unused := unused_note(data.parts):
+        yield unused[1]
     if absent := classes_without(data.val.labels, data.classes):
         yield (
             f"{data.parts.held_out} has no image of class {listing(map(printable, absent))}: no score says how well it "

@@ -27,6 +27,7 @@ LABEL_SUFFIXES = ("cls", "json", "txt")
 
 SHARD_NAME = re.compile(r"(.+)\.(tar|tar\.\w+|tgz)", re.IGNORECASE)
 LARGEST_LABEL_BYTES = 2**20
+NEIGHBOURS = "image and label must be neighbours, as tar --sort=name puts them"
 BLOCK = 512  # of the tar format: headers take one, and everything begins at a multiple
 
 
@@ -241,19 +242,16 @@ def _sample(
         if suffix in found:
             raise DataError(f"{where}: two members .{suffix}; give each sample a name of its own")
         found[suffix] = member
-    images = [suffix for suffix in USUAL_SUFFIXES if suffix in found]
-    images = images or [suffix for suffix in IMAGE_SUFFIXES if suffix in found]
+    usual, others = ([suffix for suffix in known if suffix in found] for known in (USUAL_SUFFIXES, IMAGE_SUFFIXES))
+    images = usual or others
     if len(images) != 1:
         what = f"more than one image ({', '.join(images)})"
         if not images:
             what = f"no image that is read (.{', .'.join(USUAL_SUFFIXES)} and others) among .{', .'.join(found)}"
-        raise DataError(f"{where}: {what}; image and label must be neighbours, as tar --sort=name puts them")
+        raise DataError(f"{where}: {what}; {NEIGHBOURS}")
     label = next((label for suffix in LABEL_SUFFIXES if (label := _label(tar, where, suffix, found)) is not None), None)
     if label is None:
-        raise DataError(
-            f"{where}: no label (.cls, .json with an entry 'label', .txt); image and label must be neighbours, "
-            "as tar --sort=name puts them"
-        )
+        raise DataError(f"{where}: no label (.cls, .json with an entry 'label', .txt); {NEIGHBOURS}")
     image = found[images[0]]
     return image.offset_data, image.size, images[0], label
 

@@ -18,7 +18,7 @@ from transmix.data.folder import read_folder
 from transmix.data.grey import EACH_IMAGE, GreyRange, as_range
 from transmix.data.grey_range import check_levels, deep_values_of, leaving_notes, range_of, with_grey
 from transmix.data.loader import choose_workers
-from transmix.data.parts import chosen_on_test, left_unused
+from transmix.data.parts import unused_note
 from transmix.data.source import LAYOUTS, open_data
 from transmix.doctor.folders import list_class_folders
 from transmix.doctor.look import Look, look_at_content, look_at_file, look_at_pixels
@@ -94,10 +94,10 @@ def _about(data: ImageData) -> list[Finding]:
     """Find what is odd about the parts of a data set and about its class names."""
     findings = [Finding("odd-name", names, what) for names, what in odd_names(data.classes)]
     held_out = data.parts.held_out
-    if said := chosen_on_test(data.parts):
-        findings.append(Finding("chosen-on-test", (held_out,), said))
-    if said := left_unused(data.parts):
-        findings.append(Finding("unused-part", data.parts.unused, said))
+    if unused := unused_note(data.parts):
+        on_test, said = unused
+        kind, places = ("chosen-on-test", (held_out,)) if on_test else ("unused-part", data.parts.unused)
+        findings.append(Finding(kind, places, said))
     if absent := classes_without(data.val.labels, data.classes):
         findings.append(Finding("class-not-held-out", (held_out,), listing(absent)))
     return findings
