@@ -322,7 +322,7 @@ def test_a_file_that_is_not_parquet_is_an_error_that_names_it(pets):
 
 def test_metadata_that_is_not_json_is_an_error_that_names_the_file(pets):
     write(pets / "train-00001-of-00002.parquet", [1, 1], metadata={b"huggingface": b"{"})
-    refuses(pets, "train-00001-of-00002.parquet: what its metadata says for Hugging Face is no JSON")
+    refuses(pets, "train-00001-of-00002.parquet: its metadata for Hugging Face is no JSON")
 
 
 def test_a_file_without_rows_is_an_error(pets):

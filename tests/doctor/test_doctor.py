@@ -18,7 +18,7 @@ from transmix.data.dataset import DataError
 from transmix.data.folder import read_folder
 from transmix.data.parquet import read_parquet
 from transmix.doctor import examine
-from transmix.doctor.duplicates import Picture, same_pixels
+from transmix.doctor.examine import Picture, same_pixels
 from transmix.doctor.folders import list_class_folders
 from transmix.doctor.look import look_at_content, look_at_pixels
 from transmix.doctor.report import NOTES, PROBLEMS

@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 in the binary files that their author publishes."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,23 @@ from transmix.data.dataset import DataError, ImageData, Parts, Split, require_ev
 
 PIXEL_BYTES = 3 * 32 * 32
 
-CIFAR10_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-CIFAR10_FOLDER = "cifar-10-batches-bin"
-CIFAR100_FOLDER = "cifar-100-binary"
+BATCHES = [f"data_batch_{number}.bin" for number in range(1, 6)]
+SETS = {
+    "cifar10": ("cifar-10-batches-bin", BATCHES, "test_batch.bin", "batches.meta.txt", 1),
+    "cifar100": ("cifar-100-binary", ["train.bin"], "test.bin", "fine_label_names.txt", 2),
+}
+"""Name -> published folder, training files, test file, file of class names, label bytes before an image."""
 
 
 def holds_cifar(root: str | os.PathLike[str]) -> bool:
     """Tell whether a folder, or the published folder inside it, has a training file of CIFAR."""
-    return bool(folders_with(Path(root), CIFAR10_FOLDER, CIFAR10_TRAIN)) or bool(
-        folders_with(Path(root), CIFAR100_FOLDER, ("train.bin",))
-    )
+    return bool(_find(Path(root)))
+
+
+def _find(root: Path) -> dict[str, Path]:
+    """Return name -> folder of the sets that are there."""
+    folders = {name: folders_with(root, published, train) for name, (published, train, *_) in SETS.items()}
+    return {name: found[0] for name, found in folders.items() if found}
 
 
 def read_cifar(root: str | os.PathLike[str]) -> ImageData:
@@ -38,32 +46,32 @@ def read_cifar(root: str | os.PathLike[str]) -> ImageData:
         DataError: If a file is missing, cut off or holds a label that has no name, or a class has no image.
     """
     root = Path(root)
-    tens = folders_with(root, CIFAR10_FOLDER, CIFAR10_TRAIN)
-    hundreds = folders_with(root, CIFAR100_FOLDER, ("train.bin",))
-    if tens and hundreds:
-        raise DataError(f"{root}: holds both CIFAR-10 and CIFAR-100; name {tens[0]} or {hundreds[0]}")
-    if tens:
-        return _read(tens[0], "cifar10", CIFAR10_TRAIN, "test_batch.bin", "batches.meta.txt", 1)
-    if hundreds:
-        return _read(hundreds[0], "cifar100", ("train.bin",), "test.bin", "fine_label_names.txt", 2)
-    raise DataError(f"{root}: no data_batch_1.bin (CIFAR-10) or train.bin (CIFAR-100) here")
-
-
-def folders_with(root: Path, published: str, files: tuple[str, ...]) -> list[Path]:
-    """Give those of `root` and `root/published` that hold one of the files."""
-    return [folder for folder in (root, root / published) if any((folder / file).is_file() for file in files)]
-
-
-def _read(folder: Path, name: str, train: tuple[str, ...], test: str, names: str, label_bytes: int) -> ImageData:
+    found = _find(root)
+    if len(found) > 1:
+        raise DataError(f"{root}: holds both CIFAR-10 and CIFAR-100; name {' or '.join(map(str, found.values()))}")
+    if not found:
+        raise DataError(f"{root}: no data_batch_1.bin (CIFAR-10) or train.bin (CIFAR-100) here")
+    [(name, folder)] = found.items()
+    _, train, test, names, label_bytes = SETS[name]
     absent = [file for file in (*train, test, names) if not (folder / file).is_file()]
     if absent:
         raise DataError(f"{folder}: no file {', '.join(absent)}; unpack the published archive again")
     text = (folder / names).read_text(encoding="utf-8", errors="replace")
     classes = tuple(line.strip() for line in text.splitlines() if line.strip())
-    of_train = join_parts([_read_records(folder / file, label_bytes, classes) for file in train])
+    of_train, val = (_read_split(folder, files, label_bytes, classes) for files in (train, [test]))
     require_every_class(of_train.labels, classes, str(folder / "train"))
-    val = join_parts([_read_records(folder / test, label_bytes, classes)])
     return ImageData(name, classes, of_train, val, parts=Parts("test"))
+
+
+def folders_with(root: Path, published: str, files: Iterable[str]) -> list[Path]:
+    """Give those of `root` and `root/published` that hold one of the files."""
+    return [folder for folder in (root, root / published) if any((folder / file).is_file() for file in files)]
+
+
+def _read_split(folder: Path, files: list[str], label_bytes: int, classes: tuple[str, ...]) -> Split:
+    parts = [_read_records(folder / file, label_bytes, classes) for file in files]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Split(np.ascontiguousarray(images), labels)
 
 
 def _read_records(path: Path, label_bytes: int, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -81,15 +89,5 @@ def _read_records(path: Path, label_bytes: int, classes: tuple[str, ...]) -> tup
     if beyond.size:
         row = int(beyond[0])
         raise DataError(f"{path} record {row}: label {labels[row]}, but only {len(classes)} classes have a name")
-    return planes_to_images(rows[:, label_bytes:]), labels
-
-
-def planes_to_images(rows: np.ndarray) -> np.ndarray:
-    """View (N, 3072) uint8, all red before all green before all blue, as images (N, 32, 32, 3)."""
-    return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-
-
-def join_parts(parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
-    """Put the images (N, 32, 32, 3) and labels (N,) of several files one behind another."""
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Split(np.ascontiguousarray(images), labels)
+    # stored are (N, 3072): all red before all green before all blue
+    return rows[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels

@@ -1,8 +1,10 @@
 """The names of classes: as they are compared, and read from a file beside a data set that only numbers its classes."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from transmix.data.dataset import DataError, printable
 
@@ -13,6 +15,12 @@ CLASS_FILES = ("classnames.txt", "classes.txt")
 def class_name(name: str) -> str:
     """Return a class name in Unicode's form NFC: names that look alike are the same, whichever system wrote them."""
     return unicodedata.normalize("NFC", name)
+
+
+def positions(names: Iterable[str], classes: Sequence[str]) -> np.ndarray:
+    """Return where each name is in a class list, (len(names),) int64; -1 for a name that is not in it."""
+    position = {class_name(one): index for index, one in enumerate(classes)}
+    return np.array([position.get(class_name(one), -1) for one in names], dtype=np.int64)
 
 
 def is_utf8(name: str) -> bool:
@@ -75,9 +83,8 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
     for number, name in enumerate(names, start=1):
         if not name:
             raise DataError(f"{path} line {number}: no name; write one class name a line")
-        if name in lines:
-            raise DataError(f"{path}: {name} is the name in line {lines[name]} and in line {number}; rename one")
-        lines[name] = number
+        if (first := lines.setdefault(name, number)) != number:
+            raise DataError(f"{path}: {name} is the name in line {first} and in line {number}; rename one")
     if not names:
         raise DataError(f"{path}: no class names; write one a line or remove the file")
     return tuple(class_names(names, path))

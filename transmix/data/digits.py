@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from transmix.data.dataset import ImageData, Split
 
 # Columns of each photograph that a split may take textures from, as shares of its width.
 TEXTURE_COLUMNS = {"train": (0.0, 0.6), "val": (0.6, 1.0)}
 TEXTURE_SIDE = (32, 161)  # pixels of the photograph across one texture, before it is resized; end excluded
-CONTRAST = (
-    80.0,
-    127.0,
-)  # brightness between stroke and background, of 255; at most 127, so that one side always fits
+# Brightness between stroke and background, of 255; at most 127, so that one side always fits.
+CONTRAST = (80.0, 127.0)
 STROKE_FROM = 0.35  # ink (0 to 1) from which a pixel belongs to the stroke
 
 
@@ -115,12 +114,7 @@ def split_originals(labels: np.ndarray, val_share: float, rng: np.random.Generat
 
 
 def sketch(
-    original: int,
-    part: str,
-    sources: Sources,
-    size: int,
-    scale: tuple[float, float],
-    rng: np.random.Generator,
+    original: int, part: str, sources: Sources, size: int, scale: tuple[float, float], rng: np.random.Generator
 ) -> Sketch:
     """Choose place, scale, texture and colour for one drawing of a digit; `part` is "train" or "val"."""
     photo = int(rng.integers(len(sources.photos)))
@@ -142,7 +136,10 @@ def sketch(
 def render(drawing: Sketch, sources: Sources, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw one sketch: image (size, size, 3) uint8 and mask (size, size) bool, true where the stroke is."""
     background = render_background(drawing, sources, size).astype(np.float32)
-    ink = render_ink(drawing, sources, size)
+    left, top, side = drawing.digit
+    ink = np.zeros((size, size), dtype=np.float32)
+    digit = Image.fromarray(sources.ink[drawing.original]).resize((side, side), Image.Resampling.BILINEAR)
+    ink[top : top + side, left : left + side] = np.asarray(digit)
     mask = ink >= STROKE_FROM
     under = background[mask].mean(axis=0)
     fits = 0 <= under.mean() + drawing.contrast <= 255
@@ -153,19 +150,6 @@ def render(drawing: Sketch, sources: Sources, size: int) -> tuple[np.ndarray, np
 
 def render_background(drawing: Sketch, sources: Sources, size: int) -> np.ndarray:
     """Cut the sketch's texture out of its photograph: (size, size, 3) uint8."""
-    from PIL import Image
-
     left, top, side = drawing.texture
     piece = sources.photos[drawing.photo][top : top + side, left : left + side, list(drawing.channels)]
     return np.asarray(Image.fromarray(piece).resize((size, size), Image.Resampling.BILINEAR))
-
-
-def render_ink(drawing: Sketch, sources: Sources, size: int) -> np.ndarray:
-    """Put the sketch's digit in its place on an empty sheet: (size, size) float32, 0 to 1."""
-    from PIL import Image
-
-    left, top, side = drawing.digit
-    sheet = np.zeros((size, size), dtype=np.float32)
-    digit = Image.fromarray(sources.ink[drawing.original]).resize((side, side), Image.Resampling.BILINEAR)
-    sheet[top : top + side, left : left + side] = np.asarray(digit)
-    return sheet

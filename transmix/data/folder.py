@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from transmix.data.class_names import class_names
-from transmix.data.dataset import DataError, ImageData, Parts, Split, listing, printable
+from transmix.data.class_names import class_names, positions
+from transmix.data.dataset import DataError, ImageData, Split, listing, printable
 from transmix.data.encoded import image_files
 from transmix.data.formats import has_suffix, looks_like_an_image
-from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts, unused_parts
+from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts
 from transmix.data.walk import entries_of, is_folder, leads_back, walk
 
 
@@ -46,20 +46,15 @@ def read_folder(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageDa
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     present = part_folders(root)
-    train, held_out = choose_parts(present, choice, root, "folder '{}'")
+    train, parts = choose_parts(present, choice, root, "folder '{}'")
     folders = class_folders(root / train)
     classes = tuple(folders)
-    val = None if held_out == train else _read_held_out(root / held_out, classes)
+    val = None if parts.held_out == train else _read_held_out(root / parts.held_out, classes)
     of_train = read_split(root / train, tuple(folders.values()))
     val = of_train if val is None else val
-    parts = Parts(held_out, unused_parts([name for name in present if _has_folders(root / name)], held_out))
-    return ImageData(
-        root.resolve().name, classes, of_train, val, notes=passed_over_note(root, of_train, val), parts=parts
-    )
-
-
-def _has_folders(folder: Path) -> bool:
-    return any(is_class_folder(entry) for entry in entries_of(folder))
+    unused = tuple(name for name in parts.unused if any(map(is_class_folder, entries_of(root / name))))
+    notes = passed_over_note(root, of_train, val)
+    return ImageData(root.resolve().name, classes, of_train, val, notes, parts=replace(parts, unused=unused))
 
 
 def _read_held_out(folder: Path, classes: tuple[str, ...]) -> Split:
@@ -73,9 +68,7 @@ def _read_held_out(folder: Path, classes: tuple[str, ...]) -> Split:
     split = read_split(folder, tuple(folders.values()), may_be_empty=True)
     if not len(split):
         raise DataError(f"{folder}: no images; put the images to validate on in {folder.name}/<class>/")
-    position = {name: index for index, name in enumerate(classes)}
-    positions = np.array([position[name] for name in folders], dtype=np.int64)
-    return replace(split, labels=positions[split.labels])
+    return replace(split, labels=positions(folders, classes)[split.labels])
 
 
 def passed_over_note(root: Path, *splits: Split) -> tuple[str, ...]:

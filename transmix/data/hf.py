@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transmix.data.dataset import DataError, ImageData, Parts
-from transmix.data.parts import USUAL, Choice, choose_parts, unused_parts
+from transmix.data.dataset import DataError, ImageData
+from transmix.data.parts import USUAL, Choice
 from transmix.data.tables import Table, read_tables
 
 HF_PREFIX = "hf:"
@@ -45,10 +45,9 @@ def read_hf(name: str, choice: Choice = USUAL) -> ImageData:
     finally:
         loud.setLevel(level)
     present: Any = found if isinstance(found, dict) else {"train": found}
-    train, held_out = choose_parts(present, choice, f"{HF_PREFIX}{name}", "split {}")
-    tables = {part: [_table(present[part], f"{HF_PREFIX}{name} {part}")] for part in (train, held_out)}
-    parts = Parts(held_out, unused_parts(present, held_out))
-    return read_tables(Path(name).name, tables[train], tables[held_out], choice, parts)
+    where = f"{HF_PREFIX}{name}"
+    tables_of = lambda part: [_table(present[part], f"{where} {part}")]  # noqa: E731
+    return read_tables(Path(name).name, present, tables_of, choice, where, "split {}")
 
 
 def _load(datasets: Any, name: str) -> Any:

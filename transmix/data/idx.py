@@ -142,19 +142,16 @@ def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
     shape = tuple(int(length) for length in np.frombuffer(header[4:], dtype=">u4"))
     can_hold = path.stat().st_size * (BEST_DEFLATE_RATIO if path.suffix == ".gz" else 1)
     if not 0 < math.prod(shape) <= min(can_hold, LARGEST_BYTES):
-        raise DataError(
-            f"{path}: {' x '.join(map(str, shape))} bytes are announced, which it cannot hold; fetch it again"
-        )
+        size = " x ".join(map(str, shape))
+        raise DataError(f"{path}: {size} bytes are announced, which it cannot hold; fetch it again")
     return shape
 
 
 def _classes(folder: Path, prefix: str, labels: np.ndarray) -> tuple[list[int], tuple[str, ...]]:
     """Return the labels that occur in the files, and the class names in the same order."""
-    names = read_class_names(folder)
-    if names is not None:
+    if names := read_class_names(folder):
         return list(range(len(names))), names
-    mapping = folder / f"{prefix}-mapping.txt"
-    if prefix and mapping.is_file():
+    if prefix and (mapping := folder / f"{prefix}-mapping.txt").is_file():
         return _mapping(mapping)
     numbers = list(range(int(labels.min()), int(labels.max()) + 1))  # EMNIST's letters are numbered from 1
     return numbers, tuple(map(str, numbers))
@@ -174,11 +171,8 @@ def _mapping(path: Path) -> tuple[list[int], tuple[str, ...]]:
 
 def _positions(labels: np.ndarray, numbers: list[int], folder: Path, what: str) -> np.ndarray:
     """Translate labels (N,) as they are in the file to positions in the class list."""
-    position = np.full(256, -1, dtype=np.int64)
-    for index, number in enumerate(numbers):
-        if 0 <= number < 256:
-            position[number] = index
-    found = position[labels]
+    position = {number: index for index, number in enumerate(numbers)}
+    found = np.array([position.get(label, -1) for label in range(256)], dtype=np.int64)[labels]
     if (found < 0).any():
         record = int(np.argmax(found < 0))
         raise DataError(

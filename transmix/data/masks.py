@@ -52,18 +52,15 @@ def open_masks(data: ImageData) -> Masks:
     match images.files if isinstance(images, EncodedImages) else None:
         case ArrowFiles(files=(path, *_) as paths) if path.endswith(".parquet"):
             encoded = _column(paths)
-            return _decoded(
-                images,
-                lambda index: encoded[int(images.rows[index])].as_py(),
-                lambda index: f"{COLUMN} of {images.where(index)}",
-            )
+            stored = lambda index: (encoded[int(images.rows[index])].as_py(), f"{COLUMN} of {images.where(index)}")  # noqa: E731
         case ImageFiles(folder=folder) if (trimaps := folder.parent / "annotations" / "trimaps").is_dir():
-            paths = lambda index: trimaps / f"{Path(images.where(index)).stem}.png"  # noqa: E731
-            return _decoded(images, lambda index: _content(paths(index)), lambda index: str(paths(index)))
-    raise DataError(
-        f"{data.name}: no foreground masks. They come with 'digits', with Parquet files that have a column {COLUMN!r}, "
-        f"and with Oxford-IIIT Pet where annotations/trimaps is unpacked"
-    )
+            stored = lambda index: _content(trimaps / f"{Path(images.where(index)).stem}.png")  # noqa: E731
+        case _:
+            raise DataError(
+                f"{data.name}: no foreground masks. They come with 'digits', with Parquet files that have a column "
+                f"{COLUMN!r}, and with Oxford-IIIT Pet where annotations/trimaps is unpacked"
+            )
+    return lambda index: _decode(*stored(index), images.size(index))
 
 
 def crop_mask(mask: np.ndarray, crop: Callable[[np.ndarray], Tensor]) -> Tensor:
@@ -101,36 +98,20 @@ def _column(files: tuple[str, ...]) -> Any:
                 chunks += table[name].cast(pa.large_binary()).chunks
         except (pa.ArrowException, KeyError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise DataError(
-                f"{path}: the column {COLUMN!r} must be binary or a struct with a field bytes ({reason})"
-            ) from error
+            what = f"the column {COLUMN!r} must be binary or a struct with a field bytes"
+            raise DataError(f"{path}: {what} ({reason})") from error
     return pa.chunked_array(chunks, pa.large_binary())
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path) -> tuple[bytes, str]:
     try:
-        return path.read_bytes()
+        return path.read_bytes(), str(path)
     except OSError as error:
         raise DataError(f"{path}: cannot read the mask ({error.strerror}); unpack annotations.tar.gz again") from error
 
 
-def _decoded(images: Any, content: Callable[[int], bytes | None], where: Callable[[int], str]) -> Masks:
-    """Make a function that decodes masks and checks them against their images."""
-
-    def mask(index: int) -> np.ndarray:
-        found = _decode(content(index), where(index))
-        size = images.size(index)
-        if found.shape != size:
-            raise DataError(
-                f"{where(index)}: the mask is {found.shape[0]} x {found.shape[1]} pixels, its image {size[0]} x "
-                f"{size[1]}; both must show the same"
-            )
-        return found
-
-    return mask
-
-
-def _decode(encoded: bytes | None, where: str) -> np.ndarray:
+def _decode(encoded: bytes | None, where: str, size: tuple[int, int]) -> np.ndarray:
+    """Decode a mask of an image of some (height, width)."""
     if encoded is None:
         raise DataError(f"{where}: the mask is null; fill it in or drop the row")
     try:
@@ -140,12 +121,16 @@ def _decode(encoded: bytes | None, where: str) -> np.ndarray:
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise DataError(f"{where}: cannot read the mask ({' '.join(str(error).split())}); replace it") from error
     values = set(np.unique(stored).tolist())
-    if stored.ndim == 2 and values <= TRIMAP.keys():
-        return np.array([BACKGROUND, *TRIMAP.values()], dtype=np.uint8)[stored]
-    if stored.ndim == 2 and (values <= {0, 1} or values <= {0, 255}):
-        return (stored > 0).astype(np.uint8)
     shape = " x ".join(map(str, stored.shape))
-    raise DataError(
-        f"{where}: a mask of {shape} with values {listing(map(str, sorted(values)), 5)}; expected one channel of a "
-        f"trimap (1 foreground, 2 background, 3 not classified), or of 0 and 1, or of 0 and 255"
-    )
+    if stored.ndim != 2 or not any(values <= known for known in (TRIMAP.keys(), {0, 1}, {0, 255})):
+        raise DataError(
+            f"{where}: a mask of {shape} with values {listing(map(str, sorted(values)), 5)}; expected one channel of a "
+            f"trimap (1 foreground, 2 background, 3 not classified), or of 0 and 1, or of 0 and 255"
+        )
+    if stored.shape != size:
+        raise DataError(
+            f"{where}: the mask is {shape} pixels, its image {size[0]} x {size[1]}; both must show the same"
+        )
+    if values <= TRIMAP.keys():
+        return np.array([BACKGROUND, *TRIMAP.values()], dtype=np.uint8)[stored]
+    return (stored > 0).astype(np.uint8)

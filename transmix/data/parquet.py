@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transmix.data.dataset import DataError, ImageData, Parts
-from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts, unused_parts
+from transmix.data.dataset import DataError, ImageData
+from transmix.data.parts import TRAIN, USUAL, Choice
 from transmix.data.tables import Table, read_tables
 
 
@@ -39,10 +39,8 @@ def read_parquet(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageD
     """
     root = Path(root)
     present = _parts(root)
-    train_name, held_out = choose_parts(present, choice, root, "files {}-*.parquet")
-    tables = {name: [_table(path) for path in _whole(present[name], name)] for name in (train_name, held_out)}
-    parts = Parts(held_out, unused_parts(present, held_out))
-    return read_tables(root.resolve().name, tables[train_name], tables[held_out], choice, parts)
+    tables_of = lambda part: [_table(path) for path in _whole(present[part], part)]  # noqa: E731
+    return read_tables(root.resolve().name, present, tables_of, choice, root, "files {}-*.parquet")
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
@@ -70,11 +68,8 @@ def _whole(files: list[Path], split: str) -> list[Path]:
 def _table(path: Path) -> Table:
     import pyarrow.parquet as pq
 
-    return Table(
-        str(path),
-        _readable(path, lambda: pq.read_schema(path)),
-        lambda columns: _readable(path, lambda: pq.ParquetFile(path).read(columns)),
-    )
+    schema = _readable(path, lambda: pq.read_schema(path))
+    return Table(str(path), schema, lambda columns: _readable(path, lambda: pq.ParquetFile(path).read(columns)))
 
 
 def _readable(path: Path, read: Callable[[], Any]) -> Any:

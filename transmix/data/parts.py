@@ -56,8 +56,8 @@ def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) ->
     return None
 
 
-def choose_parts(present: Iterable[str], choice: Choice, where: object, form: str) -> tuple[str, str]:
-    """Return the names of the part to train on and of the part to hold out, as they are written on disk.
+def choose_parts(present: Iterable[str], choice: Choice, where: object, form: str) -> tuple[str, Parts]:
+    """Return the name of the part to train on, and what is held out, as they are written on disk.
 
     Where a fraction of the training images is held out instead, both are the training part.
 
@@ -80,30 +80,24 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
             f"{where}: no {what} {' or '.join(map(name.format, choice.held_out))}, the images to validate on; to hold "
             "out a tenth of each class of train: --val-fraction 0.1"
         )
-    return train, held_out
+    unused = sorted(name for name in present if name != held_out and _words(name) & _LIKE_VALIDATION)
+    return train, Parts(held_out, tuple(unused))
 
 
-def unused_parts(present: Iterable[str], held_out: str) -> tuple[str, ...]:
-    """Return the parts that could be held out in the place of the one that is, by their names, sorted."""
-    return tuple(sorted(name for name in present if name != held_out and _words(name) & _LIKE_VALIDATION))
+def unused_note(parts: Parts) -> tuple[bool, str] | None:
+    """Say which parts could be held out too; None where there are none.
 
-
-def chosen_on_test(parts: Parts) -> str | None:
-    """Say what is wrong where the test part chooses the best weights though another could; None where it does not."""
-    if not (parts.unused and _words(parts.held_out) & _TEST):
+    Returns:
+        Whether the test part chooses the best weights though another could, and the sentence.
+    """
+    if not parts.unused:
         return None
-    return (
-        f"the best weights are chosen on {parts.held_out}, though {listing(parts.unused)} could do it; scores on "
-        f"{parts.held_out} come out too good: --held-out {parts.unused[0]}"
-    )
-
-
-def left_unused(parts: Parts) -> str | None:
-    """Say which parts could be held out too, where the one that is held out is no test part."""
-    if not parts.unused or _words(parts.held_out) & _TEST:
-        return None
-    return (
-        f"{parts.held_out} is held out, {listing(parts.unused)} not used; the other way: --held-out {parts.unused[0]}"
+    held_out, unused = parts.held_out, listing(parts.unused)
+    if not _words(held_out) & _TEST:
+        return False, f"{held_out} is held out, {unused} not used; the other way: --held-out {parts.unused[0]}"
+    return True, (
+        f"the best weights are chosen on {held_out}, though {unused} could do it; scores on {held_out} come out too "
+        f"good: --held-out {parts.unused[0]}"
     )
 
 

@@ -7,12 +7,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from transmix import plugins
 from transmix.data.bad_images import allowed_bad
 from transmix.data.cifar import folders_with, holds_cifar, read_cifar
-from transmix.data.class_names import class_name
+from transmix.data.class_names import class_name, positions
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, keep_decoded, listing, printable
 from transmix.data.digits import digits_on_textures
 from transmix.data.folder import holds_class_folders, read_folder
@@ -21,22 +19,11 @@ from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.hf import HF_PREFIX, read_hf
 from transmix.data.idx import holds_idx, read_idx_files
 from transmix.data.parquet import holds_parquet, read_parquet
-from transmix.data.parts import (
-    HELD_OUT,
-    HELD_OUT_BEFORE,
-    USUAL,
-    Choice,
-    chosen_on_test,
-    left_unused,
-)
+from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, USUAL, Choice, unused_note
 from transmix.data.settings import Data
 from transmix.data.subset import choose, hold_out
 from transmix.data.tar_shards import holds_shards_in_train, holds_tar_shards, read_tar_shards
 from transmix.data.torchvision_sets import FOLDER, OLDER_NAMES, PREFIX, read_folder_of, read_published
-
-
-def _holds_class_folders(root: Path) -> bool:
-    return holds_class_folders(root) and not holds_shards_in_train(root)
 
 
 def _fixed(read: Callable[[Path], ImageData]) -> Callable[[Path, Choice], ImageData]:
@@ -59,6 +46,7 @@ def _published(name: str, folder: str, file: str) -> tuple[Callable[[Path], bool
     )
 
 
+_PETS = "annotations/trainval.txt"
 LAYOUTS = {
     "Parquet files (train-*.parquet)": (holds_parquet, read_parquet),
     "CIFAR's binary files (data_batch_1.bin or train.bin)": (holds_cifar, _fixed(read_cifar)),
@@ -66,10 +54,11 @@ LAYOUTS = {
     "CIFAR-100's python files (train)": _published("CIFAR100", "cifar-100-python", "train"),
     "idx files (train-images-idx3-ubyte)": (holds_idx, _fixed(read_idx_files)),
     "tar shards (train-*.tar or train/*.tar)": (holds_tar_shards, read_tar_shards),
-    "Oxford-IIIT Pet (annotations/trainval.txt)": _published(
-        "OxfordIIITPet", "oxford-iiit-pet", "annotations/trainval.txt"
+    "Oxford-IIIT Pet (annotations/trainval.txt)": _published("OxfordIIITPet", "oxford-iiit-pet", _PETS),
+    "class folders (train/<class>/)": (
+        lambda root: holds_class_folders(root) and not holds_shards_in_train(root),
+        read_folder,
     ),
-    "class folders (train/<class>/)": (_holds_class_folders, read_folder),
 }
 """The kinds of folder that can be read: for each, how it is recognised and what reads it."""
 
@@ -155,9 +144,8 @@ def _open_folder(root: Path, choice: Choice) -> ImageData:
 
 def _notes(data: ImageData) -> Iterator[str]:
     """Say what is odd about the parts of a data set, a line each."""
-    for said in (chosen_on_test(data.parts), left_unused(data.parts)):
-        if said is not None:
-            yield said
+    if unused := unused_note(data.parts):
+        yield unused[1]
     if absent := classes_without(data.val.labels, data.classes):
         yield (
             f"{data.parts.held_out} has no image of class {listing(map(printable, absent))}: no score says how well it "
@@ -242,8 +230,7 @@ def relabel_to(expected_classes: Sequence[str], split: Split, found_classes: Seq
     Raises:
         DataError: If the run has no class of some name.
     """
-    position = {class_name(one): index for index, one in enumerate(expected_classes)}
-    if unknown := [one for one in found_classes if class_name(one) not in position]:
+    order = positions(found_classes, expected_classes)
+    if unknown := [one for one, position in zip(found_classes, order, strict=True) if position < 0]:
         raise DataError(f"the run has no class {listing(map(printable, unknown))}; remove these from the data")
-    order = np.array([position[class_name(one)] for one in found_classes], dtype=np.int64)
     return replace(split, labels=order[split.labels])

@@ -69,12 +69,8 @@ def hold_out(data: ImageData, fraction: float) -> ImageData:
         some = min(max(round(fraction * count), 1), count - 1)
         held_out[np.flatnonzero(data.train.labels == label)[shuffled[: max(some, 0)]]] = True
     train, val = (take(data.train, np.flatnonzero(which)) for which in (~held_out, held_out))
-    return replace(
-        data,
-        train=train,
-        val=val,
-        parts=Parts(f"{fraction:g} of train", columns=data.parts.columns, val_fraction=fraction),
-    )
+    parts = Parts(f"{fraction:g} of train", columns=data.parts.columns, val_fraction=fraction)
+    return replace(data, train=train, val=val, parts=parts)
 
 
 def choose(split: Split, count: int) -> Split:

@@ -1,26 +1,17 @@
 """Tables of encoded images and labels, as Parquet files and Hugging Face data sets hold them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from transmix.data.class_names import class_name, class_names
-from transmix.data.dataset import (
-    DataError,
-    ImageData,
-    Parts,
-    Split,
-    class_difference,
-    listing,
-    printable,
-    require_every_class,
-)
+from transmix.data.class_names import class_name, class_names, positions
+from transmix.data.dataset import DataError, ImageData, Split, class_difference, listing, printable, require_every_class
 from transmix.data.encoded import EncodedImages
-from transmix.data.parts import Choice
+from transmix.data.parts import Choice, choose_parts
 
 IMAGE_COLUMNS = ("image", "img")
 """What the column of images may be called; the first that is there is taken."""
@@ -102,9 +93,9 @@ class _Part:
 
 
 def read_tables(
-    name: str, train: Sequence[Table], held_out: Sequence[Table], choice: Choice, parts: Parts
+    name: str, present: Iterable[str], tables_of: Callable[[str], list[Table]], choice: Choice, where: object, form: str
 ) -> ImageData:
-    """Read the two parts of a data set from their tables.
+    """Read the two parts of a data set from their tables; `present`, `where` and `form` are as in `choose_parts`.
 
     The images are in a column `image` or `img`, else in the only one that the schema calls an Image, as a struct with a
     field `bytes` or as plain binary. The labels are in a column `label`, `labels` or `fine_label`, else in the only one
@@ -115,12 +106,14 @@ def read_tables(
         DataError: If a column is missing, a label or an image is null, a label has no name or is no class of training,
             or a class has no training image. The message names the row.
     """
-    columns = _columns(train[0], choice)
-    of_train = [_read(table, columns) for table in train]
-    of_val = of_train if held_out is train else [_read(table, columns) for table in held_out]
+    train, parts = choose_parts(present, choice, where, form)
+    tables = {part: tables_of(part) for part in (train, parts.held_out)}
+    columns = _columns(tables[train][0], choice)
+    found = {part: [_read(table, columns) for table in some] for part, some in tables.items()}
+    of_train, of_val = found[train], found[parts.held_out]
     classes = _classes(of_train, of_val)
     splits = _split(of_train, classes), _split(of_val, classes)
-    require_every_class(splits[0].labels, classes, train[0].where)
+    require_every_class(splits[0].labels, classes, of_train[0].where)
     return ImageData(name, classes, *splits, parts=replace(parts, columns=columns))
 
 
@@ -129,21 +122,16 @@ def _columns(table: Table, choice: Choice) -> tuple[str, str]:
     names, where = table.schema.names, table.where
     images = [name for name, kind in _features(table.schema, where).items() if kind.get("_type") == "Image"]
     labels = list(_listed_names(table.schema, where))
-    return (
-        _column(names, choice.image_column, IMAGE_COLUMNS, images, f"{where}: which of * are the images?"),
-        _column(names, choice.label_column, LABEL_COLUMNS, labels, f"{where}: which of * are the labels?"),
-    )
 
+    def column(what: str, asked: str | None, usual: tuple[str, ...], typed: list[str]) -> str:
+        found = asked or next((name for name in usual if name in names), typed[0] if len(typed) == 1 else None)
+        if found is None:
+            among = listing(map(printable, typed or names))
+            raise DataError(f"{where}: which of {among} are the {what}s? Name the column: --{what}-column NAME")
+        return found
 
-def _column(names: list[str], asked: str | None, usual: tuple[str, ...], typed: list[str], question: str) -> str:
-    what = "image" if usual is IMAGE_COLUMNS else "label"
-    if asked is not None:
-        return asked
-    found = next((name for name in usual if name in names), typed[0] if len(typed) == 1 else None)
-    if found is None:
-        question = question.replace("*", listing(map(printable, typed or names)))
-        raise DataError(f"{question} Name the column: --{what}-column NAME")
-    return found
+    image = column("image", choice.image_column, IMAGE_COLUMNS, images)
+    return image, column("label", choice.label_column, LABEL_COLUMNS, labels)
 
 
 def _read(table: Table, columns: tuple[str, str]) -> _Part:
@@ -175,16 +163,16 @@ def _images(column: Any, where: str) -> tuple[Any, Any]:
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return column, None
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+    fields = {
+        name: pc.call_function("struct_field", [column], pc.StructFieldOptions(name))
+        for name in ("bytes", "path")
+        if pa.types.is_struct(kind) and kind.get_field_index(name) >= 0
+    }
+    if "bytes" not in fields:
         raise DataError(
             f"{where} is {kind}; images are binary or a struct with a field bytes; name another: --image-column NAME"
         )
-    paths = (
-        pc.call_function("struct_field", [column], pc.StructFieldOptions("path"))
-        if kind.get_field_index("path") >= 0
-        else None
-    )
-    return pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes")), paths
+    return fields["bytes"], fields.get("path")
 
 
 def _labels(column: Any, listed: tuple[str, ...] | None, where: str) -> tuple[np.ndarray, tuple[str, ...] | None, bool]:
@@ -216,9 +204,7 @@ def _features(schema: Any, where: str) -> dict[str, dict[str, Any]]:
     try:
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     except ValueError as error:
-        raise DataError(
-            f"{where}: what its metadata says for Hugging Face is no JSON ({error}); fetch it again"
-        ) from error
+        raise DataError(f"{where}: its metadata for Hugging Face is no JSON ({error}); fetch it again") from error
     features = metadata.get("info", {}).get("features", {})
     return {column: feature for column, feature in features.items() if isinstance(feature, dict)}
 
@@ -273,13 +259,12 @@ def _positions(part: _Part, classes: tuple[str, ...]) -> np.ndarray:
     wrong = (part.labels < 0) | (part.labels >= len(names))
     label = part.labels[int(np.argmax(wrong))]
     _require_no_row(part.where, wrong, f"label {label} is not among the {len(names)} classes")
-    position = {name: index for index, name in enumerate(classes)}
-    positions = np.array([position.get(name, -1) for name in names], dtype=np.int64)[part.labels]
-    extra = sorted({names[label] for label in part.labels[positions < 0]})
+    found = positions(names, classes)[part.labels]
+    extra = sorted({names[label] for label in part.labels[found < 0]})
     _require_no_row(
         part.where,
-        positions < 0,
+        found < 0,
         f"not among the classes of train ({listing(map(printable, classes))}): {listing(map(printable, extra))}; drop "
         "such rows, or add images to train",
     )
-    return positions
+    return found

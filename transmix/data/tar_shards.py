@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from transmix.data.class_names import class_name, read_class_names
-from transmix.data.dataset import DataError, ImageData, Parts, Split, listing, printable, require_every_class
+from transmix.data.dataset import DataError, ImageData, Split, listing, printable, require_every_class
 from transmix.data.encoded import EncodedImages
 from transmix.data.formats import SHALLOW, SUFFIXES
-from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts, unused_parts
+from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts
 
 USUAL_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Which member is a sample's image, where others could be images too."""
@@ -26,6 +27,7 @@ LABEL_SUFFIXES = ("cls", "json", "txt")
 
 SHARD_NAME = re.compile(r"(.+)\.(tar|tar\.\w+|tgz)", re.IGNORECASE)
 LARGEST_LABEL_BYTES = 2**20
+NEIGHBOURS = "image and label must be neighbours, as tar --sort=name puts them"
 BLOCK = 512  # of the tar format: headers take one, and everything begins at a multiple
 
 
@@ -82,12 +84,8 @@ class TarFiles:
             raise DataError(f"{self._path(row)}: cannot read the shard ({error.strerror}); put it back") from error
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Images of a split and what their label files say: numbers, or names."""
-
-    files: TarFiles
-    labels: list[int | str]
+_Samples = tuple[TarFiles, list[int | str]]
+"""Images of a split and what their label files say: numbers, or names."""
 
 
 def holds_tar_shards(root: str | os.PathLike[str]) -> bool:
@@ -129,13 +127,11 @@ def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> Ima
     """
     root = Path(root)
     present = _parts(root)
-    train_name, held_out = choose_parts(present, choice, root, "shards {}-*.tar")
-    samples = {name: _read_samples(_whole(root, name, present[name])) for name in (train_name, held_out)}
-    train, val = samples[train_name], samples[held_out]
-    classes = read_class_names(root) or _classes(train)
-    of_train, of_val = _split(train, classes), _split(val, classes)
-    require_every_class(of_train.labels, classes, train.files.paths[0])
-    parts = Parts(held_out, unused_parts(present, held_out))
+    train, parts = choose_parts(present, choice, root, "shards {}-*.tar")
+    samples = {name: _read_samples(_whole(root, name, present[name])) for name in (train, parts.held_out)}
+    classes = read_class_names(root) or _classes(*samples[train])
+    of_train, of_val = (_split(*samples[name], classes) for name in (train, parts.held_out))
+    require_every_class(of_train.labels, classes, samples[train][0].paths[0])
     return ImageData(root.resolve().name, classes, of_train, of_val, parts=parts)
 
 
@@ -191,21 +187,19 @@ def _whole(root: Path, split: str, shards: list[Path]) -> list[Path]:
 
 
 def _read_samples(shards: list[Path]) -> _Samples:
-    files, offsets, sizes, deep = [], [], [], []
-    labels: list[int | str] = []
+    index = np.dtype([("shards", "i4"), ("offsets", "i8"), ("sizes", "i8"), ("deep", "?")])
+    tables, labels = [], []
     for number, path in enumerate(shards):
-        before = len(labels)
-        for offset, size, suffix, label in _index(path):
-            deep.append(f".{suffix}" not in SHALLOW)
-            offsets.append(offset)
-            sizes.append(size)
-            labels.append(label)
-        if len(labels) == before:
+        rows = [
+            ((number, offset, size, f".{suffix}" not in SHALLOW), label) for offset, size, suffix, label in _index(path)
+        ]
+        if not rows:
             raise DataError(f"{path}: no samples; remove the file or fetch it again")
-        files += [number] * (len(labels) - before)
-    arrays = np.array(files, dtype=np.int32), np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)
-    found = TarFiles(tuple(map(str, shards)), *arrays, np.array(deep, dtype=bool))
-    return _Samples(found, labels)
+        tables.append(np.array([row for row, _ in rows], dtype=index))
+        labels += [label for _, label in rows]
+    found = np.concatenate(tables)
+    columns = (np.ascontiguousarray(found[name]) for name in index.names or ())
+    return TarFiles(tuple(map(str, shards)), *columns), labels
 
 
 def _index(path: Path) -> Iterator[tuple[int, int, str, int | str]]:
@@ -248,19 +242,16 @@ def _sample(
         if suffix in found:
             raise DataError(f"{where}: two members .{suffix}; give each sample a name of its own")
         found[suffix] = member
-    images = [suffix for suffix in USUAL_SUFFIXES if suffix in found]
-    images = images or [suffix for suffix in IMAGE_SUFFIXES if suffix in found]
+    usual, others = ([suffix for suffix in known if suffix in found] for known in (USUAL_SUFFIXES, IMAGE_SUFFIXES))
+    images = usual or others
     if len(images) != 1:
         what = f"more than one image ({', '.join(images)})"
         if not images:
             what = f"no image that is read (.{', .'.join(USUAL_SUFFIXES)} and others) among .{', .'.join(found)}"
-        raise DataError(f"{where}: {what}; image and label must be neighbours, as tar --sort=name puts them")
+        raise DataError(f"{where}: {what}; {NEIGHBOURS}")
     label = next((label for suffix in LABEL_SUFFIXES if (label := _label(tar, where, suffix, found)) is not None), None)
     if label is None:
-        raise DataError(
-            f"{where}: no label (.cls, .json with an entry 'label', .txt); image and label must be neighbours, "
-            "as tar --sort=name puts them"
-        )
+        raise DataError(f"{where}: no label (.cls, .json with an entry 'label', .txt); {NEIGHBOURS}")
     image = found[images[0]]
     return image.offset_data, image.size, images[0], label
 
@@ -272,9 +263,9 @@ def _label(tar: tarfile.TarFile, where: str, suffix: str, found: dict[str, tarfi
         return None
     if member.size > LARGEST_LABEL_BYTES:
         raise DataError(f"{where}: .{suffix} has {member.size} bytes, too many for a label")
-    file = tar.extractfile(member)
+    file: Any = tar.extractfile(member)  # a plain file, as `_members` has checked
     try:
-        text = (file.read() if file is not None else b"").decode("utf-8").strip()
+        text = file.read().decode("utf-8").strip()
         value = json.loads(text) if suffix == "json" else text
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: cannot read .{suffix} ({error}); write it as UTF-8 text") from error
@@ -282,36 +273,32 @@ def _label(tar: tarfile.TarFile, where: str, suffix: str, found: dict[str, tarfi
         value = value.get("label") if isinstance(value, dict) else None
         if value is None:
             return None
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
-        value = int(value)
     if isinstance(value, str):
-        value = class_name(value)
+        value = int(value) if re.fullmatch(r"[+-]?[0-9]{1,18}", value) else class_name(value)
     if value == "" or isinstance(value, bool) or not isinstance(value, int | str):
         raise DataError(f"{where}: the label in .{suffix} is {value!r}; write a number from 0 on, or a class name")
     return value
 
 
-def _classes(train: _Samples) -> tuple[str, ...]:
+def _classes(files: TarFiles, labels: list[int | str]) -> tuple[str, ...]:
     """Name the classes when no file does: by the labels themselves."""
-    numbers = [label for label in train.labels if isinstance(label, int)]
-    if len(numbers) == len(train.labels):
+    numbers = [label for label in labels if isinstance(label, int)]
+    if len(numbers) == len(labels):
         # no more classes than images, or one absurd label would ask for as many names
         return tuple(str(number) for number in range(min(max(numbers) + 1, len(numbers))))
     if numbers:
-        first = next(index for index, label in enumerate(train.labels) if isinstance(label, int))
+        first = labels.index(numbers[0])
         raise DataError(
-            f"{train.files.where(first)}: label {train.labels[first]} is a number, but others are names; name all "
+            f"{files.where(first)}: label {numbers[0]} is a number, but others are names; name all "
             "classes in a file classnames.txt beside the shards"
         )
-    return tuple(sorted({label for label in train.labels if isinstance(label, str)}))
+    return tuple(sorted({str(label) for label in labels}))
 
 
-def _split(samples: _Samples, classes: tuple[str, ...]) -> Split:
+def _split(files: TarFiles, labels: list[int | str], classes: tuple[str, ...]) -> Split:
     position = {name: index for index, name in enumerate(classes)}
-    labels = np.empty(len(samples.labels), dtype=np.int64)
-    for index, label in enumerate(samples.labels):
-        found = label if isinstance(label, int) else position.get(label, -1)
-        if not 0 <= found < len(classes):
-            raise DataError(f"{samples.files.where(index)}: label {label} is not among the {len(classes)} classes")
-        labels[index] = found
-    return Split(EncodedImages(samples.files, np.arange(len(labels))), labels)
+    found = [label if isinstance(label, int) else position.get(label, -1) for label in labels]
+    wrong = next((index for index, label in enumerate(found) if not 0 <= label < len(classes)), None)
+    if wrong is not None:
+        raise DataError(f"{files.where(wrong)}: label {labels[wrong]} is not among the {len(classes)} classes")
+    return Split(EncodedImages(files, np.arange(len(found))), np.array(found, dtype=np.int64))

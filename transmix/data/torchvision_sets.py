@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transmix.data.bad_images import opened_alone
 from transmix.data.class_names import class_names
 from transmix.data.dataset import DataError, ImageData, Images, Parts, Split, listing, require_every_class
 from transmix.data.encoded import image_files
-from transmix.data.parts import USUAL, Choice, choose_parts, unused_parts
+from transmix.data.parts import USUAL, Choice, choose_parts
 
 PREFIX = "torchvision:"
 """What the name of a set begins with as `--data`."""
@@ -105,21 +106,10 @@ def _omniglot(dataset: Any) -> Samples:
     return _paths(found)
 
 
-def _pets(dataset: Any) -> Samples:
-    return _paths(list(zip(dataset._images, dataset._labels, strict=True)))
-
-
-def _gtsrb(dataset: Any) -> Samples:
-    return _paths(dataset._samples)
-
-
-def _caltech(folder: str, name: str) -> Callable[[Any], Samples]:
-    def read(dataset: Any) -> Samples:
-        base = Path(dataset.root) / folder
-        rows = zip(dataset.y, dataset.index, strict=True)
-        return _paths([(base / dataset.categories[y] / name.format(y + 1, index), y) for y, index in rows])
-
-    return read
+def _caltech(folder: str, name: str, dataset: Any) -> Samples:
+    base = Path(dataset.root) / folder
+    rows = zip(dataset.y, dataset.index, strict=True)
+    return _paths([(base / dataset.categories[y] / name.format(y + 1, index), y) for y, index in rows])
 
 
 Variant = Mapping[str, Mapping[str, Any]]
@@ -143,9 +133,9 @@ class PublishedSet:
     needs: str = ""
 
 
-def _splits(*names: str) -> Variant:
+def _splits(*names: str, argument: str = "split", **more: Any) -> Variant:
     """Return part -> arguments; 'train=trainval' is a part train that torchvision calls trainval."""
-    return {name.partition("=")[0]: {"split": name.rpartition("=")[2]} for name in names}
+    return {name.partition("=")[0]: {argument: name.rpartition("=")[2], **more} for name in names}
 
 
 def _variants(parts: Variant, argument: str, values: Iterable[Any], needed: bool = False) -> dict[str, Variant]:
@@ -162,7 +152,8 @@ def _variants(parts: Variant, argument: str, values: Iterable[Any], needed: bool
 _ALL: dict[str, Variant] = {"": {"train": {}}}
 _HALVES: Variant = {"train": {"train": True}, "test": {"train": False}}
 _TRAIN_TEST, _TRAIN_VAL, _THIRDS = _splits("train", "test"), _splits("train", "val"), _splits("train", "val", "test")
-_PLACES = _splits("train=train-standard", "val")
+_PLACES = ("train=train-standard", "val")
+_YEAR = partial(_splits, argument="version")
 _EMNIST = ("balanced", "letters", "digits", "byclass", "bymerge", "mnist")
 
 SETS: dict[str, PublishedSet] = {
@@ -171,7 +162,7 @@ SETS: dict[str, PublishedSet] = {
     "MNIST": PublishedSet({"": _HALVES}, _arrays),
     "FashionMNIST": PublishedSet({"": _HALVES}, _arrays),
     "KMNIST": PublishedSet({"": _HALVES}, _arrays),
-    "QMNIST": PublishedSet({"": {part: {"what": part} for part in ("train", "test", "test10k", "test50k")}}, _arrays),
+    "QMNIST": PublishedSet({"": _splits("train", "test", "test10k", "test50k", argument="what")}, _arrays),
     "EMNIST": PublishedSet(_variants(_HALVES, "split", _EMNIST, needed=True), _emnist),
     "SVHN": PublishedSet({"": _splits("train", "test", "extra")}, _arrays),
     "STL10": PublishedSet({"": _TRAIN_TEST}, _arrays),
@@ -179,8 +170,8 @@ SETS: dict[str, PublishedSet] = {
     "SEMEION": PublishedSet(_ALL, _arrays),
     "FER2013": PublishedSet({"": _TRAIN_TEST}, _fer2013, fetched=False),
     "PCAM": PublishedSet({"": _THIRDS}, _pcam, needs="h5py"),
-    "Caltech101": PublishedSet(_ALL, _caltech("101_ObjectCategories", "image_{1:04d}.jpg")),
-    "Caltech256": PublishedSet(_ALL, _caltech("256_ObjectCategories", "{0:03d}_{1:04d}.jpg")),
+    "Caltech101": PublishedSet(_ALL, partial(_caltech, "101_ObjectCategories", "image_{1:04d}.jpg")),
+    "Caltech256": PublishedSet(_ALL, partial(_caltech, "256_ObjectCategories", "{0:03d}_{1:04d}.jpg")),
     "CLEVRClassification": PublishedSet({"": _TRAIN_VAL}),
     "Country211": PublishedSet({"": _splits("train", "valid", "test")}),
     "DTD": PublishedSet(_variants(_THIRDS, "partition", range(1, 11))),
@@ -188,23 +179,23 @@ SETS: dict[str, PublishedSet] = {
     "FGVCAircraft": PublishedSet(_variants(_THIRDS, "annotation_level", ("variant", "family", "manufacturer"))),
     "Flowers102": PublishedSet({"": _THIRDS}),
     "Food101": PublishedSet({"": _TRAIN_TEST}),
-    "GTSRB": PublishedSet({"": _TRAIN_TEST}, _gtsrb),
+    "GTSRB": PublishedSet({"": _TRAIN_TEST}, lambda signs: _paths(signs._samples)),
     "ImageNet": PublishedSet({"": _TRAIN_VAL}, fetched=False),
     "Imagenette": PublishedSet(_variants(_TRAIN_VAL, "size", ("320px", "160px"))),
     "INaturalist": PublishedSet(
         {
-            "": {"train": {"version": "2021_train"}, "valid": {"version": "2021_valid"}},
-            "mini": {"train": {"version": "2021_train_mini"}, "valid": {"version": "2021_valid"}},
-            **{year: {"train": {"version": year}} for year in ("2017", "2018", "2019")},
+            "": _YEAR("train=2021_train", "valid=2021_valid"),
+            "mini": _YEAR("train=2021_train_mini", "valid=2021_valid"),
+            **{year: _YEAR(f"train={year}") for year in ("2017", "2018", "2019")},
         },
         _sorted_files,
     ),
     "LFWPeople": PublishedSet(_ALL, fetched=False),
     "Omniglot": PublishedSet(_ALL | {"evaluation": {"train": {"background": False}}}, _omniglot),
-    "OxfordIIITPet": PublishedSet({"": _splits("train=trainval", "test")}, _pets),
-    "Places365": PublishedSet(
-        {"": _PLACES, "small": {part: {**more, "small": True} for part, more in _PLACES.items()}}
+    "OxfordIIITPet": PublishedSet(
+        {"": _splits("train=trainval", "test")}, lambda pets: _paths([*zip(pets._images, pets._labels, strict=True)])
     ),
+    "Places365": PublishedSet({"": _splits(*_PLACES), "small": _splits(*_PLACES, small=True)}),
     "RenderedSST2": PublishedSet({"": _THIRDS}),
     "StanfordCars": PublishedSet({"": _TRAIN_TEST}, fetched=False),
     "SUN397": PublishedSet(_ALL, _sorted_files),
@@ -282,12 +273,11 @@ def read_published(name: str, folder: Path, fetch: bool = False, choice: Choice 
     parts = dict(SETS[found].variants[variant])
     if name in ("mnist", "fashion-mnist"):
         parts["t10k"] = parts.pop("test")
-    _, held_out = choose_parts(parts, choice, f"{PREFIX}{found}", "part {}")
-    taken = [parts[part] for part in dict.fromkeys(("train", held_out))]
+    _, chosen = choose_parts(parts, choice, f"{PREFIX}{found}", "part {}")
+    taken = [parts[part] for part in dict.fromkeys(("train", chosen.held_out))]
     if fetch:
         _fetch(found, taken, folder)
-    data = _read(found, taken, folder, _class_of(found))
-    data = replace(data, parts=Parts(held_out, unused_parts(parts, held_out)))
+    data = replace(_read(found, taken, folder, _class_of(found)), parts=chosen)
     return _as_before(data, name) if name in OLDER_NAMES else data
 
 
@@ -329,27 +319,24 @@ def _class_of(name: str) -> Any:
     return getattr(torchvision.datasets, name)
 
 
-def _make(kind: Any, name: str, arguments: Mapping[str, Any], folder: Path, fetch: bool) -> Any:
-    published = SETS[name]
-    loader = {"loader": str} if published.read in (_files, _sorted_files, _omniglot) else {}
-    return kind(folder, **arguments, **loader, **({"download": fetch} if published.fetched else {}))
+def _make(kind: Any, name: str, parts: list[Mapping[str, Any]], folder: Path, fetch: bool) -> list[Any]:
+    """Make an instance of torchvision's class for each part."""
+    more: dict[str, Any] = {"loader": str} if SETS[name].read in (_files, _sorted_files, _omniglot) else {}
+    if SETS[name].fetched:
+        more["download"] = fetch
+    return [kind(folder, **arguments, **more) for arguments in parts]
 
 
 def _read(name: str, parts: list[Mapping[str, Any]], folder: Path, kind: Any) -> ImageData:
     """Read the training part, and the held-out one if there is a second."""
     if not folder.is_dir():
         raise DataError(f"{PREFIX}{name}: no folder {folder}; {_remedy(name)}")
-    read = SETS[name].read
     try:
-        made = [_make(kind, name, arguments, folder, False) for arguments in parts]
-        samples = [read(dataset) for dataset in made]
+        made = _make(kind, name, parts, folder, fetch=False)
+        samples = [SETS[name].read(dataset) for dataset in made]
     except Exception as error:  # torchvision checks little before it reads: damaged files raise nearly anything
-        reason = (
-            str(error).partition(" You can ")[0]
-            if isinstance(error, RuntimeError)
-            else f"{type(error).__name__}: {error}"
-        )
-        reason = " ".join(reason.split()).rstrip(".")
+        kind_of_error = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+        reason = kind_of_error + " ".join(str(error).partition(" You can ")[0].split()).rstrip(".")
         raise DataError(f"{PREFIX}{name}: cannot be read in {folder} ({reason}); {_remedy(name)}") from error
     classes, labels = _numbered(name, made[0], [np.asarray(found) for _, found in samples])
     splits = [Split(images, found) for (images, _), found in zip(samples, labels, strict=True)]
@@ -369,15 +356,8 @@ def _numbered(name: str, dataset: Any, labels: list[np.ndarray]) -> tuple[tuple[
         raise DataError(
             f"{PREFIX}{name}: a part has no labels; hold out another, --held-out NAME or --val-fraction 0.1"
         )
-    names = next(
-        (
-            found
-            for attribute in ("classes", "categories", "all_categories")
-            if (found := getattr(dataset, attribute, None))
-        ),
-        None,
-    )
-    names = list(getattr(dataset, "class_to_idx", ())) if names is None else list(names)
+    attributes = ("classes", "categories", "all_categories", "class_to_idx")
+    names = list(next((found for one in attributes if (found := getattr(dataset, one, None))), ()))
     numbers = np.arange(len(names)) if names else np.unique(labels[0])
     if not names:
         names = [str(number) for number in numbers]
@@ -412,8 +392,7 @@ def _fetch(name: str, parts: list[Mapping[str, Any]], folder: Path) -> None:
         if _is_there(kind, name, parts, folder):
             return
         try:
-            for arguments in parts:
-                _make(kind, name, arguments, Path(made), True)
+            _make(kind, name, parts, Path(made), fetch=True)
         except Exception as error:  # what urllib and torchvision say against a server, an archive or a disk
             reason = " ".join(str(error).split())
             raise DataError(
@@ -425,8 +404,7 @@ def _fetch(name: str, parts: list[Mapping[str, Any]], folder: Path) -> None:
 
 def _is_there(kind: Any, name: str, parts: list[Mapping[str, Any]], folder: Path) -> bool:
     try:
-        for arguments in parts:
-            _make(kind, name, arguments, folder, False)
+        _make(kind, name, parts, folder, fetch=False)
     except Exception:  # not there, or not whole
         return False
     return True

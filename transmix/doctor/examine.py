@@ -1,26 +1,26 @@
 """Every image of a data set, looked at by several processes."""
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from transmix.data.class_names import odd_names
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, listing
 from transmix.data.encoded import EncodedImages, ImageFiles
 from transmix.data.folder import read_folder
-from transmix.data.grey import EACH_IMAGE, GreyRange
-from transmix.data.grey_range import with_grey
+from transmix.data.grey import EACH_IMAGE, GreyRange, as_range
+from transmix.data.grey_range import check_levels, deep_values_of, leaving_notes, range_of, with_grey
 from transmix.data.loader import choose_workers
-from transmix.data.parts import chosen_on_test, left_unused
+from transmix.data.parts import unused_note
 from transmix.data.source import LAYOUTS, open_data
-from transmix.doctor.duplicates import Picture, same_pixels
 from transmix.doctor.folders import list_class_folders
-from transmix.doctor.grey import find_grey
 from transmix.doctor.look import Look, look_at_content, look_at_file, look_at_pixels
 from transmix.doctor.report import NOTES, PROBLEMS, Finding, Report
 
@@ -94,31 +94,93 @@ def _about(data: ImageData) -> list[Finding]:
     """Find what is odd about the parts of a data set and about its class names."""
     findings = [Finding("odd-name", names, what) for names, what in odd_names(data.classes)]
     held_out = data.parts.held_out
-    if said := chosen_on_test(data.parts):
-        findings.append(Finding("chosen-on-test", (held_out,), said))
-    if said := left_unused(data.parts):
-        findings.append(Finding("unused-part", data.parts.unused, said))
+    if unused := unused_note(data.parts):
+        on_test, said = unused
+        kind, places = ("chosen-on-test", (held_out,)) if on_test else ("unused-part", data.parts.unused)
+        findings.append(Finding(kind, places, said))
     if absent := classes_without(data.val.labels, data.classes):
         findings.append(Finding("class-not-held-out", (held_out,), listing(absent)))
     return findings
 
 
-class _Looks(Dataset):
-    def __init__(self, images: Any):
-        self.images = images
+def find_grey(
+    data: str, splits: dict[str, Split], given: GreyRange | None, place: Callable[[Any, int, str], str]
+) -> tuple[GreyRange | None, list[Finding]]:
+    """Find the grey range of the training images, and what is to be said of it.
 
-    def __len__(self) -> int:
-        return len(self.images)
+    Args:
+        data: name of the data set.
+        splits: by name; the range is that of "train".
+        given: the range to look at instead.
+        place: names an image: (images, position, split) -> its place.
+    """
+    if "train" not in splits:
+        return given, []
+    values = {name: deep_values_of(split) for name, split in splits.items()}
+    findings = []
+    try:
+        grey = given or range_of(values["train"].values(), data)
+        if given is not None:
+            check_levels(values["train"].values(), given, data)
+        for name, split in splits.items():
+            if name != "train" and grey is None:
+                leaving_notes(split, grey, data)
+    except DataError as error:
+        return given, [Finding("refused", (data,), str(error))]
+    for name, split in splits.items():
+        greys = {index: one for index, one in values[name].items() if not one.colour}
+        if 0 < len(greys) < len(split):
+            findings.append(Finding("mixed-depth", (name,), f"{len(greys)} of {len(split)} images"))
+        findings += [
+            Finding("grey-range", (place(split.images, index, name),), as_range((one.low, one.high)))
+            for index, one in greys.items()
+            if grey is not None and not (grey[0] <= one.low and one.high <= grey[1])
+        ]
+    return grey, findings
 
-    def __getitem__(self, index: int) -> Look:
-        if isinstance(self.images, EncodedImages):
-            source = self.images.source(index)
-            look = look_at_file if isinstance(source, Path) else look_at_content
-            return look(source, grey=self.images.grey)  # type: ignore[arg-type]
-        try:
-            return look_at_pixels(self.images[index])
-        except DataError as error:
-            return Look(None, (("unreadable", str(error)),))
+
+class Picture(NamedTuple):
+    """An image that was decoded."""
+
+    pixels: bytes  # a fingerprint
+    split: str
+    label: str
+    place: str
+
+
+def same_pixels(images: list[Picture]) -> list[Finding]:
+    """Find groups of the same pixels: in both splits, with different labels, or else plain duplicates."""
+    groups = defaultdict(list)
+    for image in images:
+        groups[image.pixels].append(image)
+    findings = []
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        places, labels = tuple(image.place for image in group), sorted({image.label for image in group})
+        leaks = len({image.split for image in group}) > 1
+        if leaks:
+            findings.append(Finding("leakage", places))
+        if len(labels) > 1:
+            findings.append(Finding("conflict", places, ", ".join(labels)))
+        elif not leaks:
+            findings.append(Finding("duplicate", places))
+    return findings
+
+
+def _look(images: Any, index: int) -> Look:
+    if isinstance(images, EncodedImages):
+        source = images.source(index)
+        look = look_at_file if isinstance(source, Path) else look_at_content
+        return look(source, grey=images.grey)  # type: ignore[arg-type]
+    try:
+        return look_at_pixels(images[index])
+    except DataError as error:
+        return Look(None, (("unreadable", str(error)),))
+
+
+def _look_at_each(images: Any, positions: list[int]) -> list[Look]:
+    return [_look(images, index) for index in positions]
 
 
 def _looks(split: Split, workers: int | None) -> Iterator[Look]:
@@ -126,14 +188,10 @@ def _looks(split: Split, workers: int | None) -> Iterator[Look]:
     encoded = isinstance(split.images, EncodedImages)
     if workers is None:
         workers = choose_workers(None, False, 1) if encoded and len(split) > FEW else 0
-    loader = DataLoader(
-        _Looks(split.images),
-        batch_size=64,
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),  # else it would draw from the global one
-    )
-    for batch in loader:
+    look_at_each = partial(_look_at_each, split.images)  # in the worker, as what collates a batch
+    generator = torch.Generator()  # else it would draw from the global one
+    positions: Any = range(len(split))
+    for batch in DataLoader(positions, 64, num_workers=workers, collate_fn=look_at_each, generator=generator):
         yield from batch
 
 

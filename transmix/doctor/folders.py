@@ -1,17 +1,18 @@
 """Class folders as they lie on disk: what training would read, and everything that it would pass over."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from transmix.data.class_names import class_name, is_utf8
+from transmix.data.class_names import class_name, is_utf8, positions
 from transmix.data.dataset import DataError, Split, listing
 from transmix.data.encoded import image_files
 from transmix.data.folder import in_no_class, is_class_folder, part_folders
 from transmix.data.formats import PICTURES, looks_like_an_image
 from transmix.data.parts import HELD_OUT, TRAIN, choose_part
-from transmix.data.walk import Refuse, entries_of, is_folder, walk
+from transmix.data.walk import entries_of, is_folder, walk
 from transmix.doctor.report import Finding
 
 LOOP = "a link to a folder that holds it, which is not followed"
@@ -30,7 +31,7 @@ def list_class_folders(root: Path) -> tuple[dict[str, Split], tuple[str, ...], l
         names = [name for wanted in (TRAIN, HELD_OUT) if (name := choose_part(present, wanted, root)) is not None]
     except DataError:
         return {}, (), []
-    beside = entries_of(root, _unlisted(root, findings))
+    beside = entries_of(root, partial(_unlisted, root, findings))
     findings += [_passed_over(entry, root) for entry in beside if entry.name not in names]
     listed = {name: _list_split(root, name, findings) for name in names}
     for split, files in listed.items():
@@ -60,32 +61,27 @@ def _odd_classes(split: str, names: list[str]) -> list[Finding]:
 def _list_split(root: Path, split: str, findings: list[Finding]) -> dict[str, list[str]]:
     """List the images of each class, as paths relative to the split's folder."""
     files: dict[str, list[str]] = {}
-    for entry in entries_of(root / split, _unlisted(root, findings)):
+    for entry in entries_of(root / split, partial(_unlisted, root, findings)):
         if is_class_folder(entry):
             files[entry.name] = sorted(_list_class(root, root / split, entry.name, findings))
         elif is_folder(entry) and not entry.name.startswith("."):
-            findings.append(Finding("left-out", (os.path.relpath(entry.path, root),), LOOP))
-        elif in_no_class(entry):
-            findings.append(Finding("left-out", (os.path.relpath(entry.path, root),), "in no class folder"))
+            findings.append(_passed_over(entry, root, LOOP))
         else:
-            findings.append(_passed_over(entry, root))
+            findings.append(_passed_over(entry, root, "in no class folder" if in_no_class(entry) else ""))
     return files
 
 
 def _list_class(root: Path, folder: Path, name: str, findings: list[Finding]) -> list[str]:
     images = []
-    for entry, kind in walk(folder / name, _unlisted(root, findings)):
-        place = os.path.relpath(entry.path, root)
+    for entry, kind in walk(folder / name, partial(_unlisted, root, findings)):
         if not is_utf8(entry.name):
-            findings.append(Finding("odd-name", (place,), "not UTF-8"))
+            findings.append(Finding("odd-name", (os.path.relpath(entry.path, root),), "not UTF-8"))
         if kind == "image":
             images.append(os.path.relpath(entry.path, folder))
-        elif kind == "loop":
-            findings.append(Finding("left-out", (place,), LOOP))
         elif kind == "other" and looks_like_an_image(Path(entry.path)):
-            findings.append(Finding("left-out", (place,), _why_not_read(entry.name)))
+            findings.append(_passed_over(entry, root, _why_not_read(entry.name)))
         else:
-            findings.append(_passed_over(entry, root))
+            findings.append(_passed_over(entry, root, LOOP if kind == "loop" else ""))
     return images
 
 
@@ -96,25 +92,22 @@ def _why_not_read(name: str) -> str:
     return f"{suffix} is not read; convert it" if suffix in PICTURES else "its name does not end as an image's does"
 
 
-def _unlisted(root: Path, findings: list[Finding]) -> Refuse:
-    """Return what takes note of a folder that cannot be listed."""
-
-    def add(folder: Path, error: OSError) -> None:
-        findings.append(Finding("left-out", (os.path.relpath(folder, root),), f"cannot be listed: {error.strerror}"))
-
-    return add
+def _unlisted(root: Path, findings: list[Finding], folder: Path, error: OSError) -> None:
+    """Take note of a folder that cannot be listed."""
+    findings.append(Finding("left-out", (os.path.relpath(folder, root),), f"cannot be listed: {error.strerror}"))
 
 
-def _passed_over(entry: os.DirEntry, root: Path) -> Finding:
-    """Say what an entry is that is neither an image nor looks like one, or is beside the splits."""
+def _passed_over(entry: os.DirEntry, root: Path, why: str = "") -> Finding:
+    """Say what an entry is: an image that is left out for some reason, or, where none is given, no image."""
     place = os.path.relpath(entry.path, root)
+    if why:
+        return Finding("left-out", (place,), why)
     if entry.name.startswith("."):
         return Finding("hidden", (place,))
     return Finding("other-file", (place,), "a folder" if is_folder(entry) else "")
 
 
 def _split(folder: Path, files: dict[str, list[str]], classes: tuple[str, ...]) -> Split:
-    position = {name: index for index, name in enumerate(classes)}
-    labels = [position[class_name(name)] for name, paths in files.items() for _ in paths]
+    counts = np.array([len(paths) for paths in files.values()], dtype=int)  # of no class too
     images = image_files(folder, (path for paths in files.values() for path in paths))
-    return Split(images, np.array(labels, dtype=np.int64))
+    return Split(images, np.repeat(positions(files, classes), counts))

@@ -1,7 +1,6 @@
 """What was found in a data set, as a text to read and as JSON."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,22 +101,17 @@ def as_text(report: Report, limit: int | None = 3) -> str:
     if report.grey is not None:
         lines.append(f"grey range {as_range(report.grey)}: becomes black to white in grey images of more than 8 bits")
     for title, kinds in (("problems", PROBLEMS), ("notes", NOTES)):
-        found = [kind for kind in kinds if report.of(kind)]
-        lines += [f"\n{title}: {'' if found else 'none'}".rstrip()]
-        lines += [f"{len(report.of(kind)):>9}  {kind:<16}  {kinds[kind]}" for kind in found]
+        rows = [f"{len(found):>9}  {kind:<16}  {what}" for kind, what in kinds.items() if (found := report.of(kind))]
+        lines += [f"\n{title}:{'' if rows else ' none'}", *rows]
     for kind in PROBLEMS | NOTES:
-        lines += _some(report.of(kind), limit)
+        found = report.of(kind)
+        lines += [f"\n{kind}"] if found else []
+        for finding in found[:limit]:
+            detail = f"  ({printable(finding.detail)})" if finding.detail else ""
+            lines.append(f"    {' = '.join(map(printable, finding.places))}{detail}")
+        if limit is not None and len(found) > limit:
+            lines.append(f"    and {len(found) - limit} more; --all lists them")
     return "\n".join(lines)
-
-
-def _some(findings: list[Finding], limit: int | None) -> Iterator[str]:
-    if findings:
-        yield f"\n{findings[0].kind}"
-    for finding in findings[:limit]:
-        detail = f"  ({printable(finding.detail)})" if finding.detail else ""
-        yield f"    {' = '.join(map(printable, finding.places))}{detail}"
-    if limit is not None and len(findings) > limit:
-        yield f"    and {len(findings) - limit} more; --all lists them"
 
 
 def as_json(report: Report) -> dict[str, Any]:
