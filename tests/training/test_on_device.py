@@ -72,7 +72,7 @@ def test_no_loader_is_made_and_the_same_validation_images_count(images, small_re
     monkeypatch.setattr(loop, "evaluate", watched)
     recipe = {"rand_augment": None, "epochs": 1, "max_steps": 1}
     train(small_recipe(images, **recipe), tmp_path / "loader")
-    for name in ("training_loader", "evaluation_batches"):
+    for name in ("TrainingBatches", "evaluation_batches"):
         monkeypatch.setattr(loading, name, None)
     train(small_recipe(images, on_device=True, **recipe), tmp_path / "device")
     assert len(seen) == 4  # the model and its average, twice

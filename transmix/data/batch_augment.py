@@ -76,15 +76,10 @@ class BatchAugmentation:
     """
 
     def __init__(
-        self,
-        settings: Augmentation,
-        source: tuple[int, int],
-        size: int,
-        seed: int,
-        device: torch.device | str,
+        self, settings: Augmentation, source: tuple[int, int], size: int, seed: int, device: torch.device | str
     ):
         self.settings, self.source, self.size, self.keys = settings, source, size, seed_keys(seed)
-        self.aspects = erased_aspects().to(device)
+        self.aspects = log_uniform(*ERASED_ASPECT).to(device)
         self.crop_aspects = log_uniform(*settings.crop_ratio).to(device)
         self.noise = noise_levels(settings.mean, settings.std).to(device)
         self.orders = torch.tensor(ORDERS, device=device)
@@ -132,11 +127,6 @@ class BatchAugmentation:
 def log_uniform(low: float, high: float) -> Tensor:
     """Return quantiles (65536,) float64 of a number whose logarithm is uniform."""
     return (math.log(low) + math.log(high / low) * fractions_of_16_bits()).exp()
-
-
-def erased_aspects() -> Tensor:
-    """Return quantiles (65536,) float64 of an erased rectangle's height by width."""
-    return log_uniform(*ERASED_ASPECT)
 
 
 def noise_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
