@@ -65,18 +65,13 @@ class BadImages:
             raise too_many(self.limit, sorted(self.known))
 
 
-def bad_images(settings: Data, folder: Path) -> BadImages:
-    """Return what a run does about bad images, as its recipe says."""
-    return BadImages(allowed_bad(settings), folder / LIST)
-
-
 def allowed_bad(settings: Data) -> int:
     """Return how many images of a run may be bad."""
     return settings.max_bad_images if settings.on_bad_image == "skip" else 0
 
 
 def _read(file: TextIO) -> dict[str, str]:
-    return dict(line.rstrip("\n").partition("\t")[::2] for line in file)
+    return {where: reason for where, _, reason in (line.rstrip("\n").partition("\t") for line in file)}
 
 
 @contextmanager

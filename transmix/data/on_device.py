@@ -97,7 +97,6 @@ def free_memory(device: torch.device) -> int | None:
 
 def keep(
     split: Split,
-    indices: range,
     change: Callable[[np.ndarray], Tensor],
     size: tuple[int, int],
     device: torch.device | str,
@@ -107,7 +106,6 @@ def keep(
 
     Args:
         split: the images.
-        indices: which of them.
         change: (h, w, 3) uint8 array -> (3, H, W) uint8 tensor.
         size: H and W.
         device: where to.
@@ -126,10 +124,10 @@ def keep(
             bad[index] = UnreadableImageError(error.where, error.reason)  # without the frames that hold the file
             return torch.zeros(3, *size, dtype=torch.uint8)
 
-    images = torch.empty(len(indices), 3, *size, dtype=torch.uint8, device=device)
-    for start in range(0, len(indices), PIECE):
-        piece = indices[start : start + PIECE]
-        images[start : start + len(piece)] = torch.stack([image(index) for index in piece]).to(device)
+    images = torch.empty(len(split), 3, *size, dtype=torch.uint8, device=device)
+    for start in range(0, len(split), PIECE):
+        piece = range(start, min(start + PIECE, len(split)))
+        images[start : piece.stop] = torch.stack([image(index) for index in piece]).to(device)
     return images, bad
 
 
@@ -164,14 +162,8 @@ class TrainingImages:
         compiled: bool = False,
     ):
         source = kept_size(split, settings.crop, size)
-        self.images, self.bad = keep(
-            split,
-            range(len(split)),
-            lambda image: to_tensor(image if settings.crop == "random-resized" else fit(image, size)),
-            source,
-            device,
-            met or BadImages(),
-        )
+        change = to_tensor if settings.crop == "random-resized" else lambda image: to_tensor(fit(image, size))
+        self.images, self.bad = keep(split, change, source, device, met or BadImages())
         self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
         self.augment = BatchAugmentation(settings, source, size, seed, device)
         self.change = torch.compile(self.augment.apply, fullgraph=True) if compiled else self.augment.apply

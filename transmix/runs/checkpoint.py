@@ -121,11 +121,22 @@ def verify_checkpoint(folder: Path) -> list[str]:
     Raises:
         CheckpointError: naming the file, and what is wrong with it.
     """
-    names = _verify_files(folder)
-    step = read_state(folder).get("step") if "state.json" in names else None
+    manifest = _read_manifest(folder)
+    for name, expected in manifest.items():
+        path = folder / name
+        with _open_plain(path) as file:
+            try:
+                found = _fingerprint(file)
+            except OSError as error:
+                raise CheckpointError(f"{path} is damaged: {why(error)}") from error
+        if found["size"] != expected["size"]:
+            raise CheckpointError(f"{path} is damaged: {found['size']} bytes, {expected['size']} were written")
+        if found["sha256"] != expected["sha256"]:
+            raise CheckpointError(f"{path} is damaged: its content is not what was written")
+    step = read_state(folder).get("step") if "state.json" in manifest else None
     if type(step) is not int or folder.name != f"step-{step:08d}":
         raise CheckpointError(f"{folder} is damaged: its state.json is not of this step")
-    return names
+    return list(manifest)
 
 
 def is_whole(folder: Path) -> bool:
@@ -260,30 +271,6 @@ def write_manifest(folder: Path) -> None:
         with path.open("rb") as file:
             manifest[path.name] = _fingerprint(file)
     write_file(folder / _MANIFEST, _text(manifest))
-
-
-def _verify_files(folder: Path) -> list[str]:
-    """Check that every file that the manifest names is there with the size and content that were written.
-
-    Returns:
-        The names.
-
-    Raises:
-        CheckpointError: naming the file, and what is wrong with it.
-    """
-    manifest = _read_manifest(folder)
-    for name, expected in manifest.items():
-        path = folder / name
-        with _open_plain(path) as file:
-            try:
-                found = _fingerprint(file)
-            except OSError as error:
-                raise CheckpointError(f"{path} is damaged: {why(error)}") from error
-        if found["size"] != expected["size"]:
-            raise CheckpointError(f"{path} is damaged: {found['size']} bytes, {expected['size']} were written")
-        if found["sha256"] != expected["sha256"]:
-            raise CheckpointError(f"{path} is damaged: its content is not what was written")
-    return list(manifest)
 
 
 def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:

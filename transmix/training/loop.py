@@ -15,7 +15,7 @@ import torch
 
 from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
-from transmix.data.bad_images import bad_images
+from transmix.data.bad_images import LIST, BadImages, allowed_bad
 from transmix.data.class_names import class_name
 from transmix.data.dataset import ImageData, printable
 from transmix.data.seeding import derive_seed
@@ -107,7 +107,7 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
         # cuBLAS reads this when it is first used; without a fixed workspace its sums have no fixed order.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    bad = bad_images(recipe.data, folder)
+    bad = BadImages(allowed_bad(recipe.data), folder / LIST)
     data = load_run_data(recipe, folder, resumed=checkpoint is not None)
     batches = prepare_batches(recipe, data, bad, world)
     run, start = _prepare_model(recipe, folder, world, data, batches, first_time=checkpoint is None)
@@ -165,7 +165,7 @@ def _prepare_model(
     # The optimizer and the EMA hold the parameters themselves, which sharding has replaced.
     optimizer = build_optimizer(bare, recipe.optimization)
     warmup = recipe.optimization.ema_warmup
-    average = WeightAverage(bare, decay, averaged, warmup=warmup) if decay is not None else None
+    average = WeightAverage(bare, decay, averaged, warmup=warmup) if decay is not None and averaged else None
     # Compiled before DDP wraps it: of a wrapped model, dynamo splits the graph at DDP's buckets.
     model = torch.compile(bare) if recipe.model.compile else bare
     wrapped: Any = model if sharded else distributed.wrap(model, world)  # type: ignore[arg-type]
@@ -302,12 +302,11 @@ def _end_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int, imag
 
 def _epoch_means(run: RunState) -> dict[str, float]:
     """Return the means of the epoch's reads, each weighed by its steps."""
-    means = {}
-    for name in ("loss", "mixed_accuracy", "label_shift", "empty_boxes"):
-        known = [read for read in run.reads if name in read]
-        if known:
-            means[name] = sum(read["steps"] * read[name] for read in known) / sum(read["steps"] for read in known)
-    return means
+    return {
+        name: sum(read["steps"] * read[name] for read in known) / sum(read["steps"] for read in known)
+        for name in ("loss", "mixed_accuracy", "label_shift", "empty_boxes")
+        if (known := [read for read in run.reads if name in read])
+    }
 
 
 def _evaluate(run: RunState, watch: Watch) -> dict[str, float]:
