@@ -25,7 +25,7 @@ from torch import Tensor
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import Split
-from transmix.data.loader import TrainingSamples, training_loader
+from transmix.data.loader import TrainingBatches, TrainingSamples
 from transmix.data.on_device import TrainingBatchesOnDevice, TrainingImages
 from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation
@@ -54,12 +54,12 @@ def variants(split: Split, settings: Augmentation, size: int, batch: int, worker
     """Return what is timed."""
     samples = TrainingSamples(split, TrainingAugmentation(settings, size), 0)
     first, second = (EpochSampler(len(split), 0, batch, batch) for _ in range(2))
-    loader = training_loader(samples, first, workers, device == "cuda")
+    loader = TrainingBatches(samples, first, workers, device == "cuda")
     found = {"loader": passes(loader, first, device)}
     for name, compiled in {"on device": False, "on device, compiled": True}.items():
         if not compiled or device == "cuda":  # as `--on-device --compile` has it
             images = TrainingImages(split, settings, size, 0, device, compiled=compiled)
-            found[name] = passes(TrainingBatchesOnDevice(images, second, BadImages()), second, device)
+            found[name] = passes(TrainingBatchesOnDevice(images, second, BadImages(), BadImages()), second, device)
     return found
 
 

@@ -38,7 +38,7 @@ from torchvision.transforms import v2
 
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.decode import decode_image
-from transmix.data.loader import TrainingSamples, training_loader
+from transmix.data.loader import TrainingBatches, TrainingSamples
 from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation, Data
 from transmix.data.source import load_data
@@ -137,7 +137,7 @@ def loaders(data: Path, arguments: Namespace) -> dict[str, dict[str, Callable[[]
 
     def ours(split: Any) -> Callable[[], object]:
         order = EpochSampler(len(split), 0, batch, batch)
-        loader = training_loader(TrainingSamples(split, augment, seed=0), order, workers, pin=on_gpu)
+        loader = TrainingBatches(TrainingSamples(split, augment, seed=0), order, workers, pin=on_gpu)
         return lambda: drain(normalise(images) for images, _ in loader)
 
     def theirs(dataset: Any) -> Callable[[], object]:

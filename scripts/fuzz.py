@@ -38,9 +38,9 @@ from transmix.runs.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
     verify_checkpoint,
+    write_manifest,
 )
 from transmix.runs.error import CheckpointError
-from transmix.runs.manifest import write_manifest
 
 REFUSALS = (DataError, RecipeError, CheckpointError)
 

@@ -24,9 +24,8 @@ from transmix.data.source import open_data
 from transmix.models.build import build_model
 from transmix.recipes import RecipeError, dump_recipe, load_recipe, recipe_text
 from transmix.recipes.model import Model
-from transmix.runs.checkpoint import load_checkpoint, read_tensors, verify_checkpoint
+from transmix.runs.checkpoint import load_checkpoint, read_tensors, verify_checkpoint, write_manifest
 from transmix.runs.error import CheckpointError
-from transmix.runs.manifest import write_manifest
 from transmix.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, Split, UnreadableImageError, keep_decoded, printable
 from transmix.data.decode import decode_image
 from transmix.data.folder import read_folder
-from transmix.data.loader import TrainingSamples, evaluation_batches, training_loader
+from transmix.data.loader import TrainingBatches, TrainingSamples, evaluation_batches
 from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation
 from transmix.evaluation.evaluate import evaluate
@@ -44,7 +44,7 @@ def augment():
 def batches(split, workers=0, epochs=(0, 1), bad=None, rank=0, world=1, seed=3):
     """Batches of two epochs, in steps of 8 images."""
     order = EpochSampler(len(split), seed, 4, 8, rank=rank, world=world)
-    loader = training_loader(TrainingSamples(split, augment(), seed), order, workers, False, bad or BadImages(9))
+    loader = TrainingBatches(TrainingSamples(split, augment(), seed), order, workers, False, bad or BadImages(9))
     found = []
     for epoch in epochs:
         order.start_at(epoch)
@@ -175,7 +175,7 @@ def test_where_nothing_can_be_read_the_search_for_a_stand_in_ends(broken, tmp_pa
     order = EpochSampler(len(split), 0, 2, 2)
     for workers in (0, 1):
         with pytest.raises(DataError, match="images cannot be read"):
-            list(training_loader(TrainingSamples(split, augment(), 0), order, workers, False, BadImages(1000)))
+            list(TrainingBatches(TrainingSamples(split, augment(), 0), order, workers, False, BadImages(1000)))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOMEM])

@@ -114,14 +114,16 @@ def wrong(boxes, theirs):
 def test_erased_rectangles_have_timms_areas_aspects_and_places(monkeypatch):
     theirs = erased_by_the_loader(1500)
     tried = words(samples(1500), (5, 6), 0, 10)
-    ours = erased_boxes(tried, (SIZE, SIZE), batch_augment.erased_aspects())
+    ours = erased_boxes(tried, (SIZE, SIZE), batch_augment.log_uniform(*batch_augment.ERASED_ASPECT))
     assert wrong(ours, theirs) == set()
     even = torch.linspace(0.3, 1 / 0.3, 1 << 16, dtype=torch.float64)  # uniform, where its logarithm should be
     assert "aspect" in wrong(erased_boxes(tried, (SIZE, SIZE), even), theirs)
     high = ours * torch.tensor([0, 1, 1, 1])
     assert wrong(high, theirs) == {"top"}
     monkeypatch.setattr(batch_augment, "ERASED_AREA", (0.02, 0.4))
-    assert "area" in wrong(erased_boxes(tried, (SIZE, SIZE), batch_augment.erased_aspects()), theirs)
+    assert "area" in wrong(
+        erased_boxes(tried, (SIZE, SIZE), batch_augment.log_uniform(*batch_augment.ERASED_ASPECT)), theirs
+    )
 
 
 def test_erasing_is_as_often_as_the_setting_says_and_whole():

@@ -12,7 +12,6 @@ from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
 from transmix.data.loader import TrainingSamples, evaluation_batches
 from transmix.data.on_device import (
-    EvaluationImages,
     TrainingBatchesOnDevice,
     TrainingImages,
     check_memory,
@@ -64,11 +63,14 @@ def split():
     return split_of(pictures(40))
 
 
-def batches_of(split, settings=PAD, batch=4, step_batch=8, rank=0, world=1, epoch=1, first_step=0, repeats=2, **bad):
+def batches_of(
+    split, settings=PAD, batch=4, step_batch=8, rank=0, world=1, epoch=1, first_step=0, repeats=2, bad=0, **more
+):
     order = EpochSampler(len(split), 3, batch, step_batch, repeats, rank, world)
     order.start_at(epoch, first_step)
-    images = TrainingImages(split, settings, SIZE, 3, "cpu", **bad)
-    return TrainingBatchesOnDevice(images, order, BadImages(9)), order
+    met = BadImages(bad)
+    images = TrainingImages(split, settings, SIZE, 3, "cpu", met, **more)
+    return TrainingBatchesOnDevice(images, order, BadImages(9), met), order
 
 
 def by_sample(split, **how):
@@ -87,7 +89,7 @@ def by_sample(split, **how):
 
 def test_batches_are_those_of_the_order_as_contiguous_bytes(split):
     loader, order = batches_of(split)
-    assert len(loader) == len(list(loader)) == 10
+    assert len(list(loader)) == 10
     for keys, (images, labels) in zip(order, loader, strict=True):
         assert images.shape == (4, 3, SIZE, SIZE)
         assert images.dtype == torch.uint8
@@ -179,7 +181,7 @@ def test_every_epoch_seed_and_repeat_looks_different(split):
 def test_the_global_generator_is_not_touched(split):
     before = torch.get_rng_state()
     list(batches_of(split)[0])
-    list(EvaluationImages(split, EvaluationCrop(SIZE, 1.0), "cpu").batches(8))
+    held(split)
     assert torch.get_rng_state().equal(before)
 
 
@@ -189,7 +191,7 @@ def test_the_global_generator_is_not_touched(split):
 def test_for_a_bad_image_stands_the_one_that_the_loader_takes():
     broken = split_of(Encoded(pictures(16), broken=(3, 8)))
     plain = Augmentation(crop="none", flip=0.0, rand_augment=None, random_erasing=0.0)
-    kept_images = TrainingImages(broken, plain, SIZE, 3, "cpu", max_bad=2)
+    kept_images = TrainingImages(broken, plain, SIZE, 3, "cpu", BadImages(2))
     samples = TrainingSamples(broken, lambda image, key: to_tensor(fit(image, SIZE)), 3)
     keys = [(epoch, index, 0) for epoch in range(3) for index in (2, 3, 8)]
     images, labels = kept_images.batch(keys)
@@ -202,13 +204,13 @@ def test_for_a_bad_image_stands_the_one_that_the_loader_takes():
 
 def test_bad_images_are_reported_and_bounded():
     broken = split_of(Encoded(pictures(16), broken=(3, 8)))
-    loader, _ = batches_of(broken, max_bad=2)
+    loader, _ = batches_of(broken, bad=2)
     list(loader)
-    assert loader.bad.known == {"3.png", "8.png"}
+    assert loader.bad.known == {"3.png": "cut off", "8.png": "cut off"}
     with pytest.raises(UnreadableImageError, match=r"^3.png: cannot read the image \(cut off\); replace or remove it$"):
         batches_of(broken)
     with pytest.raises(DataError, match=r"^more than max_bad_images 1 images cannot be read: 3\.png, 8\.png; repair"):
-        batches_of(broken, max_bad=1)
+        batches_of(broken, bad=1)
 
 
 def test_a_blank_that_stands_in_a_decoded_list_is_known_to_be_bad():
@@ -216,7 +218,7 @@ def test_a_blank_that_stands_in_a_decoded_list_is_known_to_be_bad():
     images = [np.zeros((1, 1, 3), dtype=np.uint8) if n == 1 else one for n, one in enumerate(pictures(4))]
     split = replace(split_of(images), bad={1: error})
     assert kept_size(split, "random-resized", SIZE) == (14, 20)
-    found, bad = keep(split, range(4), lambda image: torch.from_numpy(image).permute(2, 0, 1), (14, 20), "cpu", 1)
+    found, bad = keep(split, lambda image: torch.from_numpy(image).permute(2, 0, 1), (14, 20), "cpu", BadImages(1))
     assert list(bad) == [1]
     assert not found[1].any()
 
@@ -230,7 +232,7 @@ def test_evaluation_gives_what_the_loader_gives(count, world, even):
     crop = EvaluationCrop(SIZE, 0.8)
     for rank in range(world):
         bad = BadImages(3)
-        ours = list(EvaluationImages(split, crop, "cpu", rank, world, 3).batches(4, bad, even))
+        loader, ours = held(split_of(pictures(24)), val=split, crop=crop, rank=rank, world=world, filled=even, bad=bad)
         theirs = list(evaluation_batches(split, crop, 4, 0, False, (rank, world), BadImages(3), even))
         assert len(ours) == len(theirs)
         for (images, labels, valid), expected in zip(ours, theirs, strict=True):
@@ -238,7 +240,9 @@ def test_evaluation_gives_what_the_loader_gives(count, world, even):
             assert labels.equal(expected[1])
             assert (valid is None) == (expected[2] is None)
             assert valid is None or valid.equal(expected[2])
-        assert bad.known == ({"1.png"} if rank == 1 % world else set())
+        assert bad.known == {}
+        next(iter(loader))
+        assert set(bad.known) == ({"1.png"} if rank == 1 % world else set())
 
 
 # What is kept, and refused.
@@ -246,9 +250,9 @@ def test_evaluation_gives_what_the_loader_gives(count, world, even):
 
 def test_pieces_are_put_together_in_order(split, monkeypatch):
     monkeypatch.setattr(on_device, "PIECE", 7)
-    found, bad = keep(split, range(1, 40, 2), EvaluationCrop(SIZE, 1.0), (SIZE, SIZE), "cpu", 0)
+    found, bad = keep(split, EvaluationCrop(SIZE, 1.0), (SIZE, SIZE), "cpu", BadImages())
     assert bad == {}
-    assert found.equal(torch.stack([EvaluationCrop(SIZE, 1.0)(split.images[index]) for index in range(1, 40, 2)]))
+    assert found.equal(torch.stack([EvaluationCrop(SIZE, 1.0)(split.images[index]) for index in range(40)]))
 
 
 def of_two_sizes():
@@ -276,15 +280,19 @@ def test_images_of_one_size_keep_it_for_the_random_resized_crop(make):
     assert found.batch([(0, 1, 0)])[0].shape == (1, 3, SIZE, SIZE)
 
 
-def held(split, device="cpu", settings=PAD, compiled=False):
-    data = ImageData("noise", tuple("abcde"), split, split_of(pictures(10)))
-    order = EpochSampler(len(split), 0, 4, 4, world=2)
-    return hold_on_device(data, settings, order, EvaluationCrop(SIZE, 1.0), torch.device(device), BadImages(), compiled)
+def held(split, device="cpu", val=None, crop=None, rank=0, world=2, filled=False, bad=None):
+    data = ImageData("noise", tuple("abcde"), split, val or split_of(pictures(10)))
+    order = EpochSampler(len(split), 0, 4, 4, rank=rank, world=world)
+    crop = crop or EvaluationCrop(SIZE, 1.0)
+    return hold_on_device(data, PAD, order, crop, torch.device(device), bad or BadImages(), filled, False)
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(split, monkeypatch):
     monkeypatch.setattr(on_device, "free_memory", lambda device: 3 * 12 * 12 * 45)
-    assert len(held(split)[0]) == 5  # 40 to train on, and 5 of 10 to validate on in each of two processes
+    assert [len(labels) for _, labels, _ in held(split)[1]] == [
+        4,
+        1,
+    ]  # 40 to train on, and 5 of 10 to validate on in each of two processes
     monkeypatch.setattr(on_device, "free_memory", lambda device: 3 * 12 * 12 * 45 - 1)
     with pytest.raises(RecipeError) as error:
         held(split)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.dataset import DataError
-from transmix.data.loader import TrainingSamples, training_loader
+from transmix.data.loader import TrainingBatches, TrainingSamples
 from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation
 from transmix.data.source import open_data
@@ -304,7 +304,7 @@ def batches(data, rank, workers=2, first_step=0):
     order = EpochSampler(len(data.train), seed=5, batch=3, step_batch=6, rank=rank, world=2)
     order.start_at(0, first_step)
     plain = Augmentation(crop="none", flip=0.0, rand_augment=None, random_erasing=0.0)
-    loader = training_loader(
+    loader = TrainingBatches(
         TrainingSamples(data.train, TrainingAugmentation(plain, 16), seed=5), order, workers, pin=False
     )
     return list(loader)

@@ -19,8 +19,8 @@ from transmix.runs.checkpoint import (
     read_tensors,
     save_checkpoint,
     verify_checkpoint,
+    write_manifest,
 )
-from transmix.runs.manifest import write_manifest
 from transmix.runs.retention import settle_checkpoints
 
 
@@ -157,7 +157,6 @@ def rename_before_fsync(root, saved):
         for where in ("transmix.runs.checkpoint", "transmix.runs.atomic_write"):
             patch.setattr(f"{where}.sync", lambda path: None)
         patch.setattr("transmix.runs.checkpoint.write_file", lambda path, content: Path.write_bytes(path, content))
-        patch.setattr("transmix.runs.manifest.write_file", lambda path, content: Path.write_bytes(path, content))
         module._write_files(temporary, saved)
         write_manifest(temporary)
     temporary.rename(folder)

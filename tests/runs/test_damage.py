@@ -187,7 +187,7 @@ def test_what_is_not_json_is_refused(content, root):
 
 def rewrite(folder, **contents):
     """Make a manifest that agrees with whatever the files say, as a stranger can."""
-    from transmix.runs.manifest import write_manifest
+    from transmix.runs.checkpoint import write_manifest
 
     for name, content in contents.items():
         (folder / name.replace("_", ".")).write_bytes(content)

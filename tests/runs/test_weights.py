@@ -11,11 +11,10 @@ from safetensors.torch import load_file
 from transmix.cli import main
 from transmix.compare import compare_runs, read_run
 from transmix.recipes import resolved
-from transmix.runs.checkpoint import list_checkpoints
+from transmix.runs.checkpoint import list_checkpoints, write_manifest
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_recipe
 from transmix.runs.log import read_rows
-from transmix.runs.manifest import write_manifest
 from transmix.runs.weights import better_weights, choose_weights, ema_is_far_below
 from transmix.training.loop import train
 

@@ -1,10 +1,16 @@
-"""The script that kills runs, as a module: its comparison of two runs serves other tests too."""
+"""What several tests of training share: the script that kills runs, as a module, and pairs of processes."""
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from transmix.recipes import dump_recipe
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "chaos.py"
 
@@ -16,3 +22,29 @@ def chaos():
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Give a function that runs a scenario in two processes: exit codes, and what each said."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("test_sharded.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    outputs = tmp_path_factory.mktemp("outputs")
+
+    def run(scenario, recipe, folder, *more):
+        output = outputs / f"{scenario}-{time.monotonic_ns()}"
+        output.with_suffix(".yaml").write_text(dump_recipe(recipe))
+        arguments = [str(output.with_suffix(".yaml")), str(folder), *more]
+        process.stdin.write(json.dumps([scenario, arguments, str(output)]) + "\n")
+        process.stdin.flush()
+        found = json.loads(process.stdout.readline())
+        return found | {"said": [Path(f"{output}-{rank}.txt").read_text() for rank in range(2)]}
+
+    yield run
+    process.stdin.close()
+    process.wait(timeout=300)

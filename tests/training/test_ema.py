@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from transmix.training.ema import WeightAverage
+from transmix.training.ema import WeightAverage, a_copy
 
 ONE, ZERO = torch.tensor(1.0), torch.tensor(0.0)
 
@@ -56,7 +56,7 @@ def follow(model, average, went):
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.99996])
 def test_with_warm_up_the_average_is_that_of_a_plain_loop_that_counts_updates_alone(model, decay):
-    average = WeightAverage(model, decay)
+    average = WeightAverage(model, decay, a_copy(model))
     steps = follow(model, average, (1, 1, 0, 0, 1, 0, 1, 1, 1))
     assert close(average.model, oracle(steps, decay, warmup=True))
     assert int(average.updates) == 6
@@ -74,7 +74,7 @@ def test_after_seventy_steps_of_a_long_average_little_is_left_of_the_random_star
             weight.fill_(1.0)
     left = {}
     for warmup in (True, False):
-        average = WeightAverage(ones, 0.99996, warmup=warmup)
+        average = WeightAverage(ones, 0.99996, a_copy(ones), warmup=warmup)
         zeros = [weight.detach().clone() for weight in ones.parameters()]
         with torch.no_grad():
             for weight in ones.parameters():
@@ -90,7 +90,7 @@ def test_after_seventy_steps_of_a_long_average_little_is_left_of_the_random_star
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
 def test_the_average_is_that_of_a_plain_loop(model, decay):
-    average = WeightAverage(model, decay, warmup=False)
+    average = WeightAverage(model, decay, a_copy(model), warmup=False)
     steps = follow(model, average, (1, 1, 0, 1, 0, 1))
     assert close(average.model, oracle(steps, decay))
     assert not close(average.model, oracle(steps, 0.6))
@@ -98,7 +98,7 @@ def test_the_average_is_that_of_a_plain_loop(model, decay):
 
 
 def test_a_step_that_was_held_back_changes_no_weight(model):
-    average = WeightAverage(model, 0.5, warmup=False)
+    average = WeightAverage(model, 0.5, a_copy(model), warmup=False)
     before = weights(average.model)
     change(model, torch.Generator().manual_seed(1))
     average.update(ZERO)
@@ -108,7 +108,7 @@ def test_a_step_that_was_held_back_changes_no_weight(model):
 
 
 def test_the_models_weights_and_their_gradients_are_untouched(model):
-    average = WeightAverage(model, 0.5)
+    average = WeightAverage(model, 0.5, a_copy(model))
     change(model, torch.Generator().manual_seed(1))
     before = weights(model)
     for parameter in model.parameters():
@@ -120,7 +120,7 @@ def test_the_models_weights_and_their_gradients_are_untouched(model):
 
 
 def test_the_average_has_memory_of_its_own(model):
-    average = WeightAverage(model, 0.5)
+    average = WeightAverage(model, 0.5, a_copy(model))
     mine = {tensor.data_ptr() for tensor in average.model.state_dict().values()}
     theirs = {tensor.data_ptr() for tensor in model.state_dict().values()}
     assert not mine & theirs
@@ -131,13 +131,13 @@ def test_the_average_has_memory_of_its_own(model):
 
 
 def test_the_average_is_for_evaluation_only(model):
-    average = WeightAverage(model, 0.5)
+    average = WeightAverage(model, 0.5, a_copy(model))
     assert not any(module.training for module in average.model.modules())
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
 
 
 def test_buffers_are_the_models_own_and_not_averaged(model):
-    average = WeightAverage(model, 0.9)
+    average = WeightAverage(model, 0.9, a_copy(model))
     for _ in range(3):
         model(torch.randn(5, 3, 5, 7))
         average.update(ONE)
@@ -153,7 +153,7 @@ def test_buffers_are_the_models_own_and_not_averaged(model):
 def test_weights_shared_between_layers_stay_shared():
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
-    average = WeightAverage(tied, 0.25, warmup=False)
+    average = WeightAverage(tied, 0.25, a_copy(tied), warmup=False)
     start = tied[0].weight.detach().clone()
     change(tied, torch.Generator().manual_seed(1))
     average.update(ONE)

@@ -15,110 +15,16 @@ from transmix.cli import main
 from transmix.recipes import dump_recipe
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint
 
-HARNESS = """
-import json, os, signal, socket, sys, time, traceback
-import torch
-torch.set_num_threads(1)
-import timm, torch.distributed
-from transmix import cli, distributed
-from transmix.recipes import load_recipe
-from transmix.training import loop, checkpoint_state
-from transmix.training.step import TrainingStep
-from transmix.training import stopping
-from transmix.training.stopping import Watch
-
-stopping.AGREE_EVERY = 4
-step, forward = TrainingStep.__call__, TrainingStep.forward
-
-def disturb(scenario, rank):
-    if scenario == "nan on one" and rank == 1:
-        def poisoned(self, *about):
-            return forward(self, *about) * (float("nan") if self.now == 3 else 1.0)
-        TrainingStep.forward = poisoned
-    def call(self, number, *rest, **more):
-        self.now = number + 1
-        if scenario.startswith("signal to one") and rank == 1 and number == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, number, *rest, **more)
-    TrainingStep.__call__ = call
-    if scenario == "signal to one, no agreement":
-        Watch.look = lambda self, turn=0: (self.signal, False)
-
-def run(scenario, recipe, out, resume):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started, pids = time.monotonic(), []
-    for rank in range(2):
-        pid = os.fork()
-        if pid == 0:
-            code = 99
-            try:
-                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-                output = os.open(f"{out}-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(output, 1); os.dup2(output, 2)
-                disturb(scenario, rank)
-                code = cli.main(["train", "--recipe", recipe, "--out", out, *(["--resume"] if resume else [])])
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush(); sys.stderr.flush()
-                os._exit(code)
-        pids.append(pid)
-    codes = {}
-    limit = 40 if "no agreement" in scenario else 300  # a hang: the negative control may be one
-    while len(codes) < 2 and time.monotonic() - started < limit:
-        for pid in pids:
-            if pid not in codes:
-                found, status = os.waitpid(pid, os.WNOHANG)
-                if found:
-                    codes[pid] = os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    for pid in pids:
-        if pid not in codes:
-            os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
-    return {"codes": [codes.get(pid) for pid in pids]}
-
-for line in sys.stdin:
-    print(json.dumps(run(*json.loads(line))), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """Give a function that runs a training in two processes, disturbed in some way: exit codes, outputs."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HARNESS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-    def run(scenario, recipe, folder, resume=False):
-        file = folder.with_suffix(".yaml")
-        file.write_text(dump_recipe(recipe))
-        process.stdin.write(json.dumps([scenario, str(file), str(folder), resume]) + "\n")
-        process.stdin.flush()
-        found = json.loads(process.stdout.readline())
-        found["said"] = [folder.with_name(f"{folder.name}-{rank}.txt").read_text() for rank in range(2)]
-        return found
-
-    yield run
-    process.stdin.close()
-    process.wait(timeout=300)
-
 
 @pytest.fixture(scope="module")
 def undisturbed(pair, small_recipe, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert pair("nothing", small_recipe(images), folder)["codes"] == [0, 0]
+    assert pair("plain", small_recipe(images), folder)["codes"] == [0, 0]
     return load_checkpoint(newest_checkpoint(folder / "checkpoints")[0]).tensors
 
 
 def test_a_number_that_is_not_finite_on_one_process_stops_both_at_that_step(pair, small_recipe, images, tmp_path):
-    found = pair("nan on one", small_recipe(images, log_every=4), tmp_path / "run")
+    found = pair("nan_on_one", small_recipe(images, log_every=4), tmp_path / "run")
     assert found["codes"] == [1, 1], found["said"]
     assert all("loss or gradient was not finite at step 3 (epoch 1; training images" in said for said in found["said"])
     dump = load_checkpoint(tmp_path / "run" / "nonfinite" / "step-00000003")
@@ -130,10 +36,10 @@ def test_a_number_that_is_not_finite_on_one_process_stops_both_at_that_step(pair
 def test_a_signal_to_one_process_saves_and_stops_both_and_the_resumed_run_has_the_same_bits(
     pair, undisturbed, small_recipe, images, tmp_path
 ):
-    found = pair("signal to one", small_recipe(images), tmp_path / "run")
+    found = pair("signal_to_one", small_recipe(images), tmp_path / "run", "2")
     assert found["codes"] == [128 + signal.SIGTERM] * 2, found["said"]
     assert all("stopped by SIGTERM after step 4;" in said for said in found["said"])  # in mid-epoch
-    assert pair("nothing", small_recipe(images), tmp_path / "run", resume=True)["codes"] == [0, 0]
+    assert pair("plain", small_recipe(images), tmp_path / "run", "--resume")["codes"] == [0, 0]
     resumed = load_checkpoint(newest_checkpoint(tmp_path / "run" / "checkpoints")[0]).tensors
     assert resumed.keys() == undisturbed.keys()
     for kind, tensors in undisturbed.items():
@@ -142,7 +48,7 @@ def test_a_signal_to_one_process_saves_and_stops_both_and_the_resumed_run_has_th
 
 def test_without_agreement_only_one_would_stop(pair, small_recipe, images, tmp_path):
     """The negative control: the other process waits for it or fails; it does not save and stop as asked."""
-    found = pair("signal to one, no agreement", small_recipe(images, max_steps=4), tmp_path / "run")
+    found = pair("without_agreement", small_recipe(images, max_steps=4), tmp_path / "run")
     assert found["codes"] != [128 + signal.SIGTERM] * 2
 
 
@@ -160,7 +66,7 @@ def write_images(root, validation):
 @pytest.mark.parametrize("validation", [(1, 1), (3, 2), (9, 4)])
 def test_validation_images_that_do_not_divide_are_each_counted_once(pair, small_recipe, validation, tmp_path):
     recipe = small_recipe(write_images(tmp_path / "images", validation), max_steps=2)
-    found = pair("nothing", recipe, tmp_path / "run")
+    found = pair("plain", recipe, tmp_path / "run")
     assert found["codes"] == [0, 0], found["said"]
     last = json.loads((tmp_path / "run" / "summary.json").read_text())["last"]
     assert main(["evaluate", str(tmp_path / "run"), "--workers", "0"]) == 0  # in this process alone

@@ -19,10 +19,9 @@ def some_steps(quiet=False):
     for _ in range(3):
         progress.advance(epoch=0)
         progress.show({"loss": 1.2345})
-    if progress.bar is not None:
-        progress.bar.refresh()
+    progress.bar.refresh()
     progress.say_epoch(0, ROW)
-    progress.close()
+    progress.bar.close()
 
 
 def test_a_terminal_gets_a_live_bar_with_step_speed_loss_and_time_left(monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """Weights cut up over two processes (FSDP2): the same numbers, the same checkpoints, and nothing hangs.
 
 As a script, this file is a server that runs the scenarios below in pairs of processes, forked from one that has
-imported everything.
+imported everything; the fixture `pair` starts it, for `test_many_processes` too.
 """
 
 import json
@@ -9,12 +9,10 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 import traceback
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +28,7 @@ from transmix.data.seeding import derive_seed
 from transmix.distributed import World, start, wrap
 from transmix.evaluation.evaluate import evaluate
 from transmix.models.build import build_model, normaliser
-from transmix.recipes import dump_recipe, load_recipe
+from transmix.recipes import load_recipe
 from transmix.recipes.model import Model
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, optimizer_tensors
 from transmix.training import batches as loading
@@ -88,10 +86,16 @@ def recorded(rank, recipe, folder):
     return code
 
 
-def signal_to_one(rank, recipe, folder):
+def signal_to_one(rank, recipe, folder, done):
+    """Send it when so many steps are done."""
     stopping.AGREE_EVERY = 4
-    before_step(lambda _, number: rank == 1 and number == 6 and os.kill(os.getpid(), signal.SIGTERM))
+    before_step(lambda _, number: rank == 1 and number == int(done) and os.kill(os.getpid(), signal.SIGTERM))
     return command(recipe, folder)
+
+
+def without_agreement(rank, recipe, folder):
+    stopping.Watch.look = lambda self, turn=0: (self.signal, False)
+    return signal_to_one(rank, recipe, folder, 2)
 
 
 def signal_in_evaluation(rank, recipe, folder):
@@ -178,8 +182,8 @@ def evaluated(rank, recipe, folder):
 SCENARIOS = {
     function.__name__: function
     for function in (
-        plain, recorded, signal_to_one, signal_in_evaluation, nan_on_one, one_dies, one_stalls, one_has_no_data,
-        exact, evaluated,
+        plain, recorded, signal_to_one, without_agreement, signal_in_evaluation, nan_on_one, one_dies, one_stalls,
+        one_has_no_data, exact, evaluated,
     )
 }  # fmt: skip
 
@@ -197,10 +201,10 @@ def run_pair(scenario, arguments, output):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = time.monotonic()
+    started, limit = time.monotonic(), 40 if scenario == "without_agreement" else DEADLINE  # which may hang
     pids = [fork(scenario, arguments, f"{output}-{rank}.txt", rank, port) for rank in range(2)]
     ended = {}
-    while len(ended) < 2 and time.monotonic() - started < DEADLINE:
+    while len(ended) < 2 and time.monotonic() - started < limit:
         for pid in set(pids) - set(ended):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
@@ -234,32 +238,6 @@ def fork(scenario, arguments, output, rank, port):
 
 
 # ------------------------------------------------------------------------------------------------------- fixtures
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """Give a function that runs a scenario in two processes: exit codes, and what each said."""
-    process = subprocess.Popen(
-        [sys.executable, __file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    outputs = tmp_path_factory.mktemp("outputs")
-
-    def run(scenario, recipe, folder, *more):
-        output = outputs / f"{scenario}-{time.monotonic_ns()}"
-        output.with_suffix(".yaml").write_text(dump_recipe(recipe))
-        arguments = [str(output.with_suffix(".yaml")), str(folder), *more]
-        process.stdin.write(json.dumps([scenario, arguments, str(output)]) + "\n")
-        process.stdin.flush()
-        found = json.loads(process.stdout.readline())
-        return found | {"said": [Path(f"{output}-{rank}.txt").read_text() for rank in range(2)]}
-
-    yield run
-    process.stdin.close()
-    process.wait(timeout=DEADLINE)
 
 
 @pytest.fixture(scope="module")
@@ -564,7 +542,7 @@ def test_every_process_gets_as_many_batches_and_every_image_counts_once(batch, w
 
 
 def test_a_signal_to_one_stops_both_and_the_resumed_run_has_the_same_bits(pair, runs, recipe, tmp_path):
-    found = pair("signal_to_one", shards(recipe, True), tmp_path / "run")
+    found = pair("signal_to_one", shards(recipe, True), tmp_path / "run", "6")
     assert found["codes"] == [128 + signal.SIGTERM] * 2, found["said"]
     assert all("stopped by SIGTERM after step 8;" in said for said in found["said"])
     assert pair("plain", shards(recipe, True), tmp_path / "run", "--resume")["codes"] == [0, 0]

@@ -25,13 +25,13 @@ class BadImages:
 
     def __init__(self, limit: int = 0, path: Path | None = None):
         self.limit, self.path = limit, path
-        self.known: set[str] = set()
+        self.known: dict[str, str] = {}  # where -> reason
 
     def count(self) -> int:
         """Return how many are known, also by other processes if there is a list."""
         if self.path is not None and self.path.exists():
             with opened_alone(self.path) as file:
-                self.known |= {line.partition("\t")[0] for line in file}
+                self.known |= _read(file)
         return len(self.known)
 
     def add(self, found: Iterable[tuple[str, str]]) -> None:
@@ -43,37 +43,35 @@ class BadImages:
         """
         reasons = dict(found)
         new = {printable(where): printable(reason) for where, reason in reasons.items()}
-        if new.keys() <= self.known:
+        if new.keys() <= self.known.keys():
             return
         if self.limit == 0:
             raise UnreadableImageError(*next(iter(reasons.items())))
         if self.path is not None:
             with opened_alone(self.path) as file:
-                self.known |= {line.partition("\t")[0] for line in file}
+                self.known |= _read(file)
                 file.writelines(f"{where}\t{reason}\n" for where, reason in new.items() if where not in self.known)
-        self.known |= new.keys()
-        if len(self.known) > self.limit:
-            raise too_many(self.limit, sorted(self.known))
+        self.join([new])
 
-    def join(self, others: Iterable[set[str]]) -> None:
+    def join(self, others: Iterable[dict[str, str]]) -> None:
         """Take note of what other processes, without a common list, have met.
 
         Raises:
             DataError: Together there are more than the limit.
         """
-        self.known = self.known.union(*others)
+        for other in others:
+            self.known |= other
         if len(self.known) > self.limit:
             raise too_many(self.limit, sorted(self.known))
-
-
-def bad_images(settings: Data, folder: Path) -> BadImages:
-    """Return what a run does about bad images, as its recipe says."""
-    return BadImages(allowed_bad(settings), folder / LIST)
 
 
 def allowed_bad(settings: Data) -> int:
     """Return how many images of a run may be bad."""
     return settings.max_bad_images if settings.on_bad_image == "skip" else 0
+
+
+def _read(file: TextIO) -> dict[str, str]:
+    return {where: reason for where, _, reason in (line.rstrip("\n").partition("\t") for line in file)}
 
 
 @contextmanager

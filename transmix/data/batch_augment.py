@@ -76,15 +76,10 @@ class BatchAugmentation:
     """
 
     def __init__(
-        self,
-        settings: Augmentation,
-        source: tuple[int, int],
-        size: int,
-        seed: int,
-        device: torch.device | str,
+        self, settings: Augmentation, source: tuple[int, int], size: int, seed: int, device: torch.device | str
     ):
         self.settings, self.source, self.size, self.keys = settings, source, size, seed_keys(seed)
-        self.aspects = erased_aspects().to(device)
+        self.aspects = log_uniform(*ERASED_ASPECT).to(device)
         self.crop_aspects = log_uniform(*settings.crop_ratio).to(device)
         self.noise = noise_levels(settings.mean, settings.std).to(device)
         self.orders = torch.tensor(ORDERS, device=device)
@@ -134,11 +129,6 @@ def log_uniform(low: float, high: float) -> Tensor:
     return (math.log(low) + math.log(high / low) * fractions_of_16_bits()).exp()
 
 
-def erased_aspects() -> Tensor:
-    """Return quantiles (65536,) float64 of an erased rectangle's height by width."""
-    return log_uniform(*ERASED_ASPECT)
-
-
 def noise_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return quantiles (3, 65536) uint8 of erasing's noise: N(0, 1) of normalised pixels, clipped to what they can be.
 
@@ -164,12 +154,9 @@ def crop_boxes(
         aspects: quantiles (65536,) of width by height.
     """
     height, width = source
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * fraction(tried[..., 0]))
-    aspect = aspects[tried[..., 1] >> 16]
-    columns, rows = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+    columns, rows = _sides(tried, source, scale, aspects)
     fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
-    top, left = below(tried[..., 2], height - rows + 1), below(tried[..., 3], width - columns + 1)
-    return _first(torch.stack([top, left, rows, columns], -1), fits, _central(source, ratio))
+    return _first(tried, (rows, columns), source, fits, _central(source, ratio))
 
 
 def _central(source: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:
@@ -191,20 +178,24 @@ def erased_boxes(tried: Tensor, size: tuple[int, int], aspects: Tensor) -> Tenso
         size: height and width of the image.
         aspects: quantiles (65536,) of height by width.
     """
-    height, width = size
-    low, high = ERASED_AREA
-    area = height * width * (low + (high - low) * fraction(tried[..., 0]))
+    rows, columns = _sides(tried, size, ERASED_AREA, aspects)
+    return _first(tried, (rows, columns), size, (rows < size[0]) & (columns < size[1]), (0, 0, 0, 0))
+
+
+def _sides(tried: Tensor, size: tuple[int, int], share: tuple[float, float], aspects: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sides (n, tries) int64 of rectangles, the one that an aspect is of and the one that it is by."""
+    area = size[0] * size[1] * (share[0] + (share[1] - share[0]) * fraction(tried[..., 0]))
     aspect = aspects[tried[..., 1] >> 16]
-    rows, columns = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
-    fits = (rows < height) & (columns < width)
-    top, left = below(tried[..., 2], height - rows + 1), below(tried[..., 3], width - columns + 1)
-    return _first(torch.stack([top, left, rows, columns], -1), fits, (0, 0, 0, 0))
+    return (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
 
 
-def _first(boxes: Tensor, fits: Tensor, otherwise: tuple[int, ...]) -> Tensor:
-    """Return of (n, tries, 4) boxes the first that fits, (n, 4)."""
+def _first(
+    tried: Tensor, sides: tuple[Tensor, Tensor], size: tuple[int, int], fits: Tensor, otherwise: tuple[int, ...]
+) -> Tensor:
+    """Place rectangles of (n, tries) rows and columns in an image, and return the first that fits of each n, (n, 4)."""
+    top, left = (below(tried[..., at + 2], size[at] - sides[at] + 1) for at in (0, 1))
     first = (fits * torch.arange(fits.shape[1], 0, -1, device=fits.device)).argmax(1)
-    found = boxes.take_along_dim(first[:, None, None], 1)[:, 0]
+    found = torch.stack([top, left, *sides], -1).take_along_dim(first[:, None, None], 1)[:, 0]
     some = fits.any(1)
     return torch.stack([torch.where(some, one, last) for one, last in zip(found.unbind(1), otherwise, strict=True)], 1)
 

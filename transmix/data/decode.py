@@ -4,6 +4,10 @@ import errno
 import io
 import os
 import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +17,6 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 from transmix.data.dataset import DataError, UnreadableImageError
 from transmix.data.formats import FORMATS
 from transmix.data.grey import DeepValues, Grey, deep_values, to_8_bit
-from transmix.data.png import lacks_pixels
-from transmix.data.tiff import describe_tiff
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, as on paper and on most web pages."""
@@ -30,6 +32,18 @@ _UPRIGHT_BY = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples a pixel of a PNG by colour type."""
+
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""The passes of an interlaced PNG: first column and row, and the steps to the next ones."""
+
+_SAMPLE_FORMAT = 339
+"""TIFF tag: 1 unsigned, 2 signed, 3 float."""
+
+_KINDS = {1: "bits", 2: "bits, signed", 3: "bits, floating point"}
+"""By that tag."""
 
 
 def decode_image(file_or_bytes: ImageSource, where: str, grey: Grey = None) -> np.ndarray:
@@ -57,19 +71,14 @@ def decode_image(file_or_bytes: ImageSource, where: str, grey: Grey = None) -> n
         DataError: If it could not be read this time: memory, open files or the disk gave out; or if it is greyscale of
             more than 8 bits and `grey` is None.
     """
-    try:
-        with _open(file_or_bytes) as image:
-            _check_tiles(image)
-            _scale_transparent_colour(image)
-            image.load()
-            _check_rows(image, file_or_bytes)
-            turn = _UPRIGHT_BY.get(orientation(image))
-            shallow = _shallow(image, where, grey)
-            return _to_rgb(shallow.transpose(turn) if turn is not None else shallow)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise _unreadable(where, error, file_or_bytes) from error
+    with _opened(file_or_bytes, where) as image:
+        _check_tiles(image)
+        _scale_transparent_colour(image)
+        image.load()
+        _check_rows(image, file_or_bytes)
+        turn = _UPRIGHT_BY.get(orientation(image))
+        shallow = _shallow(image, where, grey)
+        return _to_rgb(shallow.transpose(turn) if turn is not None else shallow)
 
 
 def read_deep_values(file_or_bytes: ImageSource, where: str, colour: bool = True) -> DeepValues | None:
@@ -83,15 +92,12 @@ def read_deep_values(file_or_bytes: ImageSource, where: str, colour: bool = True
     Raises:
         UnreadableImageError, DataError: As `decode_image`.
     """
-    try:
-        with _open(file_or_bytes) as image:
-            is_grey = _is_deep_grey(image)
-            if not (is_grey or (colour and ";16" in stored_as(image))):
-                return None
-            image.load()
-            return deep_values(_stored(image) if is_grey else np.asarray(image), not is_grey)
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise _unreadable(where, error, file_or_bytes) from error
+    with _opened(file_or_bytes, where) as image:
+        is_grey = _is_deep_grey(image)
+        if not (is_grey or (colour and ";16" in stored_as(image))):
+            return None
+        image.load()
+        return deep_values(_stored(image) if is_grey else np.asarray(image), not is_grey)
 
 
 def image_size(file_or_bytes: ImageSource, where: str) -> tuple[int, int]:
@@ -106,31 +112,57 @@ def image_size(file_or_bytes: ImageSource, where: str) -> tuple[int, int]:
     Raises:
         UnreadableImageError, DataError: As `decode_image`, for the header.
     """
+    with _opened(file_or_bytes, where) as image:
+        # Pillow reports the size of a TIFF as already turned
+        lies_on_its_side = orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
+        return (image.width, image.height) if lies_on_its_side else (image.height, image.width)
+
+
+@contextmanager
+def _opened(source: ImageSource, where: str) -> Iterator[Image.Image]:
+    """Open an image; what goes wrong with it then, too, becomes an error that names it."""
     try:
-        with _open(file_or_bytes) as image:
-            # Pillow reports the size of a TIFF as already turned
-            lies_on_its_side = orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
-            return (image.width, image.height) if lies_on_its_side else (image.height, image.width)
-    except Exception as error:
-        raise _unreadable(where, error, file_or_bytes) from error
-
-
-def _open(file_or_bytes: ImageSource) -> Image.Image:
-    if isinstance(file_or_bytes, bytes):
-        return Image.open(io.BytesIO(file_or_bytes), formats=FORMATS)
-    if isinstance(file_or_bytes, str | os.PathLike) and not stat.S_ISREG(os.stat(file_or_bytes).st_mode):
-        raise OSError("not a regular file")  # opening a FIFO would wait for ever, and a device may never end
-    return Image.open(file_or_bytes, formats=FORMATS)
+        if isinstance(source, str | os.PathLike) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise OSError("not a regular file")  # opening a FIFO would wait for ever, and a device may never end
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise _unreadable(where, error, source) from error
 
 
 def _unreadable(where: str, error: Exception, source: ImageSource) -> DataError:
     """Say what is wrong with an image, and whether it would be the same at the next try."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, UnidentifiedImageError):
-        reason = describe_tiff(source) or "not an image, or of a kind that is not read"
+        reason = _describe_tiff(source) or "not an image, or of a kind that is not read"
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in _LASTING):
         return DataError(f"{where}: cannot read the image now ({reason})")
     return UnreadableImageError(where, reason)
+
+
+def _describe_tiff(source: ImageSource) -> str | None:
+    """Say what is in a TIFF that Pillow cannot open, and what to do; None if it is no TIFF.
+
+    That is bands, or numbers of kinds that Pillow does not know: 'TIFF with 13 bands of 16 bits: write one of them as
+    grey, or three as RGB of 8 bits'.
+    """
+    try:
+        with _file(source) as file:
+            head = file.read(8)
+            if head[:4] in (b"II+\0", b"MM\0+"):  # BigTIFF
+                head += file.read(8)
+            tags: Any = TiffImagePlugin.ImageFileDirectory_v2(head)
+            file.seek(tags.next)
+            tags.load(file)  # of the first page
+        bands = int(tags.get(ExifTags.Base.SamplesPerPixel, 1))
+        bits = max(tags.get(ExifTags.Base.BitsPerSample, (1,)))
+        kind = _KINDS.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "bits of an unknown kind")
+    except Exception:  # no TIFF, or a damaged one
+        return None
+    remedy = "write it as grey" if bands == 1 else "write one of them as grey, or three as RGB"
+    return f"TIFF with {bands} band{'s' if bands > 1 else ''} of {bits} {kind}: {remedy} of 8 bits"
 
 
 _LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -169,8 +201,10 @@ def _check_rows(image: Image.Image, source: ImageSource) -> None:
         return
     rows = range(max(0, image.height - 2), image.height)
     suspicious = image.info.get("interlace") or any(_is_blank(image, row) for row in rows)
-    if suspicious and lacks_pixels(_content(source)):
-        raise ValueError("pixels are missing at the end")
+    if suspicious:
+        with _file(source) as file:
+            if _lacks_pixels(file.read()):
+                raise ValueError("pixels are missing at the end")
 
 
 def _is_blank(image: Image.Image, row: int) -> bool:
@@ -179,13 +213,46 @@ def _is_blank(image: Image.Image, row: int) -> bool:
     return image.crop((0, row, image.width, row + 1)).getbbox() is None
 
 
-def _content(source: ImageSource) -> bytes:
-    if isinstance(source, bytes):
-        return source
+@contextmanager
+def _file(source: ImageSource) -> Iterator[BinaryIO]:
+    """Open a source at its first byte; one that was open stays open."""
     if isinstance(source, str | os.PathLike):
-        return Path(source).read_bytes()
-    source.seek(0)
-    return source.read()
+        with Path(source).open("rb") as file:
+            yield file
+    else:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        file.seek(0)
+        yield file
+
+
+def _lacks_pixels(content: bytes) -> bool:
+    """Tell whether a PNG's data inflates to fewer bytes than its header asks for.
+
+    Pillow takes one whose data stops at an earlier row for whole.
+    """
+    width, height, bits, colour, _, _, interlace = struct.unpack(">IIBBBBB", content[16:29])
+    sizes = [
+        (-(-(width - left) // right), -(-(height - top) // down))
+        for left, top, right, down in (_ADAM7 if interlace else ((0, 0, 1, 1),))
+    ]
+    asked = sum(
+        rows * (1 + -(-columns * bits * _CHANNELS[colour] // 8)) for columns, rows in sizes if columns > 0 and rows > 0
+    )
+    found, inflate = 0, zlib.decompressobj()
+    for data in _png_data(content):
+        while data and found < asked:
+            found += len(inflate.decompress(data, 1 << 20))
+            data = inflate.unconsumed_tail
+    return found < asked
+
+
+def _png_data(content: bytes) -> Iterator[bytes]:
+    position = 8
+    while position + 8 <= len(content):
+        length, kind = struct.unpack(">I4s", content[position : position + 8])
+        if kind == b"IDAT":
+            yield content[position + 8 : position + 8 + length]
+        position += 12 + length
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:
@@ -239,10 +306,6 @@ def _stored(image: Image.Image) -> np.ndarray:
 
 def _is_signed(tags: Any) -> bool:
     return tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
-
-
-_SAMPLE_FORMAT = 339
-"""TIFF tag: 1 unsigned, 2 signed, 3 float."""
 
 
 def stored_as(image: Any) -> str:

@@ -45,8 +45,18 @@ def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
     notes: list[str] = []
     if grey == FIND:
         train = deep_values_of(data.train)
-        grey = range_of(train.values(), str(data.name))
-        notes += _found_notes(train, len(data.train), grey)
+        grey = range_of(train.values(), data.name)
+        count = sum(not one.colour for one in train.values())
+        if grey is not None:
+            notes.append(
+                f"grey range {as_range(grey)}, found over {count} training images of more than 8 bits (--grey-range "
+                f"sets it)"
+            )
+        if grey is not None and count < len(data.train):
+            notes.append(
+                f"the other {len(data.train) - count} training images are not rescaled: make sure that they mean the "
+                f"same by black and white"
+            )
     elif grey is not None:
         check_levels(deep_values_of(data.train, SAMPLED, colour=False).values(), grey, data.name)
     notes += leaving_notes(data.val, grey, data.name)
@@ -166,18 +176,3 @@ def check_levels(found: Iterable[DeepValues], grey: GreyRange, name: str) -> Non
             f"which the grey range {as_range(grey)} leaves fewer than {FEWEST_LEVELS} of 256 levels; give the values "
             f"that are black and white, for example --grey-range {usual[0]:.6g} {usual[1]:.6g}"
         )
-
-
-def _found_notes(found: dict[int, DeepValues], images: int, grey: Grey) -> list[str]:
-    count = sum(not one.colour for one in found.values())
-    if not isinstance(grey, tuple) or not count:
-        return []
-    notes = [
-        f"grey range {as_range(grey)}, found over {count} training images of more than 8 bits (--grey-range sets it)"
-    ]
-    if count < images:
-        notes.append(
-            f"the other {images - count} training images are not rescaled: make sure that they mean the same by black "
-            f"and white"
-        )
-    return notes

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,26 @@ TRIES = 100
 """So many images in a row that cannot be read are an error, whatever the limit."""
 
 
-class TrainingSamples(Dataset):
+class _Samples(Dataset):
+    """A split whose samples `load` gives by their keys."""
+
+    load: Callable[[Any], Sample]
+
+    def __getitem__(self, key: Any) -> tuple[Tensor, int]:
+        return self.load(key)[:2]
+
+    def __getitems__(self, keys: Sequence) -> list[Sample] | str:
+        """Load a batch, which torch asks for at once.
+
+        Of a problem with the data give the message, because torch would raise it with its traceback.
+        """
+        try:
+            return [self.load(key) for key in keys]
+        except DataError as error:
+            return str(error)
+
+
+class TrainingSamples(_Samples):
     """A split seen through the training augmentation; indexed by sample keys rather than by numbers.
 
     In place of an image that cannot be read stands another, with its label. Which one follows from (seed, epoch,
@@ -37,15 +56,6 @@ class TrainingSamples(Dataset):
 
     def __init__(self, split: Split, augment: Callable, seed: int):
         self.split, self.augment, self.seed = split, augment, seed
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, sample: SampleKey) -> tuple[Tensor, int]:
-        return self.load(sample)[:2]
-
-    def __getitems__(self, samples: list[SampleKey]) -> list[Sample] | str:  # what torch asks for, a batch at once
-        return _all_or_problem(self.load, samples)
 
     def load(self, sample: SampleKey) -> Sample:
         """Return an image, its label, and what could not be read on the way to it."""
@@ -66,20 +76,11 @@ class TrainingSamples(Dataset):
         raise too_many(TRIES, [where for where, _ in found])
 
 
-class EvaluationSamples(Dataset):
+class EvaluationSamples(_Samples):
     """A split seen through the evaluation crop; indexed by numbers. An image that cannot be read is black."""
 
     def __init__(self, split: Split, crop: Callable):
         self.split, self.crop = split, crop
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.load(index)[:2]
-
-    def __getitems__(self, indices: list[int]) -> list[Sample] | str:
-        return _all_or_problem(self.load, indices)
 
     def load(self, index: int) -> Sample:
         """Return an image, its label, and whether it could not be read."""
@@ -100,18 +101,23 @@ class EvaluationSamples(Dataset):
 
 
 class TrainingBatches:
-    """Batches of a loader, once it is known that no more images were bad than may be.
+    """Batches (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is the epoch that `order` is at.
+
+    Iterating raises a DataError if more images are bad than `bad` allows.
 
     Args:
-        loader: of TrainingSamples.
-        bad: what is met and what is allowed.
+        samples: what is loaded.
+        order: the keys of each batch.
+        workers: processes that load; 0: this one does.
+        pin: whether batches go to a GPU.
+        bad: what is met and what is allowed; None: any.
     """
 
-    def __init__(self, loader: DataLoader, bad: BadImages):
-        self.loader, self.bad = loader, bad
-
-    def __len__(self) -> int:
-        return len(self.loader)
+    def __init__(
+        self, samples: TrainingSamples, order: EpochSampler, workers: int, pin: bool, bad: BadImages | None = None
+    ):
+        self.loader = _loader(samples, order, workers, pin, persistent_workers=workers > 0)
+        self.bad = bad or BadImages()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = in_shared_memory(
@@ -120,25 +126,17 @@ class TrainingBatches:
         return (_checked(batch, self.bad)[:2] for batch in batches)
 
 
-def training_loader(
-    samples: TrainingSamples, order: EpochSampler, workers: int, pin: bool, bad: BadImages | None = None
-) -> TrainingBatches:
-    """Return batches (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is the epoch `order` is at.
-
-    Raises:
-        DataError: on the way, if more images are bad than `bad` allows (None: any).
-    """
-    loader = DataLoader(
+def _loader(samples: _Samples, batches: Iterable, workers: int, pin: bool, **more: Any) -> DataLoader:
+    return DataLoader(
         samples,
-        batch_sampler=order,
+        batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
         pin_memory=pin,
-        persistent_workers=workers > 0,
         worker_init_fn=ignore_signals,
         collate_fn=_collate,
         generator=torch.Generator(),  # else every iteration would draw from the global one
+        **more,
     )
-    return TrainingBatches(loader, bad or BadImages())
 
 
 def evaluation_batches(
@@ -164,31 +162,14 @@ def evaluation_batches(
     mine = range(rank, len(split), world)
     batches = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
     samples = EvaluationSamples(split, crop)
-    loader = DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=ignore_signals,
-        collate_fn=_collate,
-        generator=torch.Generator(),
-    )
     bad = bad or BadImages()
-    for loaded in in_shared_memory(iter(loader)):
+    for loaded in in_shared_memory(iter(_loader(samples, batches, workers, pin))):
         images, labels, found = _checked(loaded, bad)
         yield images, labels, torch.tensor([not any_bad for any_bad in found]) if any(found) else None
     if even:
         most = len(range(0, len(range(0, len(split), world)), batch))  # the first process has most
         for _ in range(most - len(batches)):
             yield samples.black()[None], torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool)
-
-
-def _all_or_problem(load: Callable[[Any], Sample], keys: Sequence) -> list[Sample] | str:
-    """Load a batch; of a problem with the data give the message, because torch would raise it with its traceback."""
-    try:
-        return [load(one) for one in keys]
-    except DataError as error:
-        return str(error)
 
 
 def _collate(loaded: list[Sample] | str) -> tuple[Tensor, Tensor, list[Found]] | str:

@@ -16,7 +16,7 @@ from transmix.data.augment import EvaluationCrop, fit, to_tensor
 from transmix.data.bad_images import BadImages
 from transmix.data.batch_augment import BatchAugmentation, Draws
 from transmix.data.dataset import ImageData, Split, UnreadableImageError
-from transmix.data.loader import TrainingSamples
+from transmix.data.loader import TrainingSamples, evaluation_batches
 from transmix.data.sampler import EpochSampler, SampleKey
 from transmix.data.settings import Augmentation
 from transmix.error import RecipeError
@@ -97,27 +97,24 @@ def free_memory(device: torch.device) -> int | None:
 
 def keep(
     split: Split,
-    indices: range,
     change: Callable[[np.ndarray], Tensor],
     size: tuple[int, int],
     device: torch.device | str,
-    max_bad: int,
+    met: BadImages,
 ) -> tuple[Tensor, dict[int, UnreadableImageError]]:
     """Decode images and bring them to the device, (n, 3, H, W) uint8; name those that cannot be read, which are black.
 
     Args:
         split: the images.
-        indices: which of them.
         change: (h, w, 3) uint8 array -> (3, H, W) uint8 tensor.
         size: H and W.
         device: where to.
-        max_bad: how many may be unreadable.
+        met: is told of images that cannot be read, and says how many may be.
 
     Raises:
         DataError: more cannot be read.
     """
     bad: dict[int, UnreadableImageError] = {}
-    met = BadImages(max_bad)
 
     def image(index: int) -> Tensor:
         try:
@@ -127,10 +124,10 @@ def keep(
             bad[index] = UnreadableImageError(error.where, error.reason)  # without the frames that hold the file
             return torch.zeros(3, *size, dtype=torch.uint8)
 
-    images = torch.empty(len(indices), 3, *size, dtype=torch.uint8, device=device)
-    for start in range(0, len(indices), PIECE):
-        piece = indices[start : start + PIECE]
-        images[start : start + len(piece)] = torch.stack([image(index) for index in piece]).to(device)
+    images = torch.empty(len(split), 3, *size, dtype=torch.uint8, device=device)
+    for start in range(0, len(split), PIECE):
+        piece = range(start, min(start + PIECE, len(split)))
+        images[start : piece.stop] = torch.stack([image(index) for index in piece]).to(device)
     return images, bad
 
 
@@ -145,12 +142,13 @@ class TrainingImages:
         size: S.
         seed: of the run.
         device: where to.
-        max_bad: How many images may be unreadable. Another one stands in for each, the same as in the loader.
+        met: Is told of images that cannot be read, and says how many may be; None: none. Another one stands in for
+            each, the same as in the loader.
         compiled: Compile what is done to a batch, which changes no bit. A CPU is faster without.
 
     Raises:
         RecipeError: crop 'random-resized' of images whose sizes differ.
-        DataError: more than `max_bad` images cannot be read.
+        DataError: more images cannot be read than `met` allows.
     """
 
     def __init__(
@@ -160,18 +158,12 @@ class TrainingImages:
         size: int,
         seed: int,
         device: torch.device | str,
-        max_bad: int = 0,
+        met: BadImages | None = None,
         compiled: bool = False,
     ):
         source = kept_size(split, settings.crop, size)
-        self.images, self.bad = keep(
-            split,
-            range(len(split)),
-            lambda image: to_tensor(image if settings.crop == "random-resized" else fit(image, size)),
-            source,
-            device,
-            max_bad,
-        )
+        change = to_tensor if settings.crop == "random-resized" else lambda image: to_tensor(fit(image, size))
+        self.images, self.bad = keep(split, change, source, device, met or BadImages())
         self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
         self.augment = BatchAugmentation(settings, source, size, seed, device)
         self.change = torch.compile(self.augment.apply, fullgraph=True) if compiled else self.augment.apply
@@ -203,74 +195,26 @@ class TrainingImages:
 
 
 class TrainingBatchesOnDevice:
-    """Batches of training images as `training_loader` gives them, but on the device.
+    """Batches of training images as `TrainingBatches` gives them, but on the device.
 
     Args:
         images: on the device.
         order: of the samples; each iteration is the epoch it is at.
-        bad: is told of images that cannot be read.
+        bad: is told, once an epoch begins, of images that cannot be read: only then is there a run folder to list them.
+        met: those images.
     """
 
-    def __init__(self, images: TrainingImages, order: EpochSampler, bad: BadImages):
-        self.images, self.order, self.bad = images, order, bad
-
-    def __len__(self) -> int:
-        return len(self.order)
+    def __init__(self, images: TrainingImages, order: EpochSampler, bad: BadImages, met: BadImages):
+        self.images, self.order, self.bad, self.met = images, order, bad, met
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.bad.add((error.where, error.reason) for error in self.images.bad.values())
+        self.bad.add(self.met.known.items())
         batches, batch = iter(self.order), self.order.batch
         while block := list(islice(batches, max(1, BLOCK // batch))):
             sources, draws = self.images.draw([sample for samples in block for sample in samples])
             for start in range(0, len(sources), batch):
                 rows = slice(start, start + batch)
                 yield self.images.take(sources[rows], draws[rows])
-
-
-class EvaluationImages:
-    """One process's share of a split on the device, cropped once.
-
-    Args:
-        split: N images.
-        crop: of each.
-        device: where to.
-        rank: of this process.
-        world: number of processes.
-        max_bad: How many images may be unreadable; they are black and do not count.
-
-    Raises:
-        DataError: more than `max_bad` images cannot be read.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        crop: EvaluationCrop,
-        device: torch.device | str,
-        rank: int = 0,
-        world: int = 1,
-        max_bad: int = 0,
-    ):
-        mine = range(rank, len(split), world)
-        self.images, self.bad = keep(split, mine, crop, (crop.size, crop.size), device, max_bad)
-        self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)[rank::world]).to(device)
-        self.valid = torch.tensor([index not in self.bad for index in mine], dtype=torch.bool)
-        self.most = len(range(0, len(split), world))
-
-    def batches(
-        self, batch: int, bad: BadImages | None = None, even: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Yield (images, labels, valid) as `evaluation_batches` does, but on the device; valid is on the CPU."""
-        if bad is not None:
-            bad.add((error.where, error.reason) for error in self.bad.values())
-        for start in range(0, len(self.labels), batch):
-            rows = slice(start, start + batch)
-            valid = self.valid[rows]
-            yield self.images[rows], self.labels[rows], None if valid.all() else valid
-        if even:
-            for _ in range(-(-self.most // batch) - -(-len(self.labels) // batch)):
-                black = self.images.new_zeros(1, *self.images.shape[1:])
-                yield black, self.labels.new_zeros(1), torch.zeros(1, dtype=torch.bool)
 
 
 def hold_on_device(
@@ -280,9 +224,10 @@ def hold_on_device(
     crop: EvaluationCrop,
     device: torch.device,
     bad: BadImages,
-    compiled: bool = False,
-) -> tuple[TrainingBatchesOnDevice, EvaluationImages]:
-    """Bring a run's images to its device: this process's training batches, and its share of the validation images.
+    filled: bool,
+    compiled: bool,
+) -> tuple[TrainingBatchesOnDevice, list[tuple[Tensor, Tensor, Tensor | None]]]:
+    """Bring a run's images to its device: training batches, and those of `evaluation_batches` (valid is on the CPU).
 
     Raises:
         RecipeError: they do not fit, or the crop needs images of one size.
@@ -290,9 +235,12 @@ def hold_on_device(
     """
     if device.type == "mps":
         raise RecipeError("on_device computes in float64, which mps does not have; leave --on-device out")
-    size = crop.size
-    share = len(range(order.rank, len(data.val), order.world))
-    check_memory(len(data.train), kept_size(data.train, settings.crop, size), share, size, device)
-    train = TrainingImages(data.train, settings, size, order.seed, device, bad.limit, compiled)
-    val = EvaluationImages(data.val, crop, device, order.rank, order.world, bad.limit)
-    return TrainingBatchesOnDevice(train, order, bad), val
+    size, share, met = crop.size, (order.rank, order.world), BadImages(bad.limit)
+    mine = len(range(order.rank, len(data.val), order.world))
+    check_memory(len(data.train), kept_size(data.train, settings.crop, size), mine, size, device)
+    train = TrainingImages(data.train, settings, size, order.seed, device, met, compiled)
+    val = [
+        (images.to(device), labels.to(device), valid)
+        for images, labels, valid in evaluation_batches(data.val, crop, order.batch, 0, False, share, met, filled)
+    ]
+    return TrainingBatchesOnDevice(train, order, bad, met), val

@@ -1,6 +1,7 @@
 """The order of training samples: a pure function of (seed, epoch), cut into batches and shared out over processes."""
 
 from collections.abc import Iterator
+from copy import copy
 
 import numpy as np
 
@@ -46,6 +47,13 @@ class EpochSampler:
     def start_at(self, epoch: int, first_step: int = 0) -> None:
         """Set the epoch of the next iteration, and how many of its steps to leave out."""
         self.epoch, self.first_step = epoch, first_step
+
+    def batches_of(self, step: int, rank: int) -> Iterator[list[SampleKey]]:
+        """Yield the batches of a process from an optimizer step on, counted from 1 over all epochs."""
+        one = copy(self)
+        one.rank = rank
+        one.start_at(*divmod(step - 1, self.steps_per_epoch))
+        return iter(one)
 
     def __len__(self) -> int:
         return (self.steps_per_epoch - self.first_step) * self.step_batch // (self.batch * self.world)

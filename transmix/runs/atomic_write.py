@@ -17,12 +17,9 @@ WRITE_ERRORS = (OSError, SafetensorError)
 """What writing a file raises when the disk does not take it."""
 
 REMEDIES = {
-    errno.ENOSPC: "free some space there",
-    errno.EDQUOT: "free some space there",
-    errno.EROFS: "check the disk",
-    errno.EIO: "check the disk",
-    errno.EACCES: "check who may write there",
-    errno.EPERM: "check who may write there",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there"),
+    **dict.fromkeys((errno.EROFS, errno.EIO), "check the disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check who may write there"),
     errno.ENOENT: "if the folder was moved or removed, put it back",
 }
 

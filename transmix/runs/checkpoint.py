@@ -5,17 +5,23 @@
         state.json      everything that is not a tensor
         manifest.json   size and sha256 of the others, written last
 
-Written under a temporary name in the same place, fsynced, renamed. Nothing is ever unpickled. Names beside these:
+Written under a temporary name in the same place, fsynced, renamed. Nothing is ever unpickled. A folder may come from a
+stranger, so a manifest is read as data that may say anything: names that lead out of the folder are refused before a
+file is opened, and so are links, pipes and folders in a file's place. Files that it does not name are not part of the
+checkpoint. Names beside these:
 
     .step-00000123.456.tmp      being written or removed by process 456
     .step-00000123.replaced     the former checkpoint of this step, until the new one is in place
     damaged-step-00000123       one that did not verify; set aside, never removed
 """
 
+import hashlib
+import io
 import json
 import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -28,9 +34,11 @@ from torch import Tensor
 
 from transmix.runs.atomic_write import WRITE_ERRORS, sync, why, write_file
 from transmix.runs.error import CheckpointError
-from transmix.runs.manifest import verify_files, write_manifest
 
 _NAME = re.compile(r"step-([0-9]{8,})")
+_MANIFEST = "manifest.json"
+_LARGEST_MANIFEST = 1 << 20  # bytes
+_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -113,11 +121,22 @@ def verify_checkpoint(folder: Path) -> list[str]:
     Raises:
         CheckpointError: naming the file, and what is wrong with it.
     """
-    names = verify_files(folder)
-    step = read_state(folder).get("step") if "state.json" in names else None
+    manifest = _read_manifest(folder)
+    for name, expected in manifest.items():
+        path = folder / name
+        with _open_plain(path) as file:
+            try:
+                found = _fingerprint(file)
+            except OSError as error:
+                raise CheckpointError(f"{path} is damaged: {why(error)}") from error
+        if found["size"] != expected["size"]:
+            raise CheckpointError(f"{path} is damaged: {found['size']} bytes, {expected['size']} were written")
+        if found["sha256"] != expected["sha256"]:
+            raise CheckpointError(f"{path} is damaged: its content is not what was written")
+    step = read_state(folder).get("step") if "state.json" in manifest else None
     if type(step) is not int or folder.name != f"step-{step:08d}":
         raise CheckpointError(f"{folder} is damaged: its state.json is not of this step")
-    return names
+    return list(manifest)
 
 
 def is_whole(folder: Path) -> bool:
@@ -243,3 +262,61 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     sync(folder.parent)  # the new name is on disk before what it replaces goes
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the manifest of the files that are in a folder."""
+    manifest = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            manifest[path.name] = _fingerprint(file)
+    write_file(folder / _MANIFEST, _text(manifest))
+
+
+def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / _MANIFEST
+    if os.path.islink(folder):
+        raise CheckpointError(f"{folder} is a link, not a checkpoint; put the folder itself there")
+    with _open_plain(path) as file:
+        try:
+            content = file.read(_LARGEST_MANIFEST + 1)
+            manifest = json.loads(content) if len(content) <= _LARGEST_MANIFEST else None
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} is damaged: it cannot be read ({error})") from error
+    if not isinstance(manifest, dict) or not all(map(_is_entry, manifest.values())):
+        raise CheckpointError(f"{path} is damaged: it is not a list of files, sizes and checksums")
+    for name in manifest:
+        if not _FILE.fullmatch(name) or name == _MANIFEST:
+            raise CheckpointError(f"{path} is damaged: it names {name[:80]!r}, which is no file of a checkpoint")
+    if content != _text(manifest):  # so that no byte of this file can change unseen
+        raise CheckpointError(f"{path} is damaged: its content is not what was written")
+    return manifest
+
+
+def _is_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and entry.keys() == {"size", "sha256"}
+        and type(entry["size"]) is int
+        and isinstance(entry["sha256"], str)
+    )
+
+
+def _open_plain(path: Path) -> io.BufferedReader:
+    """Open a plain file; a link may lead out of the folder, and a pipe would never end."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise CheckpointError(f"{path} is damaged: it is not a plain file")
+        return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is damaged: it is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} is damaged: {why(error)}") from error
+
+
+def _fingerprint(file: io.BufferedReader) -> dict[str, Any]:
+    return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _text(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1).encode()

@@ -16,9 +16,8 @@ from transmix.distributed import World
 
 def environment(world: World) -> dict[str, Any]:
     """Return what else a result depends on: versions, commit (of a checkout), machine, processes, command."""
-    packages = ("transmix", "torch", "torchvision", "timm", "numpy", "pillow")
     found = {}
-    for name in packages:
+    for name in ("transmix", "torch", "torchvision", "timm", "numpy", "pillow"):
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     on_gpu = world.device.type == "cuda"

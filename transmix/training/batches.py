@@ -1,22 +1,17 @@
 """A run's images, batch by batch: loaded by workers, or held on the device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData
-from transmix.data.loader import (
-    TrainingBatches,
-    TrainingSamples,
-    choose_threads,
-    choose_workers,
-    evaluation_batches,
-    training_loader,
-)
-from transmix.data.on_device import EvaluationImages, TrainingBatchesOnDevice, hold_on_device
+from transmix.data.loader import TrainingBatches, TrainingSamples, choose_threads, choose_workers, evaluation_batches
+from transmix.data.on_device import hold_on_device
 from transmix.data.sampler import EpochSampler
 from transmix.distributed import World
 from transmix.recipes import Recipe, RecipeError
@@ -27,38 +22,19 @@ class Batches:
     """This process's share of the data.
 
     Attributes:
-        data: all of it.
         order: of the training images; where an epoch starts is set there.
         training: micro-batches of an epoch, as `order` says.
+        validation: called for each evaluation; yields (images, labels, valid). If the model is sharded, equally many in
+            each process.
         crop: what evaluation sees of an image.
-        kept: validation images held on the device, if that was asked for.
+        bad: images that cannot be read.
     """
 
-    data: ImageData
     order: EpochSampler
-    training: TrainingBatches | TrainingBatchesOnDevice
+    training: Iterable[tuple[Tensor, Tensor]]
+    validation: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor | None]]]
     crop: EvaluationCrop
-    kept: EvaluationImages | None
     bad: BadImages
-    workers: int
-    world: World
-
-    def validation(self, filled: bool) -> Iterator:
-        """Yield (images, labels, valid) of this process's share; `filled`: equally many batches in each process."""
-        batch, world = self.order.batch, self.world
-        if self.kept is not None:
-            return iter(self.kept.batches(batch, self.bad, filled))
-        pin = world.device.type == "cuda"
-        return iter(
-            evaluation_batches(
-                self.data.val, self.crop, batch, self.workers, pin, (world.rank, world.size), self.bad, filled
-            )
-        )
-
-    @property
-    def validated_by_all(self) -> int:
-        """How many batches every process validates; some have one more."""
-        return -(-(len(self.data.val) // self.world.size) // self.order.batch)
 
 
 def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: World) -> Batches:
@@ -86,13 +62,13 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
         )
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    crop = EvaluationCrop(size, settings.eval_crop)
-    kept: EvaluationImages | None = None
-    training: TrainingBatches | TrainingBatchesOnDevice
+    crop, pin = EvaluationCrop(size, settings.eval_crop), world.device.type == "cuda"
+    filled = recipe.run.shard and world.size > 1
     if recipe.data.on_device:
         compiled = recipe.model.compile and world.device.type != "cpu"
-        training, kept = hold_on_device(data, settings, order, crop, world.device, bad, compiled)
-    else:
-        samples = TrainingSamples(data.train, augment, recipe.run.seed)
-        training = training_loader(samples, order, workers, world.device.type == "cuda", bad)
-    return Batches(data, order, training, crop, kept, bad, workers, world)
+        training, kept = hold_on_device(data, settings, order, crop, world.device, bad, filled, compiled)
+        return Batches(order, training, partial(iter, kept), crop, bad)
+    training = TrainingBatches(TrainingSamples(data.train, augment, recipe.run.seed), order, workers, pin, bad)
+    share = world.rank, world.size
+    validation = partial(evaluation_batches, data.val, crop, batch, workers, pin, share, bad, filled)
+    return Batches(order, training, validation, crop, bad)

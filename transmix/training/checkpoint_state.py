@@ -1,13 +1,13 @@
 """What a run saves and takes back: everything that the next step depends on, and nothing else."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from transmix import distributed
-from transmix.data.sampler import EpochSampler
 from transmix.distributed import World
 from transmix.runs.checkpoint import (
     Checkpoint,
@@ -182,33 +182,19 @@ def weights_metadata(run: RunState) -> dict[str, str]:
     return {"transmix": json.dumps(about, ensure_ascii=False)}
 
 
-def _sample_indices(run: RunState, step: int) -> list[list[int]]:
-    """Return the training images of an optimizer step (counted from 1), for every process, in order."""
-    epoch, within = divmod(step - 1, run.order.steps_per_epoch)
-    order = run.order
-    found = []
-    for rank in range(order.world):
-        one = EpochSampler(order.samples, order.seed, order.batch, order.step_batch, order.repeats, rank, order.world)
-        one.start_at(epoch, within)
-        batches = iter(one)
-        found.append([index for _ in range(run.recipe.optimization.accumulate) for _, index, _ in next(batches)])
-    return found
-
-
 def write_dump(run: RunState, step: int) -> str:
     """Write what a step that was not finite started from, and return a message that says so.
 
     RUN/nonfinite/step-N holds weights, optimizer and generators as that step found them, and which images it saw.
     """
-    samples = _sample_indices(run, step)
+    accumulate = run.recipe.optimization.accumulate
+    samples = [
+        [index for batch in islice(run.order.batches_of(step, rank), accumulate) for _, index, _ in batch]
+        for rank in range(run.world.size)
+    ]
     tensors = _gather_tensors(run, run.random_states.get(step, {}), ema=False)
     if run.world.is_main:
-        about = {
-            "step": step,
-            "samples": samples,
-            "processes": run.world.size,
-            "accumulate": run.recipe.optimization.accumulate,
-        }
+        about = {"step": step, "samples": samples, "processes": run.world.size, "accumulate": accumulate}
         save_checkpoint(run.folder / "nonfinite", Checkpoint(tensors, about, {}))
     flat = [index for rank in samples for index in rank]
     shown = ", ".join(map(str, flat[:SHOWN])) + (f" and {len(flat) - SHOWN} more" if len(flat) > SHOWN else "")

@@ -17,15 +17,15 @@ class WeightAverage:
     Args:
         model: not wrapped, not compiled.
         decay: per optimizer step, in [0, 1).
-        start: what the average starts as, `a_copy` of the model; None: made here. Sharded if the model is.
+        start: what the average starts as, `a_copy` of the model. Sharded if the model is.
         warmup: whether the decay warms up.
 
     Attributes:
         updates: scalar int64 on the device, how often the average has followed; skipped steps do not count.
     """
 
-    def __init__(self, model: nn.Module, decay: float, start: nn.Module | None = None, *, warmup: bool = True):
-        self.model = a_copy(model) if start is None else start
+    def __init__(self, model: nn.Module, decay: float, start: nn.Module, *, warmup: bool = True):
+        self.model = start
         self.decay, self.warmup = decay, warmup
         self.updates = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
         self._source: list[Tensor] = [own_part(weight) for weight in model.parameters()]

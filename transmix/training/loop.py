@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
-from transmix.data.bad_images import bad_images
+from transmix.data.bad_images import LIST, BadImages, allowed_bad
 from transmix.data.class_names import class_name
 from transmix.data.dataset import ImageData, printable
 from transmix.data.seeding import derive_seed
@@ -29,7 +28,6 @@ from transmix.models.start import Start
 from transmix.recipes import Recipe, RecipeError, check_recipe, resolved
 from transmix.recipes.cadence import parse_cadence
 from transmix.recipes.mixing import mixes_in, title
-from transmix.recipes.settings import Mixing
 from transmix.runs import folder as run_folder
 from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_state
 from transmix.runs.log import RunLog
@@ -48,10 +46,7 @@ from transmix.training.stopping import StoppedError, Watch
 
 
 def train(
-    recipe: Recipe,
-    out: str | os.PathLike[str],
-    resume: bool = False,
-    at_end: Callable[[Path], object] | None = None,
+    recipe: Recipe, out: str | os.PathLike[str], resume: bool = False, at_end: Callable[[Path], object] | None = None
 ) -> dict[str, Any]:
     """Train as a recipe says, and leave everything in the folder `out`.
 
@@ -112,7 +107,7 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
         # cuBLAS reads this when it is first used; without a fixed workspace its sums have no fixed order.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    bad = bad_images(recipe.data, folder)
+    bad = BadImages(allowed_bad(recipe.data), folder / LIST)
     data = load_run_data(recipe, folder, resumed=checkpoint is not None)
     batches = prepare_batches(recipe, data, bad, world)
     run, start = _prepare_model(recipe, folder, world, data, batches, first_time=checkpoint is None)
@@ -156,7 +151,12 @@ def _prepare_model(
     memory = torch.channels_last if last else torch.preserve_format
     bare = bare.to(device=world.device, memory_format=memory)  # type: ignore[call-overload]
     tm = build_transmix(recipe.mixing, bare)
-    reader = tm.reader or _reader_for_pictures(recipe.mixing, bare)
+    reader, mixing = tm.reader, recipe.mixing
+    if reader is None:
+        with suppress(AttentionError):  # it is for pictures alone
+            reader = AttentionReader(
+                bare, mixing.module, prefix_tokens=mixing.prefix_tokens, grid=mixing.grid, training=False
+            )
     decay = recipe.optimization.ema_decay
     averaged = a_copy(bare) if decay is not None else None  # whole, and sharded next as the model is
     if sharded:
@@ -165,7 +165,7 @@ def _prepare_model(
     # The optimizer and the EMA hold the parameters themselves, which sharding has replaced.
     optimizer = build_optimizer(bare, recipe.optimization)
     warmup = recipe.optimization.ema_warmup
-    average = WeightAverage(bare, decay, averaged, warmup=warmup) if decay is not None else None
+    average = WeightAverage(bare, decay, averaged, warmup=warmup) if decay is not None and averaged else None
     # Compiled before DDP wraps it: of a wrapped model, dynamo splits the graph at DDP's buckets.
     model = torch.compile(bare) if recipe.model.compile else bare
     wrapped: Any = model if sharded else distributed.wrap(model, world)  # type: ignore[arg-type]
@@ -173,13 +173,6 @@ def _prepare_model(
     normalise = normaliser(mean, std, world.device, recipe.model.channels_last)
     step = TrainingStep(wrapped, tm, optimizer, average, normalise, recipe, world.device, world.rank)
     return RunState(recipe, folder, world, data, batches, bare, average, step, reader), start
-
-
-def _reader_for_pictures(mixing: Mixing, bare: nn.Module) -> AttentionReader | None:
-    with suppress(AttentionError):
-        return AttentionReader(
-            bare, mixing.module, prefix_tokens=mixing.prefix_tokens, grid=mixing.grid, training=False
-        )
 
 
 def finish(run: RunState, watch: Watch) -> dict[str, Any]:
@@ -195,7 +188,7 @@ def finish(run: RunState, watch: Watch) -> dict[str, Any]:
         epoch = run.step_number // per_epoch
         rate = _train_epoch(run, watch, progress, epoch)
         _end_epoch(run, watch, progress, epoch, rate)
-    progress.close()
+    progress.bar.close()
     if run.scores is None:  # stopped after the last checkpoint and before this
         _evaluate(run, watch)
     finished = run.step_number == run.epochs * per_epoch
@@ -251,18 +244,19 @@ def _read_meter(run: RunState, epoch: int, lr: float) -> dict[str, Any]:
     """Read the meter and log it; stop, or say so, if a step since the last read was not finite."""
     before = run.reads[-1]["step"] if run.reads else epoch * run.order.steps_per_epoch
     values: dict[str, Any] = run.step.meter.read(run.world)
-    count, settings = run.step.not_finite.read(run.world), run.recipe.run
-    if count.steps and settings.on_nonfinite == "abort":
-        raise NotFiniteError(write_dump(run, count.first))
-    if count.in_a_row > settings.max_nonfinite:
+    steps, first, in_a_row = run.step.not_finite.read(run.world)
+    settings = run.recipe.run
+    if steps and settings.on_nonfinite == "abort":
+        raise NotFiniteError(write_dump(run, first))
+    if in_a_row > settings.max_nonfinite:
         raise NotFiniteError(
-            f"loss or gradient was not finite in {count.in_a_row} steps in a row, up to step {run.step_number}; "
+            f"loss or gradient was not finite in {in_a_row} steps in a row, up to step {run.step_number}; "
             f"max_nonfinite allows {settings.max_nonfinite}. All were skipped; --resume goes on from the last "
             f"checkpoint"
         )
-    if count.steps:
-        values["held_back"] = count.steps  # the name that logs have had from the first version
-        run.say(f"skipped {count.steps} steps that were not finite, the first at step {count.first}")
+    if steps:
+        values["held_back"] = steps  # the name that logs have had from the first version
+        run.say(f"skipped {steps} steps that were not finite, the first at step {first}")
     run.random_states.clear()
     run.reads.append({"step": run.step_number, "steps": run.step_number - before, **values})
     if run.log is not None:
@@ -308,12 +302,11 @@ def _end_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int, imag
 
 def _epoch_means(run: RunState) -> dict[str, float]:
     """Return the means of the epoch's reads, each weighed by its steps."""
-    means = {}
-    for name in ("loss", "mixed_accuracy", "label_shift", "empty_boxes"):
-        known = [read for read in run.reads if name in read]
-        if known:
-            means[name] = sum(read["steps"] * read[name] for read in known) / sum(read["steps"] for read in known)
-    return means
+    return {
+        name: sum(read["steps"] * read[name] for read in known) / sum(read["steps"] for read in known)
+        for name in ("loss", "mixed_accuracy", "label_shift", "empty_boxes")
+        if (known := [read for read in run.reads if name in read])
+    }
 
 
 def _evaluate(run: RunState, watch: Watch) -> dict[str, float]:
@@ -338,9 +331,9 @@ def _evaluate(run: RunState, watch: Watch) -> dict[str, float]:
 
 def _validation_batches(run: RunState, watch: Watch) -> Iterator:
     """Yield this process's share, and look out for signals as long as every process still has batches."""
-    for turn, one in enumerate(run.batches.validation(filled=run.sharded)):
-        signal = watch.look(turn)[0] if turn < run.batches.validated_by_all else 0
-        if signal:
+    everywhere = -(-(len(run.data.val) // run.world.size) // run.order.batch)  # some processes have one batch more
+    for turn, one in enumerate(run.batches.validation()):
+        if turn < everywhere and (signal := watch.look(turn)[0]):
             raise StoppedError(signal, run.step_number)
         yield one
 

@@ -1,7 +1,5 @@
 """Steps whose loss or gradient is not finite: skipped on the device, and counted."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -11,21 +9,6 @@ from transmix.distributed import World
 
 class NotFiniteError(Exception):
     """Loss or gradients became infinite or not a number, and training was stopped."""
-
-
-@dataclass(frozen=True)
-class Count:
-    """What was not finite since the last read.
-
-    Attributes:
-        steps: how many steps.
-        first: the number of the first of them; 0 if there was none.
-        in_a_row: the longest row of them, those before the last read included.
-    """
-
-    steps: int
-    first: int
-    in_a_row: int
 
 
 class NotFinite:
@@ -51,11 +34,16 @@ class NotFinite:
         )
         return bad | (self.counts[0] > 0) if self.stays else bad
 
-    def read(self, world: World) -> Count:
-        """Return the count of the process that saw most, and start anew; a row that is not over goes on."""
+    def read(self, world: World) -> tuple[int, int, int]:
+        """Return the count of the process that saw most, and start anew; a row that is not over goes on.
+
+        Returns:
+            How many steps were not finite since the last read; the number of the first of them, 0 if there was none;
+            the longest row of them, those before the last read included.
+        """
         counts = self.counts.clone()
         if world.size > 1:
             dist.all_reduce(counts, dist.ReduceOp.MAX)
         steps, first, row, longest = counts.tolist()
         self.counts = torch.tensor([0, 0, row, row], device=self.counts.device)
-        return Count(steps, first, longest)
+        return steps, first, longest

@@ -18,13 +18,7 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Opt
         groups = param_groups_layer_decay(
             model, settings.weight_decay, no_weight_decay_list=exempt, layer_decay=settings.layer_decay
         )
-    return torch.optim.AdamW(
-        groups,
-        lr=peak_lr(settings),
-        betas=settings.betas,
-        eps=settings.eps,
-        fused=True,
-    )
+    return torch.optim.AdamW(groups, lr=peak_lr(settings), betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def peak_lr(settings: Optimization) -> float:

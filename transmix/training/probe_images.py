@@ -54,8 +54,8 @@ def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tu
 
 def draw_boxes(run: RunState, name: str) -> None:
     """Draw the batch with boxes that the step kept, if it did, with its labels: area, attention, trained."""
-    batch, path = run.step.boxes, run.folder / name
-    if batch is None:
+    kept, path = run.step.boxes, run.folder / name
+    if kept is None:
         return
     run.step.keep_boxes, run.step.boxes = False, None
     if not run.world.is_main or path.exists():
@@ -63,15 +63,14 @@ def draw_boxes(run: RunState, name: str) -> None:
     from transmix.visual.mixed_batch import mixed_batch_figure
     from transmix.visual.page import save_figure
 
+    images, mixed, attention = kept
     mean, std = (torch.tensor(v)[:, None, None] for v in (run.recipe.augmentation.mean, run.recipe.augmentation.std))
-    mixed_images, images = (
-        (pixels.float().cpu() * std + mean).clamp(0, 1) for pixels in (batch.mixed.images, batch.images)
-    )
-    mixed = dataclasses.replace(batch.mixed.to("cpu"), images=mixed_images)
-    attention, grid = (None, None) if batch.attention is None else (batch.attention.row.cpu(), batch.attention.grid)
+    mixed_images, images = ((pixels.float().cpu() * std + mean).clamp(0, 1) for pixels in (mixed.images, images))
+    mixed = dataclasses.replace(mixed.to("cpu"), images=mixed_images)
+    row, grid = (None, None) if attention is None else (attention.row.cpu(), attention.grid)
     weight = getattr(build_rule(run.recipe.mixing), "weight", None)
     try:
-        figure = mixed_batch_figure(mixed, attention, grid, run.data.classes, base_images=images, weight=weight)
+        figure = mixed_batch_figure(mixed, row, grid, run.data.classes, base_images=images, weight=weight)
         save_figure(figure, path)
     except Exception as error:  # a picture is no reason to lose a run
         run.say(f"warning: {name} could not be drawn: {error}")

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any
 
+from tqdm import tqdm
+
 from transmix.metrics import TRAINING_METRICS, log_metrics
 
 SHOWN = ("loss", "top1", "ema_top1", "label_shift", "images_per_second")
@@ -25,42 +27,31 @@ class Progress:
         self.steps, self.epochs, self.images_per_step, self.quiet = steps, epochs, images_per_step, quiet
         self.done = self.first_step = first_step
         self.started = time.perf_counter()
-        self.bar = None
-        if not quiet and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                total=steps * images_per_step,
-                initial=first_step * images_per_step,
-                unit="img",
-                unit_scale=True,
-                leave=False,
-                bar_format="{desc} {bar:20} {percentage:3.0f}% {rate_fmt}{postfix}, {remaining} left",
-            )
+        self.bar = tqdm(
+            total=steps * images_per_step,
+            initial=first_step * images_per_step,
+            unit="img",
+            unit_scale=True,
+            leave=False,
+            bar_format="{desc} {bar:20} {percentage:3.0f}% {rate_fmt}{postfix}, {remaining} left",
+            disable=quiet or not sys.stderr.isatty(),
+        )
 
     def advance(self, epoch: int) -> None:
         """One more step is done."""
         self.done += 1
-        if self.bar is not None:
-            self.bar.set_description_str(
-                f"epoch {epoch + 1}/{self.epochs} step {self.done}/{self.steps}", refresh=False
-            )
-            self.bar.update(self.images_per_step)
+        self.bar.set_description_str(f"epoch {epoch + 1}/{self.epochs} step {self.done}/{self.steps}", refresh=False)
+        self.bar.update(self.images_per_step)
 
     def show(self, values: dict[str, Any]) -> None:
         """Show the latest loss."""
-        if self.bar is not None:
-            loss = TRAINING_METRICS["loss"]
-            self.bar.set_postfix_str(f"{loss.label} {loss.write(values['loss'], unit=False)}", refresh=False)
+        loss = TRAINING_METRICS["loss"]
+        self.bar.set_postfix_str(f"{loss.label} {loss.write(values['loss'], unit=False)}", refresh=False)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        if self.quiet:
-            return
-        if self.bar is not None:
-            self.bar.write(text)
-        else:
-            print(text, flush=True)
+        if not self.quiet:
+            self.bar.write(text) if not self.bar.disable else print(text, flush=True)
 
     def say_epoch(self, epoch: int, row: dict[str, Any]) -> None:
         """Print the result of an epoch as one line."""
@@ -69,11 +60,6 @@ class Progress:
         left = (time.perf_counter() - self.started) / max(self.done - self.first_step, 1) * (self.steps - self.done)
         parts = [f"epoch {epoch + 1}/{self.epochs}", *parts, f"{_duration(left)} left"]
         self.say("  ".join(parts))
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.close()
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import default_collate
 
 from transmix import distributed
 from transmix.data.augment import TrainingAugmentation
-from transmix.data.bad_images import allowed_bad
+from transmix.data.bad_images import BadImages, allowed_bad
 from transmix.data.dataset import ImageData
 from transmix.data.loader import TrainingSamples
 from transmix.data.on_device import TrainingImages
@@ -48,23 +49,17 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
     normalise = normaliser(recipe.augmentation.mean, recipe.augmentation.std, world.device, False)
     load = _loader(recipe, data, world.device)
     yield f"weights: as trained, as step {state['step']} found them ({found})"
-    processes, accumulate, step_batch = state["processes"], state["accumulate"], recipe.optimization.batch_size
+    processes, accumulate, per_step = state["processes"], state["accumulate"], recipe.optimization.batch_size
+    batch, repeats = per_step // (processes * accumulate), recipe.augmentation.repeats
+    order = EpochSampler(len(data.train), recipe.run.seed, batch, per_step, repeats, world=processes)
+    optimizer = build_optimizer(model, recipe.optimization)
     for rank in range(processes):
-        batch = step_batch // (processes * accumulate)
-        order = EpochSampler(
-            len(data.train), recipe.run.seed, batch, step_batch, recipe.augmentation.repeats, rank, processes
-        )
-        epoch, within = divmod(state["step"] - 1, order.steps_per_epoch)
-        order.start_at(epoch, within)
-        keys = iter(order)
-        optimizer = build_optimizer(model, recipe.optimization)
         step = TrainingStep(model, tm, optimizer, None, normalise, recipe, world.device, rank)
         if f"random-{rank}" in dump.tensors:
             set_random_state(dump.tensors[f"random-{rank}"], world.device)
         model.train()
-        tm.mixer.enabled = mixes_in(recipe.mixing, epoch)
-        for micro in range(accumulate):
-            wanted = next(keys)
+        tm.mixer.enabled = mixes_in(recipe.mixing, (state["step"] - 1) // order.steps_per_epoch)
+        for micro, wanted in enumerate(islice(order.batches_of(state["step"], rank), accumulate)):
             where = f"step {state['step']}, process {rank}, micro-batch {micro}"
             names = [data.train.where(index) for _, index, _ in wanted]
             run = partial(step.forward, state["step"] - 1, micro, *load(wanted))
@@ -78,7 +73,7 @@ def _loader(
     """Return what makes a batch of sample keys as the run did."""
     settings, size, seed = recipe.augmentation, recipe.data.image_size, recipe.run.seed
     if recipe.data.on_device:
-        return TrainingImages(data.train, settings, size, seed, device, allowed_bad(recipe.data)).batch
+        return TrainingImages(data.train, settings, size, seed, device, BadImages(allowed_bad(recipe.data))).batch
     samples = TrainingSamples(data.train, TrainingAugmentation(settings, size), seed)
     return lambda wanted: default_collate([samples[one] for one in wanted])
 

@@ -59,12 +59,6 @@ def _is_block(module: nn.Module) -> bool:
     return not is_list and any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
-def share_gradients(model: nn.Module, now: bool) -> None:
-    """Say whether the next backward averages a sharded model's gradients, or keeps each process's own for later."""
-    if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(now)  # type: ignore[operator]
-
-
 def own_part(tensor: Tensor) -> Tensor:
     """Return this process's part of a tensor that is cut up, in the same memory; another tensor as it is."""
     return tensor.detach().to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +19,8 @@ from transmix.training.ema import WeightAverage
 from transmix.training.meter import Meter
 from transmix.training.nonfinite import NotFinite
 from transmix.training.optimizer import set_lr
-from transmix.training.sharding import share_gradients, whole
+from transmix.training.sharding import whole
 from transmix.transmix import TransMix
-
-
-@dataclass(frozen=True)
-class MixedBatch:
-    """A mixed batch as the model saw it, for pictures: the batch before, the labels after, the attention if read."""
-
-    images: Tensor
-    mixed: Mixed
-    attention: Attention | None
 
 
 class TrainingStep:
@@ -68,7 +58,8 @@ class TrainingStep:
         self.meter = Meter(device)
         self.not_finite = NotFinite(device, stays=recipe.run.on_nonfinite == "abort")
         self.keep_boxes = True  # the next batch with boxes, for a picture
-        self.boxes: MixedBatch | None = None
+        # What the model saw then: the batch before, the labels after, the attention if it was read.
+        self.boxes: tuple[Tensor, Mixed, Attention | None] | None = None
 
     def __call__(self, step: int, micro_batches: list[tuple[Tensor, Tensor]], lr: float, mix: bool = True) -> None:
         """Take one optimizer step; nothing is read back from the device.
@@ -85,7 +76,8 @@ class TrainingStep:
         for micro, (images, labels) in enumerate(micro_batches):
             last = micro == len(micro_batches) - 1
             # Gradients are averaged over processes at the last micro-batch alone: FSDP2 has a switch, DDP a context.
-            share_gradients(self.model, now=last)
+            if hasattr(self.model, "set_requires_gradient_sync"):
+                self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
             with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():  # type: ignore[operator]
                 loss = self.forward(step, micro, images, labels)
                 self.scaler.scale(loss / len(micro_batches)).backward()
@@ -105,7 +97,7 @@ class TrainingStep:
         loss = tm.loss(logits, mixed)
         self.meter.add(loss.detach(), mixed_accuracy(logits.detach(), mixed), mixed)
         if self.keep_boxes and mixed.mask is not None:
-            self.boxes = MixedBatch(images, mixed, tm.attention)
+            self.boxes = images, mixed, tm.attention
         return loss
 
     def _descend(self, step: int, losses: Tensor) -> None:
