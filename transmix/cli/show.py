@@ -44,28 +44,30 @@ class Show:
     reliability: how often a model is right that says 80 %, on its validation images.
     """
 
-    what: Annotated[What, tyro.conf.Positional]
+    what: Annotated[What, tyro.conf.Positional, "figure"]
     """The figure."""
     target: Annotated[str, tyro.conf.Positional]
     """A run folder; an exported folder; a .safetensors file; or a timm name, whose published weights are used."""
     out: Path
     """The file to write, .png or .svg."""
-    images: tuple[Path, ...] = ()
+    images: Annotated[tuple[Path, ...], "images"] = ()
     """Image files instead of validation images (pair: two)."""
     data: str | None = None
     """Data set whose validation images are used; a run's own if not given."""
-    checkpoint: Literal["last", "best"] = "last"
+    checkpoint: Annotated[Literal["last", "best"], "model"] = "last"
     """Which checkpoint of a run."""
     weights: Literal["auto", "model", "ema"] = "auto"
     """Of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if there is
     one and its score is not far below the model's."""
+    device: str = "auto"
+    """'auto': cuda where there is one, else cpu."""
     model: str | None = None
     """timm name of the model in a .safetensors file that does not say so itself."""
     size: tuple[int, int] | None = None
     """Height and width of the images that the model sees; its own if not given."""
     grey_range: tuple[float, float] | None = None
     """The values that are black and white in grey images of more than 8 bits; None: those that a run has kept."""
-    layer: int = -1
+    layer: Annotated[int, "what is drawn"] = -1
     """heads: number of the layer, from 0; negative from the end."""
     count: int | None = None
     """How many images or pairs; None: what the figure has room for."""
@@ -77,12 +79,10 @@ class Show:
     """pair: top, left, bottom and right of the box in pixels, instead of one drawn."""
     seed: int = 0
     """pair, sheet, gallery: decides images and boxes."""
-    width: float = PAGE
+    width: Annotated[float, "output"] = PAGE
     """Inches; 3.3 is a column of a paper, 6.9 its page."""
     dpi: int = 220
     """Pixels per inch of a PNG."""
-    device: str = "auto"
-    """'auto': cuda where there is one, else cpu."""
 
 
 def main(arguments: list[str]) -> None:
@@ -129,6 +129,11 @@ class _Scene:
     def model(self) -> nn.Module:
         return self.loaded.model
 
+    @property
+    def mixing(self) -> Mixing:
+        """How the run mixed; for other models the paper's way."""
+        return self.loaded.recipe.mixing if self.loaded.recipe else Mixing()
+
 
 def _scene(asked: Show) -> _Scene:
     options = {"model": asked.model, "checkpoint": asked.checkpoint, "weights": asked.weights}
@@ -157,15 +162,10 @@ def _scene(asked: Show) -> _Scene:
     )
 
 
-def _mixing(scene: _Scene) -> Mixing:
-    """Return how the run mixed; for other models the paper's way."""
-    return scene.loaded.recipe.mixing if scene.loaded.recipe else Mixing()
-
-
 def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
     height, width = scene.image(0).shape[-2:]
     labels = scene.split.labels if scene.split else None
-    boxes = draw_boxes(count, scene.number, (height, width), asked.seed, _mixing(scene).cutmix_alpha or 1.0, labels)
+    boxes = draw_boxes(count, scene.number, (height, width), asked.seed, scene.mixing.cutmix_alpha or 1.0, labels)
     if asked.what == "pair" and asked.images:
         boxes = [PastedBox(0, 1, boxes[0].box)]
     if asked.what == "pair" and asked.box is not None:
@@ -176,7 +176,7 @@ def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
 def _pairs(asked: Show) -> Figure:
     scene, shown = _scene(asked), 1 if asked.what == "pair" else asked.count or 6
     drawn = asked.boxes if asked.what == "gallery" else shown
-    rule = trained_rule(_mixing(scene))
+    rule = trained_rule(scene.mixing)
     judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=rule.downsample)
     positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
     pairs = pairs_of(judged, positions, scene.image, scene.name, rule.weight)
@@ -230,10 +230,6 @@ def _epochs(asked: Show) -> Figure:
     )
 
 
-def _curves(asked: Show) -> Figure:
-    return curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width)
-
-
 def _reliability(asked: Show) -> Figure:
     scene, logits, labels = _scene(replace(asked, images=())), [], []
     assert scene.split is not None
@@ -254,6 +250,6 @@ FIGURES: dict[str, Callable[[Show], Figure]] = {
     "rollout": _rollout,
     "epochs": _epochs,
     "gallery": _pairs,
-    "curves": _curves,
+    "curves": lambda asked: curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width),
     "reliability": _reliability,
 }
