@@ -22,12 +22,11 @@ from transmix.runs.weights import is_run
 from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
 from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, trained_rule
 from transmix.visual.curves import curves_figure, read_curves
-from transmix.visual.look import head_rows, layer_rows, look
+from transmix.visual.look import head_rows, layer_rows, look, rollout
 from transmix.visual.page import FORMATS, save_figure
 from transmix.visual.pairs import pairs_figure, trained_note
 from transmix.visual.palette import PAGE
 from transmix.visual.reliability import reliability, reliability_figure
-from transmix.visual.rollout import rollout
 from transmix.visual.run import read_examples, read_log
 
 What = Literal["pair", "sheet", "heads", "layers", "rollout", "epochs", "gallery", "curves", "reliability"]
@@ -193,27 +192,17 @@ def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:
     return scene, torch.stack([scene.image(one) for one in positions]), [scene.name(one) for one in positions]
 
 
-def _heads(asked: Show) -> Figure:
-    scene, images, names = _chosen(asked, 4)
+def _attention(asked: Show) -> Figure:
+    scene, images, names = _chosen(asked, 6 if asked.what == "rollout" else 4)
     looked = look(scene.model, scene.normalise(images))
-    rows = head_rows(looked, asked.layer)
-    layer = asked.layer % len(looked.maps)
-    return heads_figure(images, rows, looked.grid, names, layer=layer, width=asked.width)
-
-
-def _layers(asked: Show) -> Figure:
-    scene, images, names = _chosen(asked, 4)
-    looked = look(scene.model, scene.normalise(images))
-    rows = {number: weights.mean(1) for number, weights in layer_rows(looked)}
-    return layers_figure(images, rows, looked.grid, names, width=asked.width)
-
-
-def _rollout(asked: Show) -> Figure:
-    scene, images, names = _chosen(asked, 6)
-    looked = look(scene.model, scene.normalise(images))
-    rolled = rollout(looked)
-    layers = len(looked.maps)
-    return rollout_figure(images, looked.attention, rolled, looked.grid, names, layers=layers, width=asked.width)
+    grid, width, layers = looked.grid, asked.width, len(looked.maps)
+    if asked.what == "heads":
+        rows = head_rows(looked, asked.layer)
+        return heads_figure(images, rows, grid, names, layer=asked.layer % layers, width=width)
+    if asked.what == "layers":
+        by_layer = {number: weights.mean(1) for number, weights in layer_rows(looked)}
+        return layers_figure(images, by_layer, grid, names, width=width)
+    return rollout_figure(images, looked.attention, rollout(looked), grid, names, layers=layers, width=width)
 
 
 def _epochs(asked: Show) -> Figure:
@@ -245,9 +234,9 @@ def _reliability(asked: Show) -> Figure:
 FIGURES: dict[str, Callable[[Show], Figure]] = {
     "pair": _pairs,
     "sheet": _pairs,
-    "heads": _heads,
-    "layers": _layers,
-    "rollout": _rollout,
+    "heads": _attention,
+    "layers": _attention,
+    "rollout": _attention,
     "epochs": _epochs,
     "gallery": _pairs,
     "curves": lambda asked: curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width),
