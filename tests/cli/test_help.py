@@ -12,7 +12,7 @@ import pytest
 from transmix.cli import VERBS, main
 from transmix.cli.help import help_text
 
-WITHOUT_GROUPS = {"app", "evaluate", "export", "show"}
+WITHOUT_GROUPS = {"evaluate", "export"}
 """Commands whose options have no titles yet."""
 
 
@@ -81,6 +81,8 @@ def test_every_option_stands_in_a_named_group_and_no_line_is_lost(verb, width, m
         ("compare", "train first, then compare", ["--mix", "--labels", "--seeds", "--recipe"]),
         ("compare", "compare runs", ["RUNS", "--baseline"]),
         ("doctor", "output", ["--all", "--json"]),
+        ("show", "what is drawn", ["--layer", "--box", "--seed"]),
+        ("app", "page", ["TARGET", "--port"]),
     ],
 )
 def test_options_are_found_under_their_title(verb, group, flags, monkeypatch, capsys):

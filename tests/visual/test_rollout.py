@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from transmix import AttentionError
-from transmix.visual.look import Look, look
-from transmix.visual.rollout import rollout
+from transmix.visual.look import Look, look, rollout
 
 PATCHES, GRID = 6, (2, 3)
 

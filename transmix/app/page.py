@@ -1,6 +1,5 @@
 """The page: Gradio's controls around a picture with a box; `events` says what happens when they are used."""
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +7,11 @@ import gradio as gr
 
 from transmix.app.events import connect, head_choices
 from transmix.app.model import LAST, MEAN, PageModel
-from transmix.app.parts import NOTHING
+from transmix.app.parts import NOTHING, piece
 from transmix.app.picture import LARGEST_FILE, SAMPLES, sample
 from transmix.mixing.box import Box
 
 HERE = Path(__file__).parent
-EDGES = "".join(f'<i data-edges="{edge}"></i>' for edge in ("n", "s", "w", "e"))
-CORNERS = "".join(f'<i class="tm-corner" data-edges="{corner}"></i>' for corner in ("nw", "ne", "sw", "se"))
-STAGE = f"""
-<div class="tm-stage tm-none"><img alt="Image A" draggable="false"><img alt="Image B, pasted into it" draggable="false">
-<div class="tm-box" tabindex="0" role="group" aria-roledescription="movable box">{EDGES}{CORNERS}</div>
-<p class="tm-missing">Two images are needed.</p></div>
-<p class="tm-small">Drag the box to move it, an edge or corner to resize it, elsewhere to draw a new one.
-Keys: arrows move it, with Shift they resize it.</p>"""
-DROP = """
-<div class="tm-drop tm-{letter}"><label><input type="file" accept="image/*" aria-label="Image {upper}: choose a file">
-<span class="tm-thumb">${{value}}</span></label>
-<span><b>Image {upper}</b><span class="tm-small">Drop a file here, or click</span>
-<button type="button" class="tm-remove" aria-label="Remove image {upper}">Remove</button></span></div>"""
-CREDIT = """
-<p class="tm-small">Example photographs: china.jpg by danielbuechele, flower.jpg by vultilion, CC BY 2.0, as they come
-with scikit-learn. Images stay on this computer, and are deleted when the app stops.</p>"""
 
 
 def build_page(model: PageModel) -> gr.Blocks:
@@ -36,7 +19,7 @@ def build_page(model: PageModel) -> gr.Blocks:
     height, width = model.size
     first = (height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2)
     with gr.Blocks(title=f"transmix: {model.loaded.target}", analytics_enabled=False) as page:
-        gr.HTML(_head(model))
+        gr.HTML(piece("head", model))
         with gr.Row(equal_height=False, elem_classes="tm-row"):
             parts = _pictures()
         status = '<div role="status">${value}</div>'  # below the pictures, which must not move under a pointer
@@ -52,30 +35,13 @@ def build_page(model: PageModel) -> gr.Blocks:
     return page
 
 
-def _head(model: PageModel) -> str:
-    (height, width), (h, w) = model.size, model.grid
-    weights = f"Weights: {escape(model.loaded.weights)}."
-    notice = f'<p class="tm-note">{_with_code(model.notice)}</p>' if model.notice else ""
-    return f"""<header class="tm-head"><h1>Whose label is it?</h1>
-<p>A box of image B is pasted into image A. CutMix gives B the share of the label that the box has of the area; TransMix
-asks the model where it looks. Drag the box and see.</p>
-<p class="tm-small">Model: <b>{escape(model.loaded.target)}</b>, {height} × {width} pixels, {h} × {w} patches.
-{weights}</p></header>
-{notice}"""
-
-
-def _with_code(text: str) -> str:
-    """Escape a text, and set what stands between backquotes as code."""
-    return "".join(f"<code>{part}</code>" if odd % 2 else part for odd, part in enumerate(escape(text).split("`")))
-
-
 def _pictures() -> dict[str, Any]:
     """Lay out the mixed image, the attention, and the label."""
     parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Mixed image</h2>')
         script = (HERE / "stage.js").read_text(encoding="utf-8")
-        parts["stage"] = gr.HTML(None, html_template=STAGE, js_on_load=script, elem_id="stage", pictures=[])
+        parts["stage"] = gr.HTML(None, html_template=piece("stage"), js_on_load=script, elem_id="stage", pictures=[])
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Where the model looks</h2>')
         parts["attention"] = gr.HTML(NOTHING, elem_id="attention")
@@ -94,13 +60,13 @@ def _images() -> dict[str, Any]:
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Images</h2>')
         for name, letter, file in (("own", "a", SAMPLES[0]), ("partner", "b", SAMPLES[1])):
-            template = DROP.format(letter=letter, upper=letter.upper())
+            template = piece("drop", letter.upper())
             parts[f"{name}_field"] = gr.HTML("", html_template=template, js_on_load=script, elem_id=f"image-{letter}")
             parts[name] = gr.State(str(sample(file)))
         with gr.Row(elem_classes="tm-buttons"):
             parts["swap"] = gr.Button("Swap A and B", size="sm", min_width=100)
             parts["examples"] = gr.Button("Example photographs", size="sm", min_width=100)
-        gr.HTML(CREDIT)
+        gr.HTML(piece("credit"))
     return parts
 
 

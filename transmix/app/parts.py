@@ -1,8 +1,10 @@
 """Pieces of the page as HTML: the shares of the label, the attention, the classes, remarks. All text is escaped."""
 
 from collections.abc import Sequence
-from html import escape
+from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from torch import Tensor
 
 from transmix.app.model import LAST, MEAN
@@ -14,6 +16,19 @@ from transmix.visual.palette import ON_PAGE
 
 NOTHING = '<p class="tm-empty">Give both images to see it.</p>'
 
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def piece(name: str, *values: Any) -> str:
+    """Return the HTML of one macro of parts.html."""
+    return str(getattr(TEMPLATES.get_template("parts.html").module, name)(*values))
+
 
 def shares_part(outcome: Outcome, setting: Setting, weight: float) -> str:
     """Write the label by the chosen rule, and the shares of A and B by every rule, in numbers and bars.
@@ -23,75 +38,35 @@ def shares_part(outcome: Outcome, setting: Setting, weight: float) -> str:
         setting: What was chosen.
         weight: Of attention in the label that is trained.
     """
-    own, partner = percents(outcome.lam[setting.rule])
-    said = "as trained" if setting.rule == "trained" else f"by {setting.rule}"
     notes = {"area": "CutMix", "attention": "alone", "trained": f"{weight:.0%} attention, {1 - weight:.0%} area"}
-    rows = "".join(_share_row(rule, notes[rule], lam, rule == setting.rule) for rule, lam in outcome.lam.items())
-    return f"""
-<dl class="tm-label">
-  <div><dt><i class="tm-own"></i>A’s share</dt><dd id="share-own">{own:.1f}<small> %</small></dd></div>
-  <div><dt><i class="tm-partner"></i>B’s share</dt><dd id="share-partner">{partner:.1f}<small> %</small></dd></div>
-</dl>
-<p>Label {said}: <b id="label">{outcome.lam[setting.rule]:.3f} · A + {1 - outcome.lam[setting.rule]:.3f} · B</b>.
-The first number is <i>lam</i>, the weight of image A’s own label.</p>
-<table class="tm-shares">
-<caption class="tm-hidden">Shares of the label by every rule</caption>
-<thead><tr><th scope="col">rule</th><th scope="col">A</th><td></td><th scope="col">B</th></tr></thead>
-<tbody>{rows}</tbody>
-</table>"""
-
-
-def _share_row(rule: str, note: str, lam: float, chosen: bool) -> str:
-    own, partner = percents(lam)
-    mark = ' class="tm-chosen" aria-current="true"' if chosen else ""
-    bar = f'<span class="tm-bar" aria-hidden="true"><span style="width:{own}%"></span></span>'
-    return (
-        f'<tr{mark} data-rule="{rule}"><th scope="row">{rule}<small>{note}</small></th>'
-        f"<td>{own:.1f} %</td><td>{bar}</td><td>{partner:.1f} %</td></tr>"
-    )
+    shares = {rule: percents(lam) for rule, lam in outcome.lam.items()}
+    return piece("shares", outcome.lam, shares, setting.rule, notes)
 
 
 def attention_part(outcome: Outcome, setting: Setting) -> str:
     """Write the picture of the attention over the mixed image, with the box around B's pixels."""
-    h, w = outcome.grid
     layer = "the last layer" if setting.layer == LAST else f"layer {setting.layer}"
     head = "mean over the heads" if setting.head == MEAN else f"head {setting.head}"
     mask = None if outcome.mask is None else outcome.mask.numpy()
-    highest = multiples(outcome.attention.numpy()).max()
     figure = attention_figure(outcome.mixed, outcome.attention, outcome.grid, mask, width=ON_PAGE)
-    return f"""{inline_svg(figure, "What the class token looks at in the mixed image")}
-<p class="tm-small">Class token, {layer}, {head}, {h} × {w} patches; up to {highest:.1f} times
-the even share of a patch.</p>"""
+    svg = inline_svg(figure, "What the class token looks at in the mixed image")
+    return piece("attention", svg, layer, head, outcome.grid, multiples(outcome.attention.numpy()).max())
 
 
 def classes_part(outcome: Outcome, names: Sequence[str] | None) -> str:
     """Write which classes the model finds most likely in the mixed image."""
-    rows = "".join(
-        f"<li><span>{escape(names[number]) if names else f'class {number}'}</span><b>{probability:.1%}</b>"
-        f'<span class="tm-bar tm-plain" aria-hidden="true"><span style="width:{probability:.1%}"></span></span></li>'
-        for number, probability in outcome.classes
-    )
-    return f'<ol class="tm-classes">{rows}</ol>'
+    found = outcome.classes
+    return piece("classes", [(names[one] if names else f"class {one}", f"{share:.1%}") for one, share in found])
 
 
 def field_part(image: Tensor | None, letter: str) -> str:
     """Write an image as the model takes it."""
     if image is None:
         return "none yet"
-    height, width = image.shape[1:]
-    picture = png_uri(image.permute(1, 2, 0).numpy())
-    return f'<img class="{_pixelated((height, width))}" src="{picture}" alt="Image {letter} as the model takes it">'
+    small = max(image.shape[1:]) < 150  # a browser would blur it when it enlarges it
+    return piece("field", png_uri(image.permute(1, 2, 0).numpy()), small, letter)
 
 
 def remarks_part(errors: Sequence[str], remarks: Sequence[str]) -> str:
     """Write what went wrong, and what is odd."""
-    return "".join(
-        f'<p class="tm-note tm-{kind}">{escape(text)}</p>'
-        for kind, texts in (("error", errors), ("remark", remarks))
-        for text in texts
-    )
-
-
-def _pixelated(size: tuple[int, int]) -> str:
-    """Return the class of pictures so small that a browser would blur them when it enlarges them."""
-    return "tm-pixels" if max(size) < 150 else ""
+    return piece("remarks", [("error", text) for text in errors] + [("remark", text) for text in remarks])

@@ -22,17 +22,8 @@ POLICY = (
 )
 """What a browser may load: nothing from elsewhere, whatever a later Gradio asks for."""
 
-SYSTEM = (
-    "system-ui",
-    "-apple-system",
-    "Segoe UI",
-    "Roboto",
-    "Helvetica Neue",
-    "Liberation Sans",
-    "Arial",
-    "sans-serif",
-)
-MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
+SYSTEM = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Liberation Sans, Arial, sans-serif"
+MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, Liberation Mono, monospace"
 
 
 @contextmanager
@@ -48,8 +39,7 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
     Raises:
         RecipeError: The port is taken or not allowed.
     """
-    font = [Font(name) for name in SYSTEM]
-    mono = [Font(name) for name in MONO]
+    font, mono = ([Font(name) for name in names.split(", ")] for names in (SYSTEM, MONO))
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     script = (HERE / "typed.js").read_text(encoding="utf-8")
     try:

@@ -25,12 +25,12 @@ class App:
     Ctrl-C ends it. Nothing is sent anywhere, and files given to the page are deleted at the end.
     """
 
-    target: Annotated[str | None, tyro.conf.Positional] = None
+    target: Annotated[str | None, tyro.conf.Positional, "page"] = None
     """A run folder; an exported folder; a .safetensors file; a timm name, whose published weights are fetched unless
     they are here; nothing: deit_tiny_patch16_224, with its published weights if they are here, else random ones."""
     port: int | None = None
     """Where the page is served; None: 7860, or the first free one after it."""
-    checkpoint: Literal["last", "best"] = "last"
+    checkpoint: Annotated[Literal["last", "best"], "model"] = "last"
     """Which checkpoint of a run."""
     weights: Literal["auto", "model", "ema"] = "auto"
     """Of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if there is

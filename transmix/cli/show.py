@@ -22,12 +22,11 @@ from transmix.runs.weights import is_run
 from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
 from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, trained_rule
 from transmix.visual.curves import curves_figure, read_curves
-from transmix.visual.look import head_rows, layer_rows, look
+from transmix.visual.look import head_rows, layer_rows, look, rollout
 from transmix.visual.page import FORMATS, save_figure
 from transmix.visual.pairs import pairs_figure, trained_note
 from transmix.visual.palette import PAGE
 from transmix.visual.reliability import reliability, reliability_figure
-from transmix.visual.rollout import rollout
 from transmix.visual.run import read_examples, read_log
 
 What = Literal["pair", "sheet", "heads", "layers", "rollout", "epochs", "gallery", "curves", "reliability"]
@@ -44,28 +43,30 @@ class Show:
     reliability: how often a model is right that says 80 %, on its validation images.
     """
 
-    what: Annotated[What, tyro.conf.Positional]
+    what: Annotated[What, tyro.conf.Positional, "figure"]
     """The figure."""
     target: Annotated[str, tyro.conf.Positional]
     """A run folder; an exported folder; a .safetensors file; or a timm name, whose published weights are used."""
     out: Path
     """The file to write, .png or .svg."""
-    images: tuple[Path, ...] = ()
+    images: Annotated[tuple[Path, ...], "images"] = ()
     """Image files instead of validation images (pair: two)."""
     data: str | None = None
     """Data set whose validation images are used; a run's own if not given."""
-    checkpoint: Literal["last", "best"] = "last"
+    checkpoint: Annotated[Literal["last", "best"], "model"] = "last"
     """Which checkpoint of a run."""
     weights: Literal["auto", "model", "ema"] = "auto"
     """Of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if there is
     one and its score is not far below the model's."""
+    device: str = "auto"
+    """'auto': cuda where there is one, else cpu."""
     model: str | None = None
     """timm name of the model in a .safetensors file that does not say so itself."""
     size: tuple[int, int] | None = None
     """Height and width of the images that the model sees; its own if not given."""
     grey_range: tuple[float, float] | None = None
     """The values that are black and white in grey images of more than 8 bits; None: those that a run has kept."""
-    layer: int = -1
+    layer: Annotated[int, "what is drawn"] = -1
     """heads: number of the layer, from 0; negative from the end."""
     count: int | None = None
     """How many images or pairs; None: what the figure has room for."""
@@ -77,12 +78,10 @@ class Show:
     """pair: top, left, bottom and right of the box in pixels, instead of one drawn."""
     seed: int = 0
     """pair, sheet, gallery: decides images and boxes."""
-    width: float = PAGE
+    width: Annotated[float, "output"] = PAGE
     """Inches; 3.3 is a column of a paper, 6.9 its page."""
     dpi: int = 220
     """Pixels per inch of a PNG."""
-    device: str = "auto"
-    """'auto': cuda where there is one, else cpu."""
 
 
 def main(arguments: list[str]) -> None:
@@ -129,6 +128,11 @@ class _Scene:
     def model(self) -> nn.Module:
         return self.loaded.model
 
+    @property
+    def mixing(self) -> Mixing:
+        """How the run mixed; for other models the paper's way."""
+        return self.loaded.recipe.mixing if self.loaded.recipe else Mixing()
+
 
 def _scene(asked: Show) -> _Scene:
     options = {"model": asked.model, "checkpoint": asked.checkpoint, "weights": asked.weights}
@@ -157,15 +161,10 @@ def _scene(asked: Show) -> _Scene:
     )
 
 
-def _mixing(scene: _Scene) -> Mixing:
-    """Return how the run mixed; for other models the paper's way."""
-    return scene.loaded.recipe.mixing if scene.loaded.recipe else Mixing()
-
-
 def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
     height, width = scene.image(0).shape[-2:]
     labels = scene.split.labels if scene.split else None
-    boxes = draw_boxes(count, scene.number, (height, width), asked.seed, _mixing(scene).cutmix_alpha or 1.0, labels)
+    boxes = draw_boxes(count, scene.number, (height, width), asked.seed, scene.mixing.cutmix_alpha or 1.0, labels)
     if asked.what == "pair" and asked.images:
         boxes = [PastedBox(0, 1, boxes[0].box)]
     if asked.what == "pair" and asked.box is not None:
@@ -176,7 +175,7 @@ def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
 def _pairs(asked: Show) -> Figure:
     scene, shown = _scene(asked), 1 if asked.what == "pair" else asked.count or 6
     drawn = asked.boxes if asked.what == "gallery" else shown
-    rule = trained_rule(_mixing(scene))
+    rule = trained_rule(scene.mixing)
     judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=rule.downsample)
     positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
     pairs = pairs_of(judged, positions, scene.image, scene.name, rule.weight)
@@ -193,27 +192,17 @@ def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:
     return scene, torch.stack([scene.image(one) for one in positions]), [scene.name(one) for one in positions]
 
 
-def _heads(asked: Show) -> Figure:
-    scene, images, names = _chosen(asked, 4)
+def _attention(asked: Show) -> Figure:
+    scene, images, names = _chosen(asked, 6 if asked.what == "rollout" else 4)
     looked = look(scene.model, scene.normalise(images))
-    rows = head_rows(looked, asked.layer)
-    layer = asked.layer % len(looked.maps)
-    return heads_figure(images, rows, looked.grid, names, layer=layer, width=asked.width)
-
-
-def _layers(asked: Show) -> Figure:
-    scene, images, names = _chosen(asked, 4)
-    looked = look(scene.model, scene.normalise(images))
-    rows = {number: weights.mean(1) for number, weights in layer_rows(looked)}
-    return layers_figure(images, rows, looked.grid, names, width=asked.width)
-
-
-def _rollout(asked: Show) -> Figure:
-    scene, images, names = _chosen(asked, 6)
-    looked = look(scene.model, scene.normalise(images))
-    rolled = rollout(looked)
-    layers = len(looked.maps)
-    return rollout_figure(images, looked.attention, rolled, looked.grid, names, layers=layers, width=asked.width)
+    grid, width, layers = looked.grid, asked.width, len(looked.maps)
+    if asked.what == "heads":
+        rows = head_rows(looked, asked.layer)
+        return heads_figure(images, rows, grid, names, layer=asked.layer % layers, width=width)
+    if asked.what == "layers":
+        by_layer = {number: weights.mean(1) for number, weights in layer_rows(looked)}
+        return layers_figure(images, by_layer, grid, names, width=width)
+    return rollout_figure(images, looked.attention, rollout(looked), grid, names, layers=layers, width=width)
 
 
 def _epochs(asked: Show) -> Figure:
@@ -228,10 +217,6 @@ def _epochs(asked: Show) -> Figure:
         found.classes,
         width=asked.width,
     )
-
-
-def _curves(asked: Show) -> Figure:
-    return curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width)
 
 
 def _reliability(asked: Show) -> Figure:
@@ -249,11 +234,11 @@ def _reliability(asked: Show) -> Figure:
 FIGURES: dict[str, Callable[[Show], Figure]] = {
     "pair": _pairs,
     "sheet": _pairs,
-    "heads": _heads,
-    "layers": _layers,
-    "rollout": _rollout,
+    "heads": _attention,
+    "layers": _attention,
+    "rollout": _attention,
     "epochs": _epochs,
     "gallery": _pairs,
-    "curves": _curves,
+    "curves": lambda asked: curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width),
     "reliability": _reliability,
 }

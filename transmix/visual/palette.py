@@ -32,38 +32,24 @@ ON_PAGE = 2.4  # inches of a panel of an HTML page, which enlarges it to about 4
 TEXT, SMALL = 7.5, 6.5  # points
 MARGIN, GAP = 0.08, 0.10  # inches
 
-STYLE: Any = {
-    "font.size": TEXT,
-    "axes.labelsize": TEXT,
-    "axes.titlesize": TEXT,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": PALE,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": PALE,
-    "ytick.color": PALE,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "legend.fontsize": SMALL,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "svg.fonttype": "none",  # text stays text: it can be searched and edited
-    "svg.hashsalt": "transmix",  # the same figure gives the same file
-}
+VALUES: tuple[tuple[Any, str], ...] = (
+    (TEXT, "font.size axes.labelsize axes.titlesize"),
+    (SMALL, "xtick.labelsize ytick.labelsize legend.fontsize"),
+    (INK, "text.color axes.labelcolor xtick.labelcolor ytick.labelcolor"),
+    (PALE, "axes.edgecolor xtick.color ytick.color"),
+    (FAINT, "grid.color"),
+    (0.5, "grid.linewidth"),
+    (0.6, "axes.linewidth xtick.major.width ytick.major.width"),
+    (1.2, "lines.linewidth"),
+    (2.5, "xtick.major.size ytick.major.size"),
+    ("bold", "axes.titleweight"),
+    ("left", "axes.titlelocation"),
+    (False, "axes.spines.top axes.spines.right legend.frameon"),
+    (True, "axes.grid axes.axisbelow"),
+    ("none", "svg.fonttype"),  # text stays text: it can be searched and edited
+    ("transmix", "svg.hashsalt"),  # the same figure gives the same file
+)
+STYLE: Any = {name: value for value, names in VALUES for name in names.split()}
 
 
 @contextmanager
