@@ -32,7 +32,7 @@ def test_the_wheel_holds_recipes_and_licence_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "transmix/recipes/digits.yaml" in names
     assert "transmix/py.typed" in names
-    assert "transmix/models/readable.csv" in names
+    assert {f"transmix/{name}" for name in ("models/readable.csv", "metrics.csv", "compare/notes.txt")} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/", "scripts/")) for name in names)
 
