@@ -30,7 +30,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_recipes_and_licence_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    kinds = (".css", ".csv", ".html", ".js", ".json", ".md", ".typed", ".yaml")
+    kinds = (".css", ".csv", ".html", ".jinja", ".js", ".json", ".md", ".txt", ".typed", ".yaml")
     data = {str(path.relative_to(ROOT)) for path in (ROOT / "transmix").rglob("*") if path.suffix in kinds}
     assert {"transmix/py.typed", "transmix/recipes/digits.yaml", "transmix/export/card.md"} < data <= set(names)
     assert any(name.endswith("LICENSE") for name in names)

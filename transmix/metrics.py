@@ -1,4 +1,4 @@
-"""The table of metrics: what is measured of a model or a run, how it is called, written and read.
+"""The table of metrics, `metrics.csv`: what is measured of a model or a run, how it is called, written and read.
 
 Logs, reports, comparisons, curves, model cards and `transmix evaluate` take labels from here and nowhere else.
 
@@ -6,11 +6,15 @@ A package adds a metric by the entry point `metric.NAME`: a `Metric` with an acc
 updates, in training too; `NAME` (and `ema_NAME`) stands in logs, comparisons, reports and what `evaluate` prints.
 """
 
+import csv
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,69 +87,23 @@ def written(value: Any, write: Callable[[float], str]) -> str:
     return write(value) if math.isfinite(value) else "not a number" if math.isnan(value) else "infinite"
 
 
-def _share(label: str, better: Literal["higher", "lower"] | None, meaning: str, unit: str = "%") -> Metric:
-    return Metric(label, 100, unit=unit, better=better, meaning=meaning)
+def _table() -> dict[str, dict[str, Metric]]:
+    metrics: dict[str, dict[str, Metric]] = {}
+    with Path(__file__).with_name("metrics.csv").open(encoding="utf-8", newline="") as file:
+        for of, name, label, factor, decimals, unit, better, meaning in islice(csv.reader(file), 1, None):
+            metric = Metric(label, float(factor), int(decimals), unit, None, better or None, meaning)  # type: ignore[arg-type]
+            metrics.setdefault(of, {})[name] = metric
+    return metrics
 
 
-METRICS = {
-    "top1": _share("top-1", "higher", "share of validation images whose most likely class is right"),
-    "top5": _share("top-5", "higher", "the same among the five most likely; 100 % with five classes or fewer"),
-    "loss": Metric("NLL", 1, 3, "nats", better="lower", meaning="cross-entropy of validation images"),
-    "calibration_error": _share(
-        *("calibration error", "lower"),
-        "mean gap of confidence and accuracy over 15 bins; 0 is best: 80 % sure, right 80 % of the time",
-    ),
-}
+FIGURES = _table()
+"""Suite -> name in it -> metric, of the figures that are printed; of a list, the value at `AT`."""
+
+METRICS = FIGURES.pop("evaluation")
 """Name -> metric, of those that every evaluation measures."""
 
-MIXED_LOSS = "cross-entropy; while images are mixed that of training is of mixed labels, and stays higher"
-SHIFT = "how far the label rule moved a pasted box’s label from the share of its area, on average"
-
-TRAINING_METRICS = {
-    "loss": Metric("training loss", 1, 3, "nats", better="lower", meaning=MIXED_LOSS),
-    "mixed_accuracy": _share("mixed accuracy", "higher", "on mixed training images, each label by its weight"),
-    "label_shift": _share("label shift", None, SHIFT, "points"),
-    "empty_boxes": _share("empty boxes", None, "boxes whose evidence is less than a tenth of their area's share"),
-    "lr": Metric("learning rate", decimals=6, meaning="size of the optimizer’s steps"),
-    "images_per_second": Metric("speed", 1, 0, "images/s", better="higher", meaning="of training, without evaluation"),
-    "seconds": Metric("training time", 1, 0, "s", better="lower", meaning="of the training steps, without evaluation"),
-}
+TRAINING_METRICS = FIGURES.pop("training")
 """Name in the log -> metric, of training itself."""
-
-FIGURES: dict[str, dict[str, Metric]] = {
-    "calibration": {
-        "calibration_error_equal_mass": _share("calibration error, equal mass", "lower", "bins of equally many images"),
-        "rms_calibration_error": _share("RMS calibration error", "lower", "root of the mean squared gap over the bins"),
-        "aurra": _share("AURRA", "higher", "accuracy of the n most confident images, mean over n"),
-        "brier_score": Metric("Brier score", 1, 4, better="lower", meaning="squared distance from the one-hot label"),
-        "calibration_error_after": _share("calibration error after temperature scaling", "lower", "on half the images"),
-    },
-    "occlusion": {
-        "random": _share("top-1 without random patches", "higher", "patches dropped at random"),
-        "salient": _share("top-1 without the salient patches", "higher", "the most attended patches dropped"),
-        "non_salient": _share("top-1 without the other patches", "higher", "the least attended patches dropped"),
-    },
-    "shuffle": {"top1": _share("top-1 on shuffled patches", "higher", "an image's patches change places")},
-    "shifts": {
-        "top1": METRICS["top1"],
-        "mCE": _share("mCE", "lower", "error over the baseline's, mean over fifteen corruptions"),
-        "aupr": _share("AUPR", "higher", "precision over recall of telling outliers by their low confidence"),
-    },
-    "attention-quality": {
-        "jaccard": _share("attention: Jaccard", "higher", "patches with 60 % of the attention against the object"),
-        "pointing": _share("attention: pointing", "higher", "the patch with most attention holds the object"),
-        "localisation": _share("attention: localisation", "higher", "the box of the map overlaps the object's by half"),
-        "own_over_other": Metric(
-            "attention: own object over another's", better="higher", meaning="1: where it looks ignores the image"
-        ),
-        "explained_by_position": _share("attention explained by position", "lower", "100 %: the same map for all"),
-    },
-    "label-truth": {
-        f"error_{rule}": Metric(f"label error {by}", 1, 3, better="lower", meaning="mean distance from what is visible")
-        for rule, by in (("area", "by area"), ("attention", "by attention"), ("mean", "by their mean"))
-    },
-}
-"""Suite -> name in it -> metric, of the figures that are printed; of a list, the value at `AT`."""
 
 AT = {"occlusion": ("ratios", 0.5), "shuffle": ("grids", 4)}
 """Suite -> (the list that its other lists run along, the entry that is printed, or the nearest)."""
@@ -193,9 +151,7 @@ def headlines(suite: str | None, found: Mapping[str, Mapping[str, Any]]) -> list
             values = {weights: of_weights.get(name) for weights, of_weights in found.items()}
             if suite in AT:
                 along, at = AT[suite]
-                index = min(
-                    range(len(first[along])), key=lambda one, at=at, entries=first[along]: abs(entries[one] - at)
-                )
+                index = np.abs(np.subtract(first[along], at)).argmin()
                 values = {weights: value and value[index] for weights, value in values.items()}
                 label += f", {along.removesuffix('s')} {first[along][index]:g}"
             if all(type(value) in (int, float, type(None)) for value in values.values()):

@@ -56,7 +56,7 @@ def test_each_group_is_compared_with_cutmix_and_transmix_with_its_twin(made_runs
         ("transmix", "cutmix"),
         ("transmix", "mixup+cutmix"),
     ]
-    assert comparison.compared[-1].common == "the same mixed images: the label alone differs"
+    assert str(comparison.compared[-1].shared) == "the same mixed images: the label alone differs"
     assert NO_TWIN not in comparison.cautions
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from transmix.compare.groups import read_run
-from transmix.compare.label_twin import say_shared, shared_draws
+from transmix.compare.label_twin import shared_draws
 from transmix.data.seeding import derive_seed
 from transmix.recipes.mixing import build_mixer
 
@@ -40,7 +40,7 @@ def test_transmix_and_mixup_cutmix_see_the_very_same_images(run):
     assert all(same_images(one, other))
     shared = shared_draws(one, other)
     assert shared.all
-    assert say_shared(shared) == "the same mixed images: the label alone differs"
+    assert str(shared) == "the same mixed images: the label alone differs"
 
 
 def test_transmix_and_cutmix_do_where_neither_blends(run):
@@ -55,7 +55,7 @@ def test_transmix_and_cutmix_do_not_where_transmix_switches_to_mixup(run):
     shared = shared_draws(one, other)
     assert not shared.all
     assert shared.same == pytest.approx(sum(equal) / len(equal), abs=0.2)
-    assert say_shared(shared) != say_shared(shared_draws(one, run("mixup+cutmix")))
+    assert str(shared) != str(shared_draws(one, run("mixup+cutmix")))
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
@@ -70,7 +70,7 @@ def test_rows_are_looked_at_in_every_mode(run, mode):
 def test_recipes_that_differ_elsewhere_are_no_twins(run, setting, value):
     shared = shared_draws(run("transmix"), run("mixup+cutmix", **{setting: value}))
     assert not shared.all
-    assert say_shared(shared) == "the seed alone: other settings differ too"
+    assert str(shared) == "the seed alone: other settings differ too"
 
 
 def test_neither_are_runs_of_other_numbers_of_processes(run):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from transmix.compare import schedule
 from transmix.compare.schedule import Task, run_tasks, tail
 
 NOTE = "import pathlib,sys,time,os;note=lambda word:open(sys.argv[1],'a').write(f'{word} {sys.argv[2]}\\n');"
@@ -82,14 +81,14 @@ def test_a_signal_asks_the_running_to_stop_waits_for_them_and_starts_no_other(ta
 
 def test_a_second_signal_kills_what_does_not_stop(task, monkeypatch):
     """What ignores the first would go on for ever: that this ends at all is the proof."""
-    noted, note = threading.Event(), schedule._Signals._note
-    monkeypatch.setattr(schedule._Signals, "_note", lambda self, *about: (note(self, *about), noted.set()))
+    passed_on = threading.Event()
+    monkeypatch.setattr(subprocess.Popen, "terminate", lambda self: passed_on.set())
 
     def send():
         while not task.notes():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
-        noted.wait()
+        passed_on.wait()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=send).start()

@@ -32,7 +32,7 @@ def test_scores_are_those_of_the_last_epoch(run_folder, parsed):
     last = rows_of(folder)[-1]
     text = parsed(report(folder)).text
     for name in ("top1", "top5", "calibration_error"):
-        assert f"{100 * last[name]:.2f} % weights as trained; EMA: {100 * last[f'ema_{name}']:.2f} %" in text
+        assert f"{100 * last[name]:.2f} % of the model; EMA {100 * last[f'ema_{name}']:.2f} %" in text
     assert f"Best epoch 4 EMA: {100 * last['ema_top1']:.2f} %" in text
     seconds = sum(10 * 8 / (1000 + epoch) for epoch in range(1, 5))
     assert f"Training time {seconds:.1f} s" in text
@@ -145,7 +145,7 @@ def test_what_evaluate_wrote_is_shown_suites_and_all(small_recipe, images, tmp_p
     for suite in suites:
         (title,) = [title for title in tables if title.endswith(f"Scores as they stand in evaluation.json: {suite}")]
         head, *rows = tables[title]
-        assert head == ["score", "weights as trained", "EMA"]
+        assert head == ["score", "model", "EMA"]
         assert len(rows) == len(wrote[suite]["model"])
     shown = {row[0]: row[1] for title, table in tables.items() if title.endswith("json: calibration") for row in table}
     name = next(
@@ -342,7 +342,7 @@ def test_scores_that_are_not_numbers_are_called_so(run_folder, parsed):
         re.sub(r'"(ema_)?(val_loss|loss|calibration_error)": [\d.]+', r'"\1\2": NaN', text)
     )
     page = parsed(report(folder))
-    assert "Calibration error not a number weights as trained; EMA: not a number" in page.text
+    assert "Calibration error not a number of the model; EMA not a number" in page.text
     assert "loss: no value is a finite number." in page.text
     assert not any("nan" in attributes.get("d", "") for tag, attributes in page.elements)
 
@@ -353,7 +353,7 @@ def test_a_real_run_is_reported_by_the_command(small_recipe, images, tmp_path, p
     main([str(folder)])
     assert capsys.readouterr().out.endswith(f"written to {folder / 'report.html'}\n")
     page = parsed((folder / "report.html").read_text(encoding="utf-8"))
-    assert f"{100 * summary['last']['top1']:.2f} % weights as trained; EMA" in page.text
+    assert f"{100 * summary['last']['top1']:.2f} % of the model; EMA" in page.text
     assert sum(tag == "img" for tag, _ in page.elements) == 2
     main([str(folder), "--out", str(tmp_path / "else.html")])
     assert (tmp_path / "else.html").read_text() == (folder / "report.html").read_text()

@@ -100,10 +100,10 @@ def test_an_average_left_behind_is_a_warning_at_the_end_of_training_and_wherever
     assert json.loads((slow / "evaluation.json").read_text())["weights"] == shown[0].removeprefix("weights: ")
     assert main(["report", str(slow)]) == 0
     page = (slow / "report.html").read_text()
-    assert "The EMA is far below the weights as trained, which stand for the run" in page
+    assert "The EMA is far below the model, which stands for the run" in page
     assert gap in page
     found = compare_runs([read_run(slow), read_run(warm)])
-    assert "EMA top-1 is compared, but far below the weights as trained in run." in found.cautions
+    assert "EMA top-1 is compared, but far below the model in run." in found.cautions
 
 
 def test_with_warm_up_the_same_run_has_an_average_that_follows(warm):

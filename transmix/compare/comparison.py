@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transmix.compare.groups import Group, cautions, differing, group_runs
-from transmix.compare.label_twin import LABEL_ONLY, NO_TWIN, Shared, say_shared, shared_draws
+from transmix.compare.label_twin import LABEL_ONLY, NO_TWIN, Shared, shared_draws
 from transmix.compare.statistics import LEVEL, Difference, Mean, difference, holm, mean_of
 from transmix.metrics import Metric, log_metrics
 from transmix.runs.error import RunError
@@ -34,11 +34,6 @@ class Compared:
     shared: Shared
     p_holm: float | None
     verdict: str
-
-    @property
-    def common(self) -> str:
-        """What the two saw alike, in words."""
-        return say_shared(self.shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,36 +96,30 @@ def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> Comp
         raise RunError("none of these runs is finished: nothing to compare yet; transmix train --resume goes on")
     base = _baseline(groups, baseline)
     finished = [run for group in groups for run in group.finished]
-    found = {id(run): scores_of(run) for run in finished}
-    score = "ema_top1" if all("ema_top1" in scores for scores in found.values()) else "top1"
-    in_any = {score, *(name for scores in found.values() for name in scores)}
+    measured = {id(run): scores_of(run) for run in finished}
+    score = "ema_top1" if all("ema_top1" in scores for scores in measured.values()) else "top1"
+    in_any = {score, *(name for scores in measured.values() for name in scores)}
     known = {name: metric for name, metric in log_metrics().items() if name in in_any}
     notes = cautions(groups)
     if score == "top1" and "ema_top1" in known:
-        notes.append(f"Some runs kept no EMA: {known[score].label} of the weights as trained is compared.")
+        notes.append(f"Some runs kept no EMA: {known[score].label} of the model is compared.")
     far = [run.folder.name for run in finished if ema_is_far_below(run.epochs[-1])]
     if score == "ema_top1" and far:
-        notes.append(f"{known[score].label} is compared, but far below the weights as trained in {', '.join(far)}.")
-    by_seed = {
-        group.name: {
-            name: {run.seed: found[id(run)][name] for run in group.finished if name in found[id(run)]} for name in known
-        }
-        for group in groups
-    }
-    means = {
-        group: {name: mean_of(list(values.values())) for name, values in of_group.items() if values}
-        for group, of_group in by_seed.items()
-    }
+        notes.append(f"{known[score].label} is compared, but far below the model in {', '.join(far)}.")
+    by_seed, means = {}, {}
+    for group in groups:
+        scores = {run.seed: measured[id(run)] for run in group.finished}
+        of_group = {name: {seed: one[name] for seed, one in scores.items() if name in one} for name in known}
+        by_seed[group.name] = of_group
+        means[group.name] = {name: mean_of(list(values.values())) for name, values in of_group.items() if values}
     compared = []
     for group, other in _pairs(groups, base):
         one, two = by_seed[group.name], by_seed[other.name]
-        scores = {name: difference(one[name], two[name]) for name in known}
-        if scores.get(score) is None:
+        scores = {name: found for name in known if (found := difference(one[name], two[name])) is not None}
+        if score not in scores:
             notes.append(f"{group.name} and {other.name} have no finished seed in common: no difference between them.")
             continue
-        shared = shared_draws(group.runs[0], other.runs[0])
-        present = {name: value for name, value in scores.items() if value is not None}
-        compared.append(Compared(group.name, other.name, present, shared, None, ""))
+        compared.append(Compared(group.name, other.name, scores, shared_draws(group.runs[0], other.runs[0]), None, ""))
     by_rule = {group.name for group in groups if group.runs[0].settings["labels"] != "area"}
     twins = [one for one in compared if one.shared.all and by_rule & {one.group, one.baseline}]
     if by_rule and not twins:
@@ -164,9 +153,8 @@ def _pairs(groups: Sequence[Group], base: Group) -> list[tuple[Group, Group]]:
 
 def _with_verdicts(compared: Sequence[Compared], score: str) -> tuple[Compared, ...]:
     """Add Holm's p, over all that have one, and the verdicts."""
-    tested = [one for one in compared if one.scores[score].p is not None]
-    raised = iter(holm([p for one in tested if (p := one.scores[score].p) is not None]))
-    p_holm = {id(one): next(raised) for one in tested}
+    tested = {id(one): p for one in compared if (p := one.scores[score].p) is not None}
+    p_holm = dict(zip(tested, holm(list(tested.values())), strict=True))
     return tuple(
         replace(one, p_holm=p_holm.get(id(one)), verdict=_verdict(one.scores[score], p_holm.get(id(one)), len(tested)))
         for one in compared

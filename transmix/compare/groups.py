@@ -1,7 +1,7 @@
 """Runs sorted into groups that differ in the seed alone, and what stands in the way of comparing them."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,15 +119,10 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
 def cautions(groups: Sequence[Group]) -> list[str]:
     """Return what a reader must know before believing a comparison: one sentence each, none if all is well."""
     found = []
-    firsts = [group.runs[0] for group in groups]
-    for name in differing(firsts):
+    for name in differing([group.runs[0] for group in groups]):
         if name not in WAYS:
-            having = [
-                (run.settings[name], group.name)
-                for run, group in zip(firsts, groups, strict=True)
-                if name in run.settings
-            ]
-            values = _listed([value for value, _ in having], [title for _, title in having])
+            having = [group for group in groups if name in group.runs[0].settings]
+            values = _listed([group.runs[0].settings[name] for group in having], [group.name for group in having])
             found.append(f"Groups differ in more than the mix and the seed: {name} is {values}.")
     for group in groups:
         for run in group.runs:
@@ -146,27 +141,20 @@ def cautions(groups: Sequence[Group]) -> list[str]:
     if len({str(Path(run.settings["data"] or "")) for run in runs}) > 1:
         listed = _listed([run.settings["data"] for run in runs], names)
         found.append(f"Data of the same name lies in different places: {listed}. Are they the same?")
-    for package in PACKAGES:
-        found += _differs(f"version of {package}", lambda run, p=package: packages(run).get(p), runs, names)
-    found += _differs("commit", lambda run: run.environment.get("commit"), runs, names)
-    for key in MACHINE:
-        found += _differs(f"machine ({key})", lambda run, k=key: run.environment.get(k), runs, names)
-    return found
+    origin = {f"version of {package}": [packages(run).get(package) for run in runs] for package in PACKAGES}
+    origin["commit"] = [run.environment.get("commit") for run in runs]
+    origin |= {f"machine ({key})": [run.environment.get(key) for run in runs] for key in MACHINE}
+    return found + [
+        f"The {what} differs: {_listed(values, names)}."
+        for what, values in origin.items()
+        if any(value != values[0] for value in values)
+    ]
 
 
 def packages(run: RunRecord) -> dict[str, Any]:
     """Return package -> version, as far as the run wrote it down."""
     found = run.environment.get("packages")
     return found if isinstance(found, dict) else {}
-
-
-def _differs(
-    what: str, value: Callable[[RunRecord], Any], runs: Sequence[RunRecord], names: Sequence[str]
-) -> list[str]:
-    values = [value(run) for run in runs]
-    if all(one == values[0] for one in values):
-        return []
-    return [f"The {what} differs: {_listed(values, names)}."]
 
 
 def _listed(values: Sequence[Any], names: Sequence[str]) -> str:

@@ -48,6 +48,15 @@ class Shared:
         """Whether the two see the very same mixed images."""
         return self.alike and self.same == 1
 
+    def __str__(self) -> str:
+        """What two groups with the same seed have in common, in a few words."""
+        if not self.alike:
+            return "the seed alone: other settings differ too"
+        if self.all:
+            return "the same mixed images: the label alone differs"
+        boxes = ", the same box wherever both paste one" if 0 < self.boxes == self.same_boxes else ""
+        return f"the same images before mixing, mixed alike {100 * self.same:.0f} % of the time{boxes}"
+
 
 def shared_draws(one: RunRecord, other: RunRecord, steps: int = STEPS) -> Shared:
     """Draw the first mixing of two recipes side by side, both with the first one's seed.
@@ -70,16 +79,6 @@ def shared_draws(one: RunRecord, other: RunRecord, steps: int = STEPS) -> Shared
         same_boxes=sum(a == b for a, b in boxes) / len(pairs),
         alike=changed <= mixing | LABEL_ONLY | one.of_labels | other.of_labels and processes,
     )
-
-
-def say_shared(shared: Shared) -> str:
-    """Say in a few words what two groups with the same seed have in common."""
-    if not shared.alike:
-        return "the seed alone: other settings differ too"
-    if shared.all:
-        return "the same mixed images: the label alone differs"
-    boxes = ", the same box wherever both paste one" if 0 < shared.boxes == shared.same_boxes else ""
-    return f"the same images before mixing, mixed alike {100 * shared.same:.0f} % of the time{boxes}"
 
 
 def _rows(run: RunRecord, seed: int, number: int) -> list[tuple]:

@@ -6,11 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 
 from transmix.printable import printable
 
@@ -51,14 +50,6 @@ class Outcome:
     signal: int
 
 
-@dataclass(eq=False)
-class _Process:
-    task: Task
-    slot: Mapping[str, str]
-    process: subprocess.Popen
-    started: float = field(default_factory=time.monotonic)
-
-
 def run_tasks(tasks: Sequence[Task], slots: Sequence[Mapping[str, str]], keep_open: Sequence[int] = ()) -> Outcome:
     """Run tasks in their order, as many at a time as there are slots.
 
@@ -70,30 +61,33 @@ def run_tasks(tasks: Sequence[Task], slots: Sequence[Mapping[str, str]], keep_op
         slots: the environment variables of each place where a task can run (a GPU's number, say).
         keep_open: file descriptors that the processes inherit.
     """
-    waiting, running, free = list(tasks), list[_Process](), list(slots)
-    done, failed = list[str](), dict[str, int]()
-    with _Signals() as signals, _Line(len(tasks)) as line, _none_left(running):
-        while running or (waiting and not signals.first):
-            while waiting and free and not signals.first:
-                running.append(_start(waiting.pop(0), free.pop(0), keep_open))
-                line.say(f"{running[-1].task.name} starts; what it prints is in {running[-1].task.log}")
-            for one in running if signals.take() else ():
-                (one.process.kill if signals.again else one.process.terminate)()
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                free.append(one.slot)
-                code = one.process.returncode
-                if code == 0:
-                    done.append(one.task.name)
-                    line.say(f"{one.task.name} done after {_minutes(time.monotonic() - one.started)}")
-                elif not signals.first:
-                    failed[one.task.name] = code
-                    line.say(f"{one.task.name} failed (exit code {code}); the end of {one.task.log}:")
-                    for text in tail(one.task.log):
+    waiting, free, done, failed = list(tasks), list(slots), list[str](), dict[str, int]()
+    running: dict[subprocess.Popen, tuple[Task, Mapping[str, str], float]] = {}
+    with _noted_signals() as signals, closing(_Line(len(tasks))) as line, _none_left(running):
+        passed_on = 0
+        while running or (waiting and not signals):
+            while waiting and free and not signals:
+                task, slot = waiting.pop(0), free.pop(0)
+                running[_start(task, slot, keep_open)] = task, slot, time.monotonic()
+                line.say(f"{task.name} starts; what it prints is in {task.log}")
+            if (came := len(signals)) > passed_on:
+                passed_on = came
+                for process in running:
+                    (process.kill if came > 1 else process.terminate)()
+            for process in [process for process in running if process.poll() is not None]:
+                task, slot, started = running.pop(process)
+                free.append(slot)
+                if process.returncode == 0:
+                    done.append(task.name)
+                    line.say(f"{task.name} done after {_minutes(time.monotonic() - started)}")
+                elif not signals:
+                    failed[task.name] = process.returncode
+                    line.say(f"{task.name} failed (exit code {process.returncode}); the end of {task.log}:")
+                    for text in tail(task.log):
                         line.say(f"    {text}")
-            line.show(len(done) + len(failed), [one.task for one in running])
+            line.show(len(done) + len(failed), [task for task, _, _ in running.values()])
             time.sleep(POLL)
-    return Outcome(tuple(done), failed, signals.first)
+    return Outcome(tuple(done), failed, next(iter(signals), 0))
 
 
 def tail(log: Path, lines: int = 6) -> list[str]:
@@ -107,10 +101,10 @@ def tail(log: Path, lines: int = 6) -> list[str]:
     return [printable(line)[:300] for line in text.splitlines() if line.strip()][-lines:]
 
 
-def _start(task: Task, slot: Mapping[str, str], keep_open: Sequence[int]) -> _Process:
+def _start(task: Task, slot: Mapping[str, str], keep_open: Sequence[int]) -> subprocess.Popen:
     with task.log.open("ab") as log:
         # In a session of its own: Ctrl-C in a terminal reaches this process alone, which passes it on once.
-        process = subprocess.Popen(
+        return subprocess.Popen(
             task.command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -119,46 +113,31 @@ def _start(task: Task, slot: Mapping[str, str], keep_open: Sequence[int]) -> _Pr
             start_new_session=True,
             pass_fds=keep_open,
         )
-    return _Process(task, slot, process)
 
 
 @contextmanager
-def _none_left(running: Sequence[_Process]) -> Iterator[None]:
+def _none_left(running: Collection[subprocess.Popen]) -> Iterator[None]:
     """Let no process outlive this one's error: they are asked to stop, and waited for."""
     try:
         yield
     finally:
-        for one in running:
-            one.process.terminate()
-        for one in running:
-            one.process.wait()
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
 
 
-class _Signals:
-    """Notes signals while it is entered: the first, whether there was another, and each until it is taken."""
-
-    def __init__(self):
-        self.first, self.again, self.untaken = 0, False, False
-        self.before: dict[int, object] = {}
-
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.again = bool(self.first)
-        self.first = self.first or number
-        self.untaken = True
-
-    def take(self) -> bool:
-        """Whether a signal came since the last call."""
-        untaken, self.untaken = self.untaken, False
-        return untaken
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """Give a list that takes the numbers of the signals that come, instead of what they do otherwise."""
+    came, before = list[int](), {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Line:
@@ -168,15 +147,9 @@ class _Line:
         self.tasks, self.live, self.shown = tasks, sys.stdout.isatty(), 0.0
         self.started = time.monotonic()
 
-    def __enter__(self) -> "_Line":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._clear()
-
     def say(self, text: str) -> None:
         """Print a line to stay."""
-        self._clear()
+        self.close()
         print(printable(text), flush=True)
 
     def show(self, ended: int, running: Sequence[Task]) -> None:
@@ -189,11 +162,12 @@ class _Line:
         took = self.shown - self.started
         left = f"  about {_minutes(took / share - took)} left" if share > 0.02 else ""
         parts = [f"{ended} of {self.tasks}", *(f"{name} {word}".rstrip() for name, _, word in where)]
-        self._clear()
+        self.close()
         width = os.get_terminal_size(sys.stdout.fileno()).columns
         print(printable("  ".join(parts) + left)[: width - 1], end="", flush=True)
 
-    def _clear(self) -> None:
+    def close(self) -> None:
+        """Take the live line away."""
         if self.live:
             print("\r\x1b[K", end="")
 

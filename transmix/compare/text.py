@@ -1,8 +1,11 @@
 """How a comparison is put into words: the same on the page, in Markdown and in the terminal."""
 
+from pathlib import Path
+
 from transmix.compare.comparison import Compared, Comparison
 from transmix.compare.statistics import Difference, Mean
 from transmix.metrics import NONE, TRAINING_METRICS, Metric, added_metrics
+from transmix.report.page import render
 from transmix.runs.weights import NAMES
 
 COLUMNS = {
@@ -56,46 +59,16 @@ def weights_of(comparison: Comparison) -> str:
 
 def reading_notes(comparison: Comparison) -> list[str]:
     """Return what every reader of such tables should know, one sentence or two each."""
-    seeds = [len(one.scores[comparison.score].seeds) for one in comparison.compared]
     runs = [run for group in comparison.groups for run in group.finished]
-    images = next((sum(run.images) for run in runs if run.images), None)
-    tests = len([one for one in comparison.compared if one.p_holm is not None])
-    score = comparison.metrics[comparison.score]
-    better = f" ({score.better} is better)" if score.better else ""
-    notes = [
-        f"Compared is {score.label}{better} after the LAST epoch, of {weights_of(comparison)}. The best epoch's score "
-        "is higher, but optimistic: it is chosen on the images that it is measured on.",
-        "A difference is taken seed by seed, as the same seed means the same data, order, split and first weights. "
-        "The interval is Student's t over these differences.",
-        "Shared is what two groups see alike with the same seed, found by drawing their first mixing: no mixing counts "
-        "as alike where both do not mix. Where all mixed images are the same, the difference is that of the labels.",
-    ]
-    if seeds and min(seeds) < 10:
-        few = min(seeds)
-        notes.append(
-            f"n = {few if few == max(seeds) else f'{few} to {max(seeds)}'} is few: with two seeds the interval is "
-            f"12.7 standard errors to each side, with three 4.3, with five 2.8. A difference that is not more than "
-            f"noise may still be there; more seeds would say."
-        )
-    if tests > 1:
-        notes.append(
-            f"{tests} comparisons are made at once. Each one's interval is its own; the p beside it is raised by "
-            f"Holm's method, so that the chance of any false alarm among all stays at 5 %."
-        )
-    if images:
-        share = sum(run.epochs[-1][comparison.score] for run in runs) / len(runs)
-        error = 100 * (share * (1 - share) / images) ** 0.5
-        notes.append(
-            f"Measured on {images:,} validation images: one run's {score.label} has a sampling error of about "
-            f"{error:.1f} points by itself. Runs keep no record of which images they got right, so none is used."
-        )
-    if runs and runs[0].settings["data"] in ("digits", "digits48"):
-        notes.append("With the built-in digits the seed draws images and split too, so the intervals cover these.")
-    else:
-        notes.append("All seeds see the same images: the intervals speak of these, not of others of their kind.")
-    notes.append(
-        "Time is that of the training steps, by the log, without evaluation; it compares only what ran alike (as many "
-        f"at a time, on the same machine). The {TRAINING_METRICS['label_shift'].label}, of the last epoch that mixed: "
-        f"{TRAINING_METRICS['label_shift'].meaning}."
+    notes = render(
+        Path(__file__).with_name("notes.txt"),
+        score=comparison.metrics[comparison.score],
+        weights=weights_of(comparison),
+        seeds=[len(one.scores[comparison.score].seeds) for one in comparison.compared],
+        tests=len([one for one in comparison.compared if one.p_holm is not None]),
+        images=next((sum(run.images) for run in runs if run.images), None),
+        share=sum(run.epochs[-1][comparison.score] for run in runs) / len(runs),
+        data=runs[0].settings["data"],
+        shift=TRAINING_METRICS["label_shift"],
     )
-    return notes
+    return notes.splitlines()

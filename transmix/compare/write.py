@@ -15,8 +15,6 @@ from transmix.printable import printable
 from transmix.report.page import render, write_page
 from transmix.runs.read import RunRecord, number
 
-TEMPLATE = Path(__file__).with_name("compare.html")
-
 
 def write_comparison(comparison: Comparison, page: Path, **about: Any) -> list[Path]:
     """Write page (.html), table (.md) and numbers (.json) beside each other.
@@ -62,7 +60,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             {
                 "group": one.group,
                 "baseline": one.baseline,
-                "common": one.common,
+                "common": str(one.shared),
                 "same_draws": one.shared.same,
                 "same_boxes": one.shared.same_boxes,
                 "verdict": one.verdict,
@@ -97,7 +95,7 @@ def html(comparison: Comparison) -> str:
     """Return the page."""
     columns, first = text.columns(comparison), comparison.groups[0].runs[0]
     return render(
-        TEMPLATE,
+        Path(__file__).with_name("compare.html"),
         comparison=comparison,
         text=text,
         columns=columns,
@@ -138,7 +136,7 @@ def tables(comparison: Comparison) -> str:
             found, pair = one.scores[comparison.score], f"{_escape(one.group)} − {_escape(one.baseline)}"
             mean, p_values = score.write_difference(found.mean), map(text.show_p, (found.p, one.p_holm))
             rows.append([pair, mean, text.interval(found, score), str(len(found.seeds)), *p_values])
-            verdicts.append(f"- {pair}: {one.verdict} With the same seed they share {one.common}.")
+            verdicts.append(f"- {pair}: {one.verdict} With the same seed they share {one.shared}.")
         lines += ["", *_table(rows), "", *verdicts]
     return "\n".join(lines) + "\n"
 

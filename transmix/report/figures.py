@@ -8,7 +8,7 @@ import numpy as np
 
 from transmix.metrics import METRICS, log_metrics
 from transmix.report.format import percent, points, whole
-from transmix.report.history import epoch_table, steps_per_epoch
+from transmix.report.history import epoch_table
 from transmix.runs.read import RunRecord, number
 from transmix.runs.weights import NAMES
 from transmix.visual.curves import CURVES, LOOKS, SHARES, Curve, curve_figure, read_curves, swatch, thinned
@@ -31,7 +31,8 @@ def curves(found: RunRecord) -> dict[str, Any]:
         charts.append((title, svg, metrics[next(iter(CURVES[title].values()))[1]].meaning))
     names = [name for name in LOOKS if any(name in lines for lines in panels.values())]
     legend = [(inline_svg(swatch(LOOKS[name]), name), name) for name in names]
-    return {"charts": charts, "legend": legend, "steps": steps_per_epoch(found), **epoch_table(found)}
+    ends = sorted({row["step"] for row in found.epochs})
+    return {"charts": charts, "legend": legend, "steps": ends[1] - ends[0] if ends[1:] else None, **epoch_table(found)}
 
 
 def calibration(found: RunRecord) -> dict[str, Any] | None:
@@ -54,17 +55,17 @@ def calibration(found: RunRecord) -> dict[str, Any] | None:
         "weights": NAMES[name],
         "chart": inline_svg(figure, "Accuracy against confidence; the numbers are in the table below"),
         "rows": [
-            (f"{at / len(count):.0%} to {(at + 1) / len(count):.0%}", *_bin(count[at], mean[at], accuracy[at]))
+            (
+                f"{at / len(count):.0%} to {(at + 1) / len(count):.0%}",
+                whole(int(count[at])),
+                *(percent(float(share[at]), 1) for share in (mean, accuracy)),
+            )
             for at in np.flatnonzero(count)
         ],
         "measure": METRICS["calibration_error"].label,
         "error": percent(float(error)),
         "lean": f"{points(float(abs(sure)))} {'above' if sure > 0 else 'below'}",
     }
-
-
-def _bin(count: float, mean: float, accuracy: float) -> tuple[str, str, str]:
-    return whole(int(count)), percent(float(mean), 1), percent(float(accuracy), 1)
 
 
 def _said(name: str, curve: Curve, share: bool) -> str:

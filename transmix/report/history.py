@@ -9,11 +9,9 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-from transmix.data import settings as data_settings
 from transmix.data.bad_images import LIST
 from transmix.metrics import log_metrics
-from transmix.recipes import model as model_settings
-from transmix.recipes import settings
+from transmix.recipes import Recipe
 from transmix.recipes.mixing import mix_and_labels
 from transmix.report.format import duration, percent, plural, score, setting, size, whole
 from transmix.report.page import shorten
@@ -38,6 +36,7 @@ def overview(found: RunRecord) -> dict[str, Any]:
     """Return the run's title, what it trained, and what keeps its numbers from being final."""
     mix, labels = ways(found)
     images, part, columns = (found.data.get(name) for name in ("images", "held_out", "columns"))
+    epochs = [found.setting("optimization", name, 0) for name in ("epochs", "cooldown_epochs")]
     held_out = None
     if isinstance(images, dict) and isinstance(part, str):
         columns = f", columns {' and '.join(map(str, columns))}" if isinstance(columns, list) else ""
@@ -50,7 +49,7 @@ def overview(found: RunRecord) -> dict[str, Any]:
         "data": found.setting("data", "data"),
         "validated on": held_out,
         "mixing": mixing,
-        "epochs": planned_epochs(found),
+        "epochs": sum(epochs) or None if all(type(one) is int for one in epochs) else None,
         "images a step": found.setting("optimization", "batch_size"),
         "seed": found.setting("run", "seed"),
     }
@@ -60,7 +59,10 @@ def overview(found: RunRecord) -> dict[str, Any]:
         "mix": mix,
         "by_rule": labels != "area",
         "by": evidence_of(found),
-        "state": _state(found),
+        "step": found.summary.get("step", found.rows[-1]["step"] if found.rows else None),
+        "done": len(found.epochs),
+        "planned": about["epochs"],
+        "summary": found.summary or (None if (found.folder / "summary.json").exists() else {}),
         "final": found.summary.get("finished") is True,
     }
 
@@ -87,18 +89,17 @@ def epoch_table(found: RunRecord) -> dict[str, Any]:
 
 
 def label_shift(found: RunRecord) -> dict[str, Any]:
-    """Return how far the label rule moved labels, early, late and on average, or why it moved none."""
-    names = ("label_shift", "empty_boxes")
+    """Return how far the label rule moved labels, early, late and on average; of a run without these, its mix."""
+    names, (mix, labels) = ("label_shift", "empty_boxes"), ways(found)
     rows = [row for row in found.epochs if number(row.get("label_shift")) is not None]
     if not rows:
-        return {"note": unmoved(*ways(found))}
+        return {"mix": mix, "labels": labels}
     strongest = max(rows, key=lambda row: row["label_shift"])
     picked = {
         f"{which} (epoch {whole(row.get('epoch'))})": row
         for which, row in (("first", rows[0]), ("strongest", strongest), ("last that mixes", rows[-1]))
     }
-    known = {name: [value for row in rows if (value := number(row.get(name))) is not None] for name in names}
-    means = {name: fmean(values) if values else None for name, values in known.items()}
+    means = {name: fmean(values) if (values := _numbers(rows, name)) else None for name in names}
     picked[f"mean of {plural(len(rows), 'epoch')}"] = means
     options = found.setting("mixing", "labels_options")
     before = found.setting("mixing", "attention_weight")  # recipes of before have it beside the rule
@@ -112,33 +113,10 @@ def label_shift(found: RunRecord) -> dict[str, Any]:
     }
 
 
-def unmoved(mix: Any, labels: Any) -> str:
-    """Say why a run has no labels that its rule moved."""
-    if mix is None:
-        return "Nothing is on record."
-    if mix == "none":
-        return "This run mixes no images, so there are no labels to move."
-    if labels != "area":
-        return "No epoch with boxes is on record yet."
-    return f"This run’s labels are by area (mix {mix}): attention moves none of them."
-
-
 def evidence_of(found: RunRecord) -> str:
     """Return what a run's label rule looks at, in words: attention, or the rule's name."""
     labels = ways(found)[1]
     return "attention" if labels in ("attention", "area", None) else f"the rule “{labels}”"
-
-
-def planned_epochs(found: RunRecord) -> int | None:
-    """Return how many epochs the recipe asks for."""
-    epochs = [found.setting("optimization", name, 0) for name in ("epochs", "cooldown_epochs")]
-    return sum(epochs) or None if all(type(one) is int for one in epochs) else None
-
-
-def steps_per_epoch(found: RunRecord) -> int | None:
-    """Return how many steps an epoch has, if two ends of epochs are on record."""
-    ends = sorted({row["step"] for row in found.epochs})
-    return ends[1] - ends[0] if len(ends) > 1 else None
 
 
 def spaced(rows: Sequence[Any], most: int) -> list[Any]:
@@ -150,27 +128,23 @@ def spaced(rows: Sequence[Any], most: int) -> list[Any]:
 
 def cost(found: RunRecord) -> list[tuple[str, str, str]]:
     """Return (what, how much, how it is known)."""
-    rows = found.epochs
     seconds, complete = found.training_time
-    speeds = [speed for row in rows if (speed := number(row.get("images_per_second")))]
     step = max((row["step"] for row in found.rows), default=None)
     batch = number(found.setting("optimization", "batch_size"))
     table = []
     if seconds is not None:
         known = "images ÷ images per second; start-up, evaluation and saving are not in it"
         table.append(("time in training steps", ("" if complete else "about ") + duration(seconds), known))
-    if walls := [wall for row in rows if (wall := number(row.get("seconds"))) is not None]:
+    if walls := _numbers(found.epochs, "seconds"):
         table.append(("time of the epochs", duration(sum(walls)), "with evaluation and saving"))
-    if speeds:
-        slow, fast = min(speeds), max(speeds)
-        table.append(
-            ("images per second", whole(median(speeds)), f"median of the epochs; {whole(slow)} to {whole(fast)}")
-        )
+    if speeds := list(filter(None, _numbers(found.epochs, "images_per_second"))):
+        known = f"median of the epochs; {whole(min(speeds))} to {whole(max(speeds))}"
+        table.append(("images per second", whole(median(speeds)), known))
     if step is not None:
         table.append(("optimizer steps", whole(step), f"of {whole(batch)} images each" if batch else ""))
         if batch:
             table.append(("training images seen", whole(step * batch), "each as often as it was shown"))
-    if memory := [value for row in found.rows if (value := number(row.get("peak_memory"))) is not None]:
+    if memory := _numbers(found.rows, "peak_memory"):
         table.append(("peak memory of the device", size(max(memory)), "as torch counts it"))
     weights = found.folder / "model.safetensors"
     if weights.is_file():
@@ -183,13 +157,10 @@ def incidents(found: RunRecord) -> list[tuple[str, list[str]]]:
     folder, happened = found.folder, []
     last = last_scores(found) or {}
     if ema_is_far_below(last):
-        text = "The EMA is far below the weights as trained, which stand for the run"
-        happened.append((text, [gap(last)]))
+        happened.append(("The EMA is far below the model, which stands for the run", [gap(last)]))
     notes = found.data.get("notes")
     happened += [(shorten(str(note), 600), []) for note in (notes if isinstance(notes, list) else [])[:10]]
-    held = [row for row in found.rows if number(row.get("held_back"))]
-    if held:
-        count = int(sum(row["held_back"] for row in held))
+    if count := int(sum(_numbers(found.rows, "held_back"))):
         happened.append((f"{plural(count, 'step')} held back because loss or gradient was not finite", []))
     if dumps := _names(found, "nonfinite", "step-*"):
         text = "Training stopped at a step that was not finite; transmix replay runs it again and says where it began"
@@ -214,7 +185,7 @@ def recipe(found: RunRecord) -> dict[str, Any] | None:
     """Return settings as (section, name, value, default, meaning), those that differ from the defaults apart."""
     if not found.sections:
         return None
-    defaults, meanings = dataclasses.asdict(settings.Recipe()), _meanings()
+    defaults, meanings = dataclasses.asdict(Recipe()), _meanings()
     changed, same = [], []
     for section, values in list(found.sections.items())[:20]:
         for name, value in list(values.items())[:60] if isinstance(values, dict) else [("", values)]:
@@ -230,18 +201,8 @@ def environment(found: RunRecord) -> list[tuple[str, str]]:
     return [(" ".join(path).replace("_", " "), setting(value)) for path, value in _leaves(found.environment, ())][:60]
 
 
-def _state(found: RunRecord) -> str:
-    step = found.summary.get("step", found.rows[-1]["step"] if found.rows else None)
-    steps = f" after {whole(step)} steps" if step is not None else ""
-    planned, epochs = planned_epochs(found), found.epochs
-    done = f"{len(epochs)}" + (f" of {planned}" if planned else "") + " epochs"
-    if found.summary.get("finished") is True:
-        return f"Finished{steps}."
-    if found.summary:
-        return f"Stopped{steps} as asked, before the end of its schedule: {done} are on record."
-    if not (found.folder / "summary.json").exists():
-        return f"Not finished: {done} are on record{f', the last at step {whole(step)}' if step is not None else ''}."
-    return f"Whether it finished cannot be told: {found.problems.get('summary.json', 'summary.json is empty')}."
+def _numbers(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [value for row in rows if (value := number(row.get(name))) is not None]
 
 
 def _names(found: RunRecord, place: str, pattern: str) -> list[str]:
@@ -261,10 +222,10 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def _meanings() -> dict[str, str]:
     """Return what stands below each setting where it is defined."""
     meanings = {}
-    sources = map(inspect.getsource, (data_settings, model_settings, settings))
-    for part in [part for source in sources for part in ast.parse(source).body]:
-        fields = part.body if isinstance(part, ast.ClassDef) else []
-        for one, after in pairwise(fields):
-            if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                meanings[ast.unparse(one.target)] = " ".join(str(after.value.value).replace("`", "").split())
+    for section in vars(Recipe()).values():
+        source = ast.parse(inspect.getsource(type(section)))
+        for one, after in pairwise(source.body[0].body):  # type: ignore[attr-defined]
+            if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr):
+                text = ast.literal_eval(after.value).replace("`", "")
+                meanings[ast.unparse(one.target)] = " ".join(text.split())
     return meanings

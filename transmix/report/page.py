@@ -19,8 +19,8 @@ LONGEST = 2000  # letters of one value; the rest of a longer one is left out
 def render(template: str | Path, **values: Any) -> str:
     """Fill a template, which usually extends base.html.
 
-    Every value is escaped, and of control characters and the like (text direction among them) a reader sees the
-    code. A value of type `Markup` comes in as it is.
+    Every value is escaped, but in a .txt, and of control characters and the like (text direction among them) a reader
+    sees the code. A value of type `Markup` comes in as it is.
 
     Args:
         template: name of a template of this folder, or the path of one elsewhere.
@@ -32,7 +32,7 @@ def render(template: str | Path, **values: Any) -> str:
     path = HERE / template
     environment = Environment(
         loader=FileSystemLoader([path.parent, HERE]),
-        autoescape=True,
+        autoescape=path.suffix == ".html",
         undefined=StrictUndefined,
         finalize=_shown,
         trim_blocks=True,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transmix.report import figures, history, scores
+from transmix.report.format import whole
 from transmix.report.page import render, write_page
 from transmix.runs.read import read_file, read_run, tried
 from transmix.visual.html import data_uri
@@ -52,11 +53,11 @@ def report(folder: Path) -> str:
     """
     found = read_run(folder)
     pictures = {name: tried(found.problems, name, lambda name=name: picture(folder / name)) for name in PICTURES}
-    values = {name: tried(found.problems, name, lambda make=make: make(found)) for name, make in SECTIONS.items()}
-    html = render("run.html", pictures=pictures, problems=found.problems, **values)
+    values = {one.__name__: tried(found.problems, one.__name__, lambda one=one: one(found)) for one in SECTIONS}
+    html = render("run.html", pictures=pictures, problems=found.problems, whole=whole, **values)
     if len(html.encode()) > LARGEST:  # by the bounds of each part this does not happen
         found.problems |= dict.fromkeys(PICTURES, "left out: with it, the report would be too large")
-        html = render("run.html", pictures=dict.fromkeys(PICTURES), problems=found.problems, **values)
+        html = render("run.html", pictures=dict.fromkeys(PICTURES), problems=found.problems, whole=whole, **values)
     return html
 
 
@@ -81,17 +82,6 @@ def picture(path: Path) -> Picture:
 
 
 PICTURES = ("first_boxes.png", "last_boxes.png")
-SECTIONS = {
-    "overview": history.overview,
-    "result": scores.result,
-    "curves": figures.curves,
-    "label_shift": history.label_shift,
-    "classes": scores.classes,
-    "calibration": figures.calibration,
-    "evaluations": scores.evaluations,
-    "cost": history.cost,
-    "incidents": history.incidents,
-    "recipe": history.recipe,
-    "environment": history.environment,
-}
-"""Part of the template -> what makes its values of the run's files."""
+HISTORY = (history.overview, history.label_shift, history.cost, history.incidents, history.recipe, history.environment)
+SECTIONS = (*HISTORY, scores.result, scores.classes, scores.evaluations, figures.curves, figures.calibration)
+"""What makes the values of a part of the template of the run's files; the part has the function's name."""

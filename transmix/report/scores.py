@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from transmix.metrics import FIGURES, METRICS, NONE, TRAINING_METRICS, Metric, added_metrics
 from transmix.report.format import decimal, duration, percent, points, score, whole
 from transmix.report.page import NO_BREAK, shorten
@@ -25,17 +27,12 @@ WORDS = {"nonfinite_logits": "images without a finite prediction", "per_class_ac
 
 def result(found: RunRecord) -> dict[str, Any]:
     """Return the few numbers that matter; 'facts' are (name, value, whose it is and what it is compared to)."""
-    row, ema = last_scores(found), keeps_ema(found)
+    row, ema, facts = last_scores(found), keeps_ema(found), []
     if row is None:
-        return {"facts": [], "images": None}
-    facts = [
-        (
-            METRICS[name].label,
-            score(name, row.get(name)),
-            f"{NAMES['model']}; EMA: {score(name, row.get(f'ema_{name}'))}" if ema else NAMES["model"],
-        )
-        for name in SHOWN
-    ]
+        return {"facts": []}
+    for name in SHOWN:
+        beside = f"; EMA {score(name, row.get(f'ema_{name}'))}" if ema else ""
+        facts.append((METRICS[name].label, score(name, row.get(name)), f"of the model{beside}"))
     if (best := best_epoch(found)) is not None:
         facts.append(("Best epoch", whole(best[0]), f"{NAMES[best[2]]}: {score('top1', best[1])}"))
     seconds, complete = found.training_time
@@ -85,24 +82,19 @@ def classes(found: RunRecord) -> dict[str, Any] | None:
     if found.confusion is None:
         return None
     names, images, right, wrong = found.confusion
-    shown = [shorten(name, NAME) for name in names]
+    shown, accuracy = [shorten(name, NAME) for name in names], right / np.maximum(images, 1)
     seen = [at for at in range(len(names)) if images[at]]
     most = min(MOST_CLASSES, max(3, len(names) // 2))
-    worst = sorted(seen, key=lambda at: (right[at] / images[at], at))[:most]
-    taken = {true: predicted for _, true, predicted in reversed(wrong)}  # the most frequent comes last, and stays
+    worst = sorted(seen, key=lambda at: (accuracy[at], at))[:most]
+    # Of the pairs of a class the most frequent comes last, and stays.
+    taken = {true: shown[predicted] for _, true, predicted in reversed(wrong)}
     return {
         "number": whole(len(names)),
         "without": len(names) - len(seen),
         "seen": len(seen),
         "weights": NAMES["ema" if keeps_ema(found) else "model"],
         "worst": [
-            (
-                shown[at],
-                percent(float(right[at] / images[at]), 1),
-                whole(int(images[at])),
-                shown[taken[at]] if at in taken else NONE,
-            )
-            for at in worst
+            (shown[at], percent(float(accuracy[at]), 1), whole(int(images[at])), taken.get(at, NONE)) for at in worst
         ],
         "wrong": [
             (shown[true], shown[predicted], whole(count), percent(float(count / images[true]), 1))

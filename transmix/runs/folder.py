@@ -44,28 +44,11 @@ from transmix.runs.checkpoint import newest_checkpoint, read_state
 from transmix.runs.environment import environment
 from transmix.runs.error import RunError
 
-MAY_CHANGE = {
-    "workers",
-    "cache_gb",
-    "threads",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "tensorboard",
-    "max_steps",
-    "device",
-    "shard",
-    "wait_minutes",
-    "data",
-    "on_bad_image",
-    "on_nonfinite",
-    "max_nonfinite",
-    "max_bad_images",
-    "download",
-    "data_dir",
-    "epochs",
-}
+MAY_CHANGE = (
+    {"workers", "cache_gb", "threads", "device", "shard", "wait_minutes", "data", "data_dir", "download"}
+    | {"log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "max_steps", "epochs"}
+    | {"on_bad_image", "max_bad_images", "on_nonfinite", "max_nonfinite"}
+)
 """Settings that a resumed run may change. Data may have moved, not changed; epochs may not fall below what was done;
 the others do not change what is trained."""
 
@@ -284,16 +267,6 @@ def write_examples(folder: Path, epoch: int, tensors: dict[str, Tensor]) -> None
         replace_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
-def write_confusion(folder: Path, counts: Tensor, classes: tuple[str, ...]) -> None:
-    """Write how often each class (row) was taken for each other (column)."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["true \\ predicted", *classes])
-    for name, row in zip(classes, counts.tolist(), strict=True):
-        writer.writerow([name, *row])
-    replace_file(folder / "confusion.csv", text.getvalue().encode())
-
-
 def write_end(
     folder: Path,
     summary: dict[str, Any],
@@ -303,11 +276,21 @@ def write_end(
 ) -> None:
     """Write what a finished run has, the summary last.
 
+    Args:
+        folder: of the run.
+        summary: what the run came to.
+        confusion: (K, K) counts, how often each class (row) was taken for each other (column).
+        classes: names of the K classes.
+        reliability: what bins of confidence hold.
+
     Raises:
         RunError: a file cannot be written.
     """
+    table = io.StringIO(newline="")
+    rows = zip(classes, confusion.tolist(), strict=True)
+    csv.writer(table).writerows([["true \\ predicted", *classes], *([name, *row] for name, row in rows)])
     with writing(folder):
-        write_confusion(folder, confusion, classes)
+        replace_file(folder / "confusion.csv", table.getvalue().encode())
         if reliability:
             write_json(folder / "reliability.json", reliability)
         newest, _ = newest_checkpoint(folder / "checkpoints")
