@@ -12,7 +12,7 @@ import pytest
 from transmix.cli import VERBS, main
 from transmix.cli.help import help_text
 
-WITHOUT_GROUPS = {"app", "evaluate", "export", "show"}
+WITHOUT_GROUPS = {"app", "show"}
 """Commands whose options have no titles yet."""
 
 

@@ -7,10 +7,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from transmix.distributed import World
+from transmix.error import TransMixError
 
 
-class NotFiniteError(Exception):
+class NotFiniteError(TransMixError):
     """Loss or gradients became infinite or not a number, and training was stopped."""
+
+    code = 1
 
 
 @dataclass(frozen=True)
