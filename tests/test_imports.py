@@ -19,7 +19,7 @@ LEVELS = (
 """Folders and files at the top, from what knows nothing of the others upwards. A level knows those below it, and
 itself without going round in circles."""
 
-ALONE = {"attention": set(), "mixing": {"warnings"}}
+ALONE = {"attention": {"error"}, "mixing": {"warnings"}}
 """What imports nothing of ours, or next to nothing."""
 
 LINES, PARAMETERS = 60, 8

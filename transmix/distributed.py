@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from transmix.error import RecipeError
+from transmix.error import RecipeError, TransMixError
 
 PAUSE = 5.0
 """Seconds that a process of torchrun's which has lost another one waits before it fails too: torchrun reports the
 failure that it sees first, and ends the others itself."""
 
 
-class LostProcessError(Exception):
+class LostProcessError(TransMixError):
     """Another process has failed, or does not answer."""
+
+    code = 1
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import difflib
 import typing
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -68,11 +69,7 @@ def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
     if not entries:
         if name in ours:
             return ours[name]
-        known = names(kind, ours)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise UnknownNameError(
-            f"no {kind} is called {name!r}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
-        )
+        raise UnknownNameError(f"no {kind} is called {name!r}{nearest(name, names(kind, ours))}")
     entry = entries[0]
     if len(entries) > 1:
         owners = " and ".join(map(_owner, entries))
@@ -84,9 +81,9 @@ def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
     try:
         return entry.load()
     except Exception as error:  # whatever the package's code raises
-        reason = " ".join(str(error).split())[:300]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UnknownNameError(
-            f"{kind} {name!r} of {_owner(entry)} ({entry.value}) cannot be imported: {type(error).__name__}: {reason}"
+            f"{kind} {name!r} of {_owner(entry)} ({entry.value}) cannot be imported: {reason}"
         ) from error
 
 
@@ -104,22 +101,28 @@ def make(kind: str, ours: Mapping[str, Any], name: str, options: Mapping[str, An
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise TypeError(f"{kind} {name!r} has no setting {unknown[0]!r}; {has}")
     hints = typing.get_type_hints(entry) if options else {}
-    return entry(**{option: _converted(hints[option], value, option) for option, value in options.items()})  # type: ignore[operator]
+    return entry(**{option: converted(hints[option], value, option) for option, value in options.items()})  # type: ignore[operator]
 
 
-def _converted(kind: Any, value: Any, name: str) -> Any:
-    """Return a setting in the type of its field: YAML reads 1e-1, without a dot, as text."""
-    if kind is float:
-        try:
-            if not isinstance(value, bool | list | tuple):
-                return float(value)
-        except (TypeError, ValueError):
-            pass
-        raise ValueError(f"{name} must be a number, not {value!r}")
-    if kind in (int, bool, str) and type(value) is not kind:
-        words = {int: "a whole number", bool: "true or false", str: "a text"}
+def converted(kind: Any, value: Any, name: str) -> Any:
+    """Return a setting in the type of its field: YAML reads 1e-1, without a dot, as text.
+
+    Raises:
+        ValueError: a value of another type.
+    """
+    if kind is float and isinstance(value, int | str | float) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return float(value)
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    if kind in words and type(value) is not kind:
         raise ValueError(f"{name} must be {words[kind]}, not {value!r}")
     return value
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return the end of a message about an unknown name: the known one that is most like it, else all."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
 
 
 def _owner(entry: EntryPoint) -> str:

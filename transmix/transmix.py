@@ -94,7 +94,7 @@ class TransMix:
         options = {name: value for name, value in given.items() if value is not None} | dict(labels_options or {})
         self.name, self.rule = make_rule(labels, options)
         if reason := why_nothing_changes(self.mixer, self.rule):
-            raise ValueError(f"{_title(self.name)} would change nothing: {reason}")
+            raise ValueError(f"{title(self.name)} would change nothing: {reason}")
         self.reader: AttentionReader | None = None
         if READ & set(self.rule.needs):
             if model is None:
@@ -271,5 +271,6 @@ def label_shift(mixed: Mixed) -> dict[str, Tensor]:
     return {"label_shift": shift, "empty_boxes": empty.sum(), "boxes": boxes}
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """Return what labels by a rule are called in messages."""
     return "TransMix" if name == "attention" else f"labels {name!r}"

@@ -193,6 +193,8 @@ def test_the_module_runs_as_the_command_does():
 
 
 def test_scores_that_are_no_numbers_are_null_and_not_nan_in_what_is_written():
-    found = cli_evaluate._as_json({"a": [1.0, float("nan"), (float("inf"), None)], "b": {"c": float("nan")}, "d": "x"})
+    scores = {"a": [1.0, float("nan"), (float("inf"), None)], "b": {"c": float("nan")}, "d": "x"}
+    found = json.loads(cli_evaluate._as_json(scores), parse_constant=pytest.fail)
     assert found == {"a": [1.0, None, [None, None]], "b": {"c": None}, "d": "x"}
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    with pytest.raises(pytest.fail.Exception):
+        json.loads(json.dumps(scores), parse_constant=pytest.fail)

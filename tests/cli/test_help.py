@@ -12,9 +12,6 @@ import pytest
 from transmix.cli import VERBS, main
 from transmix.cli.help import help_text
 
-WITHOUT_GROUPS = {"evaluate", "export"}
-"""Commands whose options have no titles yet."""
-
 
 def shown(verb, width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
@@ -61,7 +58,7 @@ def test_every_option_stands_in_a_named_group_and_no_line_is_lost(verb, width, m
     text = shown(verb, width, monkeypatch, capsys)
     assert not problems(text, width)
     groups = groups_of(text)
-    assert verb in WITHOUT_GROUPS or "options" not in groups
+    assert "options" not in groups
     module = importlib.import_module(f"transmix.cli.{verb}")
     kinds = ("CompareRuns", "Mixes", "TrainAndCompare") if verb == "compare" else (verb.title(),)
     wanted = {name for kind in kinds for name in flags_of(getattr(module, kind))}

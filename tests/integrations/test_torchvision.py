@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from transmix.integrations.torchvision import CutMix, MixUp, draw_box
+from transmix.integrations.torchvision import CutMix, MixUp
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, SIZE, HEIGHT, WIDTH = 7, 5, 12, 20
@@ -168,16 +168,6 @@ def test_a_wrong_mix_is_not_torchvisions(method, mix):
     wrong.mix = mix
     with pytest.raises(AssertionError):
         assert_equal_results(wrong, PAIRS[method.__name__][1](num_classes=CLASSES), (PLAIN, labels_of()), 0)
-
-
-def test_boxes_lie_in_the_image_and_leave_about_lam():
-    torch.manual_seed(0)
-    for lam in (0.0, 0.3, 0.99, 1.0):
-        for _ in range(200):
-            top, left, bottom, right = draw_box(lam, HEIGHT, WIDTH)
-            assert 0 <= top <= bottom <= HEIGHT
-            assert 0 <= left <= right <= WIDTH
-            assert (bottom - top) * (right - left) <= (1 - lam) * HEIGHT * WIDTH
 
 
 # ------------------------------------------------------------------------------------------ what is taken, by itself

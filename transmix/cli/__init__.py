@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 
+from transmix.error import TransMixError
 from transmix.printable import printable
 
 VERBS = {
@@ -22,19 +23,14 @@ VERBS = {
     "recipes": "list, show or copy the recipes that come with the package",
 }
 
-
 EXTRAS = {
-    "gradio": "app",
+    "app": "gradio",
     "tensorboard": "tensorboard",
-    "onnx": "onnx",
-    "onnxruntime": "onnx",
-    "onnxscript": "onnx",
-    "transformers": "huggingface",
-    "datasets": "huggingface",
-    "accelerate": "huggingface",
+    "onnx": "onnx onnxruntime onnxscript",
+    "huggingface": "transformers datasets accelerate",
     "lightning": "lightning",
 }
-"""Packages that are not in the extra 'train', and the one that each is in."""
+"""Extra -> packages that it brings; all others are in the extra 'train'."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,35 +57,17 @@ def main(arguments: list[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in ("", "transmix"):
             raise
-        return complain(
-            f"{package} is not installed; install what {verb} needs: pip install "
-            f"'transmix[{EXTRAS.get(package, 'train')}]'"
-        )
+        extra = next((extra for extra, packages in EXTRAS.items() if package in packages.split()), "train")
+        return complain(f"{package} is not installed; install what {verb} needs: pip install 'transmix[{extra}]'")
 
 
 def _run(verb: str, rest: list[str]) -> int:
     """Import a verb, run it, and turn what goes wrong into one line and an exit code."""
     module = importlib.import_module(f"transmix.cli.{verb}")
-    from transmix.attention import AttentionError
-    from transmix.data.dataset import DataError
-    from transmix.distributed import LostProcessError
-    from transmix.export.error import ExportError
-    from transmix.recipes import RecipeError
-    from transmix.runs.checkpoint import CheckpointError
-    from transmix.runs.folder import RunError
-    from transmix.training.nonfinite import NotFiniteError
-    from transmix.training.stopping import StoppedError
-
     try:
         return _recorded(module.main)(rest) or 0
-    except (AttentionError, CheckpointError, DataError, ExportError, RecipeError) as error:
-        return complain(str(error))
-    except RunError as error:
+    except TransMixError as error:
         return complain(str(error), error.code)
-    except (LostProcessError, NotFiniteError) as error:
-        return complain(str(error), code=1)
-    except StoppedError as error:
-        return complain(str(error), code=128 + error.signal)
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -116,18 +94,8 @@ def complain(message: str, code: int = 2) -> int:
 def _help() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: transmix COMMAND ...",
-            "",
-            "Attention-guided label mixing for Vision Transformers.",
-            "",
-            *lines,
-            "",
-            "transmix COMMAND --help explains a command.",
-            *_bare(),
-        ]
-    )
+    about = "usage: transmix COMMAND ...\n\nAttention-guided label mixing for Vision Transformers.\n"
+    return "\n".join([about, *lines, "\ntransmix COMMAND --help explains a command.", *_bare()])
 
 
 def _bare() -> list[str]:

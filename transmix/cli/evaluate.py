@@ -1,7 +1,6 @@
 """transmix evaluate: the scores of a model, and suites of further measures."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,7 +33,7 @@ class Evaluate:
     Suites measure more, on the same images unless they bring their own.
     """
 
-    target: Annotated[str, tyro.conf.Positional]
+    target: Annotated[str, tyro.conf.Positional, "what to measure"]
     """A run folder; an exported folder; a .safetensors file; or a timm name, whose published weights are used."""
     suite: tuple[str, ...] = ()
     """Measure these too. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion: accuracy
@@ -50,7 +49,7 @@ class Evaluate:
     grey_range: tuple[float, float] | None = None
     """The values that are black and white in grey images of more than 8 bits; None: those that the run or the weights
     file has kept, for others the least and the greatest of the training images in --data."""
-    batch_size: int = 128
+    batch_size: Annotated[int, "computing"] = 128
     """Images at once."""
     device: str = "auto"
     """'auto': cuda where there is one, else cpu."""
@@ -60,13 +59,13 @@ class Evaluate:
     """Autocast type."""
     compile: bool = False
     """torch.compile the model."""
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: Annotated[Literal["error", "skip"], "bad images and output"] = "error"
     """'skip': leave images that cannot be read out of all scores, and name them."""
     max_bad_images: int = 100
     """How many may be skipped; more are an error."""
     out: Path | None = None
     """Where the scores are written as JSON; a run's own folder (evaluation.json) if not given."""
-    settings: Settings = field(default_factory=Settings)
+    settings: Annotated[Settings, "suites"] = field(default_factory=Settings)
 
 
 def main(arguments: list[str]) -> None:
@@ -81,15 +80,8 @@ def main(arguments: list[str]) -> None:
         asked.target, asked.data, model=asked.model, checkpoint=asked.checkpoint, grey_range=asked.grey_range
     )
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
-    evaluators = prepare(
-        models,
-        batch_size=asked.batch_size,
-        device=asked.device,
-        workers=asked.workers,
-        amp=asked.amp,
-        compile=asked.compile,
-        bad=bad,
-    )
+    computing = {name: getattr(asked, name) for name in ("batch_size", "device", "workers", "amp", "compile")}
+    evaluators = prepare(models, **computing, bad=bad)
     try:
         with distributed.losing_others(evaluators[0].world, "start it again"):
             _measure(asked, evaluators, data, bad)
@@ -131,17 +123,13 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
     if bad.known:
         print(f"left out because they cannot be read: {listing(sorted(bad.known), len(bad.known))}")
     if out is not None:
-        out.write_text(json.dumps(_as_json(result), indent=1))
+        out.write_text(_as_json(result))
         print(f"written to {out}")
 
 
-def _as_json(value: Any) -> Any:
-    """Return a value that every reader of JSON takes: numbers that are none become null."""
-    if isinstance(value, dict):
-        return {name: _as_json(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _as_json(value: Any) -> str:
+    """Return JSON that every reader takes: numbers that are none become null."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)
 
 
 def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) -> None:

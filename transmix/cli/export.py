@@ -14,7 +14,7 @@ from transmix.export.write import export_run
 class Export:
     """Write a run's model, with class names and preprocessing, for timm, Hugging Face Transformers or ONNX."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, "export"]
     """A run folder."""
     out: Path | None = None
     """The folder to make; RUN/export if not given. One that holds something is refused."""

@@ -11,7 +11,8 @@ import shutil
 import textwrap
 import types
 import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,6 @@ COLUMN = 26
 TYPES = {str: "TEXT", int: "INT", float: "NUMBER", Path: "PATH", types.EllipsisType: "..."}
 
 
-@dataclass
-class Group:
-    """A title, what it is about, and (option, explanation) of each of its options."""
-
-    title: str
-    about: str = ""
-    options: list[tuple[str, str]] = field(default_factory=list)
-
-
 def help_text(verb: str, kinds: dict[type, Any]) -> str:
     """Return the help of a command, no line wider than the terminal.
 
@@ -41,65 +33,57 @@ def help_text(verb: str, kinds: dict[type, Any]) -> str:
         kinds: dataclass that the options fill -> an instance with the defaults, or None for the dataclass's own. The
             first one's docstring explains the command. An option that several have is that of the first.
     """
-    titled: dict[str, Group] = {}
-    for group in (group for kind, default in kinds.items() for group in _groups(kind, default)):
-        titled.setdefault(group.title, Group(group.title, group.about)).options.extend(group.options)
-    groups = list(titled.values())
-    groups[0].options.append(("-h, --help", "Show this help and exit."))
-    shown: set[str] = set()
-    first = next(iter(kinds))
-    needed = [
-        option if explanation.endswith("(required)") else f"[{option}]"
-        for option, explanation in (pair for group in groups for pair in group.options)
+    groups: dict[str, dict[str, str]] = {}  # title -> option -> explanation
+    for kind, default in kinds.items():
+        for title, option, explanation in _options(kind, default):
+            if not any(option.split(" ")[0] == other.split(" ")[0] for group in groups.values() for other in group):
+                groups.setdefault(title, {})[option] = explanation
+    needed = {
+        option: explanation.endswith("(required)")
+        for group in groups.values()
+        for option, explanation in group.items()
         if explanation.endswith("(required)") or option[0] != "-"
-    ]
-    lines = [*_wrap(" ".join(["usage: transmix", verb, *needed, "[OPTION ...]"]), "       "), ""]
-    for paragraph in inspect.getdoc(first).split("\n\n"):  # type: ignore[union-attr]
+    }
+    next(iter(groups.values()))["-h, --help"] = "Show this help and exit."
+    words = [option if required else f"[{option}]" for option, required in needed.items()]
+    lines = [*_wrap(" ".join(["usage: transmix", verb, *words, "[OPTION ...]"]), "       "), ""]
+    for paragraph in inspect.getdoc(next(iter(kinds))).split("\n\n"):  # type: ignore[union-attr]
         items = re.split(r"^  (?=\w)", paragraph, flags=re.MULTILINE)  # such lines stay lines of their own
         lines += [*_wrap(items[0]), *(line for item in items[1:] for line in _wrap(item, "      ", "  ")), ""]
-    for group in groups:
-        lines += _wrap(f"{group.title}: {group.about}" if group.about else group.title)
-        for option, explanation in group.options:
-            if (name := option.split(" ")[0]) not in shown:
-                shown.add(name)
-                lines += _entry(option, explanation)
+    for title, group in groups.items():
+        lines += _wrap(title)
+        for option, explanation in group.items():
+            beside = _wrap(explanation, " " * COLUMN, " " * COLUMN)
+            if len(option) + 4 > COLUMN:  # too long: above its explanation
+                lines += [*_wrap(option, "      ", "  "), *beside]
+            else:
+                lines += [f"  {option}".ljust(COLUMN) + beside[0].lstrip(), *beside[1:]]
         lines.append("")
     return "\n".join(lines[:-1])
 
 
-def _groups(kind: type, default: Any, title: str = "options") -> list[Group]:
-    """Return the groups of a dataclass: those of its own fields, then those of the dataclasses among them."""
-    texts, hints = _field_texts(kind), typing.get_type_hints(kind, include_extras=True)
-    own, nested = [Group(title)], []
-    for one in fields(kind):
-        annotation = hints[one.name]
-        hint, *marks = typing.get_args(annotation) if hasattr(annotation, "__metadata__") else (annotation,)
-        started = next((mark for mark in marks if isinstance(mark, str)), None)
-        value = _default_of(one) if default is None else getattr(default, one.name)
-        if is_dataclass(hint):
-            inner = _groups(hint, value, started or one.name)  # type: ignore[arg-type]
-            inner[0].about = inner[0].about or inspect.getdoc(hint).split("\n\n")[0]  # type: ignore[union-attr]
-            nested += inner
-            continue
-        if started is not None:
-            own.append(Group(started))
-        option = _option(one.name, hint, tyro.conf.Positional in marks)
-        own[-1].options.append((option, texts[one.name] + _said(value)))
-    return [group for group in own + nested if group.options]
-
-
-def _field_texts(kind: type) -> dict[str, str]:
-    """Return the docstring below each field, on one line."""
+def _options(kind: type, default: Any, title: str = "options") -> Iterator[tuple[str, str, str]]:
+    """Yield title, option and explanation: of a dataclass's own fields, then of the dataclasses among them."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-    return {
+    texts = {
         ast.unparse(before.target): " ".join(ast.literal_eval(after.value).split())
         for before, after in pairwise(body)
         if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr)
     }
-
-
-def _default_of(one: Any) -> Any:
-    return one.default if one.default_factory is MISSING else one.default_factory()
+    if default is None:  # without a default and a factory, both are MISSING
+        default = kind(**{one.name: tyro.MISSING for one in fields(kind) if one.default is one.default_factory})
+    hints, nested = typing.get_type_hints(kind, include_extras=True), []
+    for name, hint in typing.get_type_hints(kind).items():
+        marks, value = getattr(hints[name], "__metadata__", ()), getattr(default, name)
+        begun = next((mark for mark in marks if isinstance(mark, str)), None)
+        if is_dataclass(hint):
+            about = inspect.getdoc(hint).split("\n\n")[0]  # type: ignore[union-attr]
+            nested.append((hint, value, f"{begun or name}: {about}"))
+        else:
+            title = begun or title
+            yield title, _option(name, hint, tyro.conf.Positional in marks), texts[name] + _said(value)
+    for group in nested:
+        yield from _options(*group)
 
 
 def _option(name: str, hint: Any, positional: bool) -> str:
@@ -124,25 +108,20 @@ def _values(hint: Any) -> str:
 
 def _said(value: Any) -> str:
     """Return a default in brackets, as it would be typed."""
-    if value in (MISSING, tyro.MISSING):
+    if value is tyro.MISSING:
         return " (required)"
     if isinstance(value, dict):
-        texts = {
-            name: f"[{','.join(map(str, part))}]" if isinstance(part, tuple) else part for name, part in value.items()
-        }
-        value = tuple(f"{name}={text}" for name, text in texts.items())
-    if isinstance(value, tuple):
+        value = name_value_words(value)
+    if isinstance(value, tuple | list):
         value = " ".join(map(str, value))
     words = {None: "None", "": "nothing", True: "on", False: "off"}
     return f" (default: {words[value] if isinstance(value, str | bool | None) and value in words else value})"
 
 
-def _entry(option: str, explanation: str) -> list[str]:
-    """Return an option and its explanation beside it, or below it where it is long."""
-    lines = _wrap(explanation, " " * COLUMN, " " * COLUMN)
-    if len(option) + 4 > COLUMN:
-        return [*_wrap(option, "      ", "  "), *lines]
-    return [f"  {option}".ljust(COLUMN) + lines[0].lstrip(), *lines[1:]]
+def name_value_words(options: dict[str, Any]) -> list[str]:
+    """Return settings as they are typed: NAME=VALUE, NAME=[VALUE,VALUE]."""
+    lists = {name: f"[{','.join(map(str, value))}]" for name, value in options.items() if isinstance(value, tuple)}
+    return [f"{name}={value}" for name, value in (options | lists).items()]
 
 
 def _wrap(text: str, indent: str = "", first: str = "") -> list[str]:

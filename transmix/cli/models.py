@@ -33,36 +33,31 @@ class Models:
 
 def main(arguments: list[str]) -> None:
     """Show the rows that a filter leaves."""
-    _show(_holding(parse(Models, "models", arguments).filter))
+    found = _holding(parse(Models, "models", arguments).filter)
+    read = [row for row in found if row["read"] != "refused"]
+    if read:
+        lines = [TITLES, *map(_cells, read)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for cells in lines:
+            print("  ".join(map(str.ljust, cells, widths)).rstrip())
+    if len(read) < len(found):
+        print(("\n" if read else "") + "refused:")
+    for row in found:
+        if row["read"] == "refused":
+            print(f"  {row['library']} {model_text(row)}: {row['refusal']}")
 
 
 def _holding(word: str) -> list[dict[str, str]]:
-    rows = read_table()
-    found = [row for row in rows if any(word.lower() in row[name].lower() for name in ("family", "library", "model"))]
+    rows, columns = read_table(), ("family", "library", "model")
+    found = [row for row in rows if any(word.lower() in row[name].lower() for name in columns)]
     if not found:
-        names = {row[name].lower(): row[name] for name in ("family", "library", "model") for row in rows}
+        names = {row[name].lower(): row[name] for name in columns for row in rows}
         near = [names[close] for close in difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.5)]
         hint = f"the nearest names are {', '.join(near)}" if near else "transmix models lists them all"
         raise RecipeError(f"no listed model, family or library holds {word!r}; {hint}")
     return found
 
 
-def _show(rows: list[dict[str, str]]) -> None:
-    read = [row for row in rows if row["read"] != "refused"]
-    refused = [row for row in rows if row["read"] == "refused"]
-    if read:
-        print(_table([TITLES, *map(_cells, read)]))
-    if refused:
-        print(("\n" if read else "") + "refused:")
-        for row in refused:
-            print(f"  {row['library']} {model_text(row)}: {row['refusal']}")
-
-
 def _cells(row: dict[str, str]) -> tuple[str, ...]:
     grid = row["grid"] + (f" at {row['size']}" if row["size"] != "224" else "")
     return tuple({**row, "model": model_text(row), "grid": grid}[title] for title in TITLES)
-
-
-def _table(lines: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in lines)

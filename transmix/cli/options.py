@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from transmix.cli.help import help_text
+from transmix.cli.help import help_text, name_value_words
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.file import MOVED, RENAMED
 from transmix.recipes.mixing import rule_name
@@ -174,27 +174,21 @@ def _name_value_pairs(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constru
         return None
 
     def read(words: list[str]) -> dict[str, Option]:
-        pairs = [word.partition("=") for word in words]
-        if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
-            raise ValueError(f"expected NAME=VALUE, not {wrong[0]!r}")
-        options = {name: _value(name, value) for name, _, value in pairs}
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        options: dict[str, Any] = {}
+        for name, equals, text in (word.partition("=") for word in words):
+            if not (name and equals):
+                raise ValueError(f"expected NAME=VALUE, not {name!r}")
+            try:
+                value = yaml.safe_load(text)
+            except Exception as error:  # YAML's own, and on odd scalars nearly any other
+                raise ValueError(f"{name}={text} is not YAML: {' '.join(str(error).split())[:200]}") from error
+            options[name] = tuple(value) if isinstance(value, list) else value
+        return options
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="NAME=VALUE ...",
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [f"{name}={_option_text(part)}" for name, part in value.items()],
+        str_from_instance=name_value_words,
     )
-
-
-def _value(name: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except Exception as error:  # YAML's own, and on odd scalars nearly any other
-        raise ValueError(f"{name}={text} is not YAML: {' '.join(str(error).split())[:200]}") from error
-
-
-def _option_text(value: Option) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from transmix.data.grey import Grey
+from transmix.error import TransMixError
 from transmix.printable import printable as printable
 
 
-class DataError(Exception):
+class DataError(TransMixError):
     """A problem with the user's data; the message says what was wrong, where, and what to do."""
 
 

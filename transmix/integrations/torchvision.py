@@ -27,9 +27,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import Transform
+from torchvision.transforms import v2
 
-from transmix.mixing.box import Box
 from transmix.mixing.cutmix import cutmix
 from transmix.mixing.mixed import Mixed
 from transmix.mixing.mixup import mixup
@@ -37,7 +36,7 @@ from transmix.mixing.mixup import mixup
 UNSUPPORTED = (Image.Image, tv_tensors.BoundingBoxes, tv_tensors.KeyPoints, tv_tensors.Mask)
 
 
-class _BatchMix(Transform):
+class _BatchMix(v2.Transform):
     """The parts that `CutMix` and `MixUp` share: settings, checks, and finding images and labels in a batch."""
 
     def __init__(
@@ -122,8 +121,8 @@ class CutMix(_BatchMix):
         sizes = {tuple(images.shape[-2:]) for images in flat_inputs}
         if len(sizes) > 1:
             raise ValueError(f"CutMix needs images of one height and width, not {sorted(sizes)}")
-        ((height, width),) = sizes
-        return {"box": draw_box(draw_lam(self.alpha), height, width)}
+        left, top, right, bottom = v2.CutMix(alpha=self.alpha).make_params(flat_inputs)["box"]
+        return {"box": (top, left, bottom, right)}
 
     def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
         """Mix a batch (B, C, H, W) as drawn."""
@@ -148,7 +147,7 @@ class MixUp(_BatchMix):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw lam."""
-        return {"lam": draw_lam(self.alpha)}
+        return v2.MixUp(alpha=self.alpha).make_params(flat_inputs)
 
     def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
         """Mix a batch (B, C, H, W) as drawn."""
@@ -166,22 +165,6 @@ def soft_labels(mixed: Mixed, num_classes: int | None) -> Tensor:
 def neighbour(images: Tensor) -> Tensor:
     """Return each row's partner as torchvision pairs them: row i - 1, and the last for the first."""
     return torch.arange(len(images), device=images.device).roll(1)
-
-
-def draw_lam(alpha: float) -> float:
-    """Draw from Beta(alpha, alpha) with torch's global generator."""
-    return float(torch.distributions.Beta(alpha, alpha).sample())
-
-
-def draw_box(lam: float, height: int, width: int) -> Box:
-    """Draw a box of about `1 - lam` of the image around a pixel; (top, left, bottom, right), cut at the image's edge.
-
-    Differs from `transmix.mixing.box.draw_box` in rounding to half sides, as torchvision does.
-    """
-    x, y = int(torch.randint(width, ())), int(torch.randint(height, ()))
-    half = 0.5 * math.sqrt(1 - lam)
-    down, across = int(half * height), int(half * width)
-    return max(y - down, 0), max(x - across, 0), min(y + down, height), min(x + across, width)
 
 
 def find_labels(batch: Any) -> Any:

@@ -7,12 +7,4 @@ from transmix.labels.evidence import Evidence
 from transmix.labels.line import LineLabels
 from transmix.labels.rules import RULES
 
-__all__ = [
-    "RULES",
-    "AreaLabels",
-    "AttentionLabels",
-    "CentreLabels",
-    "Evidence",
-    "LineLabels",
-    "attention_labels",
-]
+__all__ = ["RULES", "AreaLabels", "AttentionLabels", "CentreLabels", "Evidence", "LineLabels", "attention_labels"]

@@ -9,30 +9,17 @@ from transmix.error import RecipeError
 from transmix.recipes.cadence import parse_cadence
 from transmix.recipes.mixing import build_mixer, build_rule, rule_name
 from transmix.recipes.settings import Mixing, Recipe
-from transmix.transmix import why_nothing_changes
+from transmix.transmix import title, why_nothing_changes
 
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    (
-        "image_size epochs batch_size accumulate repeats log_every eval_every keep_checkpoints max_nonfinite "
-        "train_images max_steps threads lr_batch",
-        "must be at least 1",
-        lambda value: value >= 1,
-    ),
-    (
-        "max_bad_images workers pad color_jitter mix_epochs mix_start cooldown_epochs warmup_epochs",
-        "must be at least 0",
-        lambda value: value >= 0,
-    ),
-    (
-        "lr min_lr warmup_lr weight_decay mixup_alpha cutmix_alpha cache_gb",
-        "must be a number of at least 0",
-        lambda value: 0 <= value < math.inf,
-    ),
-    (
-        "wait_minutes eps clip_grad layer_decay std",
-        "must be a number above 0",
-        lambda value: 0 < value < math.inf,
-    ),
+    ("image_size epochs batch_size accumulate repeats train_images", "must be at least 1", lambda value: value >= 1),
+    ("log_every eval_every keep_checkpoints max_nonfinite max_steps", "must be at least 1", lambda value: value >= 1),
+    ("threads lr_batch", "must be at least 1", lambda value: value >= 1),
+    ("max_bad_images workers pad color_jitter", "must be at least 0", lambda value: value >= 0),
+    ("mix_epochs mix_start cooldown_epochs warmup_epochs", "must be at least 0", lambda value: value >= 0),
+    ("lr min_lr warmup_lr weight_decay", "must be a number of at least 0", lambda value: 0 <= value < math.inf),
+    ("mixup_alpha cutmix_alpha cache_gb", "must be a number of at least 0", lambda value: 0 <= value < math.inf),
+    ("wait_minutes eps clip_grad layer_decay std", "must be a number above 0", lambda value: 0 < value < math.inf),
     ("smoothing ema_decay drop_path betas", "must lie in [0, 1)", lambda value: 0 <= value < 1),
     ("prob switch_prob flip random_erasing", "is a probability", lambda value: 0 <= value <= 1),
     ("eval_crop", "is a fraction in (0, 1]", lambda value: 0 < value <= 1),
@@ -121,7 +108,6 @@ def _check_labels(mixing: Mixing, epochs: int) -> None:
     }
     reason = next((text for text, holds in reasons.items() if holds), None) or why_nothing_changes(mixer, rule)
     if reason:
-        title = "TransMix" if name == "attention" else f"labels {name!r}"
         raise RecipeError(
-            f"{title} would change nothing here: {reason}. Change that, or train with other --labels (or --mix)"
+            f"{title(name)} would change nothing here: {reason}. Change that, or train with other --labels (or --mix)"
         )

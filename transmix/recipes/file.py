@@ -1,15 +1,17 @@
 """Recipes as YAML files: read strictly (an unknown key is an error), written back in full."""
 
 import dataclasses
-import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from transmix import plugins
 from transmix.error import RecipeError
 from transmix.recipes.mixing import resolved
 from transmix.recipes.settings import Recipe
@@ -37,7 +39,7 @@ def recipe_text(name: str) -> str:
         RecipeError: no recipe of this name; the message gives the nearest.
     """
     if name not in recipe_names():
-        raise RecipeError(f"no recipe is called {name!r}{_nearest(name, recipe_names())}")
+        raise RecipeError(f"no recipe is called {name!r}{plugins.nearest(name, recipe_names())}")
     return (resources.files("transmix.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -51,8 +53,6 @@ def load_recipe(name_or_path: str, absent: Mapping[str, Any] = types.MappingProx
     Raises:
         RecipeError: no such recipe, text that is not YAML, an unknown key or a value of the wrong type.
     """
-    import yaml
-
     if name_or_path.endswith((".yaml", ".yml")):
         try:
             with Path(name_or_path).open(encoding="utf-8") as file:
@@ -64,20 +64,17 @@ def load_recipe(name_or_path: str, absent: Mapping[str, Any] = types.MappingProx
     if len(text) > LARGEST:
         raise RecipeError(f"{name_or_path} is longer than {LARGEST} letters; is it a recipe?")
     try:
-        fault = _fault(yaml.compose(text, Loader=yaml.SafeLoader))
-        values = None if fault else yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
+    except RecipeError as error:
+        raise RecipeError(f"{name_or_path}{error}") from None
     except Exception as error:  # YAML's own, and on odd scalars nearly any other
         raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())[:300]}") from error
-    if fault:
-        raise RecipeError(f"{name_or_path}{fault}")
     return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, "", absent))
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return a recipe as YAML with every setting, section by section."""
-    import yaml
-
-    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(recipe))), sort_keys=False, allow_unicode=True)
 
 
 def changed_settings(before: Recipe, after: Recipe) -> list[str]:
@@ -91,29 +88,20 @@ def changed_settings(before: Recipe, after: Recipe) -> list[str]:
     ]
 
 
-def _fault(node: Any) -> str:
-    """Say what YAML takes and a recipe must not have; "" if there is nothing.
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML takes and a recipe must not have."""
 
-    That is a part that stands in several places (a few lines could stand for any number so), and a key that a mapping
-    has twice (YAML itself silently takes the last).
-    """
-    import yaml
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # a few lines could stand for any number so
+            raise RecipeError(" repeats a part by an alias (*name); write it out")
+        return super().compose_node(parent, index)
 
-    seen, waiting = set(), [node]
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen:
-            return " repeats a part by an alias (*name); write it out"
-        seen.add(id(part))
-        if isinstance(part, yaml.MappingNode):
-            names = [name.value for name, _ in part.value]
-            for at, (name, _) in enumerate(part.value):
-                if name.value in names[:at]:
-                    return f": {name.value} (line {name.start_mark.line + 1}) is given twice; keep one"
-            waiting += [side for pair in part.value for side in pair]
-        elif isinstance(part, yaml.SequenceNode):
-            waiting += part.value
-    return ""
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [name.value for name, _ in node.value]
+        for at, (name, _) in enumerate(node.value):
+            if name.value in names[:at]:  # YAML itself silently takes the last
+                raise RecipeError(f": {name.value} (line {name.start_mark.line + 1}) is given twice; keep one")
+        return super().construct_mapping(node, deep)
 
 
 def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[str, Any]) -> Any:
@@ -125,7 +113,7 @@ def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[st
     for key, value in values.items():
         name = f"{section}.{key}" if section else str(key)
         if key not in hints:
-            raise RecipeError(f"{where}: unknown setting {name}{_nearest(str(key), list(hints))}")
+            raise RecipeError(f"{where}: unknown setting {name}{plugins.nearest(str(key), list(hints))}")
         if dataclasses.is_dataclass(hints[key]):
             part = typing.cast(type, hints[key])
             settings[key] = _build(part, {} if value is None else value, where, name, absent)
@@ -183,23 +171,8 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             return {str(key): _convert(part, arguments[1], f"{name}.{key}") for key, part in value.items()}
         wanted = "settings (name: value)"
     else:
-        if (
-            hint is float and isinstance(value, int | str) and not isinstance(value, bool)
-        ):  # YAML reads 1e-3, without a dot, as text
-            with suppress(ValueError):
-                return float(value)
-        if type(value) is hint:
-            return value
-        wanted = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}[hint]
+        try:
+            return plugins.converted(hint, value, name)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
     raise RecipeError(f"{name} must be {wanted}, not {value!r}")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value

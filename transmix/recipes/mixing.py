@@ -95,7 +95,7 @@ def build_mixer(mixing: Mixing) -> Mixer:
         RecipeError: no such method, or a setting that none has or takes.
     """
     mix = mix_and_labels(mixing.mix, mixing.labels)[0]
-    names = mix.split("+")
+    names, common = mix.split("+"), {"prob": mixing.prob, "mode": mixing.mode, "partner": mixing.partner}
     try:
         if mix == "none":
             if mixing.mix_options or mixing.mix_weights:
@@ -104,29 +104,20 @@ def build_mixer(mixing: Mixing) -> Mixer:
         if unused := _unused(mixing, names):
             raise ValueError(unused)
         if set(names) <= set(SWITCH) and len(names) == len(set(names)):
-            return Mixer(
-                mixup_alpha=mixing.mixup_alpha if "mixup" in names else 0.0,
-                cutmix_alpha=mixing.cutmix_alpha if "cutmix" in names else 0.0,
-                cutmix_minmax=mixing.cutmix_minmax if "cutmix" in names else None,
-                prob=mixing.prob,
-                switch_prob=mixing.switch_prob,
-                mode=mixing.mode,
-                correct_lam=mixing.correct_lam,
-                partner=mixing.partner,
-            )
-        weights = [_weight(mixing, name) for name in names]
-        methods = [_method(mixing, name, alone=len(names) == 1) for name in names]
-        pairs = list(zip(methods, weights, strict=True))
-        return Mixer(prob=mixing.prob, mode=mixing.mode, partner=mixing.partner, methods=pairs)
+            mixup_alpha = mixing.mixup_alpha if "mixup" in names else 0.0
+            cutmix = (mixing.cutmix_alpha, mixing.cutmix_minmax) if "cutmix" in names else (0.0, None)
+            switch = {"switch_prob": mixing.switch_prob, "correct_lam": mixing.correct_lam}
+            return Mixer(mixup_alpha, *cutmix, **common, **switch)
+        pairs = [(_method(mixing, name, alone=len(names) == 1), _weight(mixing, name)) for name in names]
+        return Mixer(**common, methods=pairs)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"mix: {error}") from error
 
 
 def build_criterion(mixing: Mixing) -> MixedCrossEntropy | MixedBCE:
     """Return the loss of a recipe."""
-    if mixing.loss == "bce":
-        return MixedBCE(mixing.smoothing, mixing.bce_threshold)
-    return MixedCrossEntropy(mixing.smoothing)
+    is_bce = mixing.loss == "bce"
+    return MixedBCE(mixing.smoothing, mixing.bce_threshold) if is_bce else MixedCrossEntropy(mixing.smoothing)
 
 
 def _weight(mixing: Mixing, name: str) -> float:

@@ -5,10 +5,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from transmix.distributed import World
+from transmix.error import TransMixError
 
 
-class NotFiniteError(Exception):
+class NotFiniteError(TransMixError):
     """Loss or gradients became infinite or not a number, and training was stopped."""
+
+    code = 1
 
 
 class NotFinite:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from transmix.distributed import World
+from transmix.error import TransMixError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 """What asks a run to stop: a scheduler, the keyboard, a scheduler's early warning."""
@@ -22,7 +23,7 @@ AGREE_EVERY = 10
 """Steps (or evaluation batches) between two agreements of several processes."""
 
 
-class StoppedError(Exception):
+class StoppedError(TransMixError):
     """A run was asked to stop by a signal, and has saved.
 
     Attributes:
@@ -31,7 +32,7 @@ class StoppedError(Exception):
 
     def __init__(self, number: int, step: int):
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; --resume goes on from there")
-        self.signal = number
+        self.signal, self.code = number, 128 + number
 
 
 class Watch:
