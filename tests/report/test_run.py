@@ -167,7 +167,7 @@ def test_what_happened_is_told(run_folder, parsed):
     (folder / "nonfinite" / "step-00000012").mkdir(parents=True)
     text = parsed(report(folder)).text
     for said in (
-        "3 steps held back",
+        "3 steps skipped",
         "2 images left out because unreadable (bad_images.txt). a/b.jpg: is empty c.jpg: is no image",
         "1 damaged checkpoint set aside. damaged-step-00000010",
         "Training stopped at a step that was not finite",

@@ -1,4 +1,4 @@
-"""Steps that are not finite: held back on the device, counted, stopped at or skipped, dumped and replayed."""
+"""Steps that are not finite: skipped on the device, counted, reported or stopped at, dumped and replayed."""
 
 import json
 
@@ -75,7 +75,7 @@ def test_it_stops_with_the_step_its_images_and_what_replays_it(images, small_rec
         f"skipped. transmix replay {folder} runs it again and says where. Train anew (another --out) with a lower "
         f"learning rate, clipped gradients, or bf16 instead of fp16; or --resume with --on-nonfinite skip"
     )
-    # step 4 was held back as well: weights and optimizer are those that step 3 started from
+    # step 4 was skipped as well: weights and optimizer are those that step 3 started from
     before = load_file(plain / "model.safetensors")
     assert all(dump.tensors["model"][name].equal(tensor) for name, tensor in before.items())
     assert not (folder / "checkpoints").exists()

@@ -56,7 +56,7 @@ class Answer:
         lam: Of the mixing ratio's control.
         images: A and B as the model takes them, (3, H, W) uint8; None where there is none.
         shown: None unless both images are there.
-        code: Likewise; reproduces `shown`.
+        code: Python that reproduces `shown`; None where it is None.
         errors: What cannot be done, and why.
         remarks: What else is to be said.
     """

@@ -31,7 +31,7 @@ class Setting:
         blend: Mixup instead of a box.
         rule: One of `RULES`, the one that gives the label.
         layer: Whose attention counts, or `LAST`.
-        head: Likewise, or `MEAN`.
+        head: The head whose attention counts, or `MEAN`.
         downsample: How the box comes down to patches, as in `attention_labels`.
     """
 
@@ -73,7 +73,7 @@ def show(setting: Setting, own: Tensor, partner: Tensor, model: PageModel, most:
     Args:
         setting: What was chosen.
         own: Image A, (3, H, W) uint8.
-        partner: Image B, likewise.
+        partner: Image B, (3, H, W) uint8.
         model: The model.
         most: How many classes to name at most.
     """

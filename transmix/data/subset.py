@@ -74,12 +74,12 @@ def hold_out(data: ImageData, fraction: float) -> ImageData:
 
 
 def choose(split: Split, count: int) -> Split:
-    """Take some images of a split, equally many of each class as far as they go.
+    """Take a class-balanced subset of N images of a split.
 
-    They are the same for every seed, and those of a smaller count are among those of a larger one; their order stays.
+    The subset does not depend on the seed. A smaller subset is part of a larger one. The order of images stays.
 
     Raises:
-        DataError: If there are fewer, or not one of each class would be taken.
+        DataError: The split has fewer than N images, or N is less than the number of classes.
     """
     classes = len(np.unique(split.labels))
     if count > len(split):

@@ -112,7 +112,7 @@ def average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
 
     Args:
         positives: (n,) scores, higher where something is more surely positive.
-        negatives: (m,) likewise. Equal scores are told apart by no threshold.
+        negatives: (m,) scores. No threshold separates equal scores.
 
     Returns:
         In 0..1; nan without positives, or if a score is nan.

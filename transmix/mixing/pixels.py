@@ -21,7 +21,7 @@ def on_mask(own: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         own: (B, ..., H, W).
-        theirs: likewise.
+        theirs: the same of the partners.
         mask: (B or 1, H, W), bool or float in [0, 1].
     """
     share = mask.view(len(mask), *(1,) * (own.ndim - 3), *mask.shape[-2:])
@@ -53,7 +53,7 @@ def move_box(tensor: Tensor, source: Tensor, box: Tensor, interpolation: str) ->
     Args:
         tensor: (B, ..., H, W).
         source: (B, 4) int64, (top, left, bottom, right) in pixels, half-open, not empty where the box is not.
-        box: (B, 4) likewise.
+        box: (B, 4) int64, (top, left, bottom, right) in pixels, half-open.
         interpolation: "nearest" or "bilinear"; types without fractions take the nearest whatever it says.
     """
     height, width = tensor.shape[-2:]

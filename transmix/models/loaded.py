@@ -61,7 +61,7 @@ class Preprocessing:
         size: side of the square input in pixels, or its (H, W).
         crop_pct: the fraction of the resized image's side that is kept.
         mean: per colour channel, of pixels in 0..1.
-        std: likewise.
+        std: per colour channel, of pixels in 0..1.
         grey: scale of greyscale of more than 8 bits; None: not known, such images are refused.
     """
 

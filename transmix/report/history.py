@@ -161,7 +161,7 @@ def incidents(found: RunRecord) -> list[tuple[str, list[str]]]:
     notes = found.data.get("notes")
     happened += [(shorten(str(note), 600), []) for note in (notes if isinstance(notes, list) else [])[:10]]
     if count := int(sum(_numbers(found.rows, "held_back"))):
-        happened.append((f"{plural(count, 'step')} held back because loss or gradient was not finite", []))
+        happened.append((f"{plural(count, 'step')} skipped because loss or gradient was not finite", []))
     if dumps := _names(found, "nonfinite", "step-*"):
         text = "Training stopped at a step that was not finite; transmix replay runs it again and says where it began"
         happened.append((text, dumps))

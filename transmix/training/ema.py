@@ -1,4 +1,4 @@
-"""The running average of the weights (EMA)."""
+"""EMA: the exponential moving average of the weights."""
 
 import copy
 

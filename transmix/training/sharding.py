@@ -26,7 +26,7 @@ def shard(model: nn.Module, world: World) -> nn.Module:
     mesh = init_device_mesh(world.device.type, (world.size,))
     for module in [*find_blocks(model), model]:
         # The root too is cut up again after its forward: torch would keep it whole until a backward, and where none
-        # follows (an average of the weights) later forwards would run with the weights of the first.
+        # follows (an EMA) later forwards would run with the weights of the first.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     return model
 

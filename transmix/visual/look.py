@@ -46,7 +46,7 @@ def look(
         images: (B, C, H, W) as the model takes them, normalised.
         maps: Also take every layer's whole maps; costs a second forward and B * G * N * N numbers a layer.
         module: As for `AttentionReader`, for models that it does not know.
-        prefix_tokens: Likewise.
+        prefix_tokens: Number of tokens before the patches, as in `AttentionReader`.
 
     Raises:
         AttentionError: The model's attention cannot be read, or does not fit together.
