@@ -2,11 +2,11 @@
 
 
 class TransMixError(Exception):
-    """What went wrong, and what to do, in one line; other errors are mistakes in the program."""
+    """What went wrong and what to do, in one line. Any other exception is a mistake in the program."""
 
     code = 2
     """Exit code of the command line: 2 for what cannot be done as asked, 1 for what failed on the way."""
 
 
 class RecipeError(TransMixError):
-    """Settings that cannot be used as they stand: which one, what is wrong, what to do."""
+    """Settings that cannot be used: which setting, what is wrong, what to do."""

@@ -123,7 +123,7 @@ def mixed_accuracy(logits: Tensor, mixed: Mixed) -> Tensor:
 
 
 def _weights(mixed: Mixed) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of the own label and of the partner's, 0 for class -100, and the share of labels there are.
+    """Return the weights of the own and the partner's label, 0 for class -100, and the fraction of labels that count.
 
     The share is 1 where both labels are there, whatever their weights sum to.
     """
@@ -145,7 +145,7 @@ def _reduce(per_sample: Tensor, reduction: str, weight: Tensor | None = None) ->
 
 
 def in_float(logits: Tensor) -> Tensor:
-    """Return logits in float32, those in float64 as they are."""
+    """Return logits in float32; float64 stays float64."""
     # On the CPU autocast leaves log_softmax in bfloat16, whose eight bits are too few for a loss.
     return logits if logits.dtype == torch.float64 else logits.float()
 

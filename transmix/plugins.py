@@ -36,7 +36,7 @@ RESERVED = ("none", "all", "transmix")
 
 
 class UnknownNameError(RecipeError, ValueError):
-    """A name that no table has, or a package's entry that cannot be used."""
+    """A name that is in no table, or an entry of a package that cannot be used."""
 
 
 @cache
@@ -120,7 +120,7 @@ def converted(kind: Any, value: Any, name: str) -> Any:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Return the end of a message about an unknown name: the known one that is most like it, else all."""
+    """Return the end of a message about an unknown name: the most similar known name, else all names."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
 

@@ -248,7 +248,7 @@ def why_nothing_changes(mixer: Mixer, rule: Rule) -> str | None:
 
 
 def has_mask(method: Any) -> bool:
-    """Whether a method says where the partner's pixels are; one that blends whole images does not."""
+    """Whether a method knows which pixels are the partner's; a method that blends whole images does not."""
     return getattr(method, "has_mask", True)
 
 

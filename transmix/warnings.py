@@ -2,4 +2,4 @@
 
 
 class TransMixWarning(UserWarning):
-    """Something about mixing that goes on, but that the user would want to know."""
+    """Mixing goes on, but probably not as the user expects."""

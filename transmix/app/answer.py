@@ -1,4 +1,4 @@
-"""From what the controls hold to what the page shows: read the images, settle the box, look, weigh, write."""
+"""What the page shows, worked out from what the controls hold: read the images, find the box, run the model, label."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

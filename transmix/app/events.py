@@ -123,7 +123,7 @@ def read(found: Answer, model: PageModel, refused: str = "") -> dict[str, Any]:
 
 
 def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what controls are to hold after an answer, where that is not what they held when it was asked for.
+    """Return new values for controls whose value an answer changed.
 
     What someone has typed into another field since then is left alone, and so is the control in their hand.
     """

@@ -31,7 +31,7 @@ RANDOM_NOTICE = (
 
 
 class PageModel:
-    """A model, and what it looks at in one image; what it saw in the last few images is remembered.
+    """A model and its attention over one image. Results of the last few images are cached.
 
     Safe to use from several threads: one forward at a time.
 

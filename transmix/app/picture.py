@@ -32,7 +32,7 @@ def is_sample(path: Path) -> bool:
 
 
 def received(sent: Mapping[str, Any], folder: Path, grey: Grey = None) -> Path:
-    """Return the file that a browser gave, once it is known that it can be read.
+    """Return the file that a browser sent, after a check that it can be read.
 
     Args:
         sent: What drop.js says: `path` of the file as the app received it, or `name` and `size` of one it did not.

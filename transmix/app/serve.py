@@ -72,7 +72,7 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
 
 @contextmanager
 def private_files() -> Iterator[Path]:
-    """Have Gradio keep files in a folder that is deleted at the end, and ask nobody for anything."""
+    """Make Gradio keep files in a folder that is deleted at the end, and send no telemetry."""
     before = {name: os.environ.get(name) for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED")}
     with tempfile.TemporaryDirectory(prefix="transmix-app-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}

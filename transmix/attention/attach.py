@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 @dataclass(eq=False)
 class Reading:
-    """The state that the places of one reader share: settings, switches, and the rows that forwards left.
+    """State that the hooks of one reader share: settings, switches, and the rows that forwards left.
 
     Attributes:
         name: dotted name of the module that is read.

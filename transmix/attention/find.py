@@ -220,7 +220,7 @@ def _check_pool(model: nn.Module, kind: str, pool: object) -> None:
 
 
 def _patches_of(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
-    """Return what cuts images into the patches that the last attention sees, or else what sees the images."""
+    """Return the module that cuts the patches of the last attention, else the module that takes the images."""
     merged_later = any(hasattr(model, stages) for stages in ("transformers", "network", "stages"))  # PiT, VOLO, MViT
     patch_embed = getattr(model, "patch_embed", None)
     if isinstance(patch_embed, nn.ModuleList):  # CrossViT: the last branch's class token looks at the first's patches

@@ -199,7 +199,7 @@ class AttentionReader:
         return fitting[0]
 
     def _was_handed(self, row: Row) -> bool:
-        """Whether a row is of images that were handed to `mix`, as they were before mixing."""
+        """Whether a row belongs to the unmixed images that were given to `mix`."""
         return any(same_view(ref(), images) for ref in self._handed for images in (row.images, row.cut))
 
     def _as_attention(self, found: Row, images: Tensor | None, rows: slice | None = None) -> Attention:
@@ -337,7 +337,7 @@ class AttentionReader:
 
 
 def _as_known(model: nn.Module, found: ClassAttention, prefix_tokens: int | None) -> tuple[ClassAttention, nn.Module]:
-    """Return what a known model says of the module that is read, and that model; else what was found, and the model.
+    """Return the settings of a known model and that model; of an unknown one, what the search found and the model.
 
     A model within another (siamese, one that normalises first) is then read as it is alone.
     """

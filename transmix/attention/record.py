@@ -117,7 +117,7 @@ def _patch_columns(
 
 
 def note_grid(place: Place, *args: Any, **kwargs: Any) -> Any:
-    """Around the module that cuts patches: note what it was given, and the grid that it made."""
+    """Wrap the module that cuts patches: record its input and the grid it makes."""
     seen = _first(args, kwargs)
     if isinstance(place.module, ClassAttentionHead):  # it holds the module that is read: after `run` is too late
         place.reading.grid, place.reading.covers = grid_of(place.module, seen, None)
@@ -131,7 +131,7 @@ def note_grid(place: Place, *args: Any, **kwargs: Any) -> Any:
 
 
 def note_size(place: Place, *args: Any, **kwargs: Any) -> Any:
-    """Around a module that sees the images but does not cut the patches that are attended to."""
+    """Wrap a module that takes the images but does not cut the patches that are attended to."""
     place.reading.cut = _first(args, kwargs)
     return place.run(*args, **kwargs)
 

@@ -76,7 +76,7 @@ def _run(verb: str, rest: list[str]) -> int:
 
 
 def _recorded(function: Callable[[list[str]], int | None]) -> Callable[[list[str]], int | None]:
-    """Under torchrun, let what goes wrong be written down, so that its report shows the process that failed first."""
+    """Under torchrun, record an error in its file, so that torchrun's report shows the process that failed first."""
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return function
     from torch.distributed.elastic.multiprocessing.errors import record

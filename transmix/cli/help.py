@@ -125,7 +125,7 @@ def name_value_words(options: dict[str, Any]) -> list[str]:
 
 
 def _wrap(text: str, indent: str = "", first: str = "") -> list[str]:
-    """Break a text into lines, so that none of them holds a single word, if that can be."""
+    """Break a text into lines; avoid lines of a single word."""
     width = shutil.get_terminal_size().columns
 
     def broken(room: int) -> list[str]:

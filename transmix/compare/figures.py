@@ -48,7 +48,7 @@ def difference_svg(comparison: Comparison) -> Markup | None:
 
 
 def _curves(groups: Sequence[Group], name: str, metric: Metric, skip: float) -> tuple[str, Markup] | None:
-    """Draw one value of the log over the epoch, the first `skip` of the epochs left out; None if nobody has it."""
+    """Draw one value of the log over the epoch, without the first `skip` of the epochs; None if no run has it."""
     points = {id(run): _points(run, name, metric.factor) for group in groups for run in group.runs}
     last = max((epoch for values in points.values() for epoch in values), default=0)
     first = 1 + math.floor(skip * last)

@@ -1,4 +1,4 @@
-"""Runs sorted into groups that differ in the seed alone, and what stands in the way of comparing them."""
+"""Runs in groups that differ only in the seed, and reasons why groups cannot be compared."""
 
 from collections import Counter
 from collections.abc import Sequence

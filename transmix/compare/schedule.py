@@ -1,4 +1,4 @@
-"""Commands as processes, so many at a time: one that fails leaves the others alone, a signal ends all in order."""
+"""Commands run as processes, a few at a time. One that fails does not stop the others; a signal stops all in order."""
 
 import os
 import signal
@@ -129,7 +129,7 @@ def _none_left(running: Collection[subprocess.Popen]) -> Iterator[None]:
 
 @contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """Give a list that takes the numbers of the signals that come, instead of what they do otherwise."""
+    """Collect the numbers of incoming signals in a list, in place of their usual effect."""
     came, before = list[int](), {}
     if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
         before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}

@@ -77,7 +77,7 @@ def plan(
 
 
 def _own_options(mixing: Mixing) -> dict[str, dict[str, Option]]:
-    """Return, of settings that are given for all runs, those that this one's methods and label rule have."""
+    """Return those of the given settings that this run's methods and label rule have."""
     rule = find_rule(mixing)
     has = [field.name for field in dataclasses.fields(rule)] if dataclasses.is_dataclass(rule) else []
     mix = mix_and_labels(mixing.mix, None)[0].split("+")
@@ -174,7 +174,7 @@ def train_missing(planned: Mapping[str, Recipe], folder: Path, slots: Sequence[M
 
 
 def check_folders(planned: Mapping[str, Recipe], folder: Path) -> None:
-    """Refuse run folders whose recipe is not the one that is asked for, before anything is trained.
+    """Refuse run folders whose recipe differs from the one asked for, before anything is trained.
 
     Raises:
         RunError: which folder, and what differs.

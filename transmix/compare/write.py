@@ -73,7 +73,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def best_epoch(run: RunRecord, score: str) -> dict[str, Any] | None:
-    """Return the best score of any epoch and that epoch: optimistic, as it is chosen on what it is measured on."""
+    """Return the best score of any epoch and its epoch; optimistic, since the same images chose it."""
     known = [row for row in run.epochs if number(row.get(score)) is not None and "epoch" in row]
     best = max(known, key=lambda row: (row[score], -row["epoch"]), default=None)
     return best and {"score": float(best[score]), "epoch": best["epoch"]}

@@ -183,7 +183,7 @@ def erased_boxes(tried: Tensor, size: tuple[int, int], aspects: Tensor) -> Tenso
 
 
 def _sides(tried: Tensor, size: tuple[int, int], share: tuple[float, float], aspects: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sides (n, tries) int64 of rectangles, the one that an aspect is of and the one that it is by."""
+    """Return the sides (n, tries) int64 of rectangles: one multiplied and one divided by the aspect."""
     area = size[0] * size[1] * (share[0] + (share[1] - share[0]) * fraction(tried[..., 0]))
     aspect = aspects[tried[..., 1] >> 16]
     return (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()

@@ -48,7 +48,7 @@ def _to_pixels(sums: Tensor) -> Tensor:
 
 
 def _weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
-    """Return how much each source pixel counts for each one that comes out: (n, S, source), whole numbers in float64.
+    """Return the weight of each source pixel in each output pixel: (n, S, source), whole numbers in float64.
 
     Args:
         start: (n,) int64, first pixel that is seen.

@@ -215,7 +215,7 @@ def _is_blank(image: Image.Image, row: int) -> bool:
 
 @contextmanager
 def _file(source: ImageSource) -> Iterator[BinaryIO]:
-    """Open a source at its first byte; one that was open stays open."""
+    """Open a source at its first byte; an open file stays open."""
     if isinstance(source, str | os.PathLike):
         with Path(source).open("rb") as file:
             yield file
@@ -271,7 +271,7 @@ def _is_deep_grey(image: Image.Image) -> bool:
 
 
 def _shallow(image: Image.Image, where: str, grey: Grey) -> Image.Image:
-    """Bring loaded greyscale of more than 8 bits a pixel to 8; other images stay as they are.
+    """Convert greyscale of more than 8 bits a pixel to 8 bits; return other images unchanged.
 
     Pillow hands these over as they lie in the file, so what the header of a TIFF says of them is done here.
 

@@ -1,4 +1,4 @@
-"""Kinds of image files: which are read, how they are called, and what looks like one that is not read."""
+"""Image file formats: suffixes that are read, and files that look like images but are not read."""
 
 import importlib.util
 import os
@@ -60,7 +60,7 @@ def has_suffix(name: str) -> bool:
 
 
 def looks_like_an_image(path: Path) -> bool:
-    """Tell, for a file that is not called as those that are read, whether it is an image all the same."""
+    """Whether a file whose suffix is not read is an image all the same."""
     suffix = path.suffix.lower()
     return suffix in PICTURES or (suffix not in _TEXT and _starts_like_an_image(path))
 

@@ -1,4 +1,4 @@
-"""Greyscale of more than 8 bits: how its values become 8 bits, and what there is to say of them."""
+"""Greyscale of more than 8 bits: its conversion to 8 bits, and the notes about it."""
 
 from typing import Any, Literal, NamedTuple
 

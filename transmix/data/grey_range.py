@@ -64,7 +64,7 @@ def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
 
 
 def with_grey(split: Split, grey: Grey) -> Split:
-    """Return a split whose images scale greyscale of more than 8 bits so; one of arrays comes back as it is."""
+    """Return a split that scales greyscale of more than 8 bits by the given range; a split of arrays unchanged."""
     images = split.images
     return replace(split, images=replace(images, grey=grey)) if isinstance(images, EncodedImages) else split
 

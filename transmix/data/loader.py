@@ -58,14 +58,14 @@ class TrainingSamples(_Samples):
         self.split, self.augment, self.seed = split, augment, seed
 
     def load(self, sample: SampleKey) -> Sample:
-        """Return an image, its label, and what could not be read on the way to it."""
+        """Return an image, its label, and the images that could not be read in its place."""
         epoch, index, repeat = sample
         image, source, found = self.readable(epoch, index)
         image = self.augment(image, derive_seed(self.seed, "augment", epoch, index, repeat))
         return image, int(self.split.labels[source]), found
 
     def readable(self, epoch: int, index: int) -> tuple[np.ndarray, int, Found]:
-        """Return an image, its index, and what could not be read before it."""
+        """Return an image, its index, and the images that could not be read before it."""
         source, found = index, []
         for attempt in range(TRIES):
             try:

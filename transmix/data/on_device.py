@@ -132,7 +132,7 @@ def keep(
 
 
 class TrainingImages:
-    """Training images on the device, as N x 3 x H x W bytes, and what they look like augmented.
+    """Training images on the device, (N, 3, H, W) uint8, and their augmentation.
 
     Crops 'pad' and 'none' see every image at S x S, to which it is resized once; 'random-resized' at its own size.
 
@@ -175,7 +175,7 @@ class TrainingImages:
         return self.take(*self.draw(samples))
 
     def draw(self, samples: list[SampleKey]) -> tuple[Tensor, Draws]:
-        """Return where the images of samples lie, (n,) int64, and what is to be done to them."""
+        """Return the positions of the samples' images, (n,) int64, and their augmentation."""
         keys = torch.tensor(samples, dtype=torch.int64)
         sources = keys[:, 1].clone()
         if self.bad:

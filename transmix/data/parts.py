@@ -41,7 +41,7 @@ USUAL = Choice()
 
 
 def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) -> str | None:
-    """Return the first wanted name that is present, in letters of whatever case, as it is written on disk.
+    """Return the first wanted name that is present, in the letter case on disk.
 
     Raises:
         DataError: Two that are present differ in case alone.
@@ -57,7 +57,7 @@ def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) ->
 
 
 def choose_parts(present: Iterable[str], choice: Choice, where: object, form: str) -> tuple[str, Parts]:
-    """Return the name of the part to train on, and what is held out, as they are written on disk.
+    """Return the names on disk of the training part and of the held-out part.
 
     Where a fraction of the training images is held out instead, both are the training part.
 

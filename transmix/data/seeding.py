@@ -1,4 +1,4 @@
-"""Randomness that follows from a key: (seed, epoch, index, ...) in, the same numbers out, whoever asks and when.
+"""Seeds derived from a key: the same (seed, epoch, index, ...) gives the same random numbers in any process.
 
 So nothing depends on the number of loader workers, and a resumed run needs no replay.
 """

@@ -27,7 +27,7 @@ from transmix.data.torchvision_sets import FOLDER, OLDER_NAMES, PREFIX, read_fol
 
 
 def _fixed(read: Callable[[Path], ImageData]) -> Callable[[Path, Choice], ImageData]:
-    """Make a reader of files that leave no choice refuse one that was asked for."""
+    """Make a reader of files with fixed parts refuse a choice of part."""
 
     @wraps(read)
     def read_with(root: Path, choice: Choice) -> ImageData:
@@ -154,7 +154,7 @@ def _notes(data: ImageData) -> Iterator[str]:
 
 
 def choice_of(settings: Data, kept: Choice = USUAL) -> Choice:
-    """Return what a recipe asks to take of a data set, and for the rest what a run has kept.
+    """Return what a recipe asks to take of a data set, completed by what its run has recorded.
 
     Raises:
         DataError: it asks for a part and for a fraction.

@@ -1,4 +1,4 @@
-"""Some of a split's images: fewer to train on, or a share of each class to hold out."""
+"""Subsets of a split: a smaller training set, or a share of each class to hold out."""
 
 from dataclasses import replace
 from typing import Any

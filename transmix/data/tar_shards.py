@@ -136,7 +136,7 @@ def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> Ima
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
-    """List the shards of each part that there can be: those whose name has its name as a word, or in its folder."""
+    """List the shards of each part: the part's name is a word of the file's name, or the name of its folder."""
     found = {name: shards for name in sorted(os.listdir(root)) if (shards := _inside(root, name))}
     for path in _tars(root):
         for word in _words(path):

@@ -411,7 +411,7 @@ def _is_there(kind: Any, name: str, parts: list[Mapping[str, Any]], folder: Path
 
 
 def _move_into(source: Path, target: Path) -> None:
-    """Rename what is in a folder into another; where both have a folder of one name, what is in that."""
+    """Move the content of a folder into another; folders of the same name are merged."""
     for entry in source.iterdir():
         if entry.is_dir() and (target / entry.name).is_dir():
             _move_into(entry, target / entry.name)

@@ -106,7 +106,7 @@ def _about(data: ImageData) -> list[Finding]:
 def find_grey(
     data: str, splits: dict[str, Split], given: GreyRange | None, place: Callable[[Any, int, str], str]
 ) -> tuple[GreyRange | None, list[Finding]]:
-    """Find the grey range of the training images, and what is to be said of it.
+    """Find the grey range of the training images, and what to report about it.
 
     Args:
         data: name of the data set.

@@ -1,4 +1,4 @@
-"""One image: a fingerprint of its pixels, and what is odd about it."""
+"""One image: a fingerprint of its pixels, and its findings."""
 
 import hashlib
 import io

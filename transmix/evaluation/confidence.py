@@ -20,7 +20,7 @@ SAMPLES_A_BIN = 100
 
 
 class Confidences:
-    """Confidence and correctness of every sample, and what follows from them.
+    """Confidence and correctness of every sample, and the measures computed from them.
 
     Confidence is the highest softmax probability, in float32. A row with a non-finite logit makes every result nan.
 
@@ -78,7 +78,7 @@ def equal_width(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 
 def equal_mass(samples: int, bins: int = BINS) -> np.ndarray:
-    """Return where M bins of equal size begin, as nearly as N allows: (M,) int64."""
+    """Return the starts of M bins of equal size (up to one image): (M,) int64."""
     return np.arange(bins) * samples // bins
 
 

@@ -1,4 +1,4 @@
-"""A model that is ready to be measured, and the way that every suite runs images through it."""
+"""A model on its device, and the one loop by which every suite runs images through it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The suite 'label-truth': how far a mixed label is from the share of foreground that each image really contributes.
+"""The suite 'label-truth': the error of a mixed label against the visible foreground of both images.
 
 Pairs of validation images and CutMix boxes are drawn, as training draws them; the model sees the mixed image, and each
 label rule gives its lam. Foreground masks tell what lam should have been.
@@ -62,7 +62,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PairLabels:
-    """What n pairs weigh by each rule, and what is seen of the foreground of their images.
+    """Labels of n pairs by each rule, and the visible foreground of their images.
 
     Attributes:
         pairs: (n,) int64, which of the drawn pairs they are.
@@ -113,7 +113,7 @@ def draw_pairs(
 
 
 def true_lam(seen: np.ndarray, whole: np.ndarray, by: str = "object") -> np.ndarray:
-    """Return what the weight of image A's label should be, given what is seen of both images' foreground.
+    """Return the right weight of image A's label, from the visible foreground of both images.
 
         by object   lam = (seen_A / whole_A) / (seen_A / whole_A + seen_B / whole_B)
         by pixel    lam = seen_A / (seen_A + seen_B)

@@ -1,4 +1,4 @@
-"""Whether what was written gives what the run's model gives."""
+"""A check that exported files give the logits of the run's model."""
 
 from collections.abc import Callable
 

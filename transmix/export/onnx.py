@@ -95,7 +95,7 @@ def _program(loaded: LoadedModel) -> Any:
 
 
 def _with_plain_attention(model: nn.Module) -> nn.Module:
-    """Return a copy that multiplies and takes the softmax itself, which is all that the operator set has.
+    """Return a copy with explicit attention (matrix product and softmax), because ONNX's operator set has no other.
 
     Left to torch, fused attention with a bias (BEiT) ends in "Cannot view a tensor ..." (torch 2.15).
     """

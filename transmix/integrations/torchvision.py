@@ -185,7 +185,7 @@ def find_labels(batch: Any) -> Any:
 
 
 def image_places(leaves: list[Any], labels: Tensor) -> list[int]:
-    """Return where the images are: all that say so, else the first plain tensor that is not the labels.
+    """Return the positions of the images: every tv_tensors.Image, else the first plain tensor that is not the labels.
 
     Differs from torchvision, which takes labels for the images if they come first in a dict, and mixes them alone.
     """

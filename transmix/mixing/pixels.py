@@ -45,7 +45,7 @@ def blend(images: Tensor, lam: float | Tensor, partner: Tensor) -> Tensor:
 
 
 def move_box(tensor: Tensor, source: Tensor, box: Tensor, interpolation: str) -> Tensor:
-    """Return each row's `source` box, resized to and placed in its `box`, 0 elsewhere; a row without a box as it is.
+    """Return each row with its `source` box resized into its `box`, 0 elsewhere; a row without a box unchanged.
 
     As `F.interpolate` of each source alone (align_corners=False), for all rows at once and without waiting for the
     device.

@@ -140,7 +140,7 @@ class LoadedModel:
         return self.chosen.name if self.chosen else "model"
 
     def resized(self, size: tuple[int, int]) -> "LoadedModel":
-        """Return the model for images of another size, (H, W) in pixels; the one that it was is changed too.
+        """Return the model for images of another size, (H, W) in pixels. The original model is changed too.
 
         Raises:
             RecipeError, AttentionError: it cannot take that size.

@@ -1,4 +1,4 @@
-"""The weights that a model starts from: read from a file, freed of what wrapped them, and what became of each."""
+"""The weights that a model starts from: read from a file, matched to the model, and reported."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ listed = partial(listing, limit=4)
 
 @dataclass(frozen=True)
 class FileWeights:
-    """Tensors of a weights file, by name, and what is known of them.
+    """Tensors of a weights file by name, and its metadata.
 
     Attributes:
         path: the file.
@@ -75,7 +75,7 @@ class Start:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """One line: how much of it was loaded, what is new, what was not used."""
+        """One line: how much was loaded, what is new, what was not used."""
         parts = [f"started from {self.source}: loaded {self.loaded} of {self.tensors} tensors"]
         parts += [f"new: {listed(self.new)}"] if self.new else []
         parts += [f"not used: {listed(self.unused)}"] if self.unused else []
@@ -242,7 +242,7 @@ def _outputs(
 
 
 def remedy(names: Collection[str]) -> str:
-    """Say what a file with tensors of these names, which fit no model, is and what to give in its place."""
+    """Say what kind of file has tensors of these names, which fit no model, and what to give instead."""
     if any("lora_" in name for name in names):
         return ". It holds LoRA adapters: merge them first (merge_and_unload), and save that model"
     if all("|" in name for name in names):

@@ -1,4 +1,4 @@
-"""Recipes: every setting of a run, the files that state them, and the ones that come with the package."""
+"""Recipes: all settings of a run, the YAML files that hold them, and those of the package."""
 
 from transmix.error import RecipeError
 from transmix.recipes.check import check_recipe

@@ -88,7 +88,7 @@ def check_grey_range(grey: tuple[float, float] | None) -> None:
 
 
 def _check_labels(mixing: Mixing, epochs: int) -> None:
-    """Refuse a mixing or a rule that there is not, and a rule that would train the same labels as the area's."""
+    """Refuse an unknown mix or label rule, and a rule whose labels would equal those by area."""
     mixer, rule = build_mixer(mixing), build_rule(mixing)
     name = rule_name(mixing)
     if name == "area":

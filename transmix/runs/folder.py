@@ -141,7 +141,7 @@ def schedule_notice(changed: dict[str, tuple[Any, Any]]) -> str | None:
 
 
 def younger_notice(asked: Recipe, recipe: Recipe) -> str | None:
-    """Return what to say if a resumed run goes on without what was asked for, because it was started without."""
+    """Return a notice for a run that was started without a feature and goes on without it."""
     texts = changed_settings(asked, recipe)
     return f"as the run was started, it goes on with {'; '.join(texts)} (asked for -> used)" if texts else None
 

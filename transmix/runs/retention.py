@@ -41,7 +41,7 @@ def settle_checkpoints(root: Path) -> tuple[Path | None, list[str]]:
 
 
 def remove_old_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
-    """Remove all but the `keep` newest checkpoints and the one of the best step, and what broken saves left.
+    """Remove all checkpoints but the `keep` newest and the best one, and the remains of broken saves.
 
     The last one that verifies is never removed. What cannot be removed stays, and is tried again next time.
     """

@@ -137,7 +137,7 @@ def _checkpoint(run: Path, which: str) -> Path:
 
 
 def start_weights(init: str | None) -> str | None:
-    """Return what a model starts from: of a run's folder the file of its last weights, else `init` as it is.
+    """Return the weights that a model starts from: the last weights of a run folder, else `init` unchanged.
 
     Raises:
         RunError, CheckpointError: the run has no weights that could be used.

@@ -1,1 +1,1 @@
-"""Training: one step, the loop around it, and what keeps a run safe."""
+"""Training: one step, the loop around it, and what makes a run survive faults."""

@@ -183,7 +183,7 @@ def weights_metadata(run: RunState) -> dict[str, str]:
 
 
 def write_dump(run: RunState, step: int) -> str:
-    """Write what a step that was not finite started from, and return a message that says so.
+    """Write the state before a NaN/Inf step, and return a message about it.
 
     RUN/nonfinite/step-N holds weights, optimizer and generators as that step found them, and which images it saw.
     """

@@ -140,7 +140,7 @@ def load_run_data(recipe: Recipe, folder: Path, resumed: bool) -> ImageData:
 def _prepare_model(
     recipe: Recipe, folder: Path, world: World, data: ImageData, batches: Batches, first_time: bool
 ) -> tuple[RunState, Start | None]:
-    """Return the state of a run with a new model, and what became of the weights that it starts from."""
+    """Return the state of a run with a new model, and a report of the weights it starts from."""
     init = start_weights(recipe.model.init) if first_time else None
     settings = replace(recipe.model, pretrained=recipe.model.pretrained and first_time, init=init)
     bare, start = start_model(settings, len(data.classes), recipe.data.image_size, data.classes)
@@ -339,7 +339,7 @@ def _validation_batches(run: RunState, watch: Watch) -> Iterator:
 
 
 def _introduction(run: RunState) -> str:
-    """Return what is trained, on what, where, in one line."""
+    """Return the run's first line: model, data, mixing, device."""
     data, world, mixing = run.data, run.world, run.recipe.mixing
     held_out = printable(data.parts.held_out)
     if data.parts.columns is not None:

@@ -38,7 +38,7 @@ class NotFinite:
         return bad | (self.counts[0] > 0) if self.stays else bad
 
     def read(self, world: World) -> tuple[int, int, int]:
-        """Return the count of the process that saw most, and start anew; a row that is not over goes on.
+        """Return the largest count of any process, and start anew; an unfinished series goes on.
 
         Returns:
             How many steps were not finite since the last read; the number of the first of them, 0 if there was none;

@@ -60,12 +60,12 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor that is cut up, in the same memory; another tensor as it is."""
+    """Return this process's shard of a sharded tensor, in the same memory; any other tensor unchanged."""
     return tensor.detach().to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor that is cut up whole, on every process, which all must call this; another as it is."""
+    """Return a sharded tensor gathered whole (every process must call this); any other tensor unchanged."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
@@ -87,7 +87,7 @@ def gather_whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 
 def cut_like(tensor: Tensor, weight: Tensor) -> Tensor:
-    """Return a whole tensor cut up as a weight of its shape is; as it is if that is whole, or of another shape."""
+    """Return a whole tensor sharded like a weight; unchanged if the weight is whole or has another shape."""
     if not is_part(weight) or tensor.shape != weight.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor

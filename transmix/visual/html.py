@@ -23,7 +23,7 @@ def series(number: int, title: str) -> str:
 
 @our_style()
 def inline_svg(figure: Figure, says: str) -> Markup:
-    """Return a figure as an SVG element that takes the colours and the font of the page that it stands in.
+    """Return a figure as an SVG element in the colours and the font of its page.
 
     Colours become the variables of `ON_A_PAGE`, the background is left out, text stays text. The same figure gives the
     same text. Ids follow from what is drawn and from `says`, so two figures of a page do not share one.

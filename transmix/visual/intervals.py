@@ -18,7 +18,7 @@ PANELS = {"error": ("mean error", MODEL), "rank_correlation": ("rank correlation
 
 
 class Estimate(NamedTuple):
-    """A value, its interval if there is one, and what it is the mean of."""
+    """A value, its interval if there is one, and the values that it is the mean of."""
 
     value: float
     low: float | None = None

@@ -73,7 +73,7 @@ def row_mask(mixed: Any, row: int) -> np.ndarray:
 
 
 def row_shares(mixed: Any, row: int) -> list[Share]:
-    """Return the label of one sample: by area, by the rule's evidence alone where it is known, and as it is trained.
+    """Return the label of one sample: by area, by attention (or the rule's evidence) alone where known, and as trained.
 
     Without a mask it is as trained alone. A weight of the partner's label of its own (`lam_partner`) is drawn as its
     share of both.

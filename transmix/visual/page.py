@@ -76,7 +76,7 @@ class Page:
         return axes
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        """Write a line; what looks like mathematics is written as it is."""
+        """Write a line of text; dollar signs are no mathematics."""
         style = {"size": TEXT, "color": INK, "va": "baseline", "parse_math": False} | style
         self.figure.text(left / self.width, 1 - top / self.height, text, **style)
 

@@ -23,7 +23,7 @@ LARGEST, HIGHEST = 1.3, 1.75  # inches, of one image
 
 
 class Share(NamedTuple):
-    """How a sample's label is split: by area, by attention alone, and as it is trained."""
+    """The label of a sample: by area, by attention alone, or as trained."""
 
     rule: str  # 'area', 'attention' (or the name of another rule) alone, 'trained'
     own: float  # weight of the row's own class, 0..1; the partner's is 1 - own
@@ -41,7 +41,7 @@ def trained_note(weight: float, rule: str = "attention") -> str:
 
 
 class Pair(NamedTuple):
-    """One mixed sample, as it is drawn; what is None is not drawn."""
+    """One mixed sample for a drawing; a part that is None is left out."""
 
     own: np.ndarray | None  # (H, W, 3) in 0..1, image A
     partner: np.ndarray | None  # (H, W, 3) in 0..1, image B

@@ -1,4 +1,4 @@
-"""What a run folder keeps for figures: its log, and what it saw in the same validation images epoch by epoch."""
+"""What a run folder keeps for figures: its log, and the attention over the same validation images after each epoch."""
 
 from dataclasses import dataclass
 from pathlib import Path
