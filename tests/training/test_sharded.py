@@ -137,7 +137,7 @@ def one_dies(rank, recipe, folder):
 
 def one_stalls(rank, recipe, folder):
     before_step(lambda _, number: rank == 1 and number == 2 and time.sleep(600))
-    return command(recipe, folder, "--wait-minutes", "0.08")
+    return command(recipe, folder, "--wait-minutes", "0.2")
 
 
 def one_has_no_data(rank, recipe, folder):
