@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from transmix.data import philox as philox_module
-from transmix.data.philox import below, chance, fraction, fractions_of_16_bits, philox, seed_keys, words
+from transmix.data.philox import below, chance, fraction, middle_fractions, philox, seed_keys, words
 
 ONES = 2**32 - 1
 KEYS = (0x12345678, 0x9ABCDEF0)
@@ -187,7 +187,7 @@ def test_fractions_are_exact():
     found = torch.tensor([0, 1, 2**31, ONES])
     assert fraction(found).dtype == torch.float64
     assert fraction(found).tolist() == [0.0, 2.0**-32, 0.5, 1 - 2.0**-32]
-    parts = fractions_of_16_bits()
+    parts = middle_fractions()
     assert parts[0] == 2.0**-17
     assert parts[-1] == 1 - 2.0**-17
     assert float(parts.mean()) == 0.5

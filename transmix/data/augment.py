@@ -77,12 +77,9 @@ def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
     memory, and nothing of its ends is ever in the centre.
     """
     shorter = min(image.shape[:2])
-    rows, columns = (
-        slice((length - kept) // 2, (length + kept) // 2)
-        for length in image.shape[:2]
-        for kept in [min(length, 16 * shorter)]
-    )
-    image = image[rows, columns]
+    most = 16 * shorter
+    top, left = (max(0, length - most) // 2 for length in image.shape[:2])
+    image = image[top : top + most, left : left + most]
     height, width = image.shape[:2]
     if shorter == side:
         return image

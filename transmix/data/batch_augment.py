@@ -10,18 +10,7 @@ import torch
 from torch import Tensor
 
 from transmix.data.batch_pixels import erase, jittered, resized_crop, shifted
-from transmix.data.philox import (
-    BOX,
-    CROP,
-    JITTER,
-    PLACE,
-    below,
-    chance,
-    fraction,
-    fractions_of_16_bits,
-    seed_keys,
-    words,
-)
+from transmix.data.philox import BOX, CROP, JITTER, PLACE, below, chance, fraction, middle_fractions, seed_keys, words
 from transmix.data.settings import Augmentation
 
 TRIES = 10
@@ -101,9 +90,8 @@ class BatchAugmentation:
         if settings.random_erasing > 0:
             boxes = erased_boxes(words(samples, self.keys, BOX, TRIES), size, self.aspects)
             erased = boxes * chance(erase, settings.random_erasing)[:, None]
-        return Draws(
-            samples, shift, crop, order, factors, chance(flip, settings.flip) if settings.flip > 0 else None, erased
-        )
+        flipped = chance(flip, settings.flip) if settings.flip > 0 else None
+        return Draws(samples, shift, crop, order, factors, flipped, erased)
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Do to images (n, 3, H, W) uint8 what was drawn; return (n, 3, S, S) uint8 with memory of its own."""
@@ -126,7 +114,7 @@ class BatchAugmentation:
 
 def log_uniform(low: float, high: float) -> Tensor:
     """Return quantiles (65536,) float64 of a number whose logarithm is uniform."""
-    return (math.log(low) + math.log(high / low) * fractions_of_16_bits()).exp()
+    return (math.log(low) + math.log(high / low) * middle_fractions()).exp()
 
 
 def noise_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -136,7 +124,7 @@ def noise_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         mean: of each channel, in 0..1.
         std: of each channel, in 0..1.
     """
-    normal = torch.special.ndtri(fractions_of_16_bits())
+    normal = torch.special.ndtri(middle_fractions())
     levels = [(normal * deviation + middle) * 255 for middle, deviation in zip(mean, std, strict=True)]
     return torch.stack(levels).round().clamp(0, 255).byte()
 

@@ -53,8 +53,7 @@ def read_cifar(root: str | os.PathLike[str]) -> ImageData:
         raise DataError(f"{root}: no data_batch_1.bin (CIFAR-10) or train.bin (CIFAR-100) here")
     [(name, folder)] = found.items()
     _, train, test, names, label_bytes = SETS[name]
-    absent = [file for file in (*train, test, names) if not (folder / file).is_file()]
-    if absent:
+    if absent := [file for file in (*train, test, names) if not (folder / file).is_file()]:
         raise DataError(f"{folder}: no file {', '.join(absent)}; unpack the published archive again")
     text = (folder / names).read_text(encoding="utf-8", errors="replace")
     classes = tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -131,8 +131,7 @@ class ImageData:
         return isinstance(self.train.images, (np.ndarray, list))
 
     def __post_init__(self) -> None:
-        repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
-        if repeated:
+        if repeated := sorted({name for name in self.classes if self.classes.count(name) > 1}):
             raise DataError(f"{self.name}: class names appear twice: {listing(repeated)}; rename one of each")
 
 
@@ -193,7 +192,7 @@ def keep_decoded(split: Split, limit_bytes: int, max_bad: int = 0) -> Split:
     if isinstance(split.images, (np.ndarray, list)) or len(split) == 0:
         return split
     sampled = np.unique(np.linspace(0, len(split) - 1, min(len(split), 256)).astype(int))
-    sizes = [size for index in sampled if (size := _size(split.images, int(index), required=not max_bad))]
+    sizes = [size for index in sampled if (size := size_of(split.images, int(index), required=not max_bad))]
     expected_bytes = 3 * len(split) * float(np.mean([height * width for height, width in sizes or [(1, 1)]]))
     if expected_bytes > limit_bytes:
         return split
@@ -201,7 +200,10 @@ def keep_decoded(split: Split, limit_bytes: int, max_bad: int = 0) -> Split:
     return replace(split, images=images, bad=bad, encoded=split.images)
 
 
-def _size(images: Any, index: int, required: bool) -> tuple[int, int] | None:
+def size_of(images: Any, index: int, required: bool = False) -> tuple[int, int] | None:
+    """Read the (height, width) of an image that is no part of an array; None if it cannot be read and need not be."""
+    if isinstance(images, list):
+        return images[index].shape[:2]
     try:
         return images.size(index)
     except UnreadableImageError:

@@ -23,15 +23,9 @@ BACKGROUND = (255, 255, 255)
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
-_UPRIGHT_BY = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURNS = "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"
+_UPRIGHT_BY = {number: Image.Transpose[name] for number, name in enumerate(_TURNS, start=2)}
+"""EXIF orientation -> what turns the image upright."""
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples a pixel of a PNG by colour type."""
@@ -200,8 +194,7 @@ def _check_rows(image: Image.Image, source: ImageSource) -> None:
     if image.format != "PNG":
         return
     rows = range(max(0, image.height - 2), image.height)
-    suspicious = image.info.get("interlace") or any(_is_blank(image, row) for row in rows)
-    if suspicious:
+    if image.info.get("interlace") or any(_is_blank(image, row) for row in rows):
         with _file(source) as file:
             if _lacks_pixels(file.read()):
                 raise ValueError("pixels are missing at the end")
@@ -238,21 +231,15 @@ def _lacks_pixels(content: bytes) -> bool:
     asked = sum(
         rows * (1 + -(-columns * bits * _CHANNELS[colour] // 8)) for columns, rows in sizes if columns > 0 and rows > 0
     )
-    found, inflate = 0, zlib.decompressobj()
-    for data in _png_data(content):
+    position, found, inflate = 8, 0, zlib.decompressobj()
+    while position + 8 <= len(content):
+        length, kind = struct.unpack(">I4s", content[position : position + 8])
+        data = content[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
         while data and found < asked:
             found += len(inflate.decompress(data, 1 << 20))
             data = inflate.unconsumed_tail
-    return found < asked
-
-
-def _png_data(content: bytes) -> Iterator[bytes]:
-    position = 8
-    while position + 8 <= len(content):
-        length, kind = struct.unpack(">I4s", content[position : position + 8])
-        if kind == b"IDAT":
-            yield content[position + 8 : position + 8 + length]
         position += 12 + length
+    return found < asked
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:

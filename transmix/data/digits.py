@@ -80,18 +80,13 @@ def digits_on_textures(
         raise ValueError(f"no room to draw digits of 8 x 8 pixels: image_size {image_size}, scale {scale}")
     sources = load_sources()
     originals = split_originals(sources.labels, val_share, np.random.default_rng([seed, 0]))
-    copies = {"train": train_copies, "val": val_copies}
     splits = {}
-    for number, part in enumerate(("train", "val"), start=1):
+    for number, (part, copies) in enumerate({"train": train_copies, "val": val_copies}.items(), start=1):
         rng = np.random.default_rng([seed, number])  # one stream a split: val stays if train grows
-        rows = np.tile(originals[part], copies[part])
+        rows = np.tile(originals[part], copies)
         sketches = [sketch(int(row), part, sources, image_size, scale, rng) for row in rows]
-        drawn = [render(drawing, sources, image_size) for drawing in sketches]
-        splits[part] = Split(
-            images=np.stack([image for image, _ in drawn]),
-            labels=sources.labels[rows],
-            masks=np.stack([mask for _, mask in drawn]),
-        )
+        images, masks = zip(*(render(drawing, sources, image_size) for drawing in sketches), strict=True)
+        splits[part] = Split(np.stack(images), sources.labels[rows], np.stack(masks))
     return ImageData(name="digits_on_textures", classes=tuple("0123456789"), **splits)
 
 

@@ -37,9 +37,7 @@ FORMAT_OF = _suffixes()
 SUFFIXES = frozenset(FORMAT_OF)
 """The files that count as images, whatever the case of the letters; others are passed over."""
 
-SHALLOW = tuple(
-    suffix for suffix, name in FORMAT_OF.items() if name in ("JPEG", "WEBP", "GIF", "BMP", "AVIF", "ICO", "HEIF")
-)
+SHALLOW = tuple(end for end, name in FORMAT_OF.items() if name in ("JPEG", "WEBP", "GIF", "BMP", "AVIF", "ICO", "HEIF"))
 """Suffixes of files that hold no more than 8 bits a channel, or of which Pillow gives no more."""
 
 PICTURES = frozenset(Image.registered_extensions()) - {".h5", ".hdf", ".pdf", ".mpg", ".mpeg"} | {

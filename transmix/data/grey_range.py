@@ -44,9 +44,8 @@ def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
         return _scaled(data, grey if grey != FIND else None, ())
     notes: list[str] = []
     if grey == FIND:
-        train = deep_values_of(data.train)
-        grey = range_of(train.values(), data.name)
-        count = sum(not one.colour for one in train.values())
+        train = deep_values_of(data.train).values()
+        grey, count = range_of(train, data.name), sum(not one.colour for one in train)
         if grey is not None:
             notes.append(
                 f"grey range {as_range(grey)}, found over {count} training images of more than 8 bits (--grey-range "
@@ -146,8 +145,7 @@ def range_of(found: Iterable[DeepValues], name: str) -> GreyRange | None:
             f"{256 * FEWEST_COLOUR_LEVELS - 1}; of such images the upper 8 bits are read, which would leave fewer than "
             f"{FEWEST_COLOUR_LEVELS} levels; write them with 8 bits a channel"
         )
-    greys = [one for one in found if not one.colour]
-    if not greys:
+    if not (greys := [one for one in found if not one.colour]):
         return None
     grey = min(one.low for one in greys), max(one.high for one in greys)
     if grey[0] == grey[1]:
@@ -165,8 +163,7 @@ def check_levels(found: Iterable[DeepValues], grey: GreyRange, name: str) -> Non
     Raises:
         DataError: what the usual values are.
     """
-    greys = [one.usual for one in found if not one.colour]
-    if not greys:
+    if not (greys := [one.usual for one in found if not one.colour]):
         return
     usual = min(low for low, _ in greys), max(high for _, high in greys)
     inside = np.clip(usual, *grey)

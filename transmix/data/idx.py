@@ -55,8 +55,7 @@ def read_idx_files(root: str | os.PathLike[str]) -> ImageData:
             fewer, a label has no name, or a class has no image.
     """
     root = Path(root)
-    files = _find(root)
-    if files is None:
+    if (files := _find(root)) is None:
         raise DataError(f"{root}: no training images such as train-images-idx3-ubyte here")
     folder = next(iter(files.values())).parent
     series = sorted({prefix for prefix, _, _ in files})

@@ -120,9 +120,8 @@ class TrainingBatches:
         self.bad = bad or BadImages()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = in_shared_memory(
-            iter(self.loader)
-        )  # now and not at the first batch: who iterates may set generators in between
+        # now and not at the first batch: who iterates may set generators in between
+        batches = in_shared_memory(iter(self.loader))
         return (_checked(batch, self.bad)[:2] for batch in batches)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transmix.data.augment import EvaluationCrop, fit, to_tensor
 from transmix.data.bad_images import BadImages
 from transmix.data.batch_augment import BatchAugmentation, Draws
-from transmix.data.dataset import ImageData, Split, UnreadableImageError
+from transmix.data.dataset import ImageData, Split, UnreadableImageError, size_of
 from transmix.data.loader import TrainingSamples, evaluation_batches
 from transmix.data.sampler import EpochSampler, SampleKey
 from transmix.data.settings import Augmentation
@@ -38,7 +38,7 @@ def kept_size(split: Split, crop: str, size: int) -> tuple[int, int]:
         return size, size
     if isinstance(split.images, np.ndarray):
         return split.images.shape[1], split.images.shape[2]
-    found = (_size(split, index) for index in range(len(split)) if index not in split.bad)
+    found = (size_of(split.images, index) for index in range(len(split)) if index not in split.bad)
     sizes = {one for one in found if one is not None}
     if len(sizes) > 1:
         (low_height, low_width), (high_height, high_width) = min(sizes), max(sizes)
@@ -48,15 +48,6 @@ def kept_size(split: Split, crop: str, size: int) -> tuple[int, int]:
             f"to image_size {size} once, or leave --on-device out"
         )
     return sizes.pop() if sizes else (size, size)
-
-
-def _size(split: Split, index: int) -> tuple[int, int] | None:
-    if isinstance(split.images, list):
-        return split.images[index].shape[:2]
-    try:
-        return split.images.size(index)  # type: ignore[attr-defined]
-    except UnreadableImageError:
-        return None
 
 
 def check_memory(train: int, source: tuple[int, int], val: int, size: int, device: torch.device | str) -> None:
@@ -96,11 +87,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def keep(
-    split: Split,
-    change: Callable[[np.ndarray], Tensor],
-    size: tuple[int, int],
-    device: torch.device | str,
-    met: BadImages,
+    split: Split, change: Callable, size: tuple[int, int], device: torch.device | str, met: BadImages
 ) -> tuple[Tensor, dict[int, UnreadableImageError]]:
     """Decode images and bring them to the device, (n, 3, H, W) uint8; name those that cannot be read, which are black.
 

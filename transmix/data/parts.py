@@ -71,8 +71,7 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
         DataError: One of the two is missing.
     """
     present, (what, _, name) = list(present), form.partition(" ")
-    train = choose_part(present, TRAIN, where)
-    if train is None:
+    if (train := choose_part(present, TRAIN, where)) is None:
         raise DataError(f"{where}: no {what} {name.format('train')}, the images to train on")
     held_out = train if choice.val_fraction is not None else choose_part(present, choice.held_out, where)
     if held_out is None:

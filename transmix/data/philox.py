@@ -84,7 +84,7 @@ def fraction(words: Tensor) -> Tensor:
     return words.double() * 2.0**-32
 
 
-def fractions_of_16_bits() -> Tensor:
+def middle_fractions() -> Tensor:
     """Return the middles of 65,536 equal parts of [0, 1], float64 on the CPU.
 
     A function of them, looked up by the upper 16 bits of a word, is a function of a random fraction; an exponential or

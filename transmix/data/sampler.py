@@ -61,11 +61,8 @@ class EpochSampler:
     def __iter__(self) -> Iterator[list[SampleKey]]:
         generator = np.random.Generator(np.random.Philox(derive_seed(self.seed, "order", self.epoch)))
         indices = generator.permutation(self.samples)
-        keys = [
-            (int(index), repeat)
-            for index in indices[: -(-self.samples // self.repeats)]
-            for repeat in range(self.repeats)
-        ]
+        taken = indices[: -(-self.samples // self.repeats)].tolist()
+        keys = [(index, repeat) for index in taken for repeat in range(self.repeats)]
         first, last = self.first_step * self.step_batch, self.steps_per_epoch * self.step_batch
         mine = keys[first:last][self.rank :: self.world]
         for start in range(0, len(mine), self.batch):

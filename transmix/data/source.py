@@ -41,9 +41,7 @@ def _fixed(read: Callable[[Path], ImageData]) -> Callable[[Path, Choice], ImageD
 
 def _published(name: str, folder: str, file: str) -> tuple[Callable[[Path], bool], Callable[[Path, Choice], ImageData]]:
     """Return how the files of a set are recognised in a folder, or inside it as published, and what reads them."""
-    return lambda root: bool(folders_with(root, folder, (file,))), _fixed(
-        lambda root: read_folder_of(name, root, folder)
-    )
+    return lambda top: bool(folders_with(top, folder, [file])), _fixed(lambda top: read_folder_of(name, top, folder))
 
 
 _PETS = "annotations/trainval.txt"
@@ -95,29 +93,23 @@ def open_data(
     """
     if choice.val_fraction is not None and not 0 < choice.val_fraction < 1:
         raise DataError(f"val_fraction {choice.val_fraction:g} is not between 0 and 1")
-    data = _open(str(name_or_path), seed, download, data_dir, choice)
+    data = _open(str(name_or_path), seed, download or data_dir, download is not None, choice)
     if choice.val_fraction is not None:
         data = hold_out(data, choice.val_fraction)
     return replace(data, notes=(*_notes(data), *data.notes))
 
 
-def _open(
-    name: str,
-    seed: int,
-    download: str | os.PathLike[str] | None,
-    data_dir: str | os.PathLike[str] | None,
-    choice: Choice,
-) -> ImageData:
-    root, place = Path(name).expanduser(), Path(download or data_dir or FOLDER).expanduser()
+def _open(name: str, seed: int, given: str | os.PathLike[str] | None, fetch: bool, choice: Choice) -> ImageData:
+    root, place = Path(name).expanduser(), Path(given or FOLDER).expanduser()
     if name.startswith(PREFIX):
-        return read_published(name[len(PREFIX) :], place, download is not None, choice)
+        return read_published(name[len(PREFIX) :], place, fetch, choice)
     if name.startswith(HF_PREFIX):
         return read_hf(name[len(HF_PREFIX) :], choice)
-    if name in OLDER_NAMES and (download or data_dir):
+    if name in OLDER_NAMES and given:
         if not (place / name / "downloaded.json").is_file():  # which older versions of transmix left there
-            return read_published(name, place, download is not None, choice)
+            return read_published(name, place, fetch, choice)
         root = place / name
-    elif download is not None:
+    elif fetch:
         raise DataError(f"{name}: --download is for --data torchvision:NAME, and for {', '.join(OLDER_NAMES)}")
     elif name in plugins.names("data", SOURCES):
         return plugins.find("data", SOURCES, name)(seed)

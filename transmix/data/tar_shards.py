@@ -84,6 +84,9 @@ class TarFiles:
             raise DataError(f"{self._path(row)}: cannot read the shard ({error.strerror}); put it back") from error
 
 
+_Sample = tuple[int, int, bool, int | str]
+"""Offset of an image, its size, whether it may have more than 8 bits a channel, and its label."""
+
 _Samples = tuple[TarFiles, list[int | str]]
 """Images of a split and what their label files say: numbers, or names."""
 
@@ -166,8 +169,7 @@ def _whole(root: Path, split: str, shards: list[Path]) -> list[Path]:
     """Check that the shards of a split can be read by offset and none of a series is missing."""
     if len({path.parent for path in shards}) > 1:
         raise DataError(f"{root}: shards of {split} both here and in {root / split}; move one lot away")
-    compressed = [path.name for path in shards if path.suffix.lower() != ".tar"]
-    if compressed:
+    if compressed := [path.name for path in shards if path.suffix.lower() != ".tar"]:
         raise DataError(
             f"{root}: compressed shards ({listing(compressed, 3)}) cannot be read by offset; decompress them, for "
             "example with gunzip: images are compressed already"
@@ -190,9 +192,7 @@ def _read_samples(shards: list[Path]) -> _Samples:
     index = np.dtype([("shards", "i4"), ("offsets", "i8"), ("sizes", "i8"), ("deep", "?")])
     tables, labels = [], []
     for number, path in enumerate(shards):
-        rows = [
-            ((number, offset, size, f".{suffix}" not in SHALLOW), label) for offset, size, suffix, label in _index(path)
-        ]
+        rows = [((number, *place), label) for *place, label in _index(path)]
         if not rows:
             raise DataError(f"{path}: no samples; remove the file or fetch it again")
         tables.append(np.array([row for row, _ in rows], dtype=index))
@@ -202,8 +202,8 @@ def _read_samples(shards: list[Path]) -> _Samples:
     return TarFiles(tuple(map(str, shards)), *columns), labels
 
 
-def _index(path: Path) -> Iterator[tuple[int, int, str, int | str]]:
-    """Yield (offset of the image, its size, its suffix, label) of each sample in a shard."""
+def _index(path: Path) -> Iterator[_Sample]:
+    """Yield what there is to know of each sample in a shard."""
     try:
         with tarfile.open(path, "r:") as tar:
             for key, members in groupby(_members(tar, path), key=lambda found: found[0]):
@@ -234,9 +234,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, tarfi
             raise tarfile.ReadError("no end mark where the last member ends")
 
 
-def _sample(
-    tar: tarfile.TarFile, where: str, members: list[tuple[str, tarfile.TarInfo]]
-) -> tuple[int, int, str, int | str]:
+def _sample(tar: tarfile.TarFile, where: str, members: list[tuple[str, tarfile.TarInfo]]) -> _Sample:
     found: dict[str, tarfile.TarInfo] = {}
     for suffix, member in members:
         if suffix in found:
@@ -249,18 +247,15 @@ def _sample(
         if not images:
             what = f"no image that is read (.{', .'.join(USUAL_SUFFIXES)} and others) among .{', .'.join(found)}"
         raise DataError(f"{where}: {what}; {NEIGHBOURS}")
-    label = next((label for suffix in LABEL_SUFFIXES if (label := _label(tar, where, suffix, found)) is not None), None)
-    if label is None:
+    labels = (_label(tar, where, suffix, found[suffix]) for suffix in LABEL_SUFFIXES if suffix in found)
+    if (label := next((one for one in labels if one is not None), None)) is None:
         raise DataError(f"{where}: no label (.cls, .json with an entry 'label', .txt); {NEIGHBOURS}")
     image = found[images[0]]
-    return image.offset_data, image.size, images[0], label
+    return image.offset_data, image.size, f".{images[0]}" not in SHALLOW, label
 
 
-def _label(tar: tarfile.TarFile, where: str, suffix: str, found: dict[str, tarfile.TarInfo]) -> int | str | None:
+def _label(tar: tarfile.TarFile, where: str, suffix: str, member: tarfile.TarInfo) -> int | str | None:
     """Read a label from the member with a suffix, None if there is none."""
-    member = found.get(suffix)
-    if member is None:
-        return None
     if member.size > LARGEST_LABEL_BYTES:
         raise DataError(f"{where}: .{suffix} has {member.size} bytes, too many for a label")
     file: Any = tar.extractfile(member)  # a plain file, as `_members` has checked

@@ -143,10 +143,8 @@ def _variants(parts: Variant, argument: str, values: Iterable[Any], needed: bool
 
     Where one is needed there is none that is taken if nothing follows the name.
     """
-    found: dict[str, Variant] = {} if needed else {"": parts}
-    for value in values:
-        found[str(value)] = {part: {**more, argument: value} for part, more in parts.items()}
-    return found
+    usual = {} if needed else {"": parts}
+    return usual | {str(one): {part: {**more, argument: one} for part, more in parts.items()} for one in values}
 
 
 _ALL: dict[str, Variant] = {"": {"train": {}}}
@@ -154,14 +152,12 @@ _HALVES: Variant = {"train": {"train": True}, "test": {"train": False}}
 _TRAIN_TEST, _TRAIN_VAL, _THIRDS = _splits("train", "test"), _splits("train", "val"), _splits("train", "val", "test")
 _PLACES = ("train=train-standard", "val")
 _YEAR = partial(_splits, argument="version")
+_YEARS = ("2017", "2018", "2019")
+_NOW = {name: _YEAR(f"train=2021_train{end}", "valid=2021_valid") for name, end in (("", ""), ("mini", "_mini"))}
 _EMNIST = ("balanced", "letters", "digits", "byclass", "bymerge", "mnist")
 
 SETS: dict[str, PublishedSet] = {
-    "CIFAR10": PublishedSet({"": _HALVES}, _arrays),
-    "CIFAR100": PublishedSet({"": _HALVES}, _arrays),
-    "MNIST": PublishedSet({"": _HALVES}, _arrays),
-    "FashionMNIST": PublishedSet({"": _HALVES}, _arrays),
-    "KMNIST": PublishedSet({"": _HALVES}, _arrays),
+    **dict.fromkeys(("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST"), PublishedSet({"": _HALVES}, _arrays)),
     "QMNIST": PublishedSet({"": _splits("train", "test", "test10k", "test50k", argument="what")}, _arrays),
     "EMNIST": PublishedSet(_variants(_HALVES, "split", _EMNIST, needed=True), _emnist),
     "SVHN": PublishedSet({"": _splits("train", "test", "extra")}, _arrays),
@@ -182,14 +178,7 @@ SETS: dict[str, PublishedSet] = {
     "GTSRB": PublishedSet({"": _TRAIN_TEST}, lambda signs: _paths(signs._samples)),
     "ImageNet": PublishedSet({"": _TRAIN_VAL}, fetched=False),
     "Imagenette": PublishedSet(_variants(_TRAIN_VAL, "size", ("320px", "160px"))),
-    "INaturalist": PublishedSet(
-        {
-            "": _YEAR("train=2021_train", "valid=2021_valid"),
-            "mini": _YEAR("train=2021_train_mini", "valid=2021_valid"),
-            **{year: _YEAR(f"train={year}") for year in ("2017", "2018", "2019")},
-        },
-        _sorted_files,
-    ),
+    "INaturalist": PublishedSet(_NOW | {year: _YEAR(f"train={year}") for year in _YEARS}, _sorted_files),
     "LFWPeople": PublishedSet(_ALL, fetched=False),
     "Omniglot": PublishedSet(_ALL | {"evaluation": {"train": {"background": False}}}, _omniglot),
     "OxfordIIITPet": PublishedSet(
@@ -220,14 +209,8 @@ REFUSED = {
 }  # fmt: skip
 """What those are made of that are not read."""
 
-OLDER_NAMES = {
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "mnist": "MNIST",
-    "fashion-mnist": "FashionMNIST",
-    "oxford-pets": "OxfordIIITPet",
-    **{f"emnist-{split}": f"EMNIST:{split}" for split in _EMNIST},
-}
+OLDER_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+OLDER_NAMES |= {"oxford-pets": "OxfordIIITPet"} | {f"emnist-{split}": f"EMNIST:{split}" for split in _EMNIST}
 """Names that `--data` took before it took torchvision's; with them classes and parts are called as they were then."""
 
 
@@ -239,8 +222,7 @@ def find_set(name: str) -> tuple[str, str]:
     """
     wanted, _, variant = name.partition(":")
     plain = {_plain(one): one for one in SETS}
-    found = plain.get(_plain(wanted))
-    if found is None:
+    if (found := plain.get(_plain(wanted))) is None:
         for what, refused in REFUSED.items():
             if one := next((one for one in refused if _plain(one) == _plain(wanted)), None):
                 raise DataError(f"{PREFIX}{one} has {what}; images with one class each are needed")
@@ -284,17 +266,14 @@ def read_published(name: str, folder: Path, fetch: bool = False, choice: Choice 
 def read_folder_of(found: str, folder: Path, published: str) -> ImageData:
     """Read a set whose files lie in a folder itself, or in the one inside it that is called as published."""
     inside = (folder / published if (folder / published).is_dir() else folder).resolve()
-    kind: Any = _class_of(found)
+    older = next(name for name, other in OLDER_NAMES.items() if other == found)
+    name, base = older, {"base_folder": inside.name}
     if found == "OxfordIIITPet":
         # torchvision joins root and a name of its own; a property keeps it from setting another folder than this
-        kind = type(found, (kind,), {"_base_folder": property(lambda _: inside, lambda *_: None)})
-    else:
-        kind = type(found, (kind,), {"base_folder": inside.name})
-    parts = list(SETS[found].variants[""].values())
-    data = replace(_read(found, parts, inside.parent, kind), parts=Parts("test"))
-    older = next(name for name, other in OLDER_NAMES.items() if other == found)
-    name = folder.resolve().name if found == "OxfordIIITPet" else older
-    return replace(_as_before(data, older), name=name)
+        name, base = folder.resolve().name, {"_base_folder": property(lambda _: inside, lambda *_: None)}
+    kind = type(found, (_class_of(found),), base)
+    data = _read(found, list(SETS[found].variants[""].values()), inside.parent, kind)
+    return replace(_as_before(data, older), name=name, parts=Parts("test"))
 
 
 def _as_before(data: ImageData, name: str) -> ImageData:
@@ -338,7 +317,7 @@ def _read(name: str, parts: list[Mapping[str, Any]], folder: Path, kind: Any) ->
         kind_of_error = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
         reason = kind_of_error + " ".join(str(error).partition(" You can ")[0].split()).rstrip(".")
         raise DataError(f"{PREFIX}{name}: cannot be read in {folder} ({reason}); {_remedy(name)}") from error
-    classes, labels = _numbered(name, made[0], [np.asarray(found) for _, found in samples])
+    classes, labels = _numbered(f"{PREFIX}{name}", made[0], [np.asarray(found) for _, found in samples])
     splits = [Split(images, found) for (images, _), found in zip(samples, labels, strict=True)]
     require_every_class(splits[0].labels, classes, f"{PREFIX}{name}")
     return ImageData(name, classes, splits[0], splits[-1])
@@ -350,12 +329,10 @@ def _remedy(name: str) -> str:
     return "it cannot be downloaded any more: bring its files by other means, and give their folder, --data-dir FOLDER"
 
 
-def _numbered(name: str, dataset: Any, labels: list[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+def _numbered(where: str, dataset: Any, labels: list[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Return the class names, and labels (N,) int64 that are positions in them."""
     if any(found.dtype == object for found in labels):
-        raise DataError(
-            f"{PREFIX}{name}: a part has no labels; hold out another, --held-out NAME or --val-fraction 0.1"
-        )
+        raise DataError(f"{where}: a part has no labels; hold out another, --held-out NAME or --val-fraction 0.1")
     attributes = ("classes", "categories", "all_categories", "class_to_idx")
     names = list(next((found for one in attributes if (found := getattr(dataset, one, None))), ()))
     numbers = np.arange(len(names)) if names else np.unique(labels[0])
@@ -370,10 +347,8 @@ def _numbered(name: str, dataset: Any, labels: list[np.ndarray]) -> tuple[tuple[
         ]
     for found in labels:
         if wrong := sorted(set(found.tolist()) - set(numbers.tolist())):
-            raise DataError(
-                f"{PREFIX}{name}: label {listing(map(str, wrong))} is none of the {len(names)} classes of train"
-            )
-    classes = tuple(class_names(names, f"{PREFIX}{name}"))
+            raise DataError(f"{where}: label {listing(map(str, wrong))} is none of the {len(names)} classes of train")
+    classes = tuple(class_names(names, where))
     return classes, [np.searchsorted(numbers, found).astype(np.int64) for found in labels]
 
 

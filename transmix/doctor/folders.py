@@ -9,10 +9,9 @@ import numpy as np
 from transmix.data.class_names import class_name, is_utf8, positions
 from transmix.data.dataset import DataError, Split, listing
 from transmix.data.encoded import image_files
-from transmix.data.folder import in_no_class, is_class_folder, part_folders
+from transmix.data.folder import entries_of, in_no_class, is_class_folder, is_folder, part_folders, walk
 from transmix.data.formats import PICTURES, looks_like_an_image
 from transmix.data.parts import HELD_OUT, TRAIN, choose_part
-from transmix.data.walk import entries_of, is_folder, walk
 from transmix.doctor.report import Finding
 
 LOOP = "a link to a folder that holds it, which is not followed"
