@@ -106,17 +106,15 @@ def judge(
     Raises:
         AttentionError: The model's attention cannot be read.
     """
-    lam_area, lam_attention, attention, grid = [], [], [], (0, 0)
+    found, grid = [], (0, 0)
     for start in range(0, len(boxes), BATCH):
         mixed = paste(boxes[start : start + BATCH], image)
         looked = look(model, normalise(mixed.images), maps=False)
         grid = looked.grid
         relabelled = attention_labels(mixed, looked.attention, grid=grid, weight=1.0, downsample=downsample)
-        lam_area.append(mixed.lam_area)
-        lam_attention.append(relabelled.lam)
-        attention.append(looked.attention)
-    by_area, by_attention = (torch.cat(values).double().numpy() for values in (lam_area, lam_attention))
-    return BoxLabels(boxes, by_area, by_attention, torch.cat(attention).numpy(), grid)
+        found.append((mixed.lam_area.double(), relabelled.lam.double(), looked.attention))
+    by_area, by_attention, attention = (torch.cat(values).numpy() for values in zip(*found, strict=True))
+    return BoxLabels(boxes, by_area, by_attention, attention, grid)
 
 
 def paste(boxes: Sequence[PastedBox], image: Callable[[int], Tensor]) -> Mixed:
@@ -162,15 +160,9 @@ def pairs_of(
         mixed = paste([boxed], image)
         assert mixed.mask is not None
         area, attention = float(judged.lam_area[position]), float(judged.lam_attention[position])
-        pairs.append(
-            Pair(
-                as_picture(image(boxed.own)),
-                as_picture(image(boxed.partner)),
-                as_picture(mixed.images[0]),
-                mixed.mask[0].numpy(),
-                judged.attention[position],
-                (name(boxed.own), name(boxed.partner)),
-                label_shares(area, attention, weight * attention + (1 - weight) * area),
-            )
-        )
+        own, partner, picture = map(as_picture, (image(boxed.own), image(boxed.partner), mixed.images[0]))
+        names = name(boxed.own), name(boxed.partner)
+        shares = label_shares(area, attention, weight * attention + (1 - weight) * area)
+        mask = mixed.mask[0].numpy()
+        pairs.append(Pair(own, partner, picture, mask, judged.attention[position], names, shares))
     return pairs

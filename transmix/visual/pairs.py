@@ -149,10 +149,10 @@ def _layout(width: float, panels: int, size: tuple[int, int], shares: int) -> _L
 
 
 def _legend(with_images: bool, with_box: bool) -> tuple[str, ...]:
-    sentences = ["blue: image A and its class" if with_images else "blue: the image's own class A"]
-    sentences.append("orange: image B and its class" if with_images else "orange: the class B of what was mixed in")
-    sentences += ["white line: border of B's pixels"] if with_box else []
-    return tuple(sentences)
+    border = ("white line: border of B's pixels",) if with_box else ()
+    if with_images:
+        return "blue: image A and its class", "orange: image B and its class", *border
+    return "blue: the image's own class A", "orange: the class B of what was mixed in", *border
 
 
 def _draw_shares(
