@@ -77,10 +77,8 @@ class Answer:
 
     def pictures(self) -> list[str]:
         """Return images A and B as stage.js draws them; none unless both are there."""
-        own, partner = self.images
-        if own is None or partner is None:
-            return []
-        return [png_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
+        given = [image for image in self.images if image is not None]
+        return [png_uri(image.permute(1, 2, 0).numpy()) for image in given] if len(given) == 2 else []
 
 
 def answer(controls: Controls, model: PageModel) -> Answer:

@@ -1,12 +1,14 @@
 """Figures of attention over images: head by head, layer by layer, rolled out, and over the epochs of a run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from transmix.visual.overlay import (
+    Grid,
     as_array,
     as_picture,
     attention_notes,
@@ -20,8 +22,6 @@ from transmix.visual.overlay import (
 from transmix.visual.page import Page
 from transmix.visual.palette import AVERAGE, COLUMN, INK, MARGIN, PAGE, our_style
 from transmix.visual.panels import Panel, arrange, panels_figure
-
-Grid = tuple[int, int]
 
 
 @our_style()
@@ -138,10 +138,7 @@ def epochs_figure(
 
 def most_columns(width: float) -> int:
     """Return how many panels beside an image fit in one line of `width` inches."""
-    columns = 1
-    while arrange(columns + 1, 1, width).lines == 1:
-        columns += 1
-    return columns
+    return next(columns for columns in count(1) if arrange(columns + 1, 1, width).lines > 1)
 
 
 def spaced(values: Sequence[int], most: int) -> list[int]:

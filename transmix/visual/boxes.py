@@ -2,8 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +29,7 @@ class PastedBox(NamedTuple):
     box: Box  # (top, left, bottom, right) in pixels
 
 
-@dataclass(frozen=True, eq=False)
-class BoxLabels:
+class BoxLabels(NamedTuple):
     """The labels of n mixed pairs, by area and by attention.
 
     Attributes:
@@ -50,12 +48,7 @@ class BoxLabels:
 
 
 def draw_boxes(
-    count: int,
-    images: int,
-    size: tuple[int, int],
-    seed: int,
-    alpha: float = 1.0,
-    labels: Sequence[int] | np.ndarray | None = None,
+    count: int, images: int, size: tuple[int, int], seed: int, alpha: float = 1.0, labels: Any = None
 ) -> list[PastedBox]:
     """Draw pairs among images, each with a CutMix box that is not empty.
 
@@ -67,8 +60,8 @@ def draw_boxes(
         size: (H, W) of the images.
         seed: Decides it all.
         alpha: The area left to image A is drawn from Beta(alpha, alpha).
-        labels: Of the images; if there are two or more classes, both images of a pair are of different ones, because
-            no box between images of one class changes a label.
+        labels: One integer an image, or None; if there are two or more classes, both images of a pair are of different
+            ones, because no box between images of one class changes a label.
 
     Raises:
         ValueError: If there are fewer than two images.

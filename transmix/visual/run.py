@@ -42,7 +42,6 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: No such run, or it logged nothing.
     """
-    rows = read_run(folder).rows
-    if not rows:
+    if not (rows := read_run(folder).rows):
         raise RunError(f"{folder} holds no log yet (metrics.jsonl); a row is written every few steps")
     return rows
