@@ -9,7 +9,7 @@ from torch import Tensor
 from transmix.app.code import write_code
 from transmix.app.model import LAST, MEAN, PageModel
 from transmix.app.picture import read_picture
-from transmix.app.values import Outcome, Setting, box_within, scaled_box, show
+from transmix.app.values import Outcome, Setting, box_within, scaled_box, show, sides_of
 from transmix.data.dataset import DataError
 from transmix.mixing.box import Box, box_area
 from transmix.visual.html import png_uri
@@ -26,7 +26,7 @@ class Controls:
         anchor: The box last set by hand, which the ratio scales.
         ratio: lam, 0..1: in a blend the weight of A, else the area left to A.
         blend: Mixup instead of a box.
-        rule: One of `RULES`.
+        rule: As in `Setting`.
         layer: Number of a layer, or `LAST`.
         head: Of a head, or `MEAN`.
         downsample: "nearest" or "fraction".
@@ -77,10 +77,8 @@ class Answer:
 
     def pictures(self) -> list[str]:
         """Return images A and B as stage.js draws them; none unless both are there."""
-        own, partner = self.images
-        if own is None or partner is None:
-            return []
-        return [png_uri(image.permute(1, 2, 0).numpy()) for image in (own, partner)]
+        given = [image for image in self.images if image is not None]
+        return [png_uri(image.permute(1, 2, 0).numpy()) for image in given] if len(given) == 2 else []
 
 
 def answer(controls: Controls, model: PageModel) -> Answer:
@@ -95,12 +93,11 @@ def answer(controls: Controls, model: PageModel) -> Answer:
         setting, anchor, ratio = _settle(controls, model)
     except ValueError as error:
         errors.append(str(error))
-        setting, anchor, ratio = _settle(replace(controls, box=_sides(controls.anchor), moved=""), model)
+        setting, anchor, ratio = _settle(replace(controls, box=sides_of(controls.anchor), moved=""), model)
     own, partner = (_image(path, model, errors) for path in (controls.own, controls.partner))
     if own is None or partner is None or controls.own is None or controls.partner is None:
-        missing = " and ".join(
-            f"image {name}" for name, path in (("A", controls.own), ("B", controls.partner)) if not path
-        )
+        given = zip(("image A", "image B"), (controls.own, controls.partner), strict=True)
+        missing = " and ".join(name for name, path in given if not path)
         remarks = (f"There is no {missing} yet: drop a file on its field, or use the example photographs.",)
         return Answer(setting, anchor, ratio, (own, partner), None, "", tuple(errors), remarks if missing else ())
     shown = show(setting, own, partner, model)
@@ -121,8 +118,7 @@ def _settle(controls: Controls, model: PageModel) -> tuple[Setting, Box, float]:
     heads = model.heads.get(layer if layer != LAST else max(model.heads, default=LAST), 0)
     head = controls.head if controls.head < heads else MEAN
     lam = ratio if controls.blend else 1 - box_area(box) / (height * width)
-    chosen = (controls.rule, layer, head, controls.downsample)
-    return Setting(box, lam, controls.blend, *chosen), anchor, lam
+    return Setting(box, lam, controls.blend, controls.rule, layer, head, controls.downsample), anchor, lam
 
 
 def _image(path: Path | None, model: PageModel, errors: list[str]) -> Tensor | None:
@@ -134,8 +130,3 @@ def _image(path: Path | None, model: PageModel, errors: list[str]) -> Tensor | N
     except DataError as error:
         errors.append(f"{error}.")
         return None
-
-
-def _sides(box: Box) -> tuple[float, ...]:
-    top, left, bottom, right = box
-    return top, left, bottom - top, right - left

@@ -12,6 +12,7 @@ from transmix.app.answer import Answer, Controls, answer
 from transmix.app.model import LAST, MEAN, PageModel
 from transmix.app.parts import NOTHING, attention_part, classes_part, field_part, remarks_part, shares_part
 from transmix.app.picture import SAMPLES, received, sample
+from transmix.app.values import sides_of
 from transmix.data.dataset import DataError
 
 SIDES = ("top", "left", "tall", "wide")
@@ -51,14 +52,10 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], model: PageModel) -> None
         return {parts[name]: value for name, value in written.items()}
 
     def on(event: Callable, moved: str, **changes: Any) -> None:
-        def listen(held: dict[Any, Any]) -> dict[Any, Any]:
-            return respond(held, moved, **changes)
-
-        event(listen, inputs, outputs, **HOW)
+        event(lambda held: respond(held, moved, **changes), inputs, outputs, **HOW)
 
     def drag(held: dict[Any, Any]) -> dict[Any, Any]:
-        top, left, bottom, right = held[parts["stage"]]["box"]
-        return respond(held, "stage", top=top, left=left, tall=bottom - top, wide=right - left)
+        return respond(held, "stage", **dict(zip(SIDES, sides_of(held[parts["stage"]]["box"]), strict=True)))
 
     def swap(held: dict[Any, Any]) -> dict[Any, Any]:
         return respond(held, "images", own=held[parts["partner"]], partner=held[parts["own"]])
@@ -94,19 +91,10 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], model: PageModel) -> None
 def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
     """Make `Controls` of what the components hold, by name."""
     own, partner = (Path(values[name]) if values[name] else None for name in ("own", "partner"))
-    return Controls(
-        own,
-        partner,
-        tuple(values[side] for side in SIDES),
-        tuple(values["anchor"]),
-        values["ratio"],
-        values["method"] == "mixup",
-        values["rule"],
-        int(values["layer"]),
-        int(values["head"]),
-        values["downsample"],
-        "box" if moved in BOX_MOVED else moved,
-    )
+    box, blend = tuple(values[side] for side in SIDES), values["method"] == "mixup"
+    chosen = values["rule"], int(values["layer"]), int(values["head"]), values["downsample"]
+    moved = "box" if moved in BOX_MOVED else moved
+    return Controls(own, partner, box, tuple(values["anchor"]), values["ratio"], blend, *chosen, moved)
 
 
 def read(found: Answer, model: PageModel, refused: str = "") -> dict[str, Any]:
@@ -127,7 +115,6 @@ def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]
 
     What someone has typed into another field since then is left alone, and so is the control in their hand.
     """
-    top, left, bottom, right = found.setting.box
     changed: dict[str, Any] = {"anchor": found.anchor}
     if moved != "stage":
         pictures: dict[str, Any] = {"pictures": found.pictures()} if moved == "images" else {}
@@ -135,7 +122,7 @@ def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]
         changed["stage"] = gr.HTML(found.stage(model.size, turn), **pictures)
     if moved != "ratio" and held["ratio"] != round(found.lam, 2):
         changed["ratio"] = round(found.lam, 2)
-    for side, value in zip(SIDES, (top, left, bottom - top, right - left), strict=True):
+    for side, value in zip(SIDES, sides_of(found.setting.box), strict=True):
         if moved == "method":
             changed[side] = gr.Number(value, interactive=not found.setting.blend)
         elif moved != "typing" and held[side] != value:

@@ -5,10 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from transmix.app.events import connect, head_choices
+from transmix.app.events import SIDES, connect, head_choices
 from transmix.app.model import LAST, MEAN, PageModel
 from transmix.app.parts import NOTHING, piece
 from transmix.app.picture import LARGEST_FILE, SAMPLES, sample
+from transmix.app.values import sides_of
 from transmix.mixing.box import Box
 
 HERE = Path(__file__).parent
@@ -72,13 +73,7 @@ def _images() -> dict[str, Any]:
 
 def _mixing(box: Box) -> dict[str, Any]:
     """Lay out how the images are mixed."""
-    top, left, bottom, right = box
-    sides = {
-        "top": ("Top", top),
-        "left": ("Left", left),
-        "tall": ("Height", bottom - top),
-        "wide": ("Width", right - left),
-    }
+    sides = zip(SIDES, ("Top", "Left", "Height", "Width"), sides_of(box), strict=True)
     parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Mixing</h2>')
@@ -87,20 +82,19 @@ def _mixing(box: Box) -> dict[str, Any]:
         about: dict[str, Any] = {"label": "Mixing ratio, lam", "info": "The part of the picture that is A’s."}
         parts["ratio"] = gr.Slider(0, 1, 0.75, step=0.01, elem_id="ratio", buttons=[], **about)
         with gr.Row(elem_classes="tm-sides"):
-            for name, (label, value) in sides.items():  # no limits: Gradio's complaint would keep ours from being made
+            for name, label, value in sides:  # no limits: Gradio's complaint would keep ours from being made
                 parts[name] = gr.Number(value, label=label, precision=0, min_width=70, elem_id=f"box-{name}")
     return parts
 
 
 def _weighing(model: PageModel) -> dict[str, Any]:
     """Lay out whose attention counts, and for what."""
-    rules = [("area", "area"), ("attention", "attention"), ("trained", "trained")]
     layers = [("last", LAST), *((str(number), number) for number in sorted(model.heads)[:-1])]
     downs = [("nearest, as published", "nearest"), ("fraction of each patch", "fraction")]
     parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Attention and label</h2>')
-        parts["rule"] = gr.Radio(rules, value="trained", label="Rule", elem_id="rule")
+        parts["rule"] = gr.Radio(list(model.weights), value="trained", label="Rule", elem_id="rule")
         with gr.Row():
             parts["layer"] = gr.Dropdown(layers, value=LAST, label="Layer", min_width=100, elem_id="layer")
             heads = head_choices(model, LAST)

@@ -47,7 +47,6 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
             server_name=HOST,
             server_port=port,
             share=False,
-            inbrowser=False,
             prevent_thread_lock=True,
             quiet=True,
             ssr_mode=False,

@@ -6,6 +6,7 @@ Nothing here knows of a page. `lam` is the weight of image A's own label everywh
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,9 +18,6 @@ from transmix.mixing import Mixed, mixup
 from transmix.mixing.box import Box, box_area
 from transmix.visual.boxes import PastedBox, paste
 
-RULES = ("area", "attention", "trained")
-"""The rules: CutMix, attention alone, and what the run trains, or TransMix would."""
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -29,7 +27,8 @@ class Setting:
         box: (top, left, bottom, right) in pixels of the model's input.
         lam: Weight of image A in a blend, 0..1.
         blend: Mixup instead of a box.
-        rule: One of `RULES`, the one that gives the label.
+        rule: The one that gives the label: "area", CutMix; "attention" alone; "trained", what the run trains, or
+            TransMix would.
         layer: Whose attention counts, or `LAST`.
         head: The head whose attention counts, or `MEAN`.
         downsample: How the box comes down to patches, as in `attention_labels`.
@@ -79,17 +78,12 @@ def show(setting: Setting, own: Tensor, partner: Tensor, model: PageModel, most:
     """
     mixed = mix(setting, own, partner)
     attention, logits = model.see(mixed.images[0], setting.layer, setting.head)
-    lam = {
-        rule: attention_labels(
-            mixed, attention[None], grid=model.grid, weight=weight, downsample=setting.downsample
-        ).lam.item()
-        for rule, weight in model.weights.items()
-    }
+    weigh = partial(attention_labels, mixed, attention[None], grid=model.grid, downsample=setting.downsample)
+    lam = {rule: weigh(weight=weight).lam.item() for rule, weight in model.weights.items()}
     found = logits.softmax(0).topk(min(most, len(logits)))
     classes = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
     mask = None if mixed.mask is None else mixed.mask[0]
-    said = remarks(mixed, model.grid, setting)
-    return Outcome(mixed.images[0], mask, attention, model.grid, lam, classes, said)
+    return Outcome(mixed.images[0], mask, attention, model.grid, lam, classes, remarks(mixed, model.grid, setting))
 
 
 def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:
@@ -114,6 +108,12 @@ def remarks(mixed: Mixed, grid: tuple[int, int], setting: Setting) -> tuple[str,
             "of it. “fraction” counts the part of each patch that it covers.",
         )
     return ()
+
+
+def sides_of(box: Sequence[int]) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of a box (top, left, bottom, right)."""
+    top, left, bottom, right = box
+    return top, left, bottom - top, right - left
 
 
 def box_within(sides: Sequence[float | None], height: int, width: int) -> Box:

@@ -18,6 +18,7 @@ from transmix.mixing.box import check_box
 from transmix.models.loaded import LoadedModel, load_model, load_with_data
 from transmix.recipes import RecipeError
 from transmix.recipes.settings import Mixing
+from transmix.runs.folder import read_classes
 from transmix.runs.weights import is_run
 from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
 from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, trained_rule
@@ -206,17 +207,14 @@ def _attention(asked: Show) -> Figure:
 
 
 def _epochs(asked: Show) -> Figure:
-    found = read_examples(Path(asked.target))
-    first = slice(asked.count)
-    return epochs_figure(
-        found.images[first],
-        {epoch: rows[first] for epoch, rows in found.attention.items()},
-        found.grid,
-        found.labels[first],
-        {epoch: rows[first] for epoch, rows in found.logits.items()},
-        found.classes,
-        width=asked.width,
+    epochs, classes = read_examples(Path(asked.target)), read_classes(Path(asked.target))
+    attention, logits = (
+        {epoch: tensors[name][: asked.count] for epoch, tensors in epochs.items()} for name in ("attention", "logits")
     )
+    images, labels, grid = (next(iter(epochs.values()))[name] for name in ("images", "labels", "grid"))
+    h, w = grid.tolist()
+    images, labels = images[: asked.count], labels[: asked.count]
+    return epochs_figure(images, attention, (h, w), labels, logits, classes, width=asked.width)
 
 
 def _reliability(asked: Show) -> Figure:

@@ -1,12 +1,14 @@
 """Figures of attention over images: head by head, layer by layer, rolled out, and over the epochs of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from transmix.visual.overlay import (
+    Grid,
     as_array,
     as_picture,
     attention_notes,
@@ -24,7 +26,7 @@ from transmix.visual.panels import Panel, arrange, panels_figure
 
 @our_style()
 def attention_figure(
-    image: Any, row: Any, grid: tuple[int, int], mask: np.ndarray | None = None, *, width: float = COLUMN
+    image: Any, row: Any, grid: Grid, mask: np.ndarray | None = None, *, width: float = COLUMN
 ) -> Figure:
     """Draw what the class token looks at in one image, and where the pasted pixels are.
 
@@ -47,13 +49,7 @@ def attention_figure(
 
 
 def heads_figure(
-    images: Any,
-    rows: Any,
-    grid: tuple[int, int],
-    names: Sequence[str],
-    *,
-    layer: int | None = None,
-    width: float = PAGE,
+    images: Any, rows: Any, grid: Grid, names: Sequence[str], *, layer: int | None = None, width: float = PAGE
 ) -> Figure:
     """Draw what each head of one layer looks at on behalf of the class token, and their mean.
 
@@ -68,11 +64,11 @@ def heads_figure(
     heads = as_array(rows)
     columns = {"mean": heads.mean(1)} | {f"head {number}": heads[:, number] for number in range(heads.shape[1])}
     what = "heads" if layer is None else f"heads of layer {layer}"
-    return _figure(images, columns, grid, names, width, (f"the class token's in the {what}",))
+    return _figure(images, columns, grid, names, width, f"the class token's in the {what}")
 
 
 def layers_figure(
-    images: Any, rows: Mapping[int, Any], grid: tuple[int, int], names: Sequence[str], *, width: float = PAGE
+    images: Any, rows: Mapping[int, Any], grid: Grid, names: Sequence[str], *, width: float = PAGE
 ) -> Figure:
     """Draw what the class token looks at in each layer.
 
@@ -84,19 +80,12 @@ def layers_figure(
         width: Of the figure in inches.
     """
     columns = {f"layer {number}": row for number, row in rows.items()}
-    notes = ("the class token's, mean over the heads, in layers that attend over the whole image",)
-    return _figure(images, columns, grid, names, width, notes)
+    note = "the class token's, mean over the heads, in layers that attend over the whole image"
+    return _figure(images, columns, grid, names, width, note)
 
 
 def rollout_figure(
-    images: Any,
-    last: Any,
-    rolled: Any,
-    grid: tuple[int, int],
-    names: Sequence[str],
-    *,
-    layers: int,
-    width: float = PAGE,
+    images: Any, last: Any, rolled: Any, grid: Grid, names: Sequence[str], *, layers: int, width: float = PAGE
 ) -> Figure:
     """Draw the class token's attention in the last layer, and rolled out over all of them.
 
@@ -110,14 +99,14 @@ def rollout_figure(
         width: Of the figure in inches.
     """
     number = f"{layers} layers" if layers > 1 else "the one layer that attends over the whole image"
-    notes = (f"rollout over {number}, half of each token kept (Abnar and Zuidema, 2020)",)
-    return _figure(images, {"last layer": last, "rollout": rolled}, grid, names, width, notes)
+    note = f"rollout over {number}, half of each token kept (Abnar and Zuidema, 2020)"
+    return _figure(images, {"last layer": last, "rollout": rolled}, grid, names, width, note)
 
 
 def epochs_figure(
     images: Any,
     rows: Mapping[int, Any],
-    grid: tuple[int, int],
+    grid: Grid,
     labels: Any,
     logits: Mapping[int, Any],
     class_names: Sequence[str],
@@ -135,30 +124,21 @@ def epochs_figure(
         class_names: K names.
         width: Of the figure in inches.
     """
-    epochs = spaced(sorted(rows), most_columns(width))
-    pictures, truth = [as_picture(image) for image in images], as_array(labels)
-    attention = {epoch: check_attention(rows[epoch], len(pictures), grid) for epoch in epochs}
-    drawn = [row for rows in attention.values() for row in rows]
-    end, blocks = scale_end(drawn), []
-    for index, picture in enumerate(pictures):
-        block = [Panel(picture, "image", class_names[int(truth[index])])]
-        for epoch in epochs:
-            predicted, confidence = prediction(as_array(logits[epoch])[index])
-            right = predicted == truth[index]
-            note, colour = f"{'✓' if right else '✗'} {class_names[predicted]}", INK if right else AVERAGE
-            overlay = attention_overlay(picture, attention[epoch][index], grid, end)
-            block.append(Panel(overlay, f"epoch {epoch}", note, colour, f" ({confidence:.0%})"))
-        blocks.append(block)
-    notes = (*attention_notes(drawn), "below: the predicted class and its probability")
-    return panels_figure(blocks, width=width, notes=notes, scale=end)
+    epochs = {f"epoch {epoch}": epoch for epoch in spaced(sorted(rows), most_columns(width))}
+    truth = [int(label) for label in as_array(labels)]
+
+    def below(title: str, index: int) -> tuple[str, str, str]:
+        predicted, confidence = prediction(as_array(logits[epochs[title]])[index])
+        mark, colour = ("✓", INK) if predicted == truth[index] else ("✗", AVERAGE)
+        return f"{mark} {class_names[predicted]}", colour, f" ({confidence:.0%})"
+
+    columns, names = {title: rows[epoch] for title, epoch in epochs.items()}, [class_names[one] for one in truth]
+    return _figure(images, columns, grid, names, width, "below: the predicted class and its probability", below)
 
 
 def most_columns(width: float) -> int:
     """Return how many panels beside an image fit in one line of `width` inches."""
-    columns = 1
-    while arrange(columns + 1, 1, width).lines == 1:
-        columns += 1
-    return columns
+    return next(columns for columns in count(1) if arrange(columns + 1, 1, width).lines > 1)
 
 
 def spaced(values: Sequence[int], most: int) -> list[int]:
@@ -178,20 +158,20 @@ def prediction(logits: np.ndarray) -> tuple[int, float]:
 def _figure(
     images: Any,
     columns: Mapping[str, Any],
-    grid: tuple[int, int],
+    grid: Grid,
     names: Sequence[str],
     width: float,
-    notes: tuple[str, ...],
+    note: str,
+    below: Callable[[str, int], tuple[str, str, str]] | None = None,
 ) -> Figure:
+    """Draw a block per image; `below`: title and image -> note, its colour and number; None: the highest multiple."""
     pictures = [as_picture(image) for image in images]
     checked = {title: check_attention(rows, len(pictures), grid) for title, rows in columns.items()}
-    drawn = [row for rows in checked.values() for row in rows]
-    end, blocks = scale_end(drawn or [np.ones(1)]), []
+    drawn = [row for rows in checked.values() for row in rows] or [np.ones(1)]
+    end, blocks = scale_end(drawn), []
     for index, (picture, name) in enumerate(zip(pictures, names, strict=True)):
-        block = [Panel(picture, "image", name)]
+        blocks.append([Panel(picture, "image", name)])
         for title, rows in checked.items():
-            overlay = attention_overlay(picture, rows[index], grid, end)
-            block.append(Panel(overlay, title, number=f"≤ {multiples(rows[index]).max():.1f}×"))
-        blocks.append(block)
-    notes = (*attention_notes(drawn or [np.ones(1)]), *notes)
-    return panels_figure(blocks, width=width, notes=notes, scale=end)
+            said = below(title, index) if below else ("", INK, f"≤ {multiples(rows[index]).max():.1f}×")
+            blocks[-1].append(Panel(attention_overlay(picture, rows[index], grid, end), title, *said))
+    return panels_figure(blocks, width=width, notes=(*attention_notes(drawn), note), scale=end)

@@ -2,8 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +29,7 @@ class PastedBox(NamedTuple):
     box: Box  # (top, left, bottom, right) in pixels
 
 
-@dataclass(frozen=True, eq=False)
-class BoxLabels:
+class BoxLabels(NamedTuple):
     """The labels of n mixed pairs, by area and by attention.
 
     Attributes:
@@ -50,12 +48,7 @@ class BoxLabels:
 
 
 def draw_boxes(
-    count: int,
-    images: int,
-    size: tuple[int, int],
-    seed: int,
-    alpha: float = 1.0,
-    labels: Sequence[int] | np.ndarray | None = None,
+    count: int, images: int, size: tuple[int, int], seed: int, alpha: float = 1.0, labels: Any = None
 ) -> list[PastedBox]:
     """Draw pairs among images, each with a CutMix box that is not empty.
 
@@ -67,8 +60,8 @@ def draw_boxes(
         size: (H, W) of the images.
         seed: Decides it all.
         alpha: The area left to image A is drawn from Beta(alpha, alpha).
-        labels: Of the images; if there are two or more classes, both images of a pair are of different ones, because
-            no box between images of one class changes a label.
+        labels: One integer an image, or None; if there are two or more classes, both images of a pair are of different
+            ones, because no box between images of one class changes a label.
 
     Raises:
         ValueError: If there are fewer than two images.
@@ -106,17 +99,15 @@ def judge(
     Raises:
         AttentionError: The model's attention cannot be read.
     """
-    lam_area, lam_attention, attention, grid = [], [], [], (0, 0)
+    found, grid = [], (0, 0)
     for start in range(0, len(boxes), BATCH):
         mixed = paste(boxes[start : start + BATCH], image)
         looked = look(model, normalise(mixed.images), maps=False)
         grid = looked.grid
         relabelled = attention_labels(mixed, looked.attention, grid=grid, weight=1.0, downsample=downsample)
-        lam_area.append(mixed.lam_area)
-        lam_attention.append(relabelled.lam)
-        attention.append(looked.attention)
-    by_area, by_attention = (torch.cat(values).double().numpy() for values in (lam_area, lam_attention))
-    return BoxLabels(boxes, by_area, by_attention, torch.cat(attention).numpy(), grid)
+        found.append((mixed.lam_area.double(), relabelled.lam.double(), looked.attention))
+    by_area, by_attention, attention = (torch.cat(values).numpy() for values in zip(*found, strict=True))
+    return BoxLabels(boxes, by_area, by_attention, attention, grid)
 
 
 def paste(boxes: Sequence[PastedBox], image: Callable[[int], Tensor]) -> Mixed:
@@ -162,15 +153,9 @@ def pairs_of(
         mixed = paste([boxed], image)
         assert mixed.mask is not None
         area, attention = float(judged.lam_area[position]), float(judged.lam_attention[position])
-        pairs.append(
-            Pair(
-                as_picture(image(boxed.own)),
-                as_picture(image(boxed.partner)),
-                as_picture(mixed.images[0]),
-                mixed.mask[0].numpy(),
-                judged.attention[position],
-                (name(boxed.own), name(boxed.partner)),
-                label_shares(area, attention, weight * attention + (1 - weight) * area),
-            )
-        )
+        own, partner, picture = map(as_picture, (image(boxed.own), image(boxed.partner), mixed.images[0]))
+        names = name(boxed.own), name(boxed.partner)
+        shares = label_shares(area, attention, weight * attention + (1 - weight) * area)
+        mask = mixed.mask[0].numpy()
+        pairs.append(Pair(own, partner, picture, mask, judged.attention[position], names, shares))
     return pairs

@@ -13,20 +13,15 @@ from transmix.runs.log import training_windows
 from transmix.visual.page import Page
 from transmix.visual.palette import AVERAGE, COLUMN, MARGIN, MODEL, ON_PAGE, PAGE, TRAINING, our_style
 
-CURVES = {
-    "loss": {
-        "training": ("train", "loss"),
-        "validation": ("epoch", "val_loss"),
-        "validation, EMA": ("epoch", "ema_val_loss"),
-    },
-    METRICS["top1"].label: {"validation": ("epoch", "top1"), "validation, EMA": ("epoch", "ema_top1")},
-    METRICS["calibration_error"].label: {
-        "validation": ("epoch", "calibration_error"),
-        "validation, EMA": ("epoch", "ema_calibration_error"),
-    },
-    TRAINING_METRICS["mixed_accuracy"].label: {"training": ("train", "mixed_accuracy")},
-    TRAINING_METRICS["label_shift"].label: {"training": ("train", "label_shift")},
-    TRAINING_METRICS["lr"].label: {"training": ("train", "lr")},
+
+def _validation(name: str) -> dict[str, tuple[str, str]]:
+    return {"validation": ("epoch", name), "validation, EMA": ("epoch", f"ema_{name}")}
+
+
+CURVES = {"loss": {"training": ("train", "loss")} | _validation("val_loss")}
+CURVES |= {METRICS[name].label: _validation(name) for name in ("top1", "calibration_error")}
+CURVES |= {
+    TRAINING_METRICS[name].label: {"training": ("train", name)} for name in ("mixed_accuracy", "label_shift", "lr")
 }
 """Panel -> curve -> (kind of row, name) in the log."""
 
@@ -57,14 +52,11 @@ def read_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]
     panels: dict[str, dict[str, Curve]] = {}
     for panel, curves in CURVES.items():
         for curve, (kind, name) in curves.items():
-            if kind == "train" and name != "lr":
-                points = training_windows(rows, name)
-            else:
-                known = [row for row in rows if row["kind"] == kind and isinstance(row.get(name), int | float)]
-                points = [(row["step"], row[name]) for row in known]
+            known = [row for row in rows if row["kind"] == kind and isinstance(row.get(name), int | float)]
+            averaged = kind == "train" and name != "lr"
+            points = training_windows(rows, name) if averaged else [(row["step"], row[name]) for row in known]
             if points:
-                steps, values = zip(*points, strict=True)
-                panels.setdefault(panel, {})[curve] = Curve(list(steps), list(values))
+                panels.setdefault(panel, {})[curve] = Curve(*map(list, zip(*points, strict=True)))
     return panels
 
 
@@ -97,9 +89,8 @@ def curves_figure(panels: Mapping[str, Mapping[str, Curve]], *, width: float = P
         axes.set_title(title, pad=4)
         drawn |= dict(zip(curves, axes.lines, strict=True))
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN / width, 1 - 0.05 / page.height)}
-    names = [name for name in LOOKS if name in drawn]
-    handles = [drawn[name] for name in names]
-    page.figure.legend(handles, names, ncols=3, borderaxespad=0, borderpad=0.2, columnspacing=1.4, **place)
+    kept = {name: drawn[name] for name in LOOKS if name in drawn}
+    page.figure.legend(kept.values(), kept, ncols=3, borderaxespad=0, borderpad=0.2, columnspacing=1.4, **place)
     return page.figure
 
 
@@ -165,7 +156,9 @@ def draw_curves(
     first, last = ends or (min(steps), max(steps))
     margin = 0.04 * (last - first) or 0.5
     axes.set_xlim(first - margin, last + margin)
-    axes.yaxis.set_major_formatter(FuncFormatter(_share if share else _number))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:.4g}%") if share else FuncFormatter(_number)
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(_number))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
@@ -182,10 +175,6 @@ def thinned(curve: Curve, most: int = 300) -> Curve:
 def _height(width: float) -> float:
     """Return the height in inches of a panel with its axes."""
     return max(0.7 * (width - 0.52), 0.8) + 0.31
-
-
-def _share(value: float, _: int) -> str:
-    return f"{100 * value:.4g}%"
 
 
 def _number(value: float, _: int) -> str:

@@ -88,8 +88,7 @@ def differences_figure(found: Mapping[str, Estimate], *, width: float = COLUMN) 
 
 def _draw(axes: Axes, estimates: Sequence[Estimate], line: float | None, colours: Sequence[str]) -> None:
     axes.set_axis_on()
-    axes.set_ylim(len(estimates) - 0.5, -0.5)
-    axes.set_yticks([])
+    axes.set(ylim=(len(estimates) - 0.5, -0.5), yticks=[])
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(5 if axes.bbox.width / axes.figure.dpi > 1.5 else 2))
     axes.margins(x=0.08)

@@ -45,16 +45,15 @@ def mixed_batch_figure(
     """
     _check(mixed, base_images, class_names, rows)
     labels, partner = as_array(mixed.labels), as_array(mixed.partner)
-    rows_of_attention = None if attention is None else check_attention(attention, len(labels), grid)
+    looked = [None] * len(labels) if attention is None else check_attention(attention, len(labels), grid)
     pairs = []
     for row in choose_rows(mixed, rows):
         both = (None, None)
         if base_images is not None:
             both = as_picture(base_images[row]), as_picture(base_images[int(partner[row])])
-        looked = None if rows_of_attention is None else rows_of_attention[row]
         names = class_names[int(labels[row])], class_names[int(labels[partner[row]])]
         picture = as_picture(mixed.images[row])
-        pairs.append(Pair(*both, picture, row_mask(mixed, row), looked, names, row_shares(mixed, row)))
+        pairs.append(Pair(*both, picture, row_mask(mixed, row), looked[row], names, row_shares(mixed, row)))
     notes = () if weight is None or mixed.rule == "area" else (trained_note(weight, mixed.rule),)
     return pairs_figure(pairs, grid, width=width, notes=notes)
 

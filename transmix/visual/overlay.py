@@ -12,6 +12,9 @@ from matplotlib.patheffects import withStroke
 
 from transmix.visual.palette import OUTLINE
 
+Grid = tuple[int, int]
+"""Rows and columns (h, w) of patches."""
+
 COLOURS = "cividis"
 """Colour map of attention: even in lightness, and read alike by the colour-blind."""
 
@@ -142,11 +145,10 @@ def draw_picture(axes: Axes, picture: np.ndarray, frame: str | None = None, as_i
 
 def draw_outline(axes: Axes, mask: np.ndarray) -> None:
     """Draw the border of a mask (H, W), white within black, which is seen on every image."""
-    box = box_of(mask)
-    if box is None:
+    if (box := box_of(mask)) is None:
         return
-    style: dict[str, Any] = {"linewidth": 1.2, "clip_on": False}
-    style["path_effects"] = [withStroke(linewidth=2.6, foreground="black")]
+    border = withStroke(linewidth=2.6, foreground="black")
+    style: dict[str, Any] = {"linewidth": 1.2, "clip_on": False, "path_effects": [border]}
     left, top, width, height = box
     if mask.sum() == width * height:
         place = (left - 0.5, top - 0.5), width, height

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from transmix.visual.overlay import attention_notes, attention_overlay, draw_outline, draw_picture, scale_end
+from transmix.visual.overlay import Grid, attention_notes, attention_overlay, draw_outline, draw_picture, scale_end
 from transmix.visual.page import Page, shorten, text_width
 from transmix.visual.palette import GAP, INK, MARGIN, OWN, PAGE, PARTNER, SMALL, TEXT, our_style
 
@@ -54,12 +54,7 @@ class Pair(NamedTuple):
 
 @our_style()
 def pairs_figure(
-    pairs: Sequence[Pair],
-    grid: tuple[int, int] | None,
-    *,
-    width: float = PAGE,
-    mask: bool = False,
-    notes: tuple[str, ...] = (),
+    pairs: Sequence[Pair], grid: Grid | None, *, width: float = PAGE, mask: bool = False, notes: tuple[str, ...] = ()
 ) -> Figure:
     """Draw mixed pairs one below the other.
 
@@ -73,7 +68,7 @@ def pairs_figure(
     rows = [pair.attention for pair in pairs if pair.attention is not None]
     end = scale_end(rows) if rows else None
     columns = [_panels(pair, grid, mask, end) for pair in pairs]
-    titles = [panel.title for panel in columns[0]]
+    titles = [title for title, _, _ in columns[0]]
     has_box = any(pair.mask.any() for pair in pairs)
     rules = max((pair.shares for pair in pairs), key=len)
     heading = f"label: {', '.join(share.rule for share in rules)}" if has_box else "label"
@@ -90,11 +85,11 @@ def pairs_figure(
         page.text(layout.bars_left, HEAD - 0.1, heading, weight="bold")
     for line, (pair, panels) in enumerate(zip(pairs, columns, strict=True)):
         top = HEAD + line * (layout.row + GAP)
-        for column, panel in enumerate(panels):
+        for column, (_, picture, frame) in enumerate(panels):
             left = MARGIN + column * (layout.side + layout.gap)
             axes = page.axes(left, top, layout.side, layout.height)
-            draw_picture(axes, panel.picture, panel.frame)
-            if panel.outlined:
+            draw_picture(axes, picture, frame)
+            if frame is None:
                 draw_outline(axes, pair.mask >= 0.5)  # of a soft mask, where B has the larger share
         size = width - MARGIN - layout.bars_left, layout.bars_height
         bars = page.axes(layout.bars_left, top + layout.bars_top, *size)
@@ -102,23 +97,16 @@ def pairs_figure(
     return page.figure
 
 
-class _Panel(NamedTuple):
-    title: str
-    picture: np.ndarray
-    frame: str | None = None
-    outlined: bool = False
-
-
-def _panels(pair: Pair, grid: tuple[int, int] | None, mask: bool, end: float | None) -> list[_Panel]:
-    panels = []
+def _panels(pair: Pair, grid: Grid | None, mask: bool, end: float | None) -> list[tuple[str, np.ndarray, str | None]]:
+    """Return title, picture and colour of the frame; a picture without a frame has the box outlined."""
+    panels: list[tuple[str, np.ndarray, str | None]] = []
     if pair.own is not None and pair.partner is not None:
-        panels += [_Panel("image A", pair.own, OWN), _Panel("image B", pair.partner, PARTNER)]
+        panels += [("image A", pair.own, OWN), ("image B", pair.partner, PARTNER)]
     if mask:
-        panels.append(_Panel("mask", pair.mask.astype(float), INK))
-    panels.append(_Panel("mixed", pair.mixed, outlined=True))
+        panels.append(("mask", pair.mask.astype(float), INK))
+    panels.append(("mixed", pair.mixed, None))
     if pair.attention is not None and grid is not None and end is not None:
-        overlay = attention_overlay(pair.mixed, pair.attention, grid, end)
-        panels.append(_Panel("attention", overlay, outlined=True))
+        panels.append(("attention", attention_overlay(pair.mixed, pair.attention, grid, end), None))
     return panels
 
 
@@ -149,10 +137,10 @@ def _layout(width: float, panels: int, size: tuple[int, int], shares: int) -> _L
 
 
 def _legend(with_images: bool, with_box: bool) -> tuple[str, ...]:
-    sentences = ["blue: image A and its class" if with_images else "blue: the image's own class A"]
-    sentences.append("orange: image B and its class" if with_images else "orange: the class B of what was mixed in")
-    sentences += ["white line: border of B's pixels"] if with_box else []
-    return tuple(sentences)
+    border = ("white line: border of B's pixels",) if with_box else ()
+    if with_images:
+        return "blue: image A and its class", "orange: image B and its class", *border
+    return "blue: the image's own class A", "orange: the class B of what was mixed in", *border
 
 
 def _draw_shares(
@@ -179,7 +167,8 @@ def _draw_shares(
         axes.text(0, middle, share.rule, **style)
         axes.text(left - 0.05, middle, f"{own}%", ha="right", **style)
         axes.add_patch(Rectangle((left, top), length * share.own, BAR, color=OWN, linewidth=0))
-        place = left + length * share.own, top
-        axes.add_patch(Rectangle(place, length * (1 - share.own), BAR, color=PARTNER, linewidth=0))
+        axes.add_patch(
+            Rectangle((left + length * share.own, top), length * (1 - share.own), BAR, color=PARTNER, linewidth=0)
+        )
         axes.text(left + length + 0.05, middle, f"{100 - own}%", ha="left", **style)
         top += step

@@ -84,17 +84,11 @@ def panels_figure(
             row, column = (0, 0) if position == 0 else divmod(position - 1, placed.columns)
             x = left + (0 if position == 0 else 1 + column) * (placed.side + GAP)
             y = top + row * line + (TITLE if placed.lines > 1 else 0)
-            titled = placed.lines > 1 or down == 0
-            _draw_panel(page, panel, (x, y, placed.side, height), titled)
+            draw_picture(page.axes(x, y, placed.side, height), panel.picture)
+            centre, room = x + placed.side / 2, placed.side + GAP * 0.8
+            if placed.lines > 1 or down == 0:
+                title = shorten(panel.title, room, TEXT, "bold")
+                page.text(centre, y - 0.05, title, ha="center", weight="bold")
+            note = shorten(panel.note, room - text_width(panel.number, SMALL), SMALL) + panel.number
+            page.text(centre, y + height + 0.1, note, ha="center", size=SMALL, color=panel.colour)
     return page.figure
-
-
-def _draw_panel(page: Page, panel: Panel, place: tuple[float, float, float, float], titled: bool) -> None:
-    left, top, width, height = place
-    draw_picture(page.axes(*place), panel.picture)
-    centre = left + width / 2
-    if titled:
-        title = shorten(panel.title, width + GAP * 0.8, TEXT, "bold")
-        page.text(centre, top - 0.05, title, ha="center", weight="bold")
-    note = shorten(panel.note, width + GAP * 0.8 - text_width(panel.number, SMALL), SMALL) + panel.number
-    page.text(centre, top + height + 0.1, note, ha="center", size=SMALL, color=panel.colour)

@@ -94,18 +94,17 @@ def reliability_figure(
     middle = edges[full] + 0.32 / bins
     upper.bar(middle, between, bottom=found.accuracy[full], color=PARTNER, label="gap", **thin)
     upper.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
-    upper.set_ylim(0, 1)
+    upper.set(ylim=(0, 1), ylabel="accuracy")
     upper.yaxis.set_major_formatter(PercentFormatter(1.0))
-    upper.set_ylabel("accuracy")
     upper.tick_params(labelbottom=False)
     lower.bar(edges, found.counts, color=PALE, label="images", **style)
-    lower.set_ylabel("images")
-    lower.set_xlabel("confidence")
+    lower.set(xlabel="confidence", ylabel="images")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     upright = text_width(str(found.counts.max()), COUNT) > each / bins  # side by side they would touch
     lower.set_ylim(0, found.counts.max() * (1.6 if upright else 1.22))
     for edge, count in zip(edges[full], found.counts[full], strict=True):
-        place = (edge + 0.5 / bins, count), (0, 1.5)
         turned: dict[str, Any] = {"rotation": 90 if upright else 0, "ha": "center", "va": "bottom"}
-        lower.annotate(str(count), place[0], place[1], textcoords="offset points", size=COUNT, **turned)
+        lower.annotate(
+            str(count), (edge + 0.5 / bins, count), (0, 1.5), textcoords="offset points", size=COUNT, **turned
+        )
     return page.figure

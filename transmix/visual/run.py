@@ -1,6 +1,5 @@
 """What a run folder keeps for figures: its log, and the attention over the same validation images after each epoch."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +8,14 @@ from torch import Tensor
 from transmix.attention import AttentionError
 from transmix.runs.checkpoint import read_tensors
 from transmix.runs.error import RunError
-from transmix.runs.folder import read_classes
 from transmix.runs.read import read_run
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """The same validation images over the epochs of a run.
+def read_examples(folder: Path) -> dict[int, dict[str, Tensor]]:
+    """Read what a run kept of the same validation images: epoch, from 1 -> what it saw in them.
 
-    Attributes:
-        images: (B, 3, H, W) uint8.
-        labels: (B,) int64.
-        grid: (h, w) of the patches.
-        attention: epoch, from 1 -> (B, P).
-        logits: epoch -> (B, K).
-        classes: K names.
-    """
-
-    images: Tensor
-    labels: Tensor
-    grid: tuple[int, int]
-    attention: dict[int, Tensor]
-    logits: dict[int, Tensor]
-    classes: tuple[str, ...]
-
-
-def read_examples(folder: Path) -> Examples:
-    """Read what a run kept of its validation images.
+    Of each epoch: `images` (B, 3, H, W) uint8, `labels` (B,) int64, `grid` (2,), h and w of the patches,
+    `attention` (B, P), `logits` (B, K).
 
     Raises:
         RunError: No such run, or it kept none.
@@ -48,21 +28,12 @@ def read_examples(folder: Path) -> Examples:
     if not paths:
         raise RunError(f"{folder} keeps no validation images (examples/); they are written when an epoch is evaluated")
     epochs = {int(path.stem.removeprefix("epoch-")): read_tensors(path)[0] for path in paths}
-    first = next(iter(epochs.values()))
     if not all("attention" in tensors for tensors in epochs.values()):
         raise AttentionError(
             f"{folder} keeps no attention: that of its model cannot be read. Train one with a class token, or give it "
             f"a class-attention head: --class-attention"
         )
-    h, w = first["grid"].tolist()
-    return Examples(
-        first["images"],
-        first["labels"],
-        (h, w),
-        {epoch: tensors["attention"] for epoch, tensors in epochs.items()},
-        {epoch: tensors["logits"] for epoch, tensors in epochs.items()},
-        read_classes(folder),
-    )
+    return epochs
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -71,7 +42,6 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: No such run, or it logged nothing.
     """
-    rows = read_run(folder).rows
-    if not rows:
+    if not (rows := read_run(folder).rows):
         raise RunError(f"{folder} holds no log yet (metrics.jsonl); a row is written every few steps")
     return rows
