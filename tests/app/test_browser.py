@@ -126,8 +126,14 @@ def type_into(page, field, number):
 
 
 def test_the_box_ends_where_the_pointer_does_however_fast_it_moved(page):
-    for side, number in (("tall", 40), ("wide", 40), ("top", 180), ("left", 180)):
+    for side, number, word in (
+        ("tall", 40, "height"),
+        ("wide", 40, "width"),
+        ("top", 180, "top"),
+        ("left", 180, "left"),
+    ):
         type_into(page, f"#box-{side}", number)
+        until(page, lambda page, said=f"{word} {number}": said in described(page), True)  # one answer at a time
     until(page, box_on_page, (180, 180, 220, 220))
     until(page, described, "top 180, left 180, height 40, width 40")  # the fields hold it at once, the picture later
     frame = page.locator("#stage .tm-stage").bounding_box()
