@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "transmix"
 
 LEVELS = (
     ("attention", "error", "warnings", "printable"),
-    ("mixing", "labels", "losses", "plugins", "metrics", "transmix"),
+    ("mixing", "labels", "losses", "plugins", "metrics", "transmix", "methods"),
     ("data", "distributed"),
     ("recipes", "runs"),
     ("models",),

@@ -3,24 +3,27 @@
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from transmix import plugins
-from transmix.attention.eval_mode import eval_mode
+from transmix.attention.attach import Row
+from transmix.attention.find import unwrap
+from transmix.attention.guide import Guide, Look, Source
 from transmix.attention.maps import attention_maps
 from transmix.attention.reader import Attention, AttentionReader
+from transmix.attention.rollout import Rollout
 from transmix.labels.area import AreaLabels
 from transmix.labels.evidence import KINDS, Evidence, Rule
 from transmix.labels.rules import RULES
 from transmix.losses import MixedCrossEntropy
 from transmix.mixing.mixed import Mixed
-from transmix.mixing.mixer import Mixer
+from transmix.mixing.mixer import Mixer, looks_at
 
-READ = {"attention", "maps", "clean"}
-"""Evidence for which the model is read."""
+IN_STEP = {"attention", "rollout"}
+"""Evidence that the forward on the mixed images leaves."""
 
 BEFORE = {"clean", "foreground"}
 """Evidence that is there before the batch is mixed."""
@@ -44,6 +47,8 @@ class TransMix:
         downsample: of "attention", how the mask comes down to patches, "nearest" (the paper) or "fraction".
         labels_options: other settings of the rule, by name.
         criterion: loss (logits, Mixed) -> scalar, in place of cross-entropy with `smoothing`.
+        guide: who looks at the clean images, for methods and rules that need their maps: another model (an EMA, a
+            teacher), or a function (images, labels) -> maps (B, h, w). None: `model` itself.
         module: where the class attention is, for models that `AttentionReader` does not know.
         prefix_tokens: how many tokens come before the patches, for such models.
         grid: (h, w) of the patches, for such models.
@@ -53,6 +58,7 @@ class TransMix:
         mixer: draws how a batch is mixed; `mixer.enabled` turns mixing off.
         rule: weighs the labels.
         reader: of the model's attention; None where the rule does not look at it.
+        guide: gives maps of the clean images; None where nothing looks at them.
         attention: what the last `relabel` read; None before.
 
     Raises:
@@ -70,6 +76,9 @@ class TransMix:
     Source: Chen et al., TransMix (CVPR 2022).
     """
 
+    reads_tokens: ClassVar = False
+    """Whether the loss needs the patches' tokens; methods with losses of their own say so."""
+
     def __init__(
         self,
         model: nn.Module | None,
@@ -81,6 +90,7 @@ class TransMix:
         downsample: str | None = None,
         labels_options: Mapping[str, Any] | None = None,
         criterion: Callable[[Tensor, Mixed], Tensor] | None = None,
+        guide: Guide | Source | None = None,
         module: nn.Module | str | None = None,
         prefix_tokens: int | None = None,
         grid: tuple[int, int] | None = None,
@@ -93,16 +103,15 @@ class TransMix:
         given = {"weight": weight, "downsample": downsample}
         options = {name: value for name, value in given.items() if value is not None} | dict(labels_options or {})
         self.name, self.rule = make_rule(labels, options)
+        if getattr(self.rule, "smoothing", 0.0) is None:  # its labels are smoothed as the loss smooths them
+            self.rule = replace(self.rule, smoothing=getattr(self.criterion, "smoothing", 0.0))  # type: ignore[type-var]
         if reason := why_nothing_changes(self.mixer, self.rule):
             raise ValueError(f"{title(self.name)} would change nothing: {reason}")
-        self.reader: AttentionReader | None = None
-        if READ & set(self.rule.needs):
-            if model is None:
-                raise ValueError(f"labels {self.name!r} look at the model: TransMix(model, ...)")
-            self.reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, grid=grid)
-            self.reader.training = "attention" in self.rule.needs
+        place = {"module": module, "prefix_tokens": prefix_tokens, "grid": grid}
+        self.reader = self._read(model, place)
+        self.guide = self._guided_by(model, guide, place)
         self.attention: Attention | None = None
-        self._before: list[tuple[weakref.ref[Tensor], Evidence]] = []
+        self._before: list[tuple[weakref.ref[Tensor], Look | None, Tensor | None]] = []
 
     def __repr__(self) -> str:
         methods = " or ".join(type(method).__name__ for method in self.mixer.methods)
@@ -126,12 +135,14 @@ class TransMix:
             )
         if foreground is not None and tuple(foreground.shape) != (len(images), *images.shape[-2:]):
             raise ValueError(f"foreground must be (B, H, W) of the images, not {tuple(foreground.shape)}")
-        before = Evidence(clean=self._look_at(images) if "clean" in self.rule.needs else None, foreground=foreground)
+        look = None if self.guide is None else self.guide.look(images, labels)
+        mixed = self.mixer(images, labels, look)
+        if look is not None and mixed.mask is not None and self._needs_clean():
+            look.run()  # now: the next optimizer step changes the weights that look
         if self.reader is not None:
             self.reader.clear(images)
-        mixed = self.mixer(images, labels)
-        if BEFORE & set(self.rule.needs):
-            self._before = [*self._before[1 - KEPT :], (weakref.ref(mixed.images), before)]
+        if look is not None or foreground is not None:
+            self._before = [*self._before[1 - KEPT :], (weakref.ref(mixed.images), look, foreground)]
         return mixed
 
     def relabel(self, mixed: Mixed, *, logits: Tensor | None = None, rows: slice | None = None) -> Mixed:
@@ -152,9 +163,15 @@ class TransMix:
         if "logits" in needs and logits is None:
             raise ValueError(f"labels {self.name!r} look at the logits: tm.relabel(mixed, logits=logits)")
         evidence = self._from_before(mixed) if BEFORE & set(needs) else Evidence()
-        if self.reader is not None and "attention" in needs:
-            self.attention = self.reader.take(mixed.images, rows)
+        if self.reader is not None and self.reader.training:
+            self.attention, record = self.reader.take_record(mixed.images, rows)
             evidence = replace(evidence, attention=self.attention)
+            if "rollout" in needs:
+                _, grid, extent = self.attention
+                evidence = replace(
+                    evidence, rollout=Rollout(record.blocks, record.prefix, grid, extent, rows or slice(None))
+                )
+            self._took(mixed, record)
         if self.reader is not None and "maps" in needs:
             evidence = replace(evidence, maps=torch.stack(attention_maps(self.reader.model, mixed.images), dim=1))
         if logits is not None and "logits" in needs:
@@ -176,33 +193,61 @@ class TransMix:
 
     def detach(self) -> None:
         """Stop reading the model, and leave it as it was."""
-        if self.reader is not None:
-            self.reader.detach()
+        for reads in (self.reader, self.guide):
+            if reads is not None:
+                reads.detach()
 
     def __getstate__(self) -> dict[str, Any]:
         # Attention and evidence of batches that are not finished belong to this process and this model.
         return {**self.__dict__, "attention": None, "_before": []}
 
-    def _look_at(self, images: Tensor) -> Attention:
-        """Return the attention in images that are not mixed, of a forward without gradient in eval mode."""
-        assert self.reader is not None
-        bare = self.reader.model
-        self.reader.eval = True
-        try:
-            with eval_mode(bare), torch.no_grad():
-                bare(images)
-            return self.reader.take(images)
-        finally:
-            self.reader.eval = False
+    def _read(self, model: nn.Module | None, place: dict[str, Any]) -> AttentionReader | None:
+        """Return a reader of the model in training, where the rule looks at its forward on the mixed images."""
+        needs = set(self.rule.needs)
+        if not (needs & {*IN_STEP, "maps"} or self.reads_tokens):
+            return None
+        if model is None:
+            raise ValueError(f"labels {self.name!r} look at the model: TransMix(model, ...)")
+        training = bool(needs & IN_STEP) or self.reads_tokens
+        return AttentionReader(
+            model, **place, training=training, every_block="rollout" in needs, tokens=self.reads_tokens
+        )
+
+    def _guided_by(self, model: nn.Module | None, guide: Guide | Source | None, place: dict[str, Any]) -> Guide | None:
+        """Return who looks at the clean images, where a method or the rule needs to."""
+        kinds = {kind for method in self.mixer.methods if (kind := looks_at(method))}
+        if guide is None and not (kinds - {"saliency"} or self._needs_clean()):
+            return None  # saliency comes from the pixels where nobody is there to look
+        if not (kinds or self._needs_clean()):
+            raise ValueError("guide is given, but neither the mixing nor the labels look at the clean images")
+        if isinstance(guide, Guide):
+            return guide
+        source = model if guide is None else guide
+        if source is None:
+            raise ValueError(f"{title(self.name)}: the clean images are looked at; give a model, or guide=")
+        own = unwrap(source) is unwrap(model) if isinstance(source, nn.Module) and model is not None else False
+        return Guide(source, self.reader if own else None, "patches" in kinds, **(place if own else {}))
+
+    def _needs_clean(self) -> bool:
+        return "clean" in self.rule.needs
+
+    def _took(self, mixed: Mixed, record: Row) -> None:
+        """Do more with what the forward on a mixed batch left; methods with losses of their own do."""
+
+    def _look_of(self, mixed: Mixed) -> tuple[Look | None, Tensor | None]:
+        """Return the maps and the foreground of the images that a batch was mixed from."""
+        for images, look, foreground in self._before:
+            if images() is mixed.images:
+                return look, foreground
+        raise ValueError(
+            f"{title(self.name)}: the images before mixing are looked at, and this batch is none of the last {KEPT} "
+            f"that tm.mix made: hand over the very record that it returned"
+        )
 
     def _from_before(self, mixed: Mixed) -> Evidence:
-        for images, evidence in self._before:
-            if images() is mixed.images:
-                return evidence
-        raise ValueError(
-            f"labels {self.name!r} look at the images before mixing, and this batch is none of the last {KEPT} that "
-            f"tm.mix made: hand over the very record that it returned"
-        )
+        look, foreground = self._look_of(mixed)
+        clean = look.maps() if look is not None and mixed.mask is not None and self._needs_clean() else None
+        return Evidence(clean=clean, foreground=foreground)
 
 
 def make_rule(labels: str | Rule, options: Mapping[str, Any]) -> tuple[str, Rule]:

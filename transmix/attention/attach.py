@@ -28,6 +28,11 @@ class Row(NamedTuple):
         images: what the model was called with (an alias, no copy), if that was one tensor.
         cut: the input of the module that cuts patches (an alias too).
         covers: (height, width) in pixels of `cut` that the patches cover.
+        prefix: tokens before the patches.
+        by_patches: (B, P) float32, what the patches attend to: the mean over heads and their queries. None unless the
+            reader was asked for it, or where the class token alone asks.
+        blocks: the calls of attention in every block, first to last; () unless the reader was asked for them.
+        tokens: (B, P, D), the patches' tokens after the last norm, with gradient; None unless the reader was asked.
     """
 
     row: Tensor
@@ -35,6 +40,10 @@ class Row(NamedTuple):
     images: Tensor | None
     cut: Tensor | None
     covers: tuple[int, int] | None
+    prefix: int = 1
+    by_patches: Tensor | None = None
+    blocks: tuple = ()
+    tokens: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -49,6 +58,8 @@ class Reading:
         tells_grid: whether the module that is read gets features with spatial axes.
         training: read in training mode.
         eval: read in eval mode.
+        patches: in eval mode, read what the patches attend to as well.
+        every_block: record the attention of every block as well.
         active: whether a reader is attached.
     """
 
@@ -59,6 +70,8 @@ class Reading:
     tells_grid: bool
     training: bool
     eval: bool
+    patches: bool = False
+    every_block: bool = False
     # Only a reader sets this: in a deep copy of the model alone (EMA) nobody reads, and rows would pile up.
     active: bool = False
 
@@ -75,6 +88,7 @@ class Reading:
         self.cut: Tensor | None = None
         self.grid: tuple[int, int] | None = None
         self.covers: tuple[int, int] | None = None
+        self.blocks: list[Any] = []
         self.ran_unread = False
 
     def standing(self) -> "list[Place]":

@@ -1,5 +1,6 @@
 """Find the module of a model whose attention the class prediction comes from, and the module that cuts the patches."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -263,6 +264,39 @@ def _resolve(model: nn.Module, path: str) -> tuple[str, nn.Module] | None:
         module = children[name]
         names.append(name)
     return ".".join(names), module
+
+
+def last_norm(model: nn.Module) -> nn.Module:
+    """Return the norm after the last block, through which every token goes.
+
+    Raises:
+        AttentionError: a model that is not known to have one.
+    """
+    for path in ("norm", "timm_model.norm", "encoder.ln", *(f"{kind}.layernorm" for kind in HUGGING_FACE)):
+        with suppress(AttributeError):
+            norm = model.get_submodule(path)
+            if not isinstance(norm, nn.Identity):
+                return norm
+    raise AttentionError(f"{type(model).__name__} is not known to have one norm after its last block, over all tokens")
+
+
+def class_head(model: nn.Module) -> nn.Module:
+    """Return the layer that turns a token (..., D) into logits (..., K).
+
+    Raises:
+        AttentionError: none is known, or it takes more than one token.
+    """
+    for path in ("head", "timm_model.head", "heads", "classifier"):
+        with suppress(AttributeError):
+            head = model.get_submodule(path)
+            first = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
+            width = next((weight.numel() for weight in last_norm(model).parameters()), None)
+            if first is not None and first.in_features == width:
+                return head
+    raise AttentionError(
+        f"{type(model).__name__} has no class head that takes one token: pass token_head=nn.Linear(D, K), and give its "
+        f"parameters to the optimizer"
+    )
 
 
 def _instead(model: nn.Module) -> str:

@@ -144,7 +144,7 @@ def with_class_attention(model: nn.Module, *, heads: int | None = None, mlp_rati
     if reason is not None:
         raise AttentionError(reason)
     weight, one = next(model.parameters()), cast(Any, model)
-    if _is_timms(model):
+    if is_timms(model):
         one.class_attention = head = ClassAttentionHead(one.num_features, heads, mlp_ratio)
         # A subclass, made on the fly, and not a wrapper: names of weights, parameter groups and `isinstance` stay.
         model.__class__ = _with_head(type(model))
@@ -160,7 +160,7 @@ def why_no_head(model: nn.Module) -> str | None:
     kind = type(model).__name__
     if any(isinstance(module, ClassAttentionHead) for module in model.modules()):
         return f"{kind} has a class-attention head already"
-    if _is_timms(model):
+    if is_timms(model):
         pool = getattr(model, "global_pool", None)
         if pool in ("token", "map") or getattr(model, "attn_pool", None) is not None or kind == "CoaT":
             return (
@@ -179,7 +179,8 @@ def why_no_head(model: nn.Module) -> str | None:
     )
 
 
-def _is_timms(model: nn.Module) -> bool:
+def is_timms(model: nn.Module) -> bool:
+    """Whether a model is one of timm's, whose features and head can be run apart."""
     # Asked of the class: wrappers (torch.compile, PEFT) hand over the attributes of the model inside.
     return all(hasattr(type(model), name) for name in ("forward_features", "forward_head"))
 

@@ -19,10 +19,20 @@ from torch import Tensor, nn
 from transmix.attention.attach import Reading, Row, allow_checkpointing_under_compile, attach
 from transmix.attention.belongs import FITS, compare, same_view, shares_memory
 from transmix.attention.error import AttentionError
-from transmix.attention.find import ClassAttention, find_class_attention, unwrap
+from transmix.attention.find import ClassAttention, find_class_attention, last_norm, unwrap
 from transmix.attention.grid import cutter_of, find_grid, stride_of
 from transmix.attention.head import ClassAttentionHead
-from transmix.attention.record import KEPT, note_grid, note_images, note_part, note_size, read_row
+from transmix.attention.record import (
+    KEPT,
+    note_block,
+    note_grid,
+    note_images,
+    note_part,
+    note_size,
+    note_tokens,
+    read_row,
+)
+from transmix.attention.rollout import blocks_of
 
 
 class Attention(NamedTuple):
@@ -62,9 +72,12 @@ class AttentionReader:
         grid: (h, w) of the patches, if the model does not tell.
         training: read in training mode.
         eval: read in eval mode, for figures. Both can be changed at any time.
+        every_block: record the attention of every block too; `take_record` returns it.
+        tokens: record the patches' tokens after the last norm too; `take_record` returns them.
 
     Raises:
-        AttentionError: the model has no class attention to read, or is being read already.
+        AttentionError: the model has no class attention to read (or, if asked, no stack of blocks, no last norm), or
+            is being read already.
 
     Example:
         >>> with AttentionReader(model) as reader:
@@ -81,18 +94,22 @@ class AttentionReader:
         grid: tuple[int, int] | None = None,
         training: bool = True,
         eval: bool = False,
+        every_block: bool = False,
+        tokens: bool = False,
     ):
         bare = unwrap(model)
         found, part = _as_known(bare, find_class_attention(bare, module, prefix_tokens), prefix_tokens)
         self.name = found.name
         tells_grid = found.grid_from is found.module
         known = found.name, found.prefix_tokens, prefix_tokens is not None
-        self._reading = Reading(*known, grid, tells_grid, training, eval, active=True)
+        self._reading = Reading(*known, grid, tells_grid, training, eval, every_block=every_block, active=True)
         self._stride = stride_of(bare, found.name)
         self._forget_batches()
         cutter = found.grid_from and cutter_of(found.grid_from)
         places = [(found.module, read_row), (cutter, note_grid), (found.size_from, note_size), (bare, note_images)]
         places += [] if part is bare else [(part, note_part)]
+        places += [(block, note_block) for block in blocks_of(bare, found.name)] if every_block else []
+        places += [(last_norm(bare), note_tokens)] if tokens else []
         try:
             for place, work in places:
                 if place is not None and not (place is found.module and work is not read_row):
@@ -162,6 +179,10 @@ class AttentionReader:
             AttentionError: no row is known to belong to these images; the text says why and what to do.
             ValueError: the patches do not make a grid over the images.
         """
+        return self.take_record(images, rows)[0]
+
+    def take_record(self, images: Tensor | None = None, rows: slice | None = None) -> tuple[Attention, Row]:
+        """Return what `take` does, and all else that the forward left; arguments and errors as there."""
         kept = self._reading.rows
         if not kept:
             raise AttentionError(self._why_nothing(images))
@@ -173,7 +194,7 @@ class AttentionReader:
         self._last_grid = taken.grid
         if images is not None and not torch.compiler.is_compiling():
             self._taken = weakref.ref(images)
-        return taken
+        return taken, found
 
     def _index_of(self, images: Tensor, rows: slice | None) -> int:
         kept = self._reading.rows

@@ -10,6 +10,7 @@ from transmix.attention.attach import Place, Reading, Row
 from transmix.attention.error import AttentionError
 from transmix.attention.grid import grid_of
 from transmix.attention.head import ClassAttentionHead
+from transmix.attention.rollout import Calls
 from transmix.attention.row import FUSED, SOFTMAX, first_row, is_over_keys
 
 KEPT = 4
@@ -19,13 +20,17 @@ KEPT = 4
 class _Watch(TorchFunctionMode):
     """Record the class token's row from the torch functions that a module's forward calls.
 
+    Args:
+        whole: compute the weights of every query, not of the class token's alone.
+
     Attributes:
-        fused: (row, number of queries) of each call of fused attention.
+        fused: (weights, number of queries) of each call of fused attention; of the first query unless `whole`.
         formed: the same of each softmax over keys.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
         super().__init__()
+        self.queries = None if whole else 1
         self.fused: list[tuple[Tensor, int]] = []
         self.formed: list[tuple[Tensor, int]] = []
 
@@ -38,10 +43,10 @@ class _Watch(TorchFunctionMode):
         if func in FUSED:
             query = args[0] if args else kwargs["query"]
             queries = query.shape[-2 if func is F.scaled_dot_product_attention else 0]
-            self.fused.append((first_row(FUSED[func](*args, **kwargs, queries=1)), queries))
+            self.fused.append((FUSED[func](*args, **kwargs, queries=self.queries), queries))
         output = func(*args, **kwargs)
         if func in SOFTMAX and is_over_keys(output, args, kwargs):
-            self.formed.append((first_row(output), output.shape[2]))
+            self.formed.append((output[:, :, : self.queries].detach(), output.shape[2]))
         return output
 
 
@@ -51,9 +56,9 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
     if not (reading.training if module.training else reading.eval):
         reading.ran_unread = True
         return place.run(*args, **kwargs)
-    watch = _Watch()
+    watch = _Watch(reading.patches and not module.training)
     with watch:
-        output = place.run(*args, **kwargs)
+        output = _run_block(place, args, kwargs) if reading.every_block else place.run(*args, **kwargs)
     rows = watch.fused or watch.formed  # a fused function may itself call softmax
     kind = type(module).__name__
     if len(rows) != 1:
@@ -67,7 +72,8 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
                 else "Point at the one module that attends for the class token"
             )
         )
-    row, queries = rows[0]
+    weights, queries = rows[0]
+    row = first_row(weights)
     seen = reading.cut if reading.cut is not None else reading.images
     if seen is not None and seen.ndim == 4 and len(row) != len(seen):
         raise AttentionError(
@@ -84,7 +90,11 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
     first, patches = _patch_columns(reading, kind, row.shape[1], queries, grid)
     if len(reading.rows) >= KEPT:  # forwards that nobody relabels (a second view) must not fill the memory
         del reading.rows[0]
-    reading.rows.append(Row(row[:, first : first + patches], grid, reading.images, reading.cut, covers))
+    columns, mean = slice(first, first + patches), None
+    if watch.queries is None and queries == row.shape[1]:
+        mean = weights[:, :, columns, columns].float().mean((1, 2))
+    blocks = tuple(reading.blocks)
+    reading.rows.append(Row(row[:, columns], grid, reading.images, reading.cut, covers, first, mean, blocks))
     return output
 
 
@@ -114,6 +124,31 @@ def _patch_columns(
             f"prefix_tokens={least + extra} if they come before the patches, prefix_tokens={least} if behind them"
         )
     return prefix, patches
+
+
+def note_block(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around the attention of a block before the last: record its call, from which tokens can be rolled out."""
+    reading = place.reading
+    wanted = reading.training if place.module.training else reading.eval
+    return _run_block(place, args, kwargs) if wanted else place.run(*args, **kwargs)
+
+
+def _run_block(place: Place, args: tuple, kwargs: dict[str, Any]) -> Any:
+    watch = Calls()
+    with watch:
+        output = place.run(*args, **kwargs)
+    place.reading.blocks.append(watch.fused[0] if watch.fused else watch.formed[0] if watch.formed else None)
+    return output
+
+
+def note_tokens(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """Around the last norm: add the patches' tokens to the row of this forward, which the last block has just left."""
+    output, rows = place.run(*args, **kwargs), place.reading.rows
+    if rows and isinstance(output, Tensor) and output.ndim == 3 and len(output) == len(rows[-1].row):
+        last = rows[-1]
+        tokens = output[:, last.prefix : last.prefix + last.row.shape[1]]
+        rows[-1] = Row(*last[:-1], tokens)
+    return output
 
 
 def note_grid(place: Place, *args: Any, **kwargs: Any) -> Any:
@@ -148,9 +183,12 @@ def note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
         )
     # An alias and no copy: the identity of this memory is what tells later whose row it is.
     reading.cut = reading.grid = reading.covers = None
+    reading.blocks = []
     reading.images = images[0] if len(images) == 1 else None
     output = place.run(*args, **kwargs)
-    reading.images = reading.cut = None  # else the reader would keep the batch in memory until the next forward
+    # Else the reader would keep the batch in memory until the next forward.
+    reading.images = reading.cut = None
+    reading.blocks = []
     return output
 
 

@@ -43,7 +43,7 @@ def weights_of_sdpa(
             raise AttentionError("attention is causal: the first token sees nothing but itself")
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     # Under autocast the product and the softmax would be in half precision, whose rows do not sum to 1.
-    with torch.no_grad(), _without_autocast(query.device):
+    with torch.no_grad(), without_autocast(query.device):
         asking, keys = query[:, :, :queries].detach().float(), key.detach().float()
         if enable_gqa:
             keys = keys.repeat_interleave(asking.shape[1] // keys.shape[1], dim=1)
@@ -60,6 +60,20 @@ def weights_of_multi_head_attention(*args: Any, queries: int | None = None, **kw
     Arguments are those of `torch.nn.functional.multi_head_attention_forward`: query (L, B, E), key (S, B, E).
 
     Raises:
+        AttentionError: as `heads_of_multi_head_attention`.
+    """
+    query, key, attn_mask = heads_of_multi_head_attention(*args, queries=queries, **kwargs)
+    return weights_of_sdpa(query, key, key, attn_mask=attn_mask)
+
+
+def heads_of_multi_head_attention(
+    *args: Any, queries: int | None = None, **kwargs: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return queries (B, G, L, D), keys (B, G, S, D) and mask that `nn.MultiheadAttention` gives fused attention.
+
+    Arguments are those of `torch.nn.functional.multi_head_attention_forward`; float32, detached.
+
+    Raises:
         AttentionError: a variant that no vision model is known to use (bias_k, add_zero_attn, static keys, padding).
     """
     given: dict[str, Any] = dict(zip(MULTI_HEAD_ARGUMENTS, args, strict=False)) | kwargs
@@ -70,7 +84,7 @@ def weights_of_multi_head_attention(*args: Any, queries: int | None = None, **kw
             "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or unbatched input "
             "cannot be read"
         )
-    with torch.no_grad(), _without_autocast(query.device):
+    with torch.no_grad(), without_autocast(query.device):
         width, weight, bias = query.shape[-1], given["in_proj_weight"], given["in_proj_bias"]
         separate: Any = given.get("q_proj_weight"), given.get("k_proj_weight")
         weights = separate if weight is None else weight.split(width)[:2]
@@ -88,10 +102,11 @@ def weights_of_multi_head_attention(*args: Any, queries: int | None = None, **kw
                 attn_mask = attn_mask.unflatten(0, (-1, heads))
             if attn_mask.dtype == torch.bool:
                 attn_mask = ~attn_mask  # True means "may not look" there, "may look" in sdpa
-        return weights_of_sdpa(query_heads, key_heads, key_heads, attn_mask=attn_mask)
+        return query_heads, key_heads, attn_mask
 
 
-def _without_autocast(device: torch.device) -> torch.autocast:
+def without_autocast(device: torch.device) -> torch.autocast:
+    """Turn autocast off for a while on a device."""
     return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)  # meta has none to turn off
 
 

@@ -2,8 +2,8 @@
 
 import random
 import warnings
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.utils.data
@@ -13,14 +13,59 @@ from transmix.mixing.cutmix import CutMix
 from transmix.mixing.draw import Draw, Row
 from transmix.mixing.mixed import Mixed, check_batch
 from transmix.mixing.mixup import Mixup
+from transmix.mixing.saliencymix import spectral_residual
 from transmix.warnings import TransMixWarning
 
 
 class Method(Protocol):
-    """A way to mix: a frozen dataclass, whose fields are its settings. `METHODS` lists those that have a name."""
+    """A way to mix: a frozen dataclass, whose fields are its settings. `METHODS` lists those that have a name.
+
+    A method that looks at maps of the clean images first has `looks_at` and `place` in the place of `draw`; see
+    `Guided`.
+    """
 
     def draw(self, rng: random.Random, height: int, width: int) -> Row:
         """Draw how a row of `height` x `width` pixels is mixed, from nothing but `rng`."""
+        ...
+
+
+class Guided(Protocol):
+    """A method that looks at maps of the clean images before it mixes."""
+
+    looks_at: ClassVar[str]
+    """The kind of map: one of `transmix.attention.guide.KINDS`, or "saliency"."""
+
+    def place(
+        self,
+        rngs: Mapping[int, random.Random],
+        maps: Tensor,
+        grid: tuple[int, int],
+        partner: Sequence[int],
+        height: int,
+        width: int,
+    ) -> dict[int, Row]:
+        """Place the partner's pixels in some rows of a batch.
+
+        Args:
+            rngs: for each row that this method mixes, a generator; in mode "batch" all start alike.
+            maps: (B, P) float32 on the CPU, of each row's own clean image.
+            grid: (h, w) of the maps.
+            partner: for each of the B rows, the row whose image comes in.
+            height: of the images in pixels.
+            width: of the images in pixels.
+        """
+        ...
+
+
+Maps = tuple[Tensor, tuple[int, int], tuple[int, int]]
+"""Maps (B, P), their grid (h, w), and the pixels (height, width) that it covers."""
+
+
+class Look(Protocol):
+    """Maps of a batch of clean images: `transmix.attention.guide.Look`."""
+
+    def maps(self, kind: str) -> Maps:
+        """Return the maps of a kind."""
         ...
 
 
@@ -90,13 +135,23 @@ class Mixer:
         self.enabled = True
         self._told_of_single = False
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Mixed:
-        """Draw and apply. Shapes as in `Draw.apply`."""
-        check_batch(images, labels)
-        return self.draw(len(images), *images.shape[-2:]).apply(images, labels)
+    def __call__(self, images: Tensor, labels: Tensor, look: Look | None = None) -> Mixed:
+        """Draw and apply. Shapes as in `Draw.apply`.
 
-    def draw(self, batch_size: int, height: int, width: int) -> Draw:
-        """Draw how a batch of `batch_size` images of `height` x `width` pixels is mixed."""
+        Args:
+            images: (B, C, H, W).
+            labels: (B,) or (B, K).
+            look: gives maps of these images, for methods that look first; `TransMix` hands it over.
+
+        Raises:
+            ValueError: shapes that do not fit, or a method that looks at the model where there is no `look`.
+        """
+        check_batch(images, labels)
+        draw = self.draw(len(images), *images.shape[-2:], look or _Saliency(images))
+        return draw.apply(images, labels)
+
+    def draw(self, batch_size: int, height: int, width: int, look: Look | None = None) -> Draw:
+        """Draw how a batch of `batch_size` images of `height` x `width` pixels is mixed; `look` as above."""
         rng = self._random()
         partner = list(range(batch_size - 1, -1, -1))
         if self.partner == "random":
@@ -114,14 +169,14 @@ class Mixer:
             half = [self._draw_row(rng, height, width) for _ in range(batch_size // 2)]
             middle = [UNMIXED] * (batch_size % 2)  # its own partner: mixing would change nothing
             rows = half + middle + half[::-1]
-        return _as_draw(height, width, partner, rows)
+        return _as_draw(height, width, partner, _placed(rows, partner, height, width, look))
 
-    def _draw_row(self, rng: random.Random, height: int, width: int) -> Row:
+    def _draw_row(self, rng: random.Random, height: int, width: int) -> "Row | _Waiting":
         if rng.random() >= self.prob:
             return UNMIXED
         chosen = rng.random()  # drawn always: then CutMix alone pastes the boxes that CutMix and Mixup paste
         method = next(method for method, upto in self.chances if chosen < upto)
-        return method.draw(rng, height, width)
+        return _Waiting(method, rng.getrandbits(64)) if looks_at(method) else method.draw(rng, height, width)
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -151,6 +206,55 @@ class Mixer:
         self.__dict__.update(state)
         self.generator = torch.Generator(device)
         self.generator.set_state(torch.tensor(list(generator), dtype=torch.uint8))
+
+
+class _Waiting(NamedTuple):
+    """A row of a method that looks first: what it looks at is not yet there."""
+
+    method: Guided
+    seed: int
+
+
+class _Saliency:
+    """Maps where no model looks: what stands out in the pixels themselves."""
+
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def maps(self, kind: str) -> Maps:
+        if kind != "saliency":
+            raise ValueError(
+                "this method looks at the images with a model before it mixes: TransMix(model, mixer=...) gives it "
+                "one; a mixer alone cannot, nor in a worker of a DataLoader"
+            )
+        size = (self.images.shape[-2], self.images.shape[-1])
+        return spectral_residual(self.images).flatten(1), size, size
+
+
+def looks_at(method: Any) -> str | None:
+    """Return the kind of map that a method looks at before it mixes; None if it looks at nothing."""
+    return getattr(method, "looks_at", None)
+
+
+def _placed(
+    rows: "Sequence[Row | _Waiting]", partner: Sequence[int], height: int, width: int, look: Look | None
+) -> Sequence[Row]:
+    """Return one row for the batch, or one per row, where methods that look first have placed theirs."""
+    if not any(isinstance(row, _Waiting) for row in rows):
+        return rows  # type: ignore[return-value]
+    if look is None:
+        raise ValueError("a method that looks at the images cannot draw without them: call the mixer on a batch")
+    rows = list(rows) * (len(partner) if len(rows) == 1 else 1)
+    for method in {row.method: None for row in rows if isinstance(row, _Waiting)}:
+        waiting = {
+            index: random.Random(row.seed)
+            for index, row in enumerate(rows)
+            if isinstance(row, _Waiting) and row.method == method
+        }
+        maps, grid, _ = look.maps(method.looks_at)
+        placed = method.place(waiting, maps.float().cpu(), grid, partner, height, width)
+        rows = [placed.get(index, row) for index, row in enumerate(rows)]
+    return rows  # type: ignore[return-value]
 
 
 def _switch(
@@ -183,7 +287,7 @@ def _chances(methods: Sequence[Method | tuple[Method, float]]) -> list[tuple[Met
         raise ValueError(f"methods need weights of at least 0 that do not sum to 0, not {[w for _, w in pairs]}")
     upto, found = 0.0, []
     for method, weight in pairs:
-        if not callable(getattr(method, "draw", None)):
+        if not callable(getattr(method, "place" if looks_at(method) else "draw", None)):
             raise TypeError(f"a method has draw(rng, height, width), and {type(method).__name__} has none")
         upto += weight / total
         found.append((method, upto))

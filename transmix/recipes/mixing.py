@@ -10,12 +10,22 @@ from transmix.error import RecipeError
 from transmix.labels.evidence import Rule
 from transmix.labels.rules import RULES
 from transmix.losses import MixedBCE, MixedCrossEntropy
+from transmix.methods import NAMED
 from transmix.mixing.methods import METHODS
 from transmix.mixing.mixer import Method, Mixer
 from transmix.recipes.settings import Mixing, Recipe
 from transmix.transmix import make_rule
 
-ALIASES = {"transmix": ("mixup+cutmix", "attention")}
+
+def _name_of(table: Mapping[str, Any], entry: Any) -> str:
+    return next(name for name, one in table.items() if one is entry)
+
+
+ALIASES = {"transmix": ("mixup+cutmix", "attention")} | {
+    name: both
+    for name, kind in NAMED.items()
+    if (both := (_name_of(METHODS, kind.method), _name_of(RULES, kind.rule_type))) != (name, "area")
+}
 """What stands for a mix and a label rule together: the only name for both."""
 
 SWITCH = ("mixup", "cutmix")
