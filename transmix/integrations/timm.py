@@ -30,7 +30,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from transmix.losses import in_float
+from transmix.losses import MixedCrossEntropy, in_float
 from transmix.mixing.mixed import Mixed
 from transmix.mixing.mixer import Mixer
 from transmix.transmix import TransMix
@@ -65,6 +65,8 @@ class TransMixup:
         grid: (h, w) of the patches, for such models.
         generator: where draws come from. None: an own one, seeded with `torch.initial_seed()`, which train.py has set
             to the seed plus the rank.
+        transmix: another method for `model`, such as `transmix.SnapMix(model)`, in place of the settings of mixing and
+            labels above; it is smoothed by `label_smoothing`.
 
     Attributes:
         mixup_enabled: False turns mixing off, smoothing stays; train.py sets it at `--mixup-off-epoch`.
@@ -101,6 +103,7 @@ class TransMixup:
         prefix_tokens: int | None = None,
         grid: tuple[int, int] | None = None,
         generator: torch.Generator | None = None,
+        transmix: TransMix | None = None,
     ):
         self.label_smoothing = label_smoothing
         self.num_classes = num_classes
@@ -109,7 +112,9 @@ class TransMixup:
         mixer = Mixer(*switch, generator=generator)
         label = {"smoothing": label_smoothing, "weight": weight, "downsample": downsample}
         place = {"module": module, "prefix_tokens": prefix_tokens, "grid": grid}
-        self.transmix = TransMix(model, mixer=mixer, **label, **place)
+        self.transmix = TransMix(model, mixer=mixer, **label, **place) if transmix is None else transmix
+        if transmix is not None:
+            transmix.criterion = MixedCrossEntropy(label_smoothing)
         if criterion is None and multi_label:
             criterion = nn.BCEWithLogitsLoss()
         # Multi-label targets are smoothed as they come in, the others in the loss: nowhere twice.
@@ -157,6 +162,13 @@ class TransMixLoss(nn.Module):
         self.criterion = criterion  # if it is a module, it is moved along with this one
         self.smoothing = smoothing
         self.num_classes = num_classes
+        if criterion is not None:
+            transmix.criterion = self._dense
+
+    def _dense(self, logits: Tensor, mixed: Mixed) -> Tensor:
+        assert self.criterion is not None
+        full = in_float(logits)
+        return self.criterion(full, mixed.targets(logits.shape[1], self.smoothing).to(full.dtype))
 
     def forward(self, logits: Tensor, target: Mixed) -> Tensor:
         """Return the loss of (B, K) logits against the labels by attention.
@@ -176,8 +188,4 @@ class TransMixLoss(nn.Module):
             raise TypeError(f"logits must be a tensor, got {type(logits).__name__}: pass the tensor in it")
         if self.num_classes is not None and logits.shape[1] != self.num_classes:
             raise ValueError(f"the model gives {logits.shape[1]} classes, but num_classes is {self.num_classes}")
-        if self.criterion is None:
-            return self.transmix.loss(logits, target)
-        mixed = target if target.rule == "attention" else self.transmix.relabel(target)
-        full = in_float(logits)
-        return self.criterion(full, mixed.targets(logits.shape[1], self.smoothing).to(full.dtype))
+        return self.transmix.loss(logits, target)

@@ -31,6 +31,7 @@ from torchvision.transforms import v2
 
 from transmix.mixing.cutmix import cutmix
 from transmix.mixing.mixed import Mixed
+from transmix.mixing.mixer import Mixer
 from transmix.mixing.mixup import mixup
 
 UNSUPPORTED = (Image.Image, tv_tensors.BoundingBoxes, tv_tensors.KeyPoints, tv_tensors.Mask)
@@ -152,6 +153,50 @@ class MixUp(_BatchMix):
     def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
         """Mix a batch (B, C, H, W) as drawn."""
         return mixup(images, labels, partner=neighbour(images), **params)
+
+
+class BatchMix(_BatchMix):
+    """Mix a batch by any method that looks at nothing but the pixels: FMix, ResizeMix, SaliencyMix, ...
+
+    Args:
+        mixer: `transmix.Mixer(methods=[...])`; in a worker of a DataLoader its draws depend on the worker's seed.
+        num_classes: as in `CutMix`.
+        labels_getter: as in `CutMix`.
+        record: as in `CutMix`.
+
+    Raises:
+        ValueError: as in `CutMix`; when called, for a method that looks at the images with a model: mix those in the
+            loop, by `tm.mix`.
+
+    Example:
+        >>> mix = BatchMix(transmix.Mixer(methods=[transmix.mixing.FMix()]), num_classes=10)
+        >>> images, labels = mix(torch.rand(4, 3, 32, 48), torch.arange(4))
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        *,
+        num_classes: int | None = None,
+        labels_getter: Callable[[Any], Any] | str = "default",
+        record: bool = False,
+    ):
+        super().__init__(num_classes=num_classes, labels_getter=labels_getter, record=record)
+        self.mixer = mixer
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Return nothing: the mixer draws when it mixes.
+
+        Raises:
+            ValueError: several batches of images, each of which would be mixed in its own way.
+        """
+        if len(flat_inputs) > 1:
+            raise ValueError(f"BatchMix mixes one batch of images with its labels, not {len(flat_inputs)}")
+        return {}
+
+    def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
+        """Mix a batch (B, C, H, W)."""
+        return self.mixer(images, labels)
 
 
 def soft_labels(mixed: Mixed, num_classes: int | None) -> Tensor:

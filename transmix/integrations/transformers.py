@@ -77,9 +77,8 @@ class TransMixTrainer(Trainer):
         outputs = model(**{images: mixed.images}, **others)
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         if problem_of(getattr(self.model, "config", None), inputs["labels"]) == "multi_label_classification":  # type: ignore[union-attr]
-            loss = MixedBCE(self.transmix.criterion.smoothing)(logits, self.transmix.relabel(mixed))
-        else:
-            loss = self.transmix.loss(logits, mixed)
+            self.transmix.criterion = MixedBCE(self.transmix.criterion.smoothing)
+        loss = self.transmix.loss(logits, mixed)
         return (loss, outputs) if return_outputs else loss
 
     def _key(self) -> int:

@@ -71,6 +71,9 @@ def _contradictions(recipe: Recipe) -> dict[str, bool]:
         "mixup_alpha and cutmix_alpha are both 0: nothing to mix with; use --mix none": (
             mixing.mix == "mixup+cutmix" and not any(alphas.values())
         ),
+        "guide ema needs --ema-decay: without it there is no EMA": (
+            mixing.guide == "ema" and optimization.ema_decay is None
+        ),
         f"bce_threshold needs --loss bce, but the loss is {mixing.loss}": (
             mixing.bce_threshold is not None and mixing.loss != "bce"
         ),

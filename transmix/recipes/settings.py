@@ -15,11 +15,11 @@ class Mixing:
     """How images and labels are mixed, and the loss on them."""
 
     mix: str = "transmix"
-    """'none'; a mixing method: mixup, cutmix, or one that an installed package adds; or several, as mixup+cutmix, of
-    which each batch gets one. 'transmix' is mixup+cutmix with labels 'attention'."""
+    """'none'; a mixing method that `transmix methods` lists; or several, as mixup+cutmix, of which each batch gets
+    one. 'transmix' is mixup+cutmix with labels 'attention'; other papers' names bring their labels too."""
     labels: str | None = None
-    """How labels are weighed: area, attention, line or centre (which look at nothing), or a rule that an installed
-    package adds. None: attention with mix 'transmix', else area."""
+    """How labels are weighed: a rule that `transmix methods` lists. None: the one that the paper named in `mix` uses,
+    else area."""
     mix_options: dict[str, Option] = field(default_factory=dict)
     """Settings of a mixing method, NAME=VALUE, or METHOD.NAME=VALUE where there are several methods."""
     mix_weights: dict[str, Option] = field(default_factory=dict)
@@ -48,6 +48,8 @@ class Mixing:
     """Epochs before mixing begins."""
     mix_epochs: int | None = None
     """Number of epochs, from the first, that may mix; None: all."""
+    guide: Literal["model", "ema"] = "model"
+    """What looks at the clean images, for methods and rules that need it: the model in training or its EMA."""
     module: str | None = None
     """Dotted name of the module whose attention is read; None: it is found in the model."""
     prefix_tokens: int | None = None

@@ -192,7 +192,7 @@ def write_dump(run: RunState, step: int) -> str:
         [index for batch in islice(run.order.batches_of(step, rank), accumulate) for _, index, _ in batch]
         for rank in range(run.world.size)
     ]
-    tensors = _gather_tensors(run, run.random_states.get(step, {}), ema=False)
+    tensors = _gather_tensors(run, run.random_states.get(step, {}), ema=run.recipe.mixing.guide == "ema")
     if run.world.is_main:
         about = {"step": step, "samples": samples, "processes": run.world.size, "accumulate": accumulate}
         save_checkpoint(run.folder / "nonfinite", Checkpoint(tensors, about, {}))

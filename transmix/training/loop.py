@@ -150,15 +150,15 @@ def _prepare_model(
     last = recipe.model.channels_last and not sharded
     memory = torch.channels_last if last else torch.preserve_format
     bare = bare.to(device=world.device, memory_format=memory)  # type: ignore[call-overload]
-    tm = build_transmix(recipe.mixing, bare)
+    decay = recipe.optimization.ema_decay
+    averaged = a_copy(bare) if decay is not None else None  # whole, and sharded next as the model is
+    tm = build_transmix(recipe.mixing, bare, averaged)
     reader, mixing = tm.reader, recipe.mixing
     if reader is None:
         with suppress(AttentionError):  # it is for pictures alone
             reader = AttentionReader(
                 bare, mixing.module, prefix_tokens=mixing.prefix_tokens, grid=mixing.grid, training=False
             )
-    decay = recipe.optimization.ema_decay
-    averaged = a_copy(bare) if decay is not None else None  # whole, and sharded next as the model is
     if sharded:
         for model in filter(None, (bare, averaged)):
             shard(model, world)

@@ -23,6 +23,7 @@ from transmix.recipes import Recipe
 from transmix.recipes.mixing import mixes_in
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
 from transmix.runs.folder import RunError, read_recipe
+from transmix.training.ema import a_copy
 from transmix.training.loop import load_run_data
 from transmix.training.optimizer import build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
@@ -45,7 +46,11 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
     model = build_model(settings, len(data.classes), recipe.data.image_size)
     model.load_state_dict(dump.tensors["model"])
     model.to(world.device)
-    tm = build_transmix(recipe.mixing, model)
+    average = None
+    if recipe.mixing.guide == "ema":
+        average = a_copy(model)
+        average.load_state_dict(dump.tensors["ema"])
+    tm = build_transmix(recipe.mixing, model, average)
     normalise = normaliser(recipe.augmentation.mean, recipe.augmentation.std, world.device, False)
     load = _loader(recipe, data, world.device)
     yield f"weights: as trained, as step {state['step']} found them ({found})"

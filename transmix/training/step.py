@@ -11,6 +11,7 @@ from transmix.attention.reader import Attention
 from transmix.data.seeding import derive_seed
 from transmix.losses import mixed_accuracy
 from transmix.mixing.mixed import Mixed
+from transmix.methods import SMMix
 from transmix.models.build import AMP
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.mixing import build_criterion, build_mixer, rule_name
@@ -90,8 +91,8 @@ class TrainingStep:
         tm = self.transmix
         images, labels = self.normalise(images), labels.to(self.device, non_blocking=True)
         tm.mixer.generator.manual_seed(derive_seed(self.seed, "mix", step, micro, self.rank))
-        mixed = tm.mix(images, labels)
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
+            mixed = tm.mix(images, labels)  # methods that look first run the model too
             logits = self.model(mixed.images)
         mixed = tm.relabel(mixed, logits=logits)
         loss = tm.loss(logits, mixed)
@@ -121,17 +122,20 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def build_transmix(mixing: Mixing, model: nn.Module) -> TransMix:
-    """Return mixing, label rule and loss of a recipe, for a model that is not wrapped.
+def build_transmix(mixing: Mixing, model: nn.Module, average: nn.Module | None = None) -> TransMix:
+    """Return mixing, label rule and loss of a recipe, for a model that is not wrapped, and its EMA.
 
     Raises:
         RecipeError: a method or rule that is not known, or a setting that it does not have.
         AttentionError: the rule looks at attention, and the model's cannot be read.
     """
+    mixer, look = build_mixer(mixing), None if mixing.guide == "model" else average
+    kind = SMMix if any(isinstance(method, SMMix.method) for method in mixer.methods) else TransMix
     try:
-        return TransMix(
+        return kind(
             model,
-            mixer=build_mixer(mixing),
+            mixer=mixer,
+            guide=look,
             labels=rule_name(mixing),
             labels_options=mixing.labels_options,
             criterion=build_criterion(mixing),
