@@ -16,6 +16,7 @@ VERBS = {
     "app": "serve a page to this computer: drag a box over two images, see what the label becomes",
     "compare": "compare runs: scores over seeds, and whether a difference is more than noise",
     "export": "write a run's model for timm, Hugging Face or ONNX",
+    "methods": "list the methods for --mix and the rules for --labels",
     "models": "list the models that are read, where, and how well",
     "replay": "re-run a step with NaN or Inf and locate it",
     "show": "draw figures: mixed pairs, attention, curves, reliability",

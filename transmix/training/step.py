@@ -10,8 +10,8 @@ from transmix.attention.error import AttentionError
 from transmix.attention.reader import Attention
 from transmix.data.seeding import derive_seed
 from transmix.losses import mixed_accuracy
-from transmix.mixing.mixed import Mixed
 from transmix.methods import SMMix
+from transmix.mixing.mixed import Mixed
 from transmix.models.build import AMP
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.mixing import build_criterion, build_mixer, rule_name
