@@ -161,9 +161,10 @@ def tables_text() -> str:
             kind, _ = _class(ast.unparse(value), path)
             does = (ast.get_docstring(kind) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
             fields = [part for part in kind.body if isinstance(part, ast.AnnAssign) and part.value is not None]
-            said = {ast.unparse(part.target): ast.unparse(part.value) for part in fields}  # type: ignore[arg-type]
-            needs = ", ".join(ast.literal_eval(said.pop("needs", "()"))) or "nothing"
-            said.pop("has_mask", None)
+            values = {ast.unparse(part.target): ast.unparse(part.value) for part in fields}  # type: ignore[arg-type]
+            constants = {ast.unparse(part.target) for part in fields if "ClassVar" in ast.unparse(part.annotation)}
+            needs = ", ".join(ast.literal_eval(values.get("needs", "()"))) or "nothing"
+            said = {name: value for name, value in values.items() if name not in constants}
             settings = ", ".join(f"`{name}={default}`" for name, default in said.items())
             rows.append(f"| `{ast.literal_eval(key)}` | {does} | {settings} |" + (f" {needs} |" if rules else ""))
         parts.append("\n".join(rows))

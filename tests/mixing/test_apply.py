@@ -1,5 +1,6 @@
 """`mixed.apply` and `mixed.pasted` against loops over pixels: boxes, soft masks, boxes moved and resized, integers."""
 
+import math
 import random
 from dataclasses import dataclass, replace
 
@@ -49,13 +50,17 @@ def draws(draw, blends=True, soft=True, moved=True):
         kind = draw(st.sampled_from(kinds))
         box = random_box(draw, least=kind == "moved") if kind in ("box", "moved") else None
         source = random_box(draw, least=1) if kind == "moved" else None
+        if source is not None and draw(st.booleans()):  # fractions of a pixel at the bottom and on the right
+            cut_off = draw(st.floats(0, 0.9))
+            source = *source[:2], source[2] - cut_off, source[3] - cut_off
         shape = {"soft": Ramp(draw(st.floats(0, 2))), "checkers": Checkers()}.get(kind)
         lam.append(draw(st.floats(0, 1, width=32)) if kind == "blend" else 1.0 if kind == "unmixed" else 0.5)
         boxes.append(box)
         sources.append(source)
         shapes.append(shape)
     partner = tuple(draw(st.permutations(range(size))))
-    how = draw(st.sampled_from(["nearest", "bilinear"]))
+    whole = all(source is None or source[2] == int(source[2]) for source in sources)
+    how = draw(st.sampled_from(["nearest", "bilinear", "bilinear corners"] if whole else ["nearest"]))
     return Draw(
         HEIGHT,
         WIDTH,
@@ -85,9 +90,15 @@ def slow(drawn, tensor):
             share = torch.zeros(HEIGHT, WIDTH, dtype=torch.float64)
             share[box[0] : box[2], box[1] : box[3]] = 1
         if source is not None and box is not None and share.any():
-            cut = theirs[..., source[0] : source[2], source[1] : source[3]].reshape(1, -1, *_sides(source)).float()
-            size = _sides(box)
-            resized = F.interpolate(cut, size, mode=drawn.interpolation).double()
+            inside = theirs[..., source[0] : math.ceil(source[2]), source[1] : math.ceil(source[3])]
+            inside, size = inside.reshape(1, -1, *inside.shape[-2:]).float(), _sides(box)
+            if drawn.interpolation == "nearest":
+                steps = [torch.tensor((source[2 + at] - source[at]) / size[at]) for at in (0, 1)]
+                down, across = ((torch.arange(n) * step).long() for n, step in zip(size, steps, strict=True))
+                resized = inside[..., down, :][..., across].double()
+            else:
+                corners = drawn.interpolation == "bilinear corners"
+                resized = F.interpolate(inside, size, mode="bilinear", align_corners=corners).double()
             theirs = theirs.clone()
             theirs[..., box[0] : box[2], box[1] : box[3]] = resized.view(*theirs.shape[:-2], *size)
         mixed[row] = (1 - share) * own + share * theirs
@@ -315,8 +326,14 @@ def test_a_mask_that_is_none_is_refused(kind):
         ({"lam": (1.7,)}, "lam is a weight in [0, 1], not 1.7"),
         ({"lam": (float("nan"),)}, "lam is a weight in [0, 1], not nan"),
         ({"source_boxes": ((0, 0, 99, 4),)}, "does not lie in an image"),
+        ({"source_boxes": ((0, 0, 7.5, 4),)}, "does not lie in an image"),
+        (
+            {"source_boxes": ((0.5, 0, 3, 4),)},
+            "a box is four whole numbers (top, left, bottom, right), not (0.5, 0, 3, 4)",
+        ),
+        ({"source_boxes": ((0, 0, float("nan"), 4),)}, "a source box is four finite numbers"),
         ({"source_boxes": ((2, 2, 2, 2),)}, "source box (2, 2, 2, 2) is empty"),
-        ({"interpolation": "bicubic"}, "interpolation is 'nearest' or 'bilinear', not 'bicubic'"),
+        ({"interpolation": "bicubic"}, "interpolation is 'nearest' or 'bilinear' or 'bilinear corners', not 'bicubic'"),
         ({"shapes": (Checkers(),)}, "a row has a box or another shape, not both"),
     ],
 )

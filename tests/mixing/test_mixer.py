@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from transmix import Draw, Mixed, Mixer, TransMixWarning
+from transmix.mixing import METHODS, FMix, ResizeMix
 
 MIXERS = {
     "both": {},
@@ -24,6 +26,9 @@ MIXERS = {
     "random partner, elem": {"partner": "random", "mode": "elem"},
     "half of the batches": {"prob": 0.5},
     "lam as drawn": {"mixup_alpha": 0, "correct_lam": False},
+    **{name: {"methods": [method()]} for name, method in METHODS.items() if not hasattr(method, "looks_at")},
+    "soft fmix, elem": {"methods": [FMix(soft=0.3)], "mode": "elem"},
+    "bilinear resizemix, elem": {"methods": [ResizeMix(interpolation="bilinear")], "mode": "elem", "prob": 0.8},
 }
 every_mixer = pytest.mark.parametrize("settings", MIXERS.values(), ids=MIXERS)
 
@@ -39,18 +44,43 @@ def a_batch(size=3, height=10, width=14, seed=0):
 
 def blend_and_paste(draw, images):
     """The slow way, in NumPy, row by row."""
+    way = draw.interpolation if images.is_floating_point() else "nearest"
     images, size = images.double().numpy(), len(draw.partner)
-    each = slice(None) if len(draw.lam) == size else None
-    lam = draw.lam if each else draw.lam * size
-    boxes = draw.boxes if each else draw.boxes * size
+    rows = draw.rows if len(draw.lam) == size else draw.rows * size
     mixed = images.copy()
-    for row, (weight, box, partner) in enumerate(zip(lam, boxes, draw.partner, strict=True)):
-        if box is None:
-            mixed[row] = weight * images[row] + (1 - weight) * images[partner]
+    for row, (one, partner) in enumerate(zip(rows, draw.partner, strict=True)):
+        theirs, box = images[partner], one.box
+        if one.shape is not None:
+            share = one.shape.mask(draw.height, draw.width).double().numpy()
+            mixed[row] = (1 - share) * images[row] + share * theirs
+        elif box is None:
+            mixed[row] = one.lam * images[row] + (1 - one.lam) * theirs
         else:
-            top, left, bottom, right = box
-            mixed[row, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+            theirs = resized(theirs, one.source_box, box, way) if one.source_box else cut(theirs, box)
+            cut(mixed[row], box)[:] = theirs
     return mixed
+
+
+def cut(image, box):
+    top, left, bottom, right = box
+    return image[:, top:bottom, left:right]
+
+
+def resized(image, source, box, way):
+    """A source box in the size of a box, by torch; the nearest pixel by its definition."""
+    top, left, bottom, right = source
+    size = box[2] - box[0], box[3] - box[1]
+    if way == "nearest":
+        steps = ((bottom - top) / max(size[0], 1), (right - left) / max(size[1], 1))
+        down, across = (
+            [first + int(np.float32(at) * np.float32(step)) for at in range(n)]
+            for first, n, step in zip((top, left), size, steps, strict=True)
+        )
+        return image[:, down][:, :, across]
+    if 0 in size:
+        return cut(image, box)
+    one = torch.from_numpy(cut(image, source)).float()[None]
+    return F.interpolate(one, size, mode="bilinear", align_corners=way == "bilinear corners")[0].double().numpy()
 
 
 # ------------------------------------------------------------------------------------------------- the laws

@@ -6,10 +6,13 @@ import random
 Box = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels, half-open: rows top..bottom-1, columns left..right-1."""
 
+SourceBox = tuple[int, int, float, float]
+"""(top, left, bottom, right) in the partner, half-open: as a box, but bottom and right may be fractions of a pixel."""
+
 EMPTY: Box = (0, 0, 0, 0)
 
 
-def box_area(box: Box) -> int:
+def box_area(box: SourceBox) -> float:
     """Return the number of pixels in a box."""
     top, left, bottom, right = box
     return (bottom - top) * (right - left)
@@ -30,6 +33,19 @@ def check_box(box: Box, height: int, width: int) -> Box:
             f"height {height} and width {width}"
         )
     return top, left, bottom, right
+
+
+def check_source(box: SourceBox, height: int, width: int) -> SourceBox:
+    """Return a source box; its bottom and right may be fractions of a pixel.
+
+    Raises:
+        ValueError: as `check_box`.
+    """
+    top, left, bottom, right = box
+    if not (math.isfinite(bottom) and math.isfinite(right)):
+        raise ValueError(f"a source box is four finite numbers (top, left, bottom, right), not {box}")
+    check_box((top, left, math.ceil(bottom), math.ceil(right)), height, width)
+    return box
 
 
 def draw_box(rng: random.Random, lam: float, height: int, width: int) -> Box:

@@ -2,15 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from transmix.mixing.box import Box, box_area, check_box, draw_box, draw_box_minmax
-from transmix.mixing.draw import Row, draw_beta
-from transmix.mixing.mixed import Mixed, check_batch, check_partner, mix_pixels
-from transmix.mixing.pixels import boxes_mask, paste, per_row
+from transmix.mixing.box import Box, box_area, draw_box, draw_box_minmax
+from transmix.mixing.boxes import as_boxes, mix_boxes
+from transmix.mixing.draw import Row, check_alpha, draw_beta
+from transmix.mixing.mixed import Mixed, check_batch
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class CutMix:
         minmax = self.minmax
         if minmax is not None and not (len(minmax) == 2 and 0 <= minmax[0] <= minmax[1] <= 1):
             raise ValueError(f"cutmix_minmax must be two rising fractions in [0, 1], not {minmax}")
-        if not (self.alpha > 0 or minmax is not None):
-            raise ValueError(f"CutMix draws from Beta(alpha, alpha), alpha above 0, not {self.alpha}")
+        if minmax is None:
+            check_alpha("CutMix", self.alpha)
 
     def draw(self, rng: random.Random, height: int, width: int) -> Row:
         """Draw a box for images of `height` x `width` pixels."""
@@ -74,19 +73,4 @@ def cutmix(images: Tensor, labels: Tensor, box: Box | Sequence[Box] | Tensor, pa
     Source: Yun et al., CutMix (ICCV 2019), equation 1.
     """
     labels = check_batch(images, labels)
-    partner = check_partner(images, partner)
-    height, width = images.shape[-2:]
-    boxes = _as_boxes(box, len(images), height, width)
-    sides = torch.tensor(boxes).to(images.device, non_blocking=True)
-    lam = per_row([1 - box_area(b) / (height * width) for b in boxes], images)
-    mask = boxes_mask(sides, height, width)
-    record = Mixed(images, labels, partner, lam, lam, mask, box=sides.expand(len(images), 4))
-    return replace(record, images=paste(images, boxes[0], partner) if len(boxes) == 1 else mix_pixels(record, images))
-
-
-def _as_boxes(box: Box | Sequence[Box] | Tensor, batch: int, height: int, width: int) -> list[Box]:
-    rows = box.tolist() if isinstance(box, Tensor) else box
-    rows = [rows] if isinstance(rows[0], int | float) else list(rows)  # type: ignore[index]
-    if len(rows) not in (1, batch):
-        raise ValueError(f"one box for the batch or one per row ({batch}), not {len(rows)}")
-    return [check_box(tuple(row), height, width) for row in rows]  # type: ignore[arg-type]
+    return mix_boxes(images, labels, as_boxes(box, images), partner=partner)

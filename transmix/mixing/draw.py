@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from transmix.mixing.box import EMPTY, Box, box_area, check_box
+from transmix.mixing.box import EMPTY, Box, SourceBox, box_area, check_box, check_source
 from transmix.mixing.mixed import Mixed, check_batch, mix_pixels
-from transmix.mixing.pixels import blend, boxes_mask, paste, per_row
+from transmix.mixing.pixels import INTERPOLATIONS, as_sources, blend, boxes_mask, paste, per_row
 
 
 class Shape(Protocol):
@@ -29,14 +29,15 @@ class Row(NamedTuple):
     Attributes:
         lam: weight of the row's own label.
         box: where the partner's pixels go.
-        source_box: where in the partner they come from, resized to `box`; None: from the same place.
+        source_box: where in the partner they come from, resized to `box`; None: from the same place. Its bottom and
+            right may be fractions of a pixel: ResizeMix samples by a scale that divides no side.
         shape: where they go, if that is no box.
-        interpolation: how `source_box` is resized, "nearest" or "bilinear".
+        interpolation: how `source_box` is resized, one of `INTERPOLATIONS`.
     """
 
     lam: float
     box: Box | None = None
-    source_box: Box | None = None
+    source_box: SourceBox | None = None
     shape: Shape | None = None
     interpolation: str = "nearest"
 
@@ -54,7 +55,7 @@ class Draw:
             one for the batch or one per row, as `lam`. (lam 1 and None: the row stays as it is.)
         source_boxes: where in the partner each box comes from, None where from the same place; () if all do.
         shapes: the region that the partner takes where it is no box, else None; () if there is none.
-        interpolation: how source boxes are resized, "nearest" or "bilinear".
+        interpolation: how source boxes are resized, one of `INTERPOLATIONS`.
     """
 
     height: int
@@ -62,7 +63,7 @@ class Draw:
     partner: tuple[int, ...]
     lam: tuple[float, ...]
     boxes: tuple[Box | None, ...]
-    source_boxes: tuple[Box | None, ...] = ()
+    source_boxes: tuple[SourceBox | None, ...] = ()
     shapes: tuple[Shape | None, ...] = ()
     interpolation: str = "nearest"
 
@@ -116,23 +117,28 @@ class Draw:
                 raise ValueError(f"lam is a weight in [0, 1], not {lam}")
             if box is not None and shape is not None:
                 raise ValueError("a row has a box or another shape, not both")
-            for one in (box, source):
-                if one is not None:
-                    check_box(one, self.height, self.width)
+            if box is not None:
+                check_box(box, self.height, self.width)
+            if source is not None:
+                check_source(source, self.height, self.width)
             if source is not None and (box is None or (box_area(box) and not box_area(source))):
                 raise ValueError(f"source box {source} is empty, or there is no box that it goes to")
-        if self.interpolation not in ("nearest", "bilinear"):
-            raise ValueError(f"interpolation is 'nearest' or 'bilinear', not {self.interpolation!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            known = " or ".join(map(repr, INTERPOLATIONS))
+            raise ValueError(f"interpolation is {known}, not {self.interpolation!r}")
 
     def _boxes(self, device: torch.device) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return boxes and source boxes, (B, 4) int64, and the boxes' mask, (1 or B, H, W) bool; None without any."""
+        """Return boxes, source boxes (B, 4) and the boxes' mask (1 or B, H, W) bool; None without any.
+
+        Source boxes with fractions are float64, all else is int64.
+        """
         if not any(self.boxes):
             return None, None, None
         whole, source_box = (len(self.partner), 4), None
         box = torch.tensor([row.box or EMPTY for row in self.rows]).to(device, non_blocking=True)
         if any(self.source_boxes):
             sources = [row.source_box or row.box or EMPTY for row in self.rows]
-            source_box = torch.tensor(sources).to(device, non_blocking=True).expand(whole)
+            source_box = as_sources(sources, device).expand(whole)
         return box.expand(whole), source_box, boxes_mask(box, self.height, self.width)
 
     def _with_shapes(self, mask: Tensor | None, device: torch.device) -> Tensor:
@@ -155,6 +161,16 @@ class Draw:
                 f"{mask.dtype}" + (f" from {float(mask.min()):g} to {float(mask.max()):g}" if mask.numel() else "")
             )
         return mask
+
+
+def check_alpha(name: str, alpha: float) -> None:
+    """Check the parameter of a method that draws from Beta.
+
+    Raises:
+        ValueError: alpha is not above 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"{name} draws from Beta(alpha, alpha), alpha above 0, not {alpha}")
 
 
 def draw_beta(rng: random.Random, alpha: float) -> float:

@@ -41,7 +41,8 @@ class Mixed:
         box: (B, 4) int64, where the partner's pixels are, (top, left, bottom, right) in pixels, half-open; empty in
             rows without a box. None if no row has one.
         source_box: (B, 4) int64, where in the partner they come from, resized to `box`; None: from the same place.
-        interpolation: how `source_box` was resized, "nearest" or "bilinear".
+            float64 where bottom or right are fractions of a pixel (ResizeMix samples by a scale).
+        interpolation: how `source_box` was resized: "nearest", "bilinear" or "bilinear corners" (align_corners=True).
 
     Raises:
         ValueError: a partner that is no row of the batch. (Checked on the CPU; elsewhere it would have to wait for the

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from transmix.mixing.draw import Row, draw_beta
+from transmix.mixing.draw import Row, check_alpha, draw_beta
 from transmix.mixing.mixed import Mixed, check_batch, check_partner
 from transmix.mixing.pixels import blend
 
@@ -30,8 +30,7 @@ class Mixup:
     has_mask: ClassVar = False
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"Mixup draws from Beta(alpha, alpha), alpha above 0, not {self.alpha}")
+        check_alpha("Mixup", self.alpha)
 
     def draw(self, rng: random.Random, height: int, width: int) -> Row:
         """Draw the weight of the own image."""

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from transmix.mixing.box import Box
+from transmix.mixing.box import Box, SourceBox
+
+INTERPOLATIONS = ("nearest", "bilinear", "bilinear corners")
+"""How a source box is resized: as torch's interpolate of "nearest", "bilinear", "bilinear" with align_corners=True."""
 
 
 def paste(images: Tensor, box: Box, partner: Tensor) -> Tensor:
@@ -47,37 +50,51 @@ def blend(images: Tensor, lam: float | Tensor, partner: Tensor) -> Tensor:
 def move_box(tensor: Tensor, source: Tensor, box: Tensor, interpolation: str) -> Tensor:
     """Return each row with its `source` box resized into its `box`, 0 elsewhere; a row without a box unchanged.
 
-    As `F.interpolate` of each source alone (align_corners=False), for all rows at once and without waiting for the
-    device.
+    As `F.interpolate` of each source alone, for all rows at once and without waiting for the device.
 
     Args:
         tensor: (B, ..., H, W).
-        source: (B, 4) int64, (top, left, bottom, right) in pixels, half-open, not empty where the box is not.
+        source: (B, 4) int64 or float, (top, left, bottom, right) in pixels, half-open, not empty where the box is not.
+            Fractions of a pixel in bottom and right change the scale, as `scale_factor` of `F.interpolate` does.
         box: (B, 4) int64, (top, left, bottom, right) in pixels, half-open.
-        interpolation: "nearest" or "bilinear"; types without fractions take the nearest whatever it says.
+        interpolation: one of `INTERPOLATIONS`; types without fractions take the nearest whatever it says.
     """
     height, width = tensor.shape[-2:]
-    linear = interpolation == "bilinear" and tensor.is_floating_point()
+    way = interpolation if tensor.is_floating_point() else "nearest"
     moved = tensor
     for axis, pixels in ((-2, height), (-1, width)):
         first, end, to_first, to_end = (side[:, 2 + axis + at] for side in (source, box) for at in (0, 2))
-        moved = _resize_axis(moved, axis, _places(first, end, to_first, to_end, pixels, linear), linear)
+        places = _places(end - first, to_end - to_first, to_first, pixels, way)
+        places = (first.float()[:, None] + places).clamp(max=pixels - 1)  # an empty one may lie outside
+        moved = _resize_axis(moved, axis, places, way != "nearest")
     by_row = len(tensor), *(1,) * (tensor.ndim - 3)
     inside = boxes_mask(box, height, width)
     has_box = inside.flatten(1).any(1).view(*by_row, 1, 1)
     moved = torch.where(inside.view(*by_row, height, width), moved, torch.zeros_like(moved))
-    return torch.where(has_box, moved, tensor)
+    moved = torch.where(has_box, moved, tensor)
+    # gather loses channels_last
+    return moved if moved.stride() == tensor.stride() else torch.empty_like(tensor).copy_(moved)
 
 
-def _places(first: Tensor, end: Tensor, to_first: Tensor, to_end: Tensor, pixels: int, linear: bool) -> Tensor:
-    """Return (B, pixels) float32: where in the source each pixel along an axis comes from, as torch's interpolate."""
-    scale = (end - first).float() / (to_end - to_first).clamp(min=1).float()
-    within = (torch.arange(pixels, device=first.device)[None] - to_first[:, None]).float()
-    place = ((within + 0.5) * scale[:, None] - 0.5) if linear else (within * scale[:, None]).floor()
-    last = (end - first - 1).clamp(min=0)[:, None].float()
-    return (first[:, None] + torch.minimum(place.clamp(min=0), last)).clamp(
-        max=pixels - 1
-    )  # an empty one may lie outside
+def _places(size: Tensor, to_size: Tensor, to_first: Tensor, pixels: int, way: str) -> Tensor:
+    """Return (B, pixels) float32: where within the source each pixel along an axis comes from, as torch's interpolate.
+
+    Args:
+        size: (B,) pixels of the source along the axis.
+        to_size: (B,) pixels of the box.
+        to_first: (B,) the box's first pixel.
+        pixels: of the whole image.
+        way: one of `INTERPOLATIONS`.
+    """
+    within = (torch.arange(pixels, device=size.device)[None] - to_first[:, None]).float()
+    # Fractions come as float64, so that the ratio of sizes is the very float32 number that torch's interpolate uses.
+    size, to_size = (n if n.dtype == torch.float64 else n.float() for n in (size, to_size.to(size.dtype)))
+    if way == "bilinear corners":
+        place = within * ((size - 1) / (to_size - 1).clamp(min=1) * (to_size > 1)).float()[:, None]
+    else:
+        scale = (size / to_size.clamp(min=1)).float()[:, None]
+        place = (within * scale).floor() if way == "nearest" else (within + 0.5) * scale - 0.5
+    return torch.minimum(place.clamp(min=0), (size.ceil() - 1).clamp(min=0).float()[:, None])
 
 
 def _resize_axis(tensor: Tensor, axis: int, places: Tensor, linear: bool) -> Tensor:
@@ -101,6 +118,16 @@ def boxes_mask(boxes: Tensor, height: int, width: int) -> Tensor:
     in_rows = (rows >= sides[:, 0]) & (rows < sides[:, 2])
     in_columns = (columns >= sides[:, 1]) & (columns < sides[:, 3])
     return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def as_sources(sources: Sequence[SourceBox], device: torch.device) -> Tensor:
+    """Return source boxes as (n, 4) on the device: int64, or float64 (float32 where it has none) with fractions."""
+    sides = torch.tensor(sources, dtype=torch.float64)
+    if bool((sides == sides.long()).all()):
+        sides = sides.long()
+    elif device.type == "mps":
+        sides = sides.float()
+    return sides.to(device, non_blocking=True)
 
 
 def per_row(values: Sequence[float], images: Tensor) -> Tensor:
