@@ -1,9 +1,13 @@
 """Losses and accuracy of a mixed batch, from logits and a `Mixed`."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from transmix.labels.patches import fractions_on_patches, grid_of_maps
 from transmix.mixing.mixed import IGNORED, Mixed, check_classes
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -99,6 +103,98 @@ class MixedBCE:
         return losses.sum() if self.reduction == "sum" else _reduce(losses.mean(1), self.reduction)
 
 
+def token_losses(
+    tokens: Tensor,
+    mixed: Mixed,
+    head: Callable[[Tensor], Tensor],
+    smoothing: float = 0.0,
+    *,
+    grid: tuple[int, int] | None = None,
+    extent: tuple[int, int] | None = None,
+) -> Tensor:
+    """Return SMMix's loss of the patch tokens: half for the row's own patches, half for the pasted ones, a scalar.
+
+        own    = mean over rows of CE(head(mean of the own patches' tokens), own label)
+        theirs = mean over rows of CE(head(mean of the pasted patches' tokens), partner's label)
+        loss   = (own + theirs) / 2
+
+    A patch counts by the fraction of its pixels that is the row's own, or the partner's. Rows without a mask, without
+    a patch of the kind or with class -100 are left out of that mean; where none is left, it is 0. Gradient flows
+    through tokens and head. Add it to the loss of the logits, as the authors do, with weight 1.
+
+    Args:
+        tokens: (B, P, D), the patch tokens that come out of the model's last norm, without prefix tokens, row-major.
+        mixed: B rows.
+        head: (n, D) -> (n, K), the model's classifier or one for this loss alone (the authors': a linear layer of its
+            own).
+        smoothing: s in [0, 1).
+        grid: (h, w) with h * w = P; None: the one that strides over H x W make, see `find_grid`.
+        extent: (height, width) in pixels that the grid covers, from the top left corner; None: the whole image.
+
+    Raises:
+        ValueError: tokens of another shape, a grid that does not fit, smoothing out of its range, or partners that are
+            no rows of this batch.
+
+    Source: Chen et al., SMMix (ICCV 2023). Differs from the authors' code: any mask, not squares of patches alone.
+    """
+    if tokens.ndim != 3 or len(tokens) != len(mixed.labels):
+        raise ValueError(f"tokens must be ({len(mixed.labels)}, P, D), not {tuple(tokens.shape)}")
+    grid = grid_of_maps(mixed, tokens[..., 0], grid, "tokens")
+    cross_entropy = MixedCrossEntropy(smoothing, "none")
+    _check_partners(mixed)
+    # A batch without a mask runs the head too, with no row that counts: processes under DDP may draw differently.
+    mask = torch.zeros_like(mixed.images[:1, 0], dtype=torch.bool) if mixed.mask is None else mixed.mask
+    # Autocast would compute the means in half precision, in which many tokens add up to too few digits.
+    with torch.autocast(tokens.device.type, enabled=False):
+        pasted = fractions_on_patches(mask, grid, extent).expand(len(tokens), -1)
+        shares = torch.stack([1 - pasted, pasted], 1).to(in_float(tokens).dtype)  # (B, 2, P)
+        amount = shares.sum(2)
+        means = (shares @ in_float(tokens) / amount.clamp(min=1e-6)[..., None]).to(tokens.dtype)
+    logits = head(means.transpose(0, 1).flatten(0, 1)).chunk(2)
+    has_mask = mask.flatten(1).any(1)
+    losses = tokens.new_zeros((), dtype=shares.dtype)
+    for part, one in enumerate(logits):
+        alone = replace(mixed, lam=torch.full_like(mixed.lam, 1 - part), lam_partner=None)
+        known = _weights(alone)[2] if not mixed.is_floating_point() else torch.ones_like(mixed.lam)
+        counts = has_mask & (amount[:, part] > 0) & (known > 0)
+        row_losses = torch.where(counts, cross_entropy(one, alone), 0)
+        losses = losses + row_losses.sum() / counts.sum().clamp(min=1) / 2
+    return losses
+
+
+def consistency_loss(logits: Tensor, clean_logits: Tensor, mixed: Mixed) -> Tensor:
+    """Return how far a prediction is from the mixture of those for the unmixed images: SMMix's, a scalar.
+
+        p    = softmax(lam * own clean logits + (1 - lam) * partner's clean logits)
+        loss = mean over rows of sum over classes of p * (log p - log softmax(logits))
+
+    (`lam_partner` in the place of 1 - lam where there is one.) LOGITS are mixed, not probabilities. p takes no
+    gradient. Every row counts: one without a mask is compared with its own clean logits, or with the blend. Add it to
+    the loss of the logits, as the authors do, with weight 1.
+
+    Args:
+        logits: (B, K), for the mixed images.
+        clean_logits: (B, K), for the images before mixing, in their order; the authors': in eval mode.
+        mixed: B rows.
+
+    Raises:
+        ValueError: logits of another batch size, clean logits of another shape, or partners that are no rows of this
+            batch.
+        TypeError: a model's output object instead of its logits.
+
+    Source: Chen et al., SMMix (ICCV 2023).
+    """
+    _check_logits(logits, mixed)
+    _check_logits(clean_logits, mixed)
+    if clean_logits.shape != logits.shape:
+        raise ValueError(f"clean_logits must be {tuple(logits.shape)}, as logits, not {tuple(clean_logits.shape)}")
+    _check_partners(mixed)
+    logits, clean = in_float(logits), in_float(clean_logits.detach())
+    theirs = 1 - mixed.lam if mixed.lam_partner is None else mixed.lam_partner
+    log_mixture = (mixed.lam[:, None] * clean + theirs[:, None] * mixed.of_partner(clean)).log_softmax(1)
+    return (log_mixture.exp() * (log_mixture - logits.log_softmax(1))).sum(1).mean()
+
+
 def mixed_accuracy(logits: Tensor, mixed: Mixed) -> Tensor:
     """Return the share of the mixed label that the top prediction hits, a scalar in [0, 1].
 
@@ -156,6 +252,11 @@ def _check_logits(logits: Tensor, mixed: Mixed) -> None:
         raise TypeError(f"logits must be a tensor, got {type(logits).__name__}: pass {remedy}")
     if logits.ndim != 2 or len(logits) != len(mixed.labels):
         raise ValueError(f"logits must be ({len(mixed.labels)}, K), not {tuple(logits.shape)}")
+
+
+def _check_partners(mixed: Mixed) -> None:
+    if mixed.partner is None and mixed.mask is not None:
+        raise ValueError("the partners of these images are no rows of this batch, so what they have is not here")
 
 
 def _checked(smoothing: float, reduction: str) -> tuple[float, str]:

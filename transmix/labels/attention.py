@@ -5,9 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transmix.attention.grid import find_grid
 from transmix.labels.evidence import Evidence, weigh
-from transmix.labels.patches import DOWNSAMPLE, mask_on_patches
+from transmix.labels.patches import check_downsample, grid_of_maps, mask_on_patches
 from transmix.mixing.mixed import Mixed
 
 
@@ -77,19 +76,17 @@ def attention_labels(
     Source: Chen et al., TransMix (CVPR 2022): the label by attention; its section 4.1 takes the mean of both.
     """
     check_parameters(weight, downsample)
-    if attention.ndim != 2 or len(attention) != len(mixed.images):
-        raise ValueError(f"attention must be ({len(mixed.images)}, P), not {tuple(attention.shape)}")
-    height, width = mixed.images.shape[-2:]
-    h, w = find_grid(attention.shape[1], height, width) if grid is None else grid
-    if h * w != attention.shape[1]:
-        raise ValueError(f"a grid of {h} x {w} has {h * w} patches, but attention has {attention.shape[1]}")
+    grid = grid_of_maps(mixed, attention, grid, "attention")
+    return weigh(mixed, "attention", weight, lambda mask: own_attention(mask, attention, grid, downsample, extent))
 
-    def lam_attention(mask: Tensor) -> Tensor:
-        row = attention.detach().float()
-        pasted = mask_on_patches(mask, (h, w), downsample, extent).flatten(1)
-        return (row * (1 - pasted)).sum(1) / row.sum(1)
 
-    return weigh(mixed, "attention", weight, lam_attention)
+def own_attention(
+    mask: Tensor, attention: Tensor, grid: tuple[int, int], downsample: str, extent: tuple[int, int] | None
+) -> Tensor:
+    """Return the share of each row's attention that lies outside of its mask, (B,) float32; NaN where it has none."""
+    row = attention.detach().float()
+    pasted = mask_on_patches(mask, grid, downsample, extent).flatten(1)
+    return (row * (1 - pasted)).sum(1) / row.sum(1)
 
 
 def check_parameters(weight: float, downsample: str) -> None:
@@ -100,5 +97,4 @@ def check_parameters(weight: float, downsample: str) -> None:
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight is the share of attention in [0, 1], not {weight}")
-    if downsample not in DOWNSAMPLE:
-        raise ValueError(f"downsample must be one of {', '.join(DOWNSAMPLE)}, not {downsample!r}")
+    check_downsample(downsample)

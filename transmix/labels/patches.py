@@ -1,10 +1,68 @@
-"""A mask of pixels, brought to patches."""
+"""A mask of pixels, brought to patches or to the partner's own coordinates; the grid of maps over patches."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from transmix.attention.grid import find_grid
+from transmix.mixing.mixed import Mixed
+from transmix.mixing.pixels import boxes_mask
+
 DOWNSAMPLE = ("nearest", "fraction")
+
+
+def check_downsample(downsample: str) -> None:
+    """Check how a mask comes down to patches.
+
+    Raises:
+        ValueError: a name that is none of `DOWNSAMPLE`.
+    """
+    if downsample not in DOWNSAMPLE:
+        raise ValueError(f"downsample must be one of {', '.join(DOWNSAMPLE)}, not {downsample!r}")
+
+
+def grid_of_maps(mixed: Mixed, maps: Tensor, grid: tuple[int, int] | None, name: str) -> tuple[int, int]:
+    """Return the grid (h, w) of maps over patches.
+
+    Args:
+        mixed: B rows.
+        maps: (B, P).
+        grid: of the patches; None: the one that strides over H x W make, see `find_grid`.
+        name: what the maps are called in messages.
+
+    Raises:
+        ValueError: maps of another shape, or a grid that does not fit.
+    """
+    if maps.ndim != 2 or len(maps) != len(mixed.images):
+        raise ValueError(f"{name} must be ({len(mixed.images)}, P), not {tuple(maps.shape)}")
+    height, width = mixed.images.shape[-2:]
+    h, w = find_grid(maps.shape[1], height, width) if grid is None else grid
+    if h * w != maps.shape[1]:
+        raise ValueError(f"a grid of {h} x {w} has {h * w} patches, but {name} has {maps.shape[1]}")
+    return h, w
+
+
+def source_mask(mixed: Mixed) -> Tensor:
+    """Return which of the partner's pixels are shown, in the partner's own coordinates.
+
+    Args:
+        mixed: B rows with a mask.
+
+    Returns:
+        (B or 1, H, W), as `mixed.mask`: the mask itself, but `source_box` in rows whose box comes from elsewhere.
+
+    Raises:
+        ValueError: partners that are no rows of this batch.
+    """
+    assert mixed.mask is not None
+    if mixed.partner is None:
+        raise ValueError("the partners of these images are no rows of this batch, so there are no maps of them")
+    if mixed.source_box is None or mixed.box is None:
+        return mixed.mask
+    height, width = mixed.mask.shape[-2:]
+    top, left, bottom, right = mixed.box.unbind(1)
+    has_box = ((bottom > top) & (right > left))[:, None, None]  # the other rows may have a mask of another shape
+    return torch.where(has_box, boxes_mask(mixed.source_box, height, width).to(mixed.mask.dtype), mixed.mask)
 
 
 def mask_on_patches(
@@ -30,6 +88,17 @@ def mask_on_patches(
     down = _overlap(grid[0], height, mask.shape[-2], mask.device)
     across = _overlap(grid[1], width, mask.shape[-1], mask.device)
     return down @ mask.float() @ across.T
+
+
+def fractions_on_patches(mask: Tensor, grid: tuple[int, int], extent: tuple[int, int] | None = None) -> Tensor:
+    """Return the fraction of each patch that a mask (B, H, W) covers, (B, h * w) float32; exactly 0 or 1 where whole.
+
+    `mask_on_patches` leaves rounding there, and what is left of a patch that is covered whole would count as evidence
+    wherever there is no other.
+    """
+    fractions = mask_on_patches(mask, grid, "fraction", extent).flatten(1)
+    whole = fractions.round()
+    return torch.where((fractions - whole).abs() < 1e-6, whole, fractions)
 
 
 def _overlap(cells: int, extent: int, pixels: int, device: torch.device) -> Tensor:

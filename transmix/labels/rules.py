@@ -4,11 +4,21 @@ from transmix.labels.area import AreaLabels
 from transmix.labels.attention import AttentionLabels
 from transmix.labels.centre import CentreLabels
 from transmix.labels.line import LineLabels
+from transmix.labels.object import ObjectLabels
+from transmix.labels.progressive import ProgressiveLabels
+from transmix.labels.rollout import RolloutLabels
+from transmix.labels.semantic import SemanticLabels
+from transmix.labels.source import SourceLabels
 
 RULES = {
     "area": AreaLabels,
     "attention": AttentionLabels,
     "line": LineLabels,
     "centre": CentreLabels,
+    "progressive": ProgressiveLabels,
+    "rollout": RolloutLabels,
+    "source": SourceLabels,
+    "semantic": SemanticLabels,
+    "object": ObjectLabels,
 }
 """Name -> rule, a frozen dataclass whose fields are its settings; see `transmix.labels.evidence.Rule`."""
