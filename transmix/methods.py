@@ -135,7 +135,7 @@ class SMMix(_Named):
         self, model: nn.Module, *, mixer: Mixer | None = None, token_head: nn.Module | None = None, **settings: Any
     ):
         self.token_head = class_head(unwrap(model)) if token_head is None else token_head
-        self._tokens: tuple[weakref.ref[Tensor], Tensor | None] | None = None
+        self._tokens: tuple[weakref.ref[Tensor], Tensor] | None = None
         if mixer is None:
             super().__init__(model, **settings)
         else:
@@ -146,16 +146,20 @@ class SMMix(_Named):
         if self._tokens is None or self._tokens[0]() is not mixed.images:
             mixed = self.relabel(mixed)
         loss = super().loss(logits, mixed)
-        tokens, self._tokens = self._tokens, None  # they hold the graph of the whole forward
-        if mixed.source_box is None or tokens is None or tokens[1] is None:
+        assert self._tokens is not None
+        assert self.attention is not None
+        tokens, self._tokens = self._tokens[1], None  # they hold the graph of the whole forward
+        smoothing, (_, grid, extent) = getattr(self.criterion, "smoothing", 0.0), self.attention
+        # Of a batch without squares these are 0, and the head runs all the same: DDP waits for its gradients.
+        loss = loss + token_losses(tokens, mixed, self.token_head, smoothing, grid=grid, extent=extent)
+        if mixed.mask is None:
             return loss
         clean = self._look_of(mixed)[0]
         assert clean is not None
-        smoothing = getattr(self.criterion, "smoothing", 0.0)
-        loss = loss + token_losses(tokens[1], mixed, self.token_head, smoothing=smoothing)
         return loss + consistency_loss(logits, clean.logits(), mixed)
 
     def _took(self, mixed: Mixed, record: Row) -> None:
+        assert record.tokens is not None
         self._tokens = weakref.ref(mixed.images), record.tokens
 
     def __getstate__(self) -> dict[str, Any]:

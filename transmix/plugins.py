@@ -110,6 +110,8 @@ def converted(kind: Any, value: Any, name: str) -> Any:
     Raises:
         ValueError: a value of another type.
     """
+    if kind == float | None:  # None is what the field has by itself
+        kind = float
     if kind is float and isinstance(value, int | str | float) and not isinstance(value, bool):
         with suppress(ValueError):
             return float(value)

@@ -178,7 +178,8 @@ class TransMix:
             evidence = replace(evidence, logits=logits.detach())
         # Undo an earlier rule first: rules compute from lam_area, so labelling twice gives the same label.
         fresh = replace(mixed, lam=mixed.lam_area, lam_partner=None, lam_evidence=None)
-        labelled = self.rule(fresh, evidence)
+        # Nobody has looked at the clean images of a batch without a mask: its labels are the area's by any rule.
+        labelled = fresh if mixed.mask is None and self._needs_clean() else self.rule(fresh, evidence)
         if labelled.lam.shape != mixed.lam_area.shape:
             raise ValueError(
                 f"labels {self.name!r} gave weights {tuple(labelled.lam.shape)} for {len(mixed.labels)} rows"

@@ -19,7 +19,8 @@ class ProgressiveLabels:
 
     Args:
         downsample: how the mask comes down to patches, "nearest" (the paper) or "fraction".
-        smoothing: of the label that the prediction is compared with; the authors take that of their loss.
+        smoothing: of the label that the prediction is compared with; None: as the loss smooths, where `TransMix`
+            holds the rule, else 0.
 
     Raises:
         ValueError: a parameter out of its range.
@@ -28,19 +29,19 @@ class ProgressiveLabels:
     """
 
     downsample: str = "nearest"
-    smoothing: float = 0.0
+    smoothing: float | None = None
 
     needs: ClassVar = ("attention", "logits")
 
     def __post_init__(self) -> None:
-        check_parameters(self.downsample, self.smoothing)
+        check_parameters(self.downsample, self.smoothing or 0.0)
 
     def __call__(self, mixed: Mixed, evidence: Evidence) -> Mixed:
         """Weigh the labels by `evidence.attention` and `evidence.logits`."""
         seen, logits = evidence.attention, evidence.logits
         assert seen is not None
         assert logits is not None
-        settings = {"downsample": self.downsample, "smoothing": self.smoothing}
+        settings = {"downsample": self.downsample, "smoothing": self.smoothing or 0.0}
         return progressive_labels(mixed, seen.row, logits, grid=seen.grid, extent=seen.extent, **settings)
 
 

@@ -54,7 +54,7 @@ def source_labels(
 
     Args:
         mixed: the batch.
-        maps: (B, P) of the images before mixing, 0 or more, of any scale, patches in row-major order.
+        maps: (B, P) of the images before mixing, of any scale, patches in row-major order; below 0 is no evidence.
         grid: (h, w) with h * w = P; None: the one that strides over H x W make, see `find_grid`.
         sum_to_one: divide both by their sum.
         extent: (height, width) in pixels that the grid covers, from the top left corner; None: the whole image.
@@ -69,7 +69,7 @@ def source_labels(
     grid = grid_of_maps(mixed, maps, grid, "maps")
 
     def shown(mask: Tensor) -> tuple[Tensor, Tensor]:
-        own = maps.detach().float()
+        own = maps.detach().float().clamp(min=0)
         total = own.sum(1, keepdim=True)
         own = torch.where(total == 0, 0, own / total)
         pasted, taken = (fractions_on_patches(one, grid, extent) for one in (mask, source_mask(mixed)))

@@ -13,7 +13,7 @@ from transmix.mixing.cutmix import CutMix
 from transmix.mixing.draw import Draw, Row
 from transmix.mixing.mixed import Mixed, check_batch
 from transmix.mixing.mixup import Mixup
-from transmix.mixing.saliencymix import spectral_residual
+from transmix.mixing.saliency import spectral_residual
 from transmix.warnings import TransMixWarning
 
 
@@ -21,7 +21,8 @@ class Method(Protocol):
     """A way to mix: a frozen dataclass, whose fields are its settings. `METHODS` lists those that have a name.
 
     A method that looks at maps of the clean images first has `looks_at` and `place` in the place of `draw`; see
-    `Guided`.
+    `Guided`. One with `per_sample` draws each row apart in mode "batch" too: `draw_shared(rng)` once, and then
+    `draw_with(shared, rng, height, width)` for each row.
     """
 
     def draw(self, rng: random.Random, height: int, width: int) -> Row:
@@ -162,7 +163,7 @@ class Mixer:
         if batch_size == 1 or not self.enabled:
             return _as_draw(height, width, partner, [UNMIXED])
         if self.mode == "batch":
-            rows = [self._draw_row(rng, height, width)]
+            rows = self._draw_alike(rng, batch_size, height, width)
         elif self.mode == "elem":
             rows = [self._draw_row(rng, height, width) for _ in range(batch_size)]
         else:
@@ -171,12 +172,23 @@ class Mixer:
             rows = half + middle + half[::-1]
         return _as_draw(height, width, partner, _placed(rows, partner, height, width, look))
 
+    def _draw_alike(self, rng: random.Random, batch_size: int, height: int, width: int) -> "list[Row | _Waiting]":
+        """Return one row for the batch; of a method that draws each sample apart one per row, with what they share."""
+        method = self._choose(rng)
+        if method is None or not getattr(method, "per_sample", False):
+            return [_draw(method, rng, height, width)]
+        shared = method.draw_shared(rng)
+        return [method.draw_with(shared, rng, height, width) for _ in range(batch_size)]
+
     def _draw_row(self, rng: random.Random, height: int, width: int) -> "Row | _Waiting":
+        return _draw(self._choose(rng), rng, height, width)
+
+    def _choose(self, rng: random.Random) -> Any:
+        """Return the method of a batch or row; None if it stays unmixed."""
         if rng.random() >= self.prob:
-            return UNMIXED
+            return None
         chosen = rng.random()  # drawn always: then CutMix alone pastes the boxes that CutMix and Mixup paste
-        method = next(method for method, upto in self.chances if chosen < upto)
-        return _Waiting(method, rng.getrandbits(64)) if looks_at(method) else method.draw(rng, height, width)
+        return next(method for method, upto in self.chances if chosen < upto)
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -213,6 +225,12 @@ class _Waiting(NamedTuple):
 
     method: Guided
     seed: int
+
+
+def _draw(method: Any, rng: random.Random, height: int, width: int) -> Row | _Waiting:
+    if method is None:
+        return UNMIXED
+    return _Waiting(method, rng.getrandbits(64)) if looks_at(method) else method.draw(rng, height, width)
 
 
 class _Saliency:
