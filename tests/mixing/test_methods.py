@@ -319,6 +319,47 @@ def test_pasting_by_a_mask_takes_its_share_of_the_partner(size, down, across, se
     assert torch.equal(turned.images, mixed.images)
 
 
+def shares_follow_the_mask(paste):
+    """A law by loops over rows and pixels, on square images so that a mask can be turned."""
+    images, labels = a_batch(3, 8, 8)
+    mask = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1)) > torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1)
+    mixed = paste(images, labels, mask)
+    for row in range(3):
+        for y in range(8):
+            for x in range(8):
+                shown = images[2 - row if mask[row, y, x] else row, :, y, x]
+                assert torch.equal(mixed.images[row, :, y, x], shown)
+        assert float(mixed.lam[row]) == pytest.approx(1 - float(mask[row].float().mean()), abs=1e-6)
+    assert torch.equal(mixed.mask, mask)
+
+
+def mean_lam(images, labels, mask):
+    mixed = paste_mask(images, labels, mask)
+    return dataclasses.replace(mixed, lam=mixed.lam.mean().expand(3))
+
+
+WRONG = {
+    "roles swapped": lambda images, labels, mask: paste_mask(images, labels, ~mask),
+    "labels swapped": lambda images, labels, mask: dataclasses.replace(
+        paste_mask(images, labels, mask), lam=1 - paste_mask(images, labels, mask).lam
+    ),
+    "the batch's mean": mean_lam,
+    "mask turned": lambda images, labels, mask: paste_mask(images, labels, mask.mT),
+    "masks of the partners": lambda images, labels, mask: paste_mask(images, labels, mask.flip(0)),
+    "own pixels": lambda images, labels, mask: paste_mask(images, labels, mask, torch.arange(3)),
+}
+
+
+def test_shares_follow_the_mask():
+    shares_follow_the_mask(paste_mask)
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_wrong_paste_is_rejected(wrong):
+    with pytest.raises(AssertionError):
+        shares_follow_the_mask(wrong)
+
+
 def test_an_empty_mask_changes_nothing_and_a_full_one_everything():
     images, labels = a_batch(3)
     for kind in (torch.bool, torch.float32, torch.float64):
