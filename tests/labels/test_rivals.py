@@ -63,6 +63,7 @@ def by_progressive(case, rule):
     official, right = numbers(expected["lam"]), case.get("correct", {})
     lam = with_rows(official, right.get("lam_rows"))
     assert not labelled.lam.requires_grad
+    assert not agreement(mixed, logits, smoothing).requires_grad
     found = {
         "area_target": (mixed.targets(classes, smoothing), numbers(expected["area_target"]), None),
         "similarity": (agreement(mixed, logits, smoothing), numbers(expected["similarity"]), None),
