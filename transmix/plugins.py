@@ -22,7 +22,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from transmix.error import RecipeError
+from transmix.error import RecipeError, one_line
 from transmix.warnings import TransMixWarning
 
 GROUP = "transmix.plugins"
@@ -81,10 +81,8 @@ def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
     try:
         return entry.load()
     except Exception as error:  # whatever the package's code raises
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UnknownNameError(
-            f"{kind} {name!r} of {_owner(entry)} ({entry.value}) cannot be imported: {reason}"
-        ) from error
+        what = f"{kind} {name!r} of {_owner(entry)} ({entry.value})"
+        raise UnknownNameError(f"{what} cannot be imported: {one_line(error, named=True)}") from error
 
 
 def make(kind: str, ours: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> Any:

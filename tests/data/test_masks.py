@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as reference
 import transmix.data.masks as m
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import DataError, ImageData, Split
-from transmix.data.parquet import read_parquet
 from transmix.data.source import open_data
+from transmix.data.tables import read_parquet
 from transmix.models.loaded import Cover
 
 HEIGHT, WIDTH = 12, 20

@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from transmix.data.dataset import DataError, keep_decoded
-from transmix.data.parquet import holds_parquet, read_parquet
 from transmix.data.source import open_data
+from transmix.data.tables import holds_parquet, read_parquet
 
 NAMES = ["cat", "dog"]
 

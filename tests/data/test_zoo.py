@@ -410,7 +410,7 @@ def test_a_tiff_of_other_bands_is_called_so(bands, dtype, photometric, what, ord
 
 
 def test_of_bands_beyond_red_green_and_blue_the_first_three_are_taken_and_the_doctor_says_so():
-    from transmix.doctor.look import look_at_content
+    from transmix.doctor.examine import look_at_content
 
     content = tiff(np.dstack([RGB, ALPHA, ALPHA]).tobytes(), 8, 2, 5, extra={338: [0, 0]})
     np.testing.assert_array_equal(decode_image(content, "x"), RGB)

@@ -16,11 +16,10 @@ from PIL import Image
 from transmix.cli import main
 from transmix.data.dataset import DataError
 from transmix.data.folder import read_folder
-from transmix.data.parquet import read_parquet
+from transmix.data.tables import read_parquet
 from transmix.doctor import examine
-from transmix.doctor.examine import Picture, same_pixels
+from transmix.doctor.examine import Picture, look_at_content, look_at_pixels, same_pixels
 from transmix.doctor.folders import list_class_folders
-from transmix.doctor.look import look_at_content, look_at_pixels
 from transmix.doctor.report import NOTES, PROBLEMS
 
 

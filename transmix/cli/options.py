@@ -10,6 +10,7 @@ import tyro
 import yaml
 
 from transmix.cli.help import help_text, name_value_words
+from transmix.error import one_line
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.file import MOVED, RENAMED
 from transmix.recipes.mixing import rule_name
@@ -181,7 +182,7 @@ def _name_value_pairs(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constru
             try:
                 value = yaml.safe_load(text)
             except Exception as error:  # YAML's own, and on odd scalars nearly any other
-                raise ValueError(f"{name}={text} is not YAML: {' '.join(str(error).split())[:200]}") from error
+                raise ValueError(f"{name}={text} is not YAML: {one_line(error)}") from error
             options[name] = tuple(value) if isinstance(value, list) else value
         return options
 

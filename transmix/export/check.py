@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from transmix.error import one_line
 from transmix.export.error import ExportError
 from transmix.models.loaded import LoadedModel
 
@@ -26,8 +27,7 @@ def check_same(loaded: LoadedModel, load: Callable[[], Callable[[Tensor], Tensor
     try:
         other = load()
     except Exception as error:  # whatever the program happens to raise
-        reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"{program} cannot open the export: {reason}. Leave this format out") from error
+        raise ExportError(f"{program} cannot open the export: {one_line(error)}. Leave this format out") from error
     generator = torch.Generator().manual_seed(0)
     height, width = loaded.preprocessing.height_width
     for batch in (1, 3):

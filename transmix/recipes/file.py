@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from transmix import plugins
-from transmix.error import RecipeError
+from transmix.error import RecipeError, one_line
 from transmix.recipes.mixing import resolved
 from transmix.recipes.settings import Recipe
 
@@ -68,7 +68,7 @@ def load_recipe(name_or_path: str, absent: Mapping[str, Any] = types.MappingProx
     except RecipeError as error:
         raise RecipeError(f"{name_or_path}{error}") from None
     except Exception as error:  # YAML's own, and on odd scalars nearly any other
-        raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"{name_or_path} is not YAML: {one_line(error)}") from error
     return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, "", absent))
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transmix.error import one_line
 from transmix.recipes import Recipe
 from transmix.recipes.file import LARGEST as LARGEST_RECIPE
 from transmix.recipes.mixing import title
@@ -200,8 +201,7 @@ def tried(problems: dict[str, str], name: str, read: Callable[[], Any]) -> Any:
     except json.JSONDecodeError as error:
         problems[name] = f"{name} is not JSON ({error})"
     except Exception as error:  # whatever a damaged file may bring about, the rest of the run is worth having
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        problems[name] = f"{name} cannot be used: {reason}"
+        problems[name] = f"{name} cannot be used: {one_line(error)}"
     return None
 
 

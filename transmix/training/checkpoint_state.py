@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from transmix import distributed
 from transmix.distributed import World
+from transmix.error import one_line
 from transmix.runs.checkpoint import (
     Checkpoint,
     load_optimizer_tensors,
@@ -152,7 +153,7 @@ def restore(run: RunState, checkpoint: Checkpoint) -> None:
         run.log_rows = state.get("log_rows")
         run.step.scaler.load_state_dict(state["scaler"])
     except (KeyError, RuntimeError) as error:
-        step, problem = checkpoint.state["step"], " ".join(str(error).split())[:300]
+        step, problem = checkpoint.state["step"], one_line(error)
         raise RunError(f"the checkpoint of step {step} in {run.folder} is not of this run: {problem}") from error
     # A process that was not there before has no state to take back and keeps its own. Not set here: what is yet to
     # be made before the first step, such as the loader's iterator, draws from the generators too.
