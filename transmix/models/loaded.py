@@ -18,6 +18,7 @@ from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.source import in_classes, open_data, open_own
+from transmix.error import one_line
 from transmix.models.build import build_model, cached_file, check_patches, load_tensors, normaliser, published_config
 from transmix.models.start import head_size
 from transmix.recipes import Recipe, RecipeError
@@ -166,10 +167,8 @@ def resize_input(model: nn.Module, size: tuple[int, int]) -> None:
         with torch.no_grad():
             model(torch.zeros(1, 3, *size))
     except Exception as error:  # timm's models raise what their code happens to raise
-        reason = " ".join(str(error).split())[:200]
-        raise AttentionError(
-            f"{type(model).__name__} does not take images of {size[0]} x {size[1]} pixels ({reason}); leave --size out"
-        ) from error
+        what = f"{type(model).__name__} does not take images of {size[0]} x {size[1]} pixels"
+        raise AttentionError(f"{what} ({one_line(error)}); leave --size out") from error
 
 
 def load_model(
@@ -320,9 +319,7 @@ def _load_export(folder: Path) -> LoadedModel:
         grey = as_grey(config.get("grey_range"))
         preprocessing = Preprocessing(size, about["crop_pct"], tuple(about["mean"]), tuple(about["std"]), grey)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder} is not a folder that transmix export --format timm writes: {CONFIG}: {error!r}"
-        ) from error
+        raise RunError(f"{folder} is not what transmix export --format timm writes: {CONFIG}: {error!r}") from error
     options.pop("img_size", None)
     settings = Model(architecture, options, "class_attention" in config)
     tensors, metadata = read_tensors(folder / WEIGHTS)
