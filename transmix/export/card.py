@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from transmix import __version__
-from transmix.export.error import ExportError
+from transmix.export.check import ExportError
 from transmix.metrics import METRICS, TRAINING_METRICS, in_log
 from transmix.models.loaded import LoadedModel
 from transmix.recipes.mixing import title
@@ -30,17 +30,14 @@ def card(loaded: LoadedModel, formats: Sequence[str]) -> str:
     text = environment.get_template("card.md").render(
         loaded=loaded,
         recipe=recipe,
-        head=loaded.settings.class_attention,
         classes=classes,
         formats=sorted(set(formats)),
         image=image,
-        grey=image.get("grey_range"),
         weights=f"{sum(weight.numel() for weight in loaded.model.parameters()) / 1e6:.2f}",
         start=start if model.init or model.pretrained else "random weights",
         data=Path(recipe.data.data or "").name,
         lr=f"{TRAINING_METRICS['lr'].label} {peak_lr(recipe.optimization):g}",
         mixing=title(recipe.mixing.mix, recipe.mixing.labels),
-        epoch=scores.get("epoch"),
         scores=[
             f"{metric.label} {metric.write(scores[in_log(name)])}"
             for name, metric in METRICS.items()

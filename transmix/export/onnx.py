@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from transmix import __version__
-from transmix.export.check import check_same
-from transmix.export.error import ExportError
+from transmix.export.check import ExportError, check_same
 from transmix.models.loaded import LoadedModel
 
 OPSET = 18

@@ -8,8 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from transmix.export.card import card
-from transmix.export.error import ExportError
-from transmix.export.huggingface import check_huggingface
+from transmix.export.check import ExportError, check_huggingface
 from transmix.export.onnx import write_onnx
 from transmix.export.timm import write_timm
 from transmix.models.loaded import LoadedModel, load_model
@@ -42,8 +41,14 @@ def export_run(
     Example:
         >>> export_run(Path("runs/digits"), Path("digits"), ["timm", "onnx"])  # doctest: +SKIP
     """
-    check_formats(formats)
-    check_absent(out)
+    if not formats or not set(formats) <= set(PACKAGES):
+        raise ExportError(f"formats are {', '.join(PACKAGES)}, one or more, not {' '.join(formats) or 'none'}")
+    for name in formats:
+        if missing := [package for package in PACKAGES[name] if find_spec(package) is None]:
+            hint = f"pip install 'transmix[{name}]', or leave --format {name} out"
+            raise ExportError(f"{missing[0]} is not installed: {hint}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists already; give another --out, or remove it first")
     if not is_run(run):
         raise RunError(f"{run}: no such run folder" if not run.is_dir() else f"{run} is no run (no recipe.yaml)")
     loaded = load_model(run, checkpoint=checkpoint, weights=weights)
@@ -66,32 +71,6 @@ def write_export(loaded: LoadedModel, out: Path, formats: Sequence[str]) -> None
         if "onnx" in formats:
             write_onnx(folder, loaded)
         (folder / "README.md").write_text(card(loaded, formats), encoding="utf-8")
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Check that each format is known and its packages are installed.
-
-    Raises:
-        ExportError: the format, or the package and how to get it.
-    """
-    if not formats or not set(formats) <= set(PACKAGES):
-        raise ExportError(f"formats are {', '.join(PACKAGES)}, one or more, not {' '.join(formats) or 'none'}")
-    for name in formats:
-        for package in PACKAGES[name]:
-            if find_spec(package) is None:
-                raise ExportError(
-                    f"{package} is not installed: pip install 'transmix[{name}]', or leave --format {name} out"
-                )
-
-
-def check_absent(out: Path) -> None:
-    """Check that a folder is absent or empty.
-
-    Raises:
-        ExportError: it is not.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} exists already; give another --out, or remove it first")
 
 
 @contextmanager
