@@ -42,7 +42,6 @@ def main(words: list[str] | None = None) -> None:
             attention_part(found.shown, found.setting)
             shares_part(found.shown, found.setting, model.weights["trained"])
             classes_part(found.shown, model.classes)
-            found.stage(model.size)
             seconds.append(time.perf_counter() - started)
         seconds = sorted(seconds[1:])  # the first one reads the files
         median, slowest = statistics.median(seconds), seconds[-1]

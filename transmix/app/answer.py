@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from transmix.app.code import write_code
 from transmix.app.model import LAST, MEAN, PageModel
+from transmix.app.parts import write_code
 from transmix.app.picture import read_picture
 from transmix.app.values import Outcome, Setting, box_within, scaled_box, show, sides_of
 from transmix.data.dataset import DataError
 from transmix.mixing.box import Box, box_area
-from transmix.visual.html import png_uri
 
 
 @dataclass(frozen=True)
@@ -65,20 +63,10 @@ class Answer:
     anchor: Box
     lam: float
     images: tuple[Tensor | None, Tensor | None]
-    shown: Outcome | None = None
-    code: str = ""
-    errors: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
-
-    def stage(self, size: tuple[int, int], turn: int = 0) -> dict[str, Any]:
-        """Return what stage.js draws, but for the pictures; `turn` is that of what was asked."""
-        (height, width), box, blend, lam = size, list(self.setting.box), self.setting.blend, self.setting.lam
-        return {"height": height, "width": width, "box": box, "blend": blend, "lam": lam, "turn": turn}
-
-    def pictures(self) -> list[str]:
-        """Return images A and B as stage.js draws them; none unless both are there."""
-        given = [image for image in self.images if image is not None]
-        return [png_uri(image.permute(1, 2, 0).numpy()) for image in given] if len(given) == 2 else []
+    shown: Outcome | None
+    code: str
+    errors: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 def answer(controls: Controls, model: PageModel) -> Answer:
@@ -94,15 +82,15 @@ def answer(controls: Controls, model: PageModel) -> Answer:
     except ValueError as error:
         errors.append(str(error))
         setting, anchor, ratio = _settle(replace(controls, box=sides_of(controls.anchor), moved=""), model)
-    own, partner = (_image(path, model, errors) for path in (controls.own, controls.partner))
-    if own is None or partner is None or controls.own is None or controls.partner is None:
-        given = zip(("image A", "image B"), (controls.own, controls.partner), strict=True)
-        missing = " and ".join(name for name, path in given if not path)
-        remarks = (f"There is no {missing} yet: drop a file on its field, or use the example photographs.",)
-        return Answer(setting, anchor, ratio, (own, partner), None, "", tuple(errors), remarks if missing else ())
-    shown = show(setting, own, partner, model)
-    code = write_code(setting, controls.own, controls.partner, model)
-    return Answer(setting, anchor, ratio, (own, partner), shown, code, tuple(errors), shown.remarks)
+    files = controls.own, controls.partner
+    own, partner = (_image(path, model, errors) for path in files)
+    missing = " and ".join(name for name, path in zip(("image A", "image B"), files, strict=True) if not path)
+    remark = f"There is no {missing} yet: drop a file on its field, or use the example photographs."
+    shown, code, remarks = None, "", (remark,) if missing else ()
+    if own is not None and partner is not None:
+        shown = show(setting, own, partner, model)
+        code, remarks = write_code(setting, *filter(None, files), model=model), shown.remarks
+    return Answer(setting, anchor, ratio, (own, partner), shown, code, tuple(errors), remarks)
 
 
 def _settle(controls: Controls, model: PageModel) -> tuple[Setting, Box, float]:
@@ -115,8 +103,7 @@ def _settle(controls: Controls, model: PageModel) -> tuple[Setting, Box, float]:
         box = box_within(controls.box, height, width)
         anchor = box if controls.moved == "box" else controls.anchor
     layer = controls.layer if controls.layer in model.heads else LAST
-    heads = model.heads.get(layer if layer != LAST else max(model.heads, default=LAST), 0)
-    head = controls.head if controls.head < heads else MEAN
+    head = controls.head if controls.head < model.heads.get(model.number_of(layer), 0) else MEAN
     lam = ratio if controls.blend else 1 - box_area(box) / (height * width)
     return Setting(box, lam, controls.blend, controls.rule, layer, head, controls.downsample), anchor, lam
 

@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from transmix.export.card import card
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from transmix import __version__
 from transmix.export.check import ExportError, check_huggingface
 from transmix.export.onnx import write_onnx
 from transmix.export.timm import write_timm
+from transmix.metrics import METRICS, TRAINING_METRICS, in_log
 from transmix.models.loaded import LoadedModel, load_model
+from transmix.recipes.mixing import title
 from transmix.runs.error import RunError
 from transmix.runs.weights import is_run
+from transmix.training.optimizer import peak_lr
 
 PACKAGES = {"timm": (), "huggingface": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Formats, and what each needs beyond what training does."""
@@ -71,6 +76,41 @@ def write_export(loaded: LoadedModel, out: Path, formats: Sequence[str]) -> None
         if "onnx" in formats:
             write_onnx(folder, loaded)
         (folder / "README.md").write_text(card(loaded, formats), encoding="utf-8")
+
+
+def card(loaded: LoadedModel, formats: Sequence[str]) -> str:
+    """Return README.md: what the model is, how well it does, how to load it; with the header that the hub reads.
+
+    Raises:
+        ExportError: the model is of no run.
+    """
+    recipe, chosen, classes = loaded.recipe, loaded.chosen, loaded.classes or ()
+    if recipe is None or chosen is None:
+        raise ExportError(f"{loaded.target} is not a run; only a run has a model card")
+    model, image, scores = recipe.model, loaded.preprocessing.as_json(), chosen.scores
+    start = f"the weights {Path(model.init).name}" if model.init else "its published weights"
+    # Nothing is escaped: it is Markdown. A value that the template asks for and does not get is an error.
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = environment.get_template("card.md").render(
+        loaded=loaded,
+        recipe=recipe,
+        classes=classes,
+        formats=sorted(set(formats)),
+        image=image,
+        weights=f"{sum(weight.numel() for weight in loaded.model.parameters()) / 1e6:.2f}",
+        start=start if model.init or model.pretrained else "random weights",
+        data=Path(recipe.data.data or "").name,
+        lr=f"{TRAINING_METRICS['lr'].label} {peak_lr(recipe.optimization):g}",
+        mixing=title(recipe.mixing.mix, recipe.mixing.labels),
+        scores=[
+            f"{metric.label} {metric.write(scores[in_log(name)])}"
+            for name, metric in METRICS.items()
+            if in_log(name) in scores and (name != "top5" or len(classes) > 5)
+        ],
+        version=__version__,
+    )
+    return text.rstrip("\n") + "\n"
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from transmix.report.page import shorten
 from transmix.report.scores import last_scores
 from transmix.runs.read import RunRecord, number, read_file, tried
 from transmix.runs.weights import ema_is_far_below, gap
+from transmix.visual.attention import spaced
 
 NAME = 60
 """Letters of a name; of a longer one the middle is left out."""
@@ -117,13 +118,6 @@ def evidence_of(found: RunRecord) -> str:
     """Return what a run's label rule looks at, in words: attention, or the rule's name."""
     labels = ways(found)[1]
     return "attention" if labels in ("attention", "area", None) else f"the rule “{labels}”"
-
-
-def spaced(rows: Sequence[Any], most: int) -> list[Any]:
-    """Return at most `most` of the rows, evenly spaced, the first and the last among them."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[round(at * (len(rows) - 1) / (most - 1))] for at in range(most)]
 
 
 def cost(found: RunRecord) -> list[tuple[str, str, str]]:
