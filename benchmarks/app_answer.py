@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from timing import command, where
 
-from transmix.app.answer import Controls, answer
 from transmix.app.model import DEFAULT, LAST, PageModel
 from transmix.app.parts import attention_part, classes_part, shares_part
 from transmix.app.picture import SAMPLES, sample
+from transmix.app.values import Controls, answer
 from transmix.models.loaded import load_model
 
 

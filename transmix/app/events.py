@@ -8,11 +8,10 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from transmix.app.answer import Answer, Controls, answer
 from transmix.app.model import MEAN, PageModel
-from transmix.app.parts import NOTHING, attention_part, classes_part, field_part, remarks_part, shares_part
+from transmix.app.parts import NOTHING, attention_part, classes_part, field_part, remarks_part, shares_part, write_code
 from transmix.app.picture import SAMPLES, received, sample
-from transmix.app.values import sides_of
+from transmix.app.values import Answer, Controls, answer, sides_of
 from transmix.data.dataset import DataError
 from transmix.visual.html import png_uri
 
@@ -98,10 +97,11 @@ def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
 def read(found: Answer, model: PageModel, refused: str = "") -> dict[str, Any]:
     """Return what there is to read in an answer, by component."""
     errors = [*([refused] if refused else []), *found.errors]
-    written = {"remarks": remarks_part(errors, found.remarks), "code": found.code}
+    written = {"remarks": remarks_part(errors, found.remarks)}
     if found.shown is None:
-        return written | dict.fromkeys(("attention", "shares", "classes"), NOTHING)
+        return written | {"code": ""} | dict.fromkeys(("attention", "shares", "classes"), NOTHING)
     return written | {
+        "code": write_code(found.setting, *filter(None, found.files), model=model),
         "attention": attention_part(found.shown, found.setting),
         "shares": shares_part(found.shown, found.setting, model.weights["trained"]),
         "classes": classes_part(found.shown, model.classes),

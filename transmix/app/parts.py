@@ -40,7 +40,7 @@ def shares_part(outcome: Outcome, setting: Setting, weight: float) -> str:
         setting: What was chosen.
         weight: Of attention in the label that is trained.
     """
-    notes = {"area": "CutMix", "attention": "alone", "trained": f"{weight:.0%} attention, {1 - weight:.0%} area"}
+    notes = {"area": "CutMix", "attention": "alone", "trained": f"{weight:.0%} attention"}
     shares = {rule: percents(lam) for rule, lam in outcome.lam.items()}
     return piece("shares", outcome.lam, shares, setting.rule, notes)
 
