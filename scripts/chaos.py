@@ -44,7 +44,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-import transmix.visual.mixed_batch  # noqa: F401  a life would import it at its own cost
+import transmix.visual.pairs  # noqa: F401  a life would import it at its own cost
 from transmix.data.loader import TrainingBatches
 from transmix.data.settings import Augmentation, Data
 from transmix.recipes import Recipe

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from transmix.export.error import ExportError
+from transmix.export.check import ExportError
 from transmix.export.onnx import open_onnx
 from transmix.export.write import write_export
 from transmix.models.loaded import load_model

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 from transmix.cli import main
-from transmix.export.error import ExportError
+from transmix.export.check import ExportError
 from transmix.export.write import export_run, write_export
 from transmix.models.loaded import load_model
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from transmix import __version__
 from transmix.error import one_line
-from transmix.export.check import check_same
-from transmix.export.error import ExportError
+from transmix.export.check import ExportError, check_same
 from transmix.models.loaded import LoadedModel
 
 OPSET = 18
