@@ -37,7 +37,7 @@ def folders(tmp_path_factory, write_folders):
 def weights(folders, small_vit):
     """A weights file as a run writes it, which says what it holds."""
     from transmix.models.build import build_model
-    from transmix.recipes.model import Model
+    from transmix.recipes.settings import Model
 
     options = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
     torch.manual_seed(0)

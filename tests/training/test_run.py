@@ -16,7 +16,7 @@ from transmix.report.run import write_report
 from transmix.runs.folder import RunError
 from transmix.training import loop
 from transmix.training.loop import finish, train
-from transmix.training.nonfinite import NotFiniteError
+from transmix.training.meter import NotFiniteError
 from transmix.training.stopping import Watch
 
 

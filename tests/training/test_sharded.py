@@ -29,7 +29,7 @@ from transmix.distributed import World, start, wrap
 from transmix.evaluation.evaluate import evaluate
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import load_recipe
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, optimizer_tensors
 from transmix.training import batches as loading
 from transmix.training import loop, sharding, step, stopping

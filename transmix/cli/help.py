@@ -4,7 +4,6 @@ A text in the annotation of a field begins a group, `out: Annotated[Path, "outpu
 too. A field that is a dataclass is a group by itself, under the field's name unless a text gives another.
 """
 
-import ast
 import inspect
 import re
 import shutil
@@ -13,11 +12,12 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from transmix.recipes.settings import meanings
 
 COLUMN = 26
 """Where explanations begin, in letters from the left."""
@@ -64,15 +64,9 @@ def help_text(verb: str, kinds: dict[type, Any]) -> str:
 
 def _options(kind: type, default: Any, title: str = "options") -> Iterator[tuple[str, str, str]]:
     """Yield title, option and explanation: of a dataclass's own fields, then of the dataclasses among them."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-    texts = {
-        ast.unparse(before.target): " ".join(ast.literal_eval(after.value).split())
-        for before, after in pairwise(body)
-        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr)
-    }
     if default is None:  # without a default and a factory, both are MISSING
         default = kind(**{one.name: tyro.MISSING for one in fields(kind) if one.default is one.default_factory})
-    hints, nested = typing.get_type_hints(kind, include_extras=True), []
+    texts, hints, nested = meanings(kind), typing.get_type_hints(kind, include_extras=True), []
     for name, hint in typing.get_type_hints(kind).items():
         marks, value = getattr(hints[name], "__metadata__", ()), getattr(default, name)
         begun = next((mark for mark in marks if isinstance(mark, str)), None)

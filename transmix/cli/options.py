@@ -13,7 +13,7 @@ from transmix.cli.help import help_text, name_value_words
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.file import MOVED, RENAMED
 from transmix.recipes.mixing import rule_name
-from transmix.recipes.model import Option
+from transmix.recipes.settings import Option
 
 Options = TypeVar("Options")
 

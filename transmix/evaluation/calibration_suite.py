@@ -7,10 +7,9 @@ import numpy as np
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.seeding import derive_seed
 from transmix.evaluation.accumulators import Accuracy, BrierScore, CalibrationError, CrossEntropy, sum_over_ranks
-from transmix.evaluation.confidence import Confidences
+from transmix.evaluation.confidence import Confidences, Temperature
 from transmix.evaluation.evaluator import Evaluator, part_of
 from transmix.evaluation.suites import Settings
-from transmix.evaluation.temperature import Temperature
 
 
 def calibration(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, float]]:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from transmix.data.dataset import DataError, ImageData, Split, listing
+from transmix.evaluation import shifted_folder as folders
 from transmix.evaluation.accumulators import Accuracy, CalibrationError, sum_over_ranks, top1
 from transmix.evaluation.confidence import Confidences
-from transmix.evaluation.corruptions import corruption_errors, holds_corruptions, open_corruptions, read_baseline
 from transmix.evaluation.evaluator import Evaluator, part_of
-from transmix.evaluation.shifted_folder import ShiftedFolder, open_shifted, read_class_map
+from transmix.evaluation.shifted_folder import ShiftedFolder, open_shifted
 from transmix.evaluation.suites import Settings, Value
 from transmix.metrics import Accumulator
 from transmix.recipes import RecipeError
@@ -31,12 +31,12 @@ def shifts(evaluator: Evaluator, data: ImageData, settings: Settings) -> Named:
     names = [Path(folder).resolve().name for folder in (*settings.shift_data, *settings.outlier_data)]
     if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f"two folders to evaluate on are called {listing(sorted(twice))}; rename one")
-    class_map, classes = read_class_map(settings.class_map), evaluator.classes
+    class_map, classes = folders.read_class_map(settings.class_map), evaluator.classes
     measured = []
     for folder in settings.shift_data:
-        if holds_corruptions(folder):
-            baseline = read_baseline(settings.baseline_errors)
-            measured.append(_corrupted(evaluator, open_corruptions(folder, classes, class_map), baseline))
+        if folders.holds_corruptions(folder):
+            baseline = folders.read_baseline(settings.baseline_errors)
+            measured.append(_corrupted(evaluator, folders.open_corruptions(folder, classes, class_map), baseline))
         else:
             measured.append(_natural(evaluator, open_shifted(folder, classes, class_map)))
     for folder in settings.outlier_data:
@@ -66,17 +66,17 @@ def _natural(evaluator: Evaluator, folder: ShiftedFolder) -> Named:
     yield from confidences.compute()
 
 
-def _corrupted(evaluator: Evaluator, folders: Mapping[str, list[ShiftedFolder]], baseline: dict[str, float]) -> Named:
+def _corrupted(evaluator: Evaluator, opened: Mapping[str, list[ShiftedFolder]], baseline: dict[str, float]) -> Named:
     """Top-1 error of each corruption by severity, and over the baseline's: the mean of those is mCE."""
     errors: dict[str, list[float]] = {}
-    for corruption, by_severity in folders.items():
+    for corruption, by_severity in opened.items():
         errors[corruption] = []
         for folder in by_severity:
             accuracy = Accuracy(len(evaluator.classes), evaluator.device)
             _add(evaluator, folder.read(), folder, accuracy)
             errors[corruption].append(1 - top1(accuracy))
         yield corruption, errors[corruption]
-    ces = corruption_errors(errors, baseline)
+    ces = folders.corruption_errors(errors, baseline)
     yield from ((f"CE_{corruption}", value) for corruption, value in ces.items())
     yield "mean_error", float(np.mean(list(errors.values())))
     yield "mCE", float(np.mean(list(ces.values())))

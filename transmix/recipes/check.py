@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from transmix.error import RecipeError
 from transmix.recipes.cadence import parse_cadence
 from transmix.recipes.mixing import build_mixer, build_rule, rule_name
-from transmix.recipes.settings import Mixing, Recipe
+from transmix.recipes.settings import Mixing, Recipe, flat
 from transmix.transmix import title, why_nothing_changes
 
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
@@ -35,7 +34,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     if recipe.data.data is None:
         raise RecipeError("no data: give --data digits, or a folder of images, CIFAR files or Parquet shards")
-    values = {name: value for section in asdict(recipe).values() for name, value in section.items()}
+    values = flat(recipe)
     for names, demand, holds in RANGES:
         for name in names.split():
             parts = values[name] if isinstance(values[name], tuple) else (values[name],)

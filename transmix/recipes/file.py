@@ -14,7 +14,7 @@ import yaml
 from transmix import plugins
 from transmix.error import RecipeError
 from transmix.recipes.mixing import resolved
-from transmix.recipes.settings import Recipe
+from transmix.recipes.settings import Recipe, flat
 
 RENAMED = {"mix_prob": "prob", "mix_mode": "mode"}
 """Settings of section mixing that had another name once -> their name."""
@@ -79,13 +79,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def changed_settings(before: Recipe, after: Recipe) -> list[str]:
     """Return "name: old -> new" of every setting in which two recipes differ, aliases resolved."""
-    old, new = (dataclasses.asdict(resolved(recipe)) for recipe in (before, after))
-    return [
-        f"{name}: {value} -> {new[section][name]}"
-        for section, settings in old.items()
-        for name, value in settings.items()
-        if value != new[section][name]
-    ]
+    old, new = (flat(resolved(recipe)) for recipe in (before, after))
+    return [f"{name}: {value} -> {new[name]}" for name, value in old.items() if value != new[name]]
 
 
 class _Loader(yaml.SafeLoader):

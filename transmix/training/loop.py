@@ -33,14 +33,13 @@ from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_s
 from transmix.runs.log import RunLog
 from transmix.runs.weights import better_weights, ema_is_far_below, gap, start_weights
 from transmix.training.batches import Batches, prepare_batches
-from transmix.training.checkpoint_state import choose_checkpoint, restore, save, write_dump
+from transmix.training.checkpoint_state import RunState, choose_checkpoint, restore, save, write_dump
 from transmix.training.ema import WeightAverage, a_copy
-from transmix.training.nonfinite import NotFiniteError
+from transmix.training.meter import NotFiniteError
 from transmix.training.optimizer import build_optimizer, lr_at
 from transmix.training.probe_images import draw_boxes, keep_examples
 from transmix.training.progress import Progress
 from transmix.training.sharding import shard
-from transmix.training.state import RunState
 from transmix.training.step import TrainingStep, build_transmix
 from transmix.training.stopping import StoppedError, Watch
 
@@ -117,11 +116,12 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
     if world.is_main:
         run_folder.write_start(folder, recipe, data, world, start)
         run.log = RunLog(folder, run.step_number, recipe.run.tensorboard, run.log_rows)
+        print(_introduction(run), *filter(None, [start]), *data.notes, sep="\n", flush=True)
+        if recipe.model.compile:
+            print(
+                "compiling the model at the first step takes a minute or more; --no-compile leaves it out", flush=True
+            )
     distributed.wait_for_all(world)
-    lines = [_introduction(run), *([] if start is None else [str(start)]), *data.notes]
-    if recipe.model.compile:
-        lines.append("compiling the model at the first step takes a minute or more; --no-compile leaves it out")
-    run.introduction = lines
     return run
 
 
@@ -180,8 +180,6 @@ def finish(run: RunState, watch: Watch) -> dict[str, Any]:
     batch, per_epoch = run.recipe.optimization.batch_size, run.order.steps_per_epoch
     progress = Progress(run.last_step, run.step_number, run.epochs, batch, not run.world.is_main)
     run.say = progress.say
-    for line in run.introduction:
-        run.say(line)
     if run.reads and run.step_number % per_epoch == 0:  # stopped while it was evaluated
         _end_epoch(run, watch, progress, run.step_number // per_epoch - 1, None)
     while run.step_number < run.last_step:

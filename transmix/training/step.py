@@ -16,8 +16,7 @@ from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.mixing import build_criterion, build_mixer, rule_name
 from transmix.recipes.settings import Mixing
 from transmix.training.ema import WeightAverage
-from transmix.training.meter import Meter
-from transmix.training.nonfinite import NotFinite
+from transmix.training.meter import Meter, NotFinite
 from transmix.training.optimizer import set_lr
 from transmix.training.sharding import whole
 from transmix.transmix import TransMix
