@@ -117,16 +117,17 @@ def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str
     Raises:
         RunError: the checkpoints cannot be listed.
     """
+    root = folder / "checkpoints"
     newest, problem, said = None, "", []
     if world.is_main:
         try:
-            newest, said = settle_checkpoints(folder / "checkpoints")
+            newest, said = settle_checkpoints(root)
         except CheckpointError as error:
             problem = str(error)
-    newest, problem = distributed.from_first((newest, problem), world)
+    name, problem = distributed.from_first((newest and newest.name, problem), world)
     if problem:
         raise RunError(problem)
-    return newest, said
+    return name and root / name, said
 
 
 def save(run: RunState, last: bool = False) -> None:

@@ -116,11 +116,10 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
     if world.is_main:
         run_folder.write_start(folder, recipe, data, world, start)
         run.log = RunLog(folder, run.step_number, recipe.run.tensorboard, run.log_rows)
-        print(_introduction(run), *filter(None, [start]), *data.notes, sep="\n", flush=True)
+        lines = [_introduction(run), *filter(None, [start]), *data.notes]
         if recipe.model.compile:
-            print(
-                "compiling the model at the first step takes a minute or more; --no-compile leaves it out", flush=True
-            )
+            lines.append("compiling the model at the first step takes a minute or more; --no-compile leaves it out")
+        print(*lines, sep="\n", flush=True)
     distributed.wait_for_all(world)
     return run
 
