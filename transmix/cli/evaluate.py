@@ -11,7 +11,7 @@ from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData, listing
-from transmix.evaluation.evaluator import Evaluator, prepare, score
+from transmix.evaluation.evaluate import Evaluator, prepare, score
 from transmix.evaluation.suites import Settings, run_suites
 from transmix.metrics import headlines
 from transmix.models.loaded import load_with_data

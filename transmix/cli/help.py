@@ -38,14 +38,9 @@ def help_text(verb: str, kinds: dict[type, Any]) -> str:
         for title, option, explanation in _options(kind, default):
             if not any(option.split(" ")[0] == other.split(" ")[0] for group in groups.values() for other in group):
                 groups.setdefault(title, {})[option] = explanation
-    needed = {
-        option: explanation.endswith("(required)")
-        for group in groups.values()
-        for option, explanation in group.items()
-        if explanation.endswith("(required)") or option[0] != "-"
-    }
+    needed = {option: text.endswith("(required)") for group in groups.values() for option, text in group.items()}
     next(iter(groups.values()))["-h, --help"] = "Show this help and exit."
-    words = [option if required else f"[{option}]" for option, required in needed.items()]
+    words = [option if must else f"[{option}]" for option, must in needed.items() if must or option[0] != "-"]
     lines = [*_wrap(" ".join(["usage: transmix", verb, *words, "[OPTION ...]"]), "       "), ""]
     for paragraph in inspect.getdoc(next(iter(kinds))).split("\n\n"):  # type: ignore[union-attr]
         items = re.split(r"^  (?=\w)", paragraph, flags=re.MULTILINE)  # such lines stay lines of their own
@@ -120,12 +115,8 @@ def name_value_words(options: dict[str, Any]) -> list[str]:
 
 def _wrap(text: str, indent: str = "", first: str = "") -> list[str]:
     """Break a text into lines; avoid lines of a single word."""
-    width = shutil.get_terminal_size().columns
-
-    def broken(room: int) -> list[str]:
-        return textwrap.wrap(
-            " ".join(text.split()), room, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
-        )
-
-    tries = (broken(room) for room in range(width, width - 24, -1))
-    return next((lines for lines in tries if all(" " in line.strip() for line in lines[1:])), broken(width))
+    width, words = shutil.get_terminal_size().columns, " ".join(text.split())
+    how: dict[str, Any] = {"initial_indent": first, "subsequent_indent": indent, "break_on_hyphens": False}
+    tries = (textwrap.wrap(words, room, **how) for room in range(width, width - 24, -1))
+    most = textwrap.wrap(words, width, **how)
+    return next((lines for lines in tries if all(" " in line.strip() for line in lines[1:])), most)

@@ -65,10 +65,10 @@ def words_of(arguments: list[str], option: str) -> list[str] | None:
     return [word for words in found for word in words] if found else None
 
 
-def value_of(arguments: list[str], option: str) -> str | None:
-    """Return the last value of an option; None if it is not given."""
+def value_of(arguments: list[str], option: str, absent: Any = None) -> Any:
+    """Return the last value of an option; `absent` if it is not given."""
     words = words_of(arguments, option)
-    return None if words is None else (words or [""])[-1]
+    return absent if words is None else (words or [""])[-1]
 
 
 def with_current_names(arguments: list[str]) -> list[str]:
@@ -118,9 +118,7 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
     asked = mixing.labels if labels is None else None if labels == "None" else labels
     after = rule_name(replace(mixing, mix=mix or mixing.mix, labels=asked))
     if after == "area" and labels is None and words_of(arguments, "--labels-options") is not None:
-        raise RecipeError(
-            "--labels-options are settings of a label rule, and labels are by area here; give --labels too"
-        )
+        raise RecipeError("--labels-options are for a label rule, and labels are by area here; give --labels too")
     if after != before:
         mixing = replace(mixing, labels_options={})
     return replace(recipe, mixing=mixing)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from transmix import plugins
 from transmix.attention import AttentionError
 from transmix.data.dataset import DataError, ImageData, UnreadableImageError
-from transmix.evaluation.evaluator import Evaluator
+from transmix.evaluation.evaluate import Evaluator
 from transmix.recipes import RecipeError
 
 Value = float | int | str | list[float] | list[int]
@@ -31,8 +31,8 @@ Suite = Callable[[Evaluator, ImageData, "Settings"], Iterator[tuple[str, Value]]
 
 SUITES = {
     "calibration": "transmix.evaluation.calibration_suite:calibration",
-    "occlusion": "transmix.evaluation.occlusion:occlusion",
-    "shuffle": "transmix.evaluation.shuffle:shuffle",
+    "occlusion": "transmix.evaluation.patches:occlusion",
+    "shuffle": "transmix.evaluation.patches:shuffle",
     "shifts": "transmix.evaluation.shifts:shifts",
     "attention-quality": "transmix.evaluation.attention_quality:attention_quality",
     "label-truth": "transmix.evaluation.label_truth:label_truth",

@@ -119,23 +119,16 @@ def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[st
 
 def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the section mixing in the names of today."""
-    found: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    for key, value in values.items():
-        if key in MOVED:
-            options[MOVED[key]] = value
-            continue
-        name = RENAMED.get(key, key)
-        if name in found:
-            old = next(before for before, now in RENAMED.items() if now == name)
+    for old, name in RENAMED.items():
+        if old in values and name in values:
             raise RecipeError(f"{where}: mixing.{old} is an old name of {name}, which is given too; keep one")
-        found[name] = value
-    if options:
-        given = found.get("labels_options") or {}
-        if isinstance(given, dict):
-            if twice := sorted(options.keys() & given.keys()):
-                raise RecipeError(f"{where}: {twice[0]} is given twice, in mixing and in labels_options; keep one")
-            found["labels_options"] = given | options
+    found = {RENAMED.get(key, key): value for key, value in values.items() if key not in MOVED}
+    options = {MOVED[key]: value for key, value in values.items() if key in MOVED}
+    given = found.get("labels_options") or {}
+    if options and isinstance(given, dict):
+        if twice := sorted(options.keys() & given.keys()):
+            raise RecipeError(f"{where}: {twice[0]} is given twice, in mixing and in labels_options; keep one")
+        found["labels_options"] = given | options
     return found
 
 

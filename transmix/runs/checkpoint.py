@@ -33,6 +33,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from transmix.distributed import cut_like
 from transmix.runs.atomic_write import WRITE_ERRORS, sync, why, write_file
 from transmix.runs.error import CheckpointError
 
@@ -283,11 +284,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], weights: dict[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave, on each weight's device."""
+    """Put back what `optimizer_tensors` gave, on each weight's device; sharded where the weight is."""
     for name, value in tensors.items():
         weight_name, kind = name.rsplit("|", 1)
         weight = weights[weight_name]
-        optimizer.state[weight][kind] = value.to(weight.device)
+        optimizer.state[weight][kind] = cut_like(value, weight).to(weight.device)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -108,10 +108,8 @@ def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any
     before = read_recipe(folder)
     changed = {text.split(":")[0]: text for text in changed_settings(before, recipe)}
     refused = [text for name, text in changed.items() if name not in MAY_CHANGE]
-    names = {before.data.data or "", recipe.data.data or ""}
-    if "data" in changed and (
-        names & set(plugins.names("data", SOURCES)) or any(one.startswith(PREFIX) for one in names)
-    ):
+    names, known = {before.data.data or "", recipe.data.data or ""}, plugins.names("data", SOURCES)
+    if "data" in changed and any(one in known or one.startswith(PREFIX) for one in names):
         refused.insert(0, changed["data"])  # a folder may have moved; another name is another data set
     if refused:
         raise RunError(f"{folder} was trained with other settings: {'; '.join(refused)}. Resume with the same ones")
@@ -140,10 +138,8 @@ def schedule_notice(changed: dict[str, tuple[Any, Any]]) -> str | None:
     if "epochs" not in changed:
         return None
     before, now = changed["epochs"]
-    return (
-        f"epochs: {before} -> {now}; from here on the learning rate follows the "
-        f"{'longer' if now > before else 'shorter'} schedule"
-    )
+    schedule = "longer" if now > before else "shorter"
+    return f"epochs: {before} -> {now}; from here on the learning rate follows the {schedule} schedule"
 
 
 def younger_notice(asked: Recipe, recipe: Recipe) -> str | None:

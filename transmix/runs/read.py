@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from transmix.recipes import Recipe
 from transmix.recipes.file import LARGEST as LARGEST_RECIPE
@@ -214,12 +215,7 @@ def tried(problems: dict[str, str], name: str, read: Callable[[], Any]) -> Any:
 
 def _mapping(path: Path) -> dict[str, Any]:
     text = read_file(path, LARGEST if path.suffix == ".json" else LARGEST_RECIPE).decode()
-    if path.suffix == ".json":
-        value = json.loads(text)
-    else:
-        import yaml
-
-        value = yaml.safe_load(text)
+    value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     if not isinstance(value, dict):
         raise ValueError("it holds no names and values")
     return value

@@ -13,7 +13,7 @@ from transmix import distributed
 from transmix.attention import AttentionReader
 from transmix.data.dataset import ImageData
 from transmix.data.sampler import EpochSampler
-from transmix.distributed import World
+from transmix.distributed import World, cut_like, gather_whole
 from transmix.recipes import Recipe
 from transmix.runs.checkpoint import (
     Checkpoint,
@@ -28,8 +28,7 @@ from transmix.runs.checkpoint import (
 from transmix.runs.error import CheckpointError, RunError
 from transmix.runs.log import RunLog
 from transmix.training.batches import Batches
-from transmix.training.ema import WeightAverage
-from transmix.training.sharding import cut_like, gather_whole
+from transmix.training.optimizer import WeightAverage
 from transmix.training.step import TrainingStep
 
 SHOWN = 8
@@ -223,9 +222,7 @@ def restore(run: RunState, checkpoint: Checkpoint) -> None:
             if run.average.warmup:  # runs from before there was a warm-up did not count
                 run.average.updates.fill_(checkpoint.state["ema_updates"])
         weights: dict[str, Tensor] = dict(run.bare.named_parameters())
-        kept = checkpoint.tensors["optimizer"].items()
-        states = {name: cut_like(value, weights[name.rsplit("|", 1)[0]]) for name, value in kept}
-        load_optimizer_tensors(run.step.optimizer, states, weights)
+        load_optimizer_tensors(run.step.optimizer, checkpoint.tensors["optimizer"], weights)
         state = checkpoint.state
         run.step_number, run.best, run.reads = state["step"], state["best"], state["reads"]
         run.log_rows = state.get("log_rows")
@@ -267,10 +264,8 @@ def write_dump(run: RunState, step: int) -> str:
     RUN/nonfinite/step-N holds weights, optimizer and generators as that step found them, and which images it saw.
     """
     accumulate = run.recipe.optimization.accumulate
-    samples = [
-        [index for batch in islice(run.order.batches_of(step, rank), accumulate) for _, index, _ in batch]
-        for rank in range(run.world.size)
-    ]
+    shares = [islice(run.order.batches_of(step, rank), accumulate) for rank in range(run.world.size)]
+    samples = [[index for batch in share for _, index, _ in batch] for share in shares]
     tensors = _gather_tensors(run, run.random_states.get(step, {}), ema=False)
     if run.world.is_main:
         about = {"step": step, "samples": samples, "processes": run.world.size, "accumulate": accumulate}
