@@ -16,7 +16,7 @@ from transmix.attention.reader import Attention
 from transmix.data.seeding import derive_seed
 from transmix.distributed import World, whole
 from transmix.error import TransMixError
-from transmix.evaluation.accumulators import sum_dtype, sum_tensor
+from transmix.evaluation.accumulators import sum_dtype
 from transmix.losses import mixed_accuracy
 from transmix.mixing.mixed import Mixed
 from transmix.models.build import AMP
@@ -57,7 +57,9 @@ class Meter:
             loss, mixed_accuracy; with labels other than the area's also label_shift (mean |lam_area - lam| of rows with
             a box) and empty_boxes (share of boxes with evidence under a tenth of their area).
         """
-        sums = dict(zip(NAMES, (sum_tensor(self.sums) / world.size).tolist(), strict=True))
+        if world.size > 1:
+            dist.all_reduce(self.sums)
+        sums = dict(zip(NAMES, (self.sums / world.size).tolist(), strict=True))
         self.sums = torch.zeros_like(self.sums)
         means = {name: sums[name] / max(sums["batches"], 1) for name in ("loss", "mixed_accuracy")}
         if sums["boxes"] > 0:
