@@ -48,8 +48,7 @@ import transmix.visual.pairs  # noqa: F401  a life would import it at its own co
 from transmix.data.loader import TrainingBatches
 from transmix.data.settings import Augmentation, Data
 from transmix.recipes import Recipe
-from transmix.recipes.model import Model
-from transmix.recipes.settings import Mixing, Optimization, Run
+from transmix.recipes.settings import Mixing, Model, Optimization, Run
 from transmix.runs import checkpoint as checkpoint_module
 from transmix.runs.checkpoint import list_checkpoints, load_checkpoint
 from transmix.runs.error import CheckpointError

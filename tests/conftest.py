@@ -10,8 +10,7 @@ from PIL import Image
 
 from transmix.data.settings import Augmentation, Data
 from transmix.recipes import Recipe
-from transmix.recipes.model import Model
-from transmix.recipes.settings import Mixing, Optimization, Run
+from transmix.recipes.settings import Mixing, Model, Optimization, Run
 
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from transmix.data.dataset import ImageData, Split
 from transmix.distributed import World
-from transmix.evaluation.evaluator import Evaluator
+from transmix.evaluation.evaluate import Evaluator
 from transmix.models.loaded import LoadedModel, Preprocessing
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import transmix
 from transmix.cli import main
 from transmix.cli.evaluate import print_scores, print_suite
+from transmix.data.dataset import DataError
 from transmix.evaluation import label_truth
 from transmix.evaluation.suites import SUITES, Settings, load_suite, run_suites
 from transmix.plugins import UnknownNameError
@@ -37,7 +38,7 @@ def folders(tmp_path_factory, write_folders):
 def weights(folders, small_vit):
     """A weights file as a run writes it, which says what it holds."""
     from transmix.models.build import build_model
-    from transmix.recipes.model import Model
+    from transmix.recipes.settings import Model
 
     options = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
     torch.manual_seed(0)
@@ -82,6 +83,26 @@ def test_every_suite_is_called_before_any_runs(opened, noise, monkeypatch):
     found = dict(run_suites(("shuffle", "calibration", "shuffle"), [opened()], noise(), Settings()))
     assert happened == ["call shuffle", "call calibration", "run shuffle", "run calibration"]
     assert found == {"shuffle": {"model": {"value": 0}}, "calibration": {"model": {"value": 0}}}
+
+
+def test_of_all_a_suite_that_turns_out_not_to_apply_is_left_out_and_by_its_name_it_fails(
+    opened, noise, monkeypatch, capsys
+):
+    def suite(name):
+        def call(one, data, settings):
+            yield "value", 0
+            if name == "shuffle":
+                raise DataError("no foreground")
+
+        return call
+
+    monkeypatch.setattr("transmix.evaluation.suites.load_suite", suite)
+    found = dict(run_suites(("all",), [opened()], noise(), Settings()))
+    assert found["occlusion"] == {"model": {"value": 0}}
+    assert "shuffle" not in found
+    assert "left out, since it does not apply: shuffle: no foreground" in capsys.readouterr().out
+    with pytest.raises(DataError, match="no foreground"):
+        dict(run_suites(("all", "shuffle"), [opened()], noise(), Settings()))
 
 
 def test_the_command_prints_a_few_lines_for_each_suite_and_writes_all_under_its_name(weights, tmp_path, capsys):
@@ -139,6 +160,10 @@ def test_no_more_than_five_lines_are_printed_of_a_suite(capsys):
     ("options", "words"),
     [
         (["--out", "nowhere/scores.json"], "--out nowhere/scores.json: no folder nowhere; make it first"),
+        (
+            ["--data", "torchvision:CIFAR10", "--data-dir", "nowhere"],
+            "torchvision:CIFAR10: no folder nowhere; give the folder with its files, --data-dir FOLDER",
+        ),
         (["--suite", "calibrate"], "no suite is called 'calibrate'; did you mean calibration?"),
         (
             ["--suite", "shifts"],
@@ -250,7 +275,7 @@ def assert_same(ours, theirs):
 def test_images_of_another_share_would_be_keyed_otherwise_without_their_place_in_the_split(opened, noise):
     """The negative control: numbering a process's images from nought would drop other patches than one process does."""
     from transmix.distributed import World
-    from transmix.evaluation.shuffle import random_order
+    from transmix.evaluation.patches import random_order
 
     second = opened(world=World(1, 2, 2, torch.device("cpu")))
     index = torch.cat([index for _, _, index in second.batches(noise(23).val)])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transmix.cli import main
 from transmix.models.build import build_model, start_model
 from transmix.recipes import RecipeError, dump_recipe
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 from transmix.runs.weights import start_weights
 from transmix.training.loop import train
 

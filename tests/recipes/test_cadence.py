@@ -2,7 +2,7 @@
 
 import pytest
 
-from transmix.recipes.cadence import Cadence, parse_cadence
+from transmix.recipes.settings import Cadence, parse_cadence
 
 KNOWN = {
     None: Cadence(epochs=1),

@@ -18,10 +18,10 @@ from transmix.runs.checkpoint import (
     newest_checkpoint,
     read_tensors,
     save_checkpoint,
+    settle_checkpoints,
     verify_checkpoint,
     write_manifest,
 )
-from transmix.runs.retention import settle_checkpoints
 
 
 def test_what_was_saved_is_loaded_bit_for_bit(checkpoint, tmp_path):

@@ -16,9 +16,9 @@ from transmix.runs.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
+    settle_checkpoints,
     verify_checkpoint,
 )
-from transmix.runs.retention import settle_checkpoints
 
 
 def check_found(verify, folder, name, damage):

@@ -5,8 +5,7 @@ import os
 
 import pytest
 
-from transmix.runs.checkpoint import save_checkpoint, verify_checkpoint
-from transmix.runs.retention import remove_old_checkpoints, settle_checkpoints
+from transmix.runs.checkpoint import remove_old_checkpoints, save_checkpoint, settle_checkpoints, verify_checkpoint
 
 
 def steps(root):

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace as Namespace
 import torch
 from transmix import distributed
-from transmix.runs import retention
+from transmix.runs import checkpoint
 from transmix.runs.error import CheckpointError, RunError
 from transmix.training import checkpoint_state
 
 folder = Path(sys.argv[1])
 world = distributed.start("cpu")
-set_aside, calls = retention.set_aside, []
-retention.set_aside = lambda path: calls.append(path.name) or set_aside(path)
+set_aside, calls = checkpoint.set_aside, []
+checkpoint.set_aside = lambda path: calls.append(path.name) or set_aside(path)
 checkpoint, said = checkpoint_state.choose_checkpoint(folder, world)
 
 lines, saves = [], []

@@ -19,23 +19,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from transmix import cli
+from transmix import cli, distributed
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import Split
 from transmix.data.loader import TrainingSamples, evaluation_batches
 from transmix.data.sampler import EpochSampler
 from transmix.data.seeding import derive_seed
-from transmix.distributed import World, start, wrap
+from transmix.distributed import World, find_blocks, gather_whole, shard, start, wrap
 from transmix.evaluation.evaluate import evaluate
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import load_recipe
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, optimizer_tensors
 from transmix.training import batches as loading
-from transmix.training import loop, sharding, step, stopping
-from transmix.training.ema import WeightAverage, a_copy
-from transmix.training.optimizer import build_optimizer
-from transmix.training.sharding import find_blocks, gather_whole, shard
+from transmix.training import loop, step, stopping
+from transmix.training.optimizer import WeightAverage, a_copy, build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
 
 DEADLINE = 240  # seconds for a pair of processes: a hang is a failure
@@ -75,7 +73,7 @@ def recorded(rank, recipe, folder):
         parts = {"model": run.bare.state_dict(), "ema": run.average.model.state_dict()}
         parts["optimizer"] = optimizer_tensors(run.step.optimizer, names)
         found.update({kind: gather_whole(tensors, keep=True) for kind, tensors in parts.items()})
-        found["parts"] = {name: sharding.own_part(weight).numel() for name, weight in run.bare.named_parameters()}
+        found["parts"] = {name: distributed.own_part(weight).numel() for name, weight in run.bare.named_parameters()}
         torch.save(found, f"{folder}-before-{rank}.pt")
         return finish(run, watch)
 
@@ -169,12 +167,12 @@ def evaluated(rank, recipe, folder):
     found = {count: scores(average.model, count, world) for count in COUNTS}
     with torch.no_grad():
         for weight in average.model.parameters():
-            sharding.own_part(weight).mul_(1.5)
+            distributed.own_part(weight).mul_(1.5)
     found["changed"] = scores(average.model, 7, world)
     shard(model, world)
     scores(model, 3, world)  # a resumed run may evaluate before its first step
     model.train()(torch.randn(2, 3, 16, 16)).sum().backward()
-    found["grads"] = {name: sharding.whole(weight.grad) for name, weight in model.named_parameters()}
+    found["grads"] = {name: distributed.whole(weight.grad) for name, weight in model.named_parameters()}
     torch.save(found, f"{folder}/{rank}.pt")
     return 0
 

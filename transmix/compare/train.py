@@ -12,8 +12,7 @@ from transmix.compare.groups import LEFT_OUT
 from transmix.compare.schedule import Outcome, Task, run_tasks
 from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, resolved
 from transmix.recipes.mixing import SWITCH, build_mixer, find_rule, mix_and_labels, rule_name, title
-from transmix.recipes.model import Option
-from transmix.recipes.settings import Mixing
+from transmix.recipes.settings import Mixing, Option
 from transmix.runs.atomic_write import replace_file, why
 from transmix.runs.error import RunError
 from transmix.runs.folder import as_started, is_finished, read_recipe

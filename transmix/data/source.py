@@ -158,10 +158,8 @@ def choice_of(settings: Data, kept: Choice = USUAL) -> Choice:
     )
 
 
-def open_own(settings: Data, seed: int, kept: Choice = USUAL, other: str | None = None) -> ImageData:
-    """Open the data set of a recipe, or another; arguments and errors as `load_data`, but for the grey range."""
-    if other is not None:
-        return open_data(other, seed=seed, data_dir=settings.download or settings.data_dir)
+def open_own(settings: Data, seed: int, kept: Choice = USUAL) -> ImageData:
+    """Open the data set of a recipe; arguments and errors as `load_data`, but for the grey range."""
     places = {"download": settings.download, "data_dir": settings.data_dir}
     return open_data(settings.data or "", seed=seed, choice=choice_of(settings, kept), **places)
 

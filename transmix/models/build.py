@@ -16,7 +16,7 @@ from transmix.attention import AttentionError, with_class_attention
 from transmix.attention.eval_mode import eval_mode
 from transmix.error import RecipeError, one_line
 from transmix.models.start import PICKLES, FileWeights, Loading, Start, listed, read_weights, remedy, watched
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast types by the recipe's names."""

@@ -23,7 +23,7 @@ from transmix.models.build import build_model, cached_file, check_patches, load_
 from transmix.models.start import head_size
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.check import check_grey_range
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 from transmix.runs.checkpoint import read_tensors
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_choice, read_recipe
@@ -223,6 +223,8 @@ def load_with_data(
     checkpoint: str = "last",
     weights: str | None = None,
     grey_range: GreyRange | None = None,
+    download: str | None = None,
+    data_dir: str | None = None,
 ) -> tuple[list[LoadedModel], ImageData]:
     """Load a model and a data set whose labels are positions in its classes.
 
@@ -234,6 +236,8 @@ def load_with_data(
         weights: as for `load_model`; None: each set of weights that a run kept.
         grey_range: black and white in grey images of more than 8 bits; None: what the model was trained with, or the
             least and the greatest value of the data's training images where that is not known.
+        download: folder to which the files of a torchvision set are fetched, unless they are there.
+        data_dir: folder in which they lie; both None: where a run has them, else "data".
 
     Returns:
         One model for each set of weights, and the data.
@@ -244,7 +248,7 @@ def load_with_data(
     check_grey_range(grey_range)
     every = weights is None and _kind(target) == "run"
     kept = kept_weights(Path(target), checkpoint) if every else [weights or "auto"]
-    found = _open_data(target, data)
+    found = _open_data(target, data, download, data_dir)
     options: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "data": found}
     models = [load_model(target, weights=name, **options) for name in kept]
     first = models[0]
@@ -274,14 +278,20 @@ def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:
     return "timm"
 
 
-def _open_data(target: str | Path, data: str | None) -> ImageData:
+def _open_data(target: str | Path, data: str | None, download: str | None, data_dir: str | None) -> ImageData:
     """Open a named data set, or a run's own as the run had it."""
     if not is_run(target):
         if data is None:
             raise RecipeError(f"{target} comes without data; give a data set: --data")
-        return open_data(data)
+        return open_data(data, download=download, data_dir=data_dir)
     recipe = read_recipe(Path(target))
-    return open_own(recipe.data, recipe.run.seed, read_choice(Path(target)), data)
+    settings = recipe.data
+    if data is not None:
+        place = data_dir or settings.download or settings.data_dir
+        return open_data(data, seed=recipe.run.seed, download=download, data_dir=place)
+    if download or data_dir:
+        settings = replace(settings, download=download, data_dir=data_dir)
+    return open_own(settings, recipe.run.seed, read_choice(Path(target)))
 
 
 def _load_run(folder: Path, checkpoint: str, weights: str) -> LoadedModel:

@@ -14,7 +14,7 @@ import yaml
 from transmix import plugins
 from transmix.error import RecipeError, one_line
 from transmix.recipes.mixing import resolved
-from transmix.recipes.settings import Recipe
+from transmix.recipes.settings import Recipe, flat
 
 RENAMED = {"mix_prob": "prob", "mix_mode": "mode"}
 """Settings of section mixing that had another name once -> their name."""
@@ -79,13 +79,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def changed_settings(before: Recipe, after: Recipe) -> list[str]:
     """Return "name: old -> new" of every setting in which two recipes differ, aliases resolved."""
-    old, new = (dataclasses.asdict(resolved(recipe)) for recipe in (before, after))
-    return [
-        f"{name}: {value} -> {new[section][name]}"
-        for section, settings in old.items()
-        for name, value in settings.items()
-        if value != new[section][name]
-    ]
+    old, new = (flat(resolved(recipe)) for recipe in (before, after))
+    return [f"{name}: {value} -> {new[name]}" for name, value in old.items() if value != new[name]]
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,23 +119,16 @@ def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[st
 
 def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the section mixing in the names of today."""
-    found: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    for key, value in values.items():
-        if key in MOVED:
-            options[MOVED[key]] = value
-            continue
-        name = RENAMED.get(key, key)
-        if name in found:
-            old = next(before for before, now in RENAMED.items() if now == name)
+    for old, name in RENAMED.items():
+        if old in values and name in values:
             raise RecipeError(f"{where}: mixing.{old} is an old name of {name}, which is given too; keep one")
-        found[name] = value
-    if options:
-        given = found.get("labels_options") or {}
-        if isinstance(given, dict):
-            if twice := sorted(options.keys() & given.keys()):
-                raise RecipeError(f"{where}: {twice[0]} is given twice, in mixing and in labels_options; keep one")
-            found["labels_options"] = given | options
+    found = {RENAMED.get(key, key): value for key, value in values.items() if key not in MOVED}
+    options = {MOVED[key]: value for key, value in values.items() if key in MOVED}
+    given = found.get("labels_options") or {}
+    if options and isinstance(given, dict):
+        if twice := sorted(options.keys() & given.keys()):
+            raise RecipeError(f"{where}: {twice[0]} is given twice, in mixing and in labels_options; keep one")
+        found["labels_options"] = given | options
     return found
 
 

@@ -1,11 +1,7 @@
 """How the run went and from what: its state, epoch by epoch, label shift, cost, incidents, settings, environment."""
 
-import ast
 import dataclasses
-import inspect
 from collections.abc import Sequence
-from functools import cache
-from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
@@ -13,6 +9,7 @@ from transmix.data.bad_images import LIST
 from transmix.metrics import log_metrics
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import mix_and_labels
+from transmix.recipes.settings import meanings
 from transmix.report.format import duration, percent, plural, score, setting, size, whole
 from transmix.report.page import shorten
 from transmix.report.scores import NAME, last_scores, leaves
@@ -176,13 +173,14 @@ def recipe(found: RunRecord) -> dict[str, Any] | None:
     """Return settings as (section, name, value, default, meaning), those that differ from the defaults apart."""
     if not found.sections:
         return None
-    defaults, meanings = dataclasses.asdict(Recipe()), _meanings()
+    defaults = dataclasses.asdict(Recipe())
+    texts = {name: text for section in vars(Recipe()).values() for name, text in meanings(type(section)).items()}
     changed, same = [], []
     for section, values in list(found.sections.items())[:20]:
         for name, value in list(values.items())[:60] if isinstance(values, dict) else [("", values)]:
             known = section in defaults and name in defaults[section]
             default = setting(defaults[section][name]) if known else "not known to this version"
-            row = (shorten(str(name), NAME), setting(value), default, meanings.get(str(name), ""))
+            row = (shorten(str(name), NAME), setting(value), default, texts.get(str(name), "").replace("`", ""))
             (same if setting(value) == default else changed).append(row)
     return {"changed": changed, "same": same}
 
@@ -199,16 +197,3 @@ def _numbers(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
 def _names(found: RunRecord, place: str, pattern: str) -> list[str]:
     paths = tried(found.problems, place, lambda: sorted((found.folder / place).glob(pattern))) or []
     return [path.name for path in paths[:10]]
-
-
-@cache
-def _meanings() -> dict[str, str]:
-    """Return what stands below each setting where it is defined."""
-    meanings = {}
-    for section in vars(Recipe()).values():
-        source = ast.parse(inspect.getsource(type(section)))
-        for one, after in pairwise(source.body[0].body):  # type: ignore[attr-defined]
-            if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr):
-                text = ast.literal_eval(after.value).replace("`", "")
-                meanings[ast.unparse(one.target)] = " ".join(text.split())
-    return meanings

@@ -11,7 +11,7 @@ from transmix.data.loader import EvaluationSamples
 from transmix.recipes.mixing import build_rule
 from transmix.runs import folder as run_folder
 from transmix.runs.error import RunError
-from transmix.training.state import RunState
+from transmix.training.checkpoint_state import RunState
 
 COUNT = 8
 """How many fixed validation images are looked at."""

@@ -17,7 +17,7 @@ from transmix.data.bad_images import BadImages, allowed_bad
 from transmix.data.dataset import ImageData
 from transmix.data.loader import TrainingSamples
 from transmix.data.on_device import TrainingImages
-from transmix.data.sampler import EpochSampler, SampleKey
+from transmix.data.sampler import EpochSampler
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import mixes_in
@@ -67,9 +67,7 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
             model.zero_grad()
 
 
-def _loader(
-    recipe: Recipe, data: ImageData, device: torch.device
-) -> Callable[[list[SampleKey]], tuple[Tensor, Tensor]]:
+def _loader(recipe: Recipe, data: ImageData, device: torch.device) -> Callable[[list], tuple[Tensor, Tensor]]:
     """Return what makes a batch of sample keys as the run did."""
     settings, size, seed = recipe.augmentation, recipe.data.image_size, recipe.run.seed
     if recipe.data.on_device:
