@@ -148,13 +148,7 @@ def test_a_broken_image_is_named_by_file_and_row_within_it(pets):
 
 def test_the_only_named_label_column_is_taken_whatever_it_is_called(tmp_path):
     for name in ("train", "validation"):
-        write(
-            tmp_path / f"{name}.parquet",
-            [0, 1],
-            label="breed",
-            metadata=features(breed=NAMES),
-            label_id=[7, 7],
-        )
+        write(tmp_path / f"{name}.parquet", [0, 1], label="breed", metadata=features(breed=NAMES), label_id=[7, 7])
     data = read_parquet(tmp_path)
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 1]
@@ -225,8 +219,7 @@ def test_labels_of_other_types_are_refused(tmp_path, kind):
 def test_other_names_in_the_other_split_are_an_error_that_says_which(pets):
     write_val(pets, metadata=features(label=["cat", "elk"]))
     refuses(
-        pets,
-        "validation-00000-of-00001.parquet row 0: not among the classes of train (cat, dog): elk; drop such rows",
+        pets, "validation-00000-of-00001.parquet row 0: not among the classes of train (cat, dog): elk; drop such rows"
     )
 
 

@@ -473,20 +473,16 @@ def test_the_grid_of_sides_that_the_stride_does_not_divide_is_found(grid, height
 
 
 @pytest.mark.parametrize(("patches", "height", "width"), [(15, 32, 32), (16, 32, 48), (2, 32, 32), (0, 8, 8)])
-def test_a_grid_that_does_not_fit_is_refused(patches, height, width):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
+def test_a_grid_that_does_not_fit_is_refused(patches, height, width, says):
+    with says(ValueError, f"{patches} patches do not make one grid over a {height} x {width} image; pass grid=(h, w)"):
         find_grid(patches, height, width)
-    assert str(error.value) == (
-        f"{patches} patches do not make one grid over a {height} x {width} image; pass grid=(h, w)"
-    )
 
 
-def test_a_grid_of_which_there_are_several_is_refused():
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+def test_a_grid_of_which_there_are_several_is_refused(says):
+    with says(
+        ValueError, "4 patches do not make one grid over a 7 x 16 image (it could be 1 x 4 or 2 x 2); pass grid=(h, w)"
+    ):
         find_grid(4, 7, 16)
-    assert str(error.value) == (
-        "4 patches do not make one grid over a 7 x 16 image (it could be 1 x 4 or 2 x 2); pass grid=(h, w)"
-    )
 
 
 def test_rounding_does_not_carry_a_weight_out_of_its_range():
@@ -530,8 +526,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("change", "text"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_is_refused(change, text):
+def test_what_does_not_fit_is_refused(change, text, says):
     settings = {"attention": torch.ones(3, 6), **change}
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
+    with says(ValueError, text):
         attention_labels(MIXED, **settings)
-    assert str(error.value) == text

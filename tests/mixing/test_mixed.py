@@ -312,7 +312,6 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("call", "text"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_is_refused(call, text):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
+def test_what_does_not_fit_is_refused(call, text, says):
+    with says(ValueError, text):
         call()
-    assert str(error.value) == text

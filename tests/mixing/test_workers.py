@@ -51,12 +51,7 @@ def a_torchvision_cutmix(generator=None):
     return CutMix(record=True)
 
 
-MIXERS = {
-    "Mixer": a_mixer,
-    "TransMix.mix": a_transmix,
-    "timm": a_timm_mixup,
-    "torchvision": a_torchvision_cutmix,
-}
+MIXERS = {"Mixer": a_mixer, "TransMix.mix": a_transmix, "timm": a_timm_mixup, "torchvision": a_torchvision_cutmix}
 
 
 def draws(mix, workers=2, epochs=2, seed=0, context=None, persistent=False):

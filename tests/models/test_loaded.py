@@ -223,23 +223,19 @@ def exported_without(run, tmp_path, change):
     return folder
 
 
-def test_folders_that_hold_no_model_are_named(run, tmp_path):
+def test_folders_that_hold_no_model_are_named(run, tmp_path, says):
     empty = tmp_path / "empty"
     empty.mkdir()
     for load in (load_model, load_with_data):
-        with pytest.raises(RunError) as error:
+        with says(RunError, f"{empty} is neither a run (no recipe.yaml) nor exported for timm (no config.json)"):
             load(empty)
-        assert str(error.value) == f"{empty} is neither a run (no recipe.yaml) nor exported for timm (no config.json)"
-        with pytest.raises(RunError) as error:
+        with says(RunError, f"{tmp_path / 'absent'}: no such run folder"):
             load(tmp_path / "absent")
-        assert str(error.value) == f"{tmp_path / 'absent'}: no such run folder"
     (empty / "recipe.yaml").touch()
-    with pytest.raises(RunError) as error:
+    with says(RunError, f"{empty} holds no whole checkpoint."):
         load_model(empty)
-    assert str(error.value) == f"{empty} holds no whole checkpoint."
-    with pytest.raises(RecipeError) as error:
+    with says(RecipeError, f"{run / 'export'} comes without data; give a data set: --data"):
         load_with_data(run / "export")
-    assert str(error.value) == f"{run / 'export'} comes without data; give a data set: --data"
 
 
 @pytest.mark.parametrize(

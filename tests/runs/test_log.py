@@ -128,10 +128,7 @@ def test_columns_that_come_later_are_in_the_csv_from_the_start(tmp_path):
 def test_what_the_disk_does_not_take_stops_with_a_line_that_names_the_file(tmp_path, disk):
     log = RunLog(tmp_path, 0, False)
     fill(log, range(1, 5))
-    operations = {
-        "metrics.jsonl": lambda: log.write("train", 6, {}),
-        "metrics.csv": lambda: log._write_csv(),
-    }
+    operations = {"metrics.jsonl": lambda: log.write("train", 6, {}), "metrics.csv": lambda: log._write_csv()}
     for name, operation in operations.items():
 
         def full(kind, path, *rest):
@@ -171,25 +168,24 @@ def test_a_row_that_was_written_in_part_is_cut_by_the_resume(tmp_path, disk):
 
 
 @pytest.mark.parametrize("operation", [lambda log: log.write("train", 2, {}), lambda log: log.sync()])
-def test_a_run_folder_that_is_gone_stops_with_one_line(operation, tmp_path):
+def test_a_run_folder_that_is_gone_stops_with_one_line(operation, tmp_path, says):
     folder = tmp_path / "run"
     folder.mkdir()
     log = RunLog(folder, 0, False)
     folder.rename(tmp_path / "moved")
-    with pytest.raises(RunError) as caught:
-        operation(log)
-    assert str(caught.value) == (
+    with says(
+        RunError,
         f"cannot write {folder}/metrics.jsonl: No such file or directory (if the folder was moved or removed, put it "
-        f"back); --resume goes on from the last checkpoint"
-    )
+        f"back); --resume goes on from the last checkpoint",
+    ):
+        operation(log)
     assert not folder.exists()
 
 
-def test_a_log_that_cannot_be_read_is_named(tmp_path):
+def test_a_log_that_cannot_be_read_is_named(tmp_path, says):
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(RunError) as caught:
+    with says(RunError, f"cannot read {tmp_path}/metrics.jsonl: Is a directory"):
         read_rows(tmp_path / "metrics.jsonl")
-    assert str(caught.value) == f"cannot read {tmp_path}/metrics.jsonl: Is a directory"
 
 
 def test_rows_are_json_lines(tmp_path):
