@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from transmix.cli import main
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import DataError
-from transmix.models.build import build_model
 from transmix.models.loaded import Preprocessing, load_model, load_with_data
 from transmix.recipes import RecipeError
 from transmix.runs.checkpoint import CheckpointError
@@ -31,19 +30,6 @@ def run(images, small_recipe, tmp_path_factory):
     """A run with two sets of weights and no default in its preprocessing."""
     folder = tmp_path_factory.mktemp("loaded") / "run"
     train(small_recipe(images, eval_crop=0.8, mean=MEAN, std=STD, lr=2e-3, model_options=OPTIONS), folder)
-    assert main(["export", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def headed(images, small_recipe, tmp_path_factory):
-    """A run of a model with a class-attention head, exported."""
-    folder = tmp_path_factory.mktemp("headed") / "run"
-    options = {"embed_dim": 24, "num_heads": 2, "depth": 1}
-    recipe = small_recipe(
-        images, model="beit_base_patch16_224", model_options=options, class_attention=True, image_size=32, max_steps=2
-    )
-    train(recipe, folder)
     assert main(["export", str(folder)]) == 0
     return folder
 
@@ -139,19 +125,6 @@ def test_an_export_is_evaluated_and_shown_like_its_run(run, images, tmp_path, ca
     command = ["show", "heads", str(run / "export"), "--data", str(images), "--out", str(tmp_path / "heads.png")]
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"weights: {taken}"
-
-
-def test_an_export_with_a_class_attention_head_comes_back(headed):
-    loaded = load_model(headed / "export")
-    model = build_model(load_model(headed).recipe.model, 2, 32)
-    model.load_state_dict(load_file(headed / "ema.safetensors"))
-    pixels = torch.randn(2, 3, 32, 32)
-    with torch.inference_mode():
-        assert loaded.model(pixels).equal(model.eval()(pixels))
-        model.class_attention.cls_token.add_(1)
-        assert not loaded.model(pixels).equal(model(pixels))
-    assert loaded.settings.class_attention
-    assert loaded.model.pretrained_cfg["label_names"] == ["dark", "light"]
 
 
 @pytest.fixture

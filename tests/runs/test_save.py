@@ -114,17 +114,6 @@ def test_what_the_system_says_is_said_with_a_remedy(number, run, monkeypatch):
     ]
 
 
-def test_a_removed_run_folder_stops_the_run_and_is_not_made_anew(run, says):
-    shutil.rmtree(run.folder)
-    with says(
-        RunError,
-        f"cannot write {run.folder}/metrics.jsonl: No such file or directory (if the folder was moved or removed, put "
-        f"it back); --resume goes on from the last checkpoint",
-    ):
-        checkpoint_state.save(run)
-    assert not run.folder.exists()
-
-
 def test_a_removed_folder_of_checkpoints_is_made_anew(run):
     checkpoint_state.save(run)
     shutil.rmtree(run.folder / "checkpoints")
