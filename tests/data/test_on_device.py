@@ -289,10 +289,8 @@ def held(split, device="cpu", val=None, crop=None, rank=0, world=2, filled=False
 
 def test_what_does_not_fit_is_refused_with_both_numbers(split, monkeypatch, says):
     monkeypatch.setattr(on_device, "free_memory", lambda device: 3 * 12 * 12 * 45)
-    assert [len(labels) for _, labels, _ in held(split)[1]] == [
-        4,
-        1,
-    ]  # 40 to train on, and 5 of 10 to validate on in each of two processes
+    # 40 to train on, and 5 of 10 to validate on in each of two processes
+    assert [len(labels) for _, labels, _ in held(split)[1]] == [4, 1]
     monkeypatch.setattr(on_device, "free_memory", lambda device: 3 * 12 * 12 * 45 - 1)
     with says(
         RecipeError,

@@ -494,13 +494,6 @@ def test_rounding_does_not_carry_a_weight_out_of_its_range():
     assert 0 <= lam.item() < 1e-6
 
 
-def test_a_mixup_batch_counts_as_relabelled_and_starts_from_the_area():
-    blended = mixup(torch.zeros(3, 3, 4, 6), torch.tensor([0, 1, 2]), 0.3)
-    relabelled = attention_labels(replace(blended, lam=torch.rand(3)), torch.rand(3, 6))
-    assert relabelled.rule == "attention"
-    assert torch.equal(relabelled.lam, blended.lam_area)
-
-
 def test_the_grid_of_a_non_square_image_is_found_by_the_rule():
     mixed = cutmix(torch.zeros(3, 3, 16, 24), torch.tensor([0, 1, 2]), (0, 0, 8, 8))
     attention = torch.zeros(3, 6)

@@ -241,7 +241,6 @@ def test_files_and_names_that_do_not_fit_are_refused(run, foreign, images, tmp_p
     refused(f"{foreign} does not say which model it holds; name it: --model vit_small_patch16_224", foreign)
     refused("timm has no model 'test_vitt'; did you mean test_vit", foreign, model="test_vitt")
     refused("timm has no model 'deit_tiny_patch16_225'", "deit_tiny_patch16_225")
-    refused(f"{foreign} has 2 outputs, but digits", foreign, "digits", model="test_vit")
     refused(f"{images.name}: the run has no class ", mislabelled(run, tmp_path), str(images))
     about, broken = {"transmix": '{"model": "test_vit"}'}, tmp_path / "broken.safetensors"
     save_file({"head.bias": torch.ones(2)}, broken, about)

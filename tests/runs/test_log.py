@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import json
 import os
 
 import pytest
@@ -186,12 +185,6 @@ def test_a_log_that_cannot_be_read_is_named(tmp_path, says):
     (tmp_path / "metrics.jsonl").mkdir()
     with says(RunError, f"cannot read {tmp_path}/metrics.jsonl: Is a directory"):
         read_rows(tmp_path / "metrics.jsonl")
-
-
-def test_rows_are_json_lines(tmp_path):
-    log = RunLog(tmp_path, 0, False)
-    fill(log, range(1, 5))
-    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [2, 4, 4]
 
 
 # ---------------------------------------------------------------------------------- windows of training rows
