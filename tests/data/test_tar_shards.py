@@ -173,6 +173,10 @@ def test_a_file_of_names_names_the_classes_and_labels_may_use_them(shards):
             [("a.cls", b"0")],
             "sample a: no image that is read (.jpg, .jpeg, .png, .webp and others) among .cls; image and label must be",
         ),
+        (
+            [("a.heic", b"x"), ("a.cls", b"0")],
+            "sample a: no image that is read (.jpg, .jpeg, .png, .webp and others) among",
+        ),
         ([("a.png", b"")], "sample a: no label (.cls, .json with an entry 'label', .txt); image and label must be"),
         ([("a.png", b""), ("b.png", b""), ("a.cls", b"0"), ("b.cls", b"0")], "sample a: no label"),
         ([("a.png", b""), ("a.jpg", b""), ("a.cls", b"0")], "sample a: more than one image (jpg, png)"),

@@ -391,18 +391,13 @@ def test_lam_as_drawn_is_beta_whatever_is_cut_off():
 
 # -------------------------------------------------------------------------------------------------- refusals
 
+RISING = "cutmix_minmax must be two rising fractions in [0, 1], not"
 REFUSED = {
     "mixup_alpha": ({"mixup_alpha": -1}, "alpha must not be negative: mixup -1, cutmix 1.0"),
     "cutmix_alpha": ({"cutmix_alpha": -0.5}, "alpha must not be negative: mixup 0.8, cutmix -0.5"),
     "nothing": ({"mixup_alpha": 0, "cutmix_alpha": 0}, "nothing to mix with: mixup_alpha and cutmix_alpha are both 0"),
-    "minmax falls": (
-        {"cutmix_minmax": (0.8, 0.2)},
-        "cutmix_minmax must be two rising fractions in [0, 1], not (0.8, 0.2)",
-    ),
-    "minmax above 1": (
-        {"cutmix_minmax": (0.2, 1.2)},
-        "cutmix_minmax must be two rising fractions in [0, 1], not (0.2, 1.2)",
-    ),
+    "minmax falls": ({"cutmix_minmax": (0.8, 0.2)}, f"{RISING} (0.8, 0.2)"),
+    "minmax above 1": ({"cutmix_minmax": (0.2, 1.2)}, f"{RISING} (0.2, 1.2)"),
     "prob": ({"prob": 1.2}, "prob is a probability, not 1.2"),
     "switch_prob": ({"switch_prob": -0.1}, "switch_prob is a probability, not -0.1"),
     "mode": ({"mode": "half"}, "mode must be 'batch', 'pair' or 'elem', not 'half'"),

@@ -249,19 +249,10 @@ def test_model_options_keep_the_types_of_their_values(load):
 # Text that is no recipe.
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "mixing: [",
-        "a: b: c",
-        "? [1]\n: 2",
-        "run: \0",
-        "run: 2020-13-45",
-        "run: !!int x",
-        "a: !!timestamp x",
-        "[" * 5000,
-    ],
-)
+NO_YAML = ["mixing: [", "a: b: c", "? [1]\n: 2", "run: \0", "run: 2020-13-45", "run: !!int x", "a: !!timestamp x"]
+
+
+@pytest.mark.parametrize("text", [*NO_YAML, "[" * 5000])
 def test_text_that_is_not_yaml_is_an_error_on_one_line(load, text):
     with pytest.raises(RecipeError, match=r"^[^\n]*recipe\.yaml is not YAML: [^\n]+$"):
         load(text)
