@@ -489,9 +489,7 @@ def test_names_are_matched_without_case_and_punctuation(name):
 
 
 def test_an_unknown_name_names_the_nearest_and_lists_all():
-    with pytest.raises(
-        DataError, match=r"^torchvision:Flowers103: no such set; nearest is Flowers102; there are CIFAR10, "
-    ):
+    with pytest.raises(DataError, match=r"^torchvision:Flowers103: no such set; nearest is Flowers102; there are "):
         open_data("torchvision:Flowers103")
 
 
@@ -520,9 +518,7 @@ def test_a_set_that_needs_a_package_names_it(monkeypatch):
 
 def test_without_a_folder_they_are_looked_for_in_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        DataError, match=r"^torchvision:DTD: no folder data; give the folder with its files, --data-dir"
-    ):
+    with pytest.raises(DataError, match=r"^torchvision:DTD: no folder data; give the folder with its files"):
         open_data("torchvision:DTD")
     WRITERS["DTD"](tmp_path / "data", monkeypatch)
     assert open_data("torchvision:DTD").classes == ("banded", "dotted")
@@ -535,9 +531,7 @@ def test_files_that_are_not_there_name_the_folder_and_the_flags(tmp_path):
     )
     with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
         open_data("torchvision:CIFAR10", data_dir=tmp_path)
-    with pytest.raises(
-        DataError, match=r"; it cannot be downloaded any more: bring its files by other means, and give"
-    ):
+    with pytest.raises(DataError, match=r"; it cannot be downloaded any more: bring its files by other means"):
         open_data("torchvision:ImageNet", download=tmp_path)
 
 
@@ -551,9 +545,7 @@ def test_labels_that_a_part_lacks_are_an_error(tmp_path, monkeypatch):
     files = {part: (f"{part}.csv", md5(folder / f"{part}.csv")) for part in ("train", "test")}
     kind = torchvision.datasets.FER2013
     monkeypatch.setattr(kind, "_RESOURCES", {**kind._RESOURCES, **files})
-    with pytest.raises(
-        DataError, match=r"^torchvision:FER2013: a part has no labels; hold out another, --held-out NAME"
-    ):
+    with pytest.raises(DataError, match=r"^torchvision:FER2013: a part has no labels; hold out another"):
         open_data("torchvision:FER2013", data_dir=tmp_path)
     assert len(open_data("torchvision:FER2013", data_dir=tmp_path, choice=Choice(val_fraction=0.1)).train) == 7
 
@@ -583,9 +575,7 @@ def test_a_pickle_that_was_changed_is_refused_before_it_is_read(tmp_path, monkey
     WRITERS["CIFAR10"](tmp_path, monkeypatch)
     folder, flag = tmp_path / "cifar-10-batches-py", tmp_path / "flag"
     (folder / file).write_bytes(pickle.dumps({"data": Touches(flag), "labels": Touches(flag)}))
-    with pytest.raises(
-        DataError, match=r"^torchvision:CIFAR10: cannot be read in .* \(Dataset .*not found or corrupted\)"
-    ):
+    with pytest.raises(DataError, match=r"^torchvision:CIFAR10: cannot be read in .* \(Dataset .*corrupted\)"):
         open_data(folder) if as_folder else open_data("torchvision:CIFAR10", data_dir=tmp_path)
     assert not flag.exists()
 
@@ -869,9 +859,7 @@ def test_a_place_that_cannot_be_written_and_a_name_that_is_not_fetched_are_error
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"^cannot write .*file/.DTD.lock: .*File exists"):
         open_data("torchvision:DTD", download=tmp_path / "file")
-    with pytest.raises(
-        DataError, match=r"^digits: --download is for --data torchvision:NAME, and for cifar10, cifar100, mn"
-    ):
+    with pytest.raises(DataError, match=r"^digits: --download is for --data torchvision:NAME, and for cifar10"):
         open_data("digits", download=tmp_path)
     with pytest.raises(DataError, match=r"^mnist: no such folder; .* \(--download FOLDER fetches mnist into FOLDER\)$"):
         open_data("mnist")

@@ -194,10 +194,8 @@ def test_python_objects_are_never_loaded(trained, tmp_path):
         start_model(settings("absent.pth"), 5, 16)
 
 
-def test_grey_input_is_refused_with_the_reason(tmp_path):
-    with pytest.raises(
-        RecipeError, match=r"^model_options in_chans=1: images are RGB, so a model has 3 input channels$"
-    ):
+def test_grey_input_is_refused_with_the_reason(says):
+    with says(RecipeError, "model_options in_chans=1: images are RGB, so a model has 3 input channels"):
         build_model(Model("vit_tiny_patch16_224", {**OPTIONS, "in_chans": 1}), 5, 16)
 
 
@@ -206,8 +204,7 @@ def test_published_weights_of_another_kind_of_model_are_an_error(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)  # the hub answers
     with pytest.raises(
-        RecipeError,
-        match=r"^the published weights of resnet18 do not fit vit_tiny_patch16_224: Vis.* no attribute `conv1`$",
+        RecipeError, match=r"^the published weights of resnet18 do not fit vit_tiny_patch16_224: .*attribute `conv1`$"
     ):
         start_model(settings("resnet18"), 5, 16)
 
