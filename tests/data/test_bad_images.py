@@ -146,10 +146,8 @@ def test_odd_names_stay_on_their_line_and_are_recognised(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("decoded", [False, True])
 def test_more_bad_images_than_allowed_are_an_error(broken, tmp_path, workers, decoded):
-    split, message = (
-        read_folder(broken).train,
-        r"^more than max_bad_images 1 images cannot be read: .+ \(transmix doctor",
-    )
+    split = read_folder(broken).train
+    message = r"^more than max_bad_images 1 images cannot be read: .+ \(transmix doctor"
     bad = BadImages(1, tmp_path / "list.txt")
     with pytest.raises(DataError, match=message):
         keep_decoded(split, 10**9, max_bad=1) if decoded else batches(split, workers=workers, bad=bad)

@@ -173,10 +173,7 @@ def test_rows_and_columns_that_cannot_be_used_are_named(tmp_path):
     rows = [{"image": {"bytes": png(1), "path": None}, "label": 0}, {"image": None, "label": 1}]
     broken["train"] = Dataset.from_list(rows, features=broken["train"].features)
     broken.save_to_disk(tmp_path / "broken")
-    refuses(
-        f"hf:{tmp_path / 'broken'}",
-        " train row 1: the image is null; fill it in or drop the row",
-    )
+    refuses(f"hf:{tmp_path / 'broken'}", " train row 1: the image is null; fill it in or drop the row")
 
 
 def test_an_image_that_cannot_be_read_is_named_by_its_row(tmp_path):

@@ -190,12 +190,6 @@ def test_a_model_is_resized_and_its_crop_with_it(run):
         loaded.resized((16, 20))
 
 
-def exported_without(run, tmp_path, change):
-    folder = shutil.copytree(run / "export", tmp_path / "changed")
-    change(folder)
-    return folder
-
-
 def test_folders_that_hold_no_model_are_named(run, tmp_path, says):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -224,7 +218,8 @@ def test_folders_that_hold_no_model_are_named(run, tmp_path, says):
     ],
 )
 def test_an_export_whose_files_do_not_fit_is_refused(change, kind, words, run, tmp_path):
-    folder = exported_without(run, tmp_path, change)
+    folder = shutil.copytree(run / "export", tmp_path / "changed")
+    change(folder)
     with pytest.raises(kind) as error:
         load_model(folder)
     assert words in str(error.value)

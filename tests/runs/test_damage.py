@@ -203,11 +203,7 @@ def test_a_state_that_is_of_another_step_absent_or_none_is_refused(state, root):
     folder = root / "step-00000002"
     (folder / "state.json").unlink()
     rewrite(folder, **({} if state is None else {"state_json": state}))
-    said = (
-        f"cannot read {folder}/state.json: "
-        if state in NO_STATE
-        else f"{folder} is damaged: its state.json is not of this step$"
-    )
+    said = f"cannot read {folder}/state.json: " if state in NO_STATE else f"{folder} is damaged: .* not of this step$"
     with pytest.raises(CheckpointError, match=f"^{said}"):
         verify_checkpoint(folder)
 
