@@ -1,6 +1,7 @@
 """What all tests share: real images where present, small data and recipes for all that trains, a browser for pages."""
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def small_recipe():
 def images(tmp_path_factory):
     """A folder of 40 training and 8 validation images in two classes."""
     return write_class_folders(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def says():
+    """Expect an error of a kind with exactly this text: `with says(ValueError, "..."):`."""
+
+    @contextmanager
+    def expect(kind, text):
+        with pytest.raises(kind) as caught:
+            yield caught
+        assert str(caught.value) == text
+
+    return expect
 
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

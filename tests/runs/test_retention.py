@@ -12,6 +12,10 @@ def steps(root):
     return [int(name[5:]) for name in sorted(os.listdir(root)) if name.startswith("step-")]
 
 
+def refuse(path, *rest):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
 @pytest.fixture
 def six(checkpoint, tmp_path):
     for step in range(1, 7):
@@ -52,9 +56,6 @@ def test_the_last_one_that_verifies_is_never_removed(damaged, best, left, six):
 
 def test_what_cannot_be_removed_is_no_error_and_goes_the_next_time(six, monkeypatch):
     rename = os.rename
-
-    def refuse(path, *rest):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "rename", refuse)
     remove_old_checkpoints(six, keep=2, best_step=None)
@@ -97,9 +98,6 @@ def test_all_damaged_are_set_aside_older_ones_too_and_it_is_said_if_none_is_left
 def test_a_damaged_checkpoint_that_cannot_be_set_aside_is_left_out_all_the_same(six, monkeypatch):
     size = (six / "step-00000006" / "model.safetensors").stat().st_size
     damage(six, 6)
-
-    def refuse(path, *rest):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "rename", refuse)
     found, said = settle_checkpoints(six)
