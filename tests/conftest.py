@@ -1,6 +1,9 @@
 """What all tests share: real images where present, small data and recipes for all that trains, a browser for pages."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +70,22 @@ def small_recipe():
 def images(tmp_path_factory):
     """A folder of 40 training and 8 validation images in two classes."""
     return write_class_folders(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory):
+    """A Python for child processes that need torch, timm and the package, which it has imported already."""
+    if not hasattr(os, "fork"):
+        pytest.skip("children are forked")
+    folder, program = tmp_path_factory.mktemp("python"), Path(__file__).with_name("warm_python.py")
+    socket, python = folder / "socket", folder / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -E -S {program} {socket} {python} "$@"\n')
+    python.chmod(0o755)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    server = subprocess.Popen([sys.executable, str(program), str(socket), str(python)], **pipes)
+    assert server.stdout.readline() == b"ready\n"
+    yield str(python)
+    server.communicate(timeout=60)
 
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

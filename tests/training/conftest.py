@@ -9,10 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from transmix.recipes import dump_recipe
+from transmix.visual import mixed_batch
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "chaos.py"
+
+
+@pytest.fixture(autouse=True)
+def _empty_pictures(monkeypatch):
+    """Draw no boxes: they take longer than a small run. What a fixture of a module trains has its pictures."""
+    monkeypatch.setattr(mixed_batch, "mixed_batch_figure", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +33,10 @@ def chaos():
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory):
+def pair(warm_python, tmp_path_factory):
     """Give a function that runs a scenario in two processes: exit codes, and what each said."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("test_sharded.py"))],
+        [warm_python, str(Path(__file__).with_name("test_sharded.py"))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -77,9 +76,9 @@ def test_validation_images_that_do_not_divide_are_each_counted_once(pair, small_
         assert last[f"{prefix}val_loss"] == pytest.approx(scores["loss"], abs=1e-6)
 
 
-def torchrun(recipe, out, *more, program, restarts=0):
+def torchrun(python, recipe, out, *more, program, restarts=0):
     """Run `program`, which trains, in two processes under torchrun; give the finished process."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
         [*command, "--max-restarts", str(restarts), str(program), str(recipe), str(out), *more],
         capture_output=True,
@@ -110,11 +109,11 @@ sys.exit(main(["train", "--recipe", sys.argv[1], "--out", sys.argv[2]]))
 
 
 def test_a_process_that_dies_takes_the_job_down_and_torchrun_starts_it_again_where_it_was(
-    small_recipe, images, undisturbed, tmp_path
+    warm_python, small_recipe, images, undisturbed, tmp_path
 ):
     (tmp_path / "dying.py").write_text(DYING)
     (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
-    done = torchrun(tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=1)
+    done = torchrun(warm_python, tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=1)
     assert done.returncode == 0, done.stderr
     assert "RuntimeError: the second process breaks" in done.stderr
     assert "going on from step 5" in done.stdout
@@ -129,11 +128,11 @@ def test_a_process_that_dies_takes_the_job_down_and_torchrun_starts_it_again_whe
 
 
 @pytest.mark.parametrize("how", ["raises", "exits"])
-def test_the_job_ends_soon_and_shows_who_failed_first(how, small_recipe, images, tmp_path):
+def test_the_job_ends_soon_and_shows_who_failed_first(how, warm_python, small_recipe, images, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
     more = ["at once"] if how == "exits" else []
-    done = torchrun(tmp_path / "small.yaml", tmp_path / "run", *more, program=tmp_path / "dying.py")
+    done = torchrun(warm_python, tmp_path / "small.yaml", tmp_path / "run", *more, program=tmp_path / "dying.py")
     assert done.returncode == 1
     report = done.stderr[done.stderr.index("Root Cause") :]
     assert re.search(r"rank *: 1 ", report), done.stderr
