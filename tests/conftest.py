@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,19 +74,21 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def warm_python(tmp_path_factory):
+def warm_python():
     """A Python for child processes that need torch, timm and the package, which it has imported already."""
     if not hasattr(os, "fork"):
         pytest.skip("children are forked")
-    folder, program = tmp_path_factory.mktemp("python"), Path(__file__).with_name("warm_python.py")
-    socket, python = folder / "socket", folder / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -E -S {program} {socket} {python} "$@"\n')
-    python.chmod(0o755)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
-    server = subprocess.Popen([sys.executable, str(program), str(socket), str(python)], **pipes)
-    assert server.stdout.readline() == b"ready\n"
-    yield str(python)
-    server.communicate(timeout=60)
+    program = Path(__file__).with_name("warm_python.py")
+    with tempfile.TemporaryDirectory() as folder:  # a short path, as a socket needs
+        socket, python = Path(folder, "socket"), Path(folder, "python")
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -E -S {program} {socket} {python} "$@"\n')
+        python.chmod(0o755)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+        server = subprocess.Popen([sys.executable, str(program), str(socket), str(python)], **pipes)
+        assert server.stdout.readline() == b"ready\n"
+        yield str(python)
+        server.stdin.close()
+        server.wait(timeout=60)
 
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

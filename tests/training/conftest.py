@@ -33,6 +33,22 @@ def chaos():
 
 
 @pytest.fixture(scope="session")
+def validated_on(images, tmp_path_factory):
+    """Make the data set of `images` with so many dark and light validation images: some of those it trains on."""
+
+    def make(dark, light):
+        root = tmp_path_factory.mktemp("uneven")
+        (root / "train").symlink_to(images / "train")
+        for name, count in (("dark", dark), ("light", light)):
+            (root / "val" / name).mkdir(parents=True)
+            for file in sorted((images / "train" / name).iterdir())[:count]:
+                (root / "val" / name / file.name).symlink_to(file)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def pair(warm_python, tmp_path_factory):
     """Give a function that runs a scenario in two processes: exit codes, and what each said."""
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Two processes: what happens to one of them is agreed on by both, and nothing hangs."""
+"""Two processes: each image counts once, and torchrun sees who failed. `test_sharded` has what both agree on."""
 
 import json
 import os
@@ -6,9 +6,7 @@ import re
 import signal
 import subprocess
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from transmix.cli import main
 from transmix.recipes import dump_recipe
@@ -22,49 +20,17 @@ def undisturbed(pair, small_recipe, images, tmp_path_factory):
     return load_checkpoint(newest_checkpoint(folder / "checkpoints")[0]).tensors
 
 
-def test_a_number_that_is_not_finite_on_one_process_stops_both_at_that_step(pair, small_recipe, images, tmp_path):
-    found = pair("nan_on_one", small_recipe(images, log_every=4), tmp_path / "run")
-    assert found["codes"] == [1, 1], found["said"]
-    assert all("loss or gradient was not finite at step 3 (epoch 1; training images" in said for said in found["said"])
-    dump = load_checkpoint(tmp_path / "run" / "nonfinite" / "step-00000003")
-    assert [len(rank) for rank in dump.state["samples"]] == [4, 4]
-    assert {"random-0", "random-1"} <= set(dump.tensors)
-    assert all(tensor.isfinite().all() for tensor in dump.tensors["model"].values())
-
-
-def test_a_signal_to_one_process_saves_and_stops_both_and_the_resumed_run_has_the_same_bits(
-    pair, undisturbed, small_recipe, images, tmp_path
-):
-    found = pair("signal_to_one", small_recipe(images), tmp_path / "run", "2")
-    assert found["codes"] == [128 + signal.SIGTERM] * 2, found["said"]
-    assert all("stopped by SIGTERM after step 4;" in said for said in found["said"])  # in mid-epoch
-    assert pair("plain", small_recipe(images), tmp_path / "run", "--resume")["codes"] == [0, 0]
-    resumed = load_checkpoint(newest_checkpoint(tmp_path / "run" / "checkpoints")[0]).tensors
-    assert resumed.keys() == undisturbed.keys()
-    for kind, tensors in undisturbed.items():
-        assert all(resumed[kind][name].equal(tensor) for name, tensor in tensors.items()), kind
-
-
 def test_without_agreement_only_one_would_stop(pair, small_recipe, images, tmp_path):
     """The negative control: the other process waits for it or fails; it does not save and stop as asked."""
     found = pair("without_agreement", small_recipe(images, max_steps=4), tmp_path / "run")
     assert found["codes"] != [128 + signal.SIGTERM] * 2
 
 
-def write_images(root, validation):
-    rng = np.random.default_rng(0)
-    for split, counts in (("train", (8, 8)), ("val", validation)):
-        for name, brightness, count in zip(("dark", "light"), (60, 180), counts, strict=True):
-            (root / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.normal(brightness, 40, (20, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
-    return root
-
-
 @pytest.mark.parametrize("validation", [(1, 1), (3, 2), (9, 4)])
-def test_validation_images_that_do_not_divide_are_each_counted_once(pair, small_recipe, validation, tmp_path):
-    recipe = small_recipe(write_images(tmp_path / "images", validation), max_steps=2)
+def test_validation_images_that_do_not_divide_are_each_counted_once(
+    pair, small_recipe, validated_on, validation, tmp_path
+):
+    recipe = small_recipe(validated_on(*validation), max_steps=2)
     found = pair("plain", recipe, tmp_path / "run")
     assert found["codes"] == [0, 0], found["said"]
     last = json.loads((tmp_path / "run" / "summary.json").read_text())["last"]
