@@ -49,8 +49,11 @@ def attend(client):
     words, folder, environment = json.loads(client.makefile().readline())
     if pid := os.fork():
         client.sendall(b"%d\n" % pid)
-        threading.Thread(target=lambda: client.recv(1) or os.kill(pid, signal.SIGKILL), daemon=True).start()
+        ended = threading.Event()
+        end = lambda: client.recv(1) or ended.is_set() or os.kill(pid, signal.SIGKILL)  # noqa: E731
+        threading.Thread(target=end, daemon=True).start()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        ended.set()
         client.sendall(b"%d\n" % code)
         os._exit(0)
     client.close()
