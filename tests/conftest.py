@@ -1,6 +1,10 @@
 """What all tests share: real images where present, small data and recipes for all that trains, a browser for pages."""
 
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +84,24 @@ def says():
         assert str(caught.value) == text
 
     return expect
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """A Python for child processes that need torch, timm and the package, which it has imported already."""
+    if not hasattr(os, "fork"):
+        pytest.skip("children are forked")
+    program = Path(__file__).with_name("warm_python.py")
+    with tempfile.TemporaryDirectory() as folder:  # a short path, as a socket needs
+        socket, python = Path(folder, "socket"), Path(folder, "python")
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -E -S {program} {socket} {python} "$@"\n')
+        python.chmod(0o755)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+        server = subprocess.Popen([sys.executable, str(program), str(socket), str(python)], **pipes)
+        assert server.stdout.readline() == b"ready\n"
+        yield str(python)
+        server.stdin.close()
+        server.wait(timeout=60)
 
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

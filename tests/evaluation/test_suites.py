@@ -1,17 +1,11 @@
 """All suites together: one table, one command, one result however many processes share the work."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-import transmix
 from transmix.cli import main
 from transmix.cli.evaluate import print_scores, print_suite
 from transmix.data.dataset import DataError
@@ -214,7 +208,7 @@ RANK = """
         bad.join(gather(bad.known, world))
     except DataError as error:
         found["bad"] = str(error)
-    found["rows"] = gather_rows(torch.arange(3 * rank)).tolist() + gather_rows(torch.ones(2 - rank, 1)).tolist()
+    found["rows"] = gather_rows(torch.arange(3 * rank)).tolist() + gather_rows(torch.full((2 - rank, 1), rank)).tolist()
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(found, file)
     assert main(arguments) == 0
@@ -222,34 +216,15 @@ RANK = """
 
 
 def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(
-    request, weights, tmp_path, opened, noise, masked, monkeypatch
+    two_processes, weights, tmp_path, opened, noise, masked, monkeypatch
 ):
     """Of one image, and of two that are halved, the second process has none."""
-    (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
-    paths = os.pathsep.join([str(Path(transmix.__file__).parents[1]), str(request.path.parent)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    suites = all_suites(weights, tmp_path / "both.json")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "rank.py"), str(rank), str(tmp_path), *suites],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=300)[0] for rank in ranks]
-        assert [rank.returncode for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-
+    said = two_processes(RANK, *all_suites(weights, tmp_path / "both.json"))
     monkeypatch.setattr(label_truth, "PAIRS", 21)
     settings = Settings(occlusion_ratios=(0.0, 0.5))
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found.pop("rows") == [0, 1, 2, [1.0], [1.0], [1.0]]
+        assert found.pop("rows") == [0, 1, 2, [0], [0], [1]]
         assert found.pop("bad").startswith("more than max_bad_images 3 images cannot be read: 00.png, 01.png, 10.png")
         for name, theirs in found.items():
             suite, samples = name.split()
