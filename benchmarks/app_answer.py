@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from timing import command, where
 
-from transmix.app.answer import Controls, answer
 from transmix.app.model import DEFAULT, LAST, PageModel
 from transmix.app.parts import attention_part, classes_part, shares_part
 from transmix.app.picture import SAMPLES, sample
+from transmix.app.values import Controls, answer
 from transmix.models.loaded import load_model
 
 
@@ -42,7 +42,6 @@ def main(words: list[str] | None = None) -> None:
             attention_part(found.shown, found.setting)
             shares_part(found.shown, found.setting, model.weights["trained"])
             classes_part(found.shown, model.classes)
-            found.stage(model.size)
             seconds.append(time.perf_counter() - started)
         seconds = sorted(seconds[1:])  # the first one reads the files
         median, slowest = statistics.median(seconds), seconds[-1]

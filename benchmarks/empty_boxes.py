@@ -24,7 +24,7 @@ import torch
 from label_truth import rules_with, write
 
 from transmix.data.masks import open_masks
-from transmix.evaluation.evaluator import prepare
+from transmix.evaluation.evaluate import prepare
 from transmix.evaluation.label_truth import PairLabels, draw_pairs, mean_interval, weigh
 from transmix.models.loaded import load_with_data
 

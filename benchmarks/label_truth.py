@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from transmix.data.dataset import ImageData
 from transmix.data.masks import open_masks
-from transmix.evaluation.evaluator import Evaluator, prepare
+from transmix.evaluation.evaluate import Evaluator, prepare
 from transmix.evaluation.label_truth import RULES, Pair, Rule, agreement, draw_pairs, true_lam, weigh
 from transmix.mixing import Mixed
 from transmix.models.loaded import load_with_data

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from transmix.runs.environment import commit
+from transmix.runs.folder import commit
 
 LIBRARIES = ("transmix", "torch", "torchvision", "timm", "numpy", "pillow")
 

@@ -31,7 +31,7 @@ from typing import Any
 from photographs import write_folders
 from timing import Report, flags, parse, rows
 
-from transmix.runs.environment import commit
+from transmix.runs.folder import commit
 
 OURS = {"transmix cutmix": ("mixup+cutmix", 0), "transmix": ("transmix", 0), "transmix cached": ("transmix", 64)}
 """Our variants: how they mix, and how many GB of decoded images they may keep."""

@@ -44,12 +44,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-import transmix.visual.mixed_batch  # noqa: F401  a life would import it at its own cost
+import transmix.visual.pairs  # noqa: F401  a life would import it at its own cost
 from transmix.data.loader import TrainingBatches
 from transmix.data.settings import Augmentation, Data
 from transmix.recipes import Recipe
-from transmix.recipes.model import Model
-from transmix.recipes.settings import Mixing, Optimization, Run
+from transmix.recipes.settings import Mixing, Model, Optimization, Run
 from transmix.runs import checkpoint as checkpoint_module
 from transmix.runs.checkpoint import list_checkpoints, load_checkpoint
 from transmix.runs.error import CheckpointError

@@ -1,6 +1,11 @@
 """What all tests share: real images where present, small data and recipes for all that trains, a browser for pages."""
 
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +15,7 @@ from PIL import Image
 
 from transmix.data.settings import Augmentation, Data
 from transmix.recipes import Recipe
-from transmix.recipes.model import Model
-from transmix.recipes.settings import Mixing, Optimization, Run
+from transmix.recipes.settings import Mixing, Model, Optimization, Run
 
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -67,6 +71,37 @@ def small_recipe():
 def images(tmp_path_factory):
     """A folder of 40 training and 8 validation images in two classes."""
     return write_class_folders(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def says():
+    """Expect an error of a kind with exactly this text: `with says(ValueError, "..."):`."""
+
+    @contextmanager
+    def expect(kind, text):
+        with pytest.raises(kind) as caught:
+            yield caught
+        assert str(caught.value) == text
+
+    return expect
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """A Python for child processes that need torch, timm and the package, which it has imported already."""
+    if not hasattr(os, "fork"):
+        pytest.skip("children are forked")
+    program = Path(__file__).with_name("warm_python.py")
+    with tempfile.TemporaryDirectory() as folder:  # a short path, as a socket needs
+        socket, python = Path(folder, "socket"), Path(folder, "python")
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -E -S {program} {socket} {python} "$@"\n')
+        python.chmod(0o755)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+        server = subprocess.Popen([sys.executable, str(program), str(socket), str(python)], **pipes)
+        assert server.stdout.readline() == b"ready\n"
+        yield str(python)
+        server.stdin.close()
+        server.wait(timeout=60)
 
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

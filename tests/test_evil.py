@@ -23,7 +23,7 @@ from transmix.data.dataset import DataError
 from transmix.data.source import open_data
 from transmix.models.build import build_model
 from transmix.recipes import RecipeError, dump_recipe, load_recipe, recipe_text
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 from transmix.runs.checkpoint import load_checkpoint, read_tensors, verify_checkpoint, write_manifest
 from transmix.runs.error import CheckpointError
 from transmix.training.loop import train
@@ -302,7 +302,7 @@ def test_class_names_name_no_file_and_come_through_every_file_whole(
     run = recipe.parent / "run"
     recipe.write_text(dump_recipe(small_recipe(evil_data, max_steps=2, rand_augment=None, random_erasing=0.0)))
     monkeypatch.setenv("MPLCONFIGDIR", str(recipe.parent))
-    monkeypatch.setattr("transmix.runs.environment.commit", lambda checkout: None)  # asks git, in words of its own
+    monkeypatch.setattr("transmix.runs.folder.commit", lambda checkout: None)  # asks git, in words of its own
     with watched(recipe.parent) as events:
         assert main(["train", "--recipe", str(recipe), "--out", str(run)]) == 0
         assert main(["evaluate", str(run), "--workers", "0"]) == 0

@@ -1,9 +1,14 @@
-"""Processes: who this one is, where it computes, and the little they say to each other."""
+"""Processes: who this one is, where it computes, the little they say to each other, and models that they share.
+
+Sharded training (FSDP2) cuts weights, gradients and optimizer state up over the processes, block by block. Checkpoints
+know nothing of it: they hold whole tensors under the model's own names, as those of any other run.
+"""
 
 import inspect
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,10 +68,8 @@ def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
     Raises:
         RecipeError: a device that this machine does not have, or processes that cannot find each other.
     """
-    rank, size, local_rank, local = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
-    )
+    absent = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    rank, size, local_rank, local = (int(os.environ.get(name, value)) for name, value in absent.items())
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -133,11 +136,6 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=on_gpu, gradient_as_bucket_view=True, **buffers)
 
 
-def is_part(tensor: Tensor) -> bool:
-    """Whether a tensor is cut up over processes (a DTensor, whose import would take seconds)."""
-    return hasattr(tensor, "full_tensor")
-
-
 @contextmanager
 def losing_others(world: World, remedy: str) -> Iterator[None]:
     """Turn what torch raises when another process fails or hangs into one error that says so, and the remedy.
@@ -165,13 +163,6 @@ def wait_for_all(world: World) -> None:
         dist.barrier()
 
 
-def average(values: Tensor, world: World) -> Tensor:
-    """Return the mean of a tensor over all processes."""
-    if world.size > 1:
-        dist.all_reduce(values)
-    return values / world.size
-
-
 def share_buffers(model: nn.Module, world: World) -> None:
     """Give every process the first one's buffers (running means of batch norm), so that all evaluate one model."""
     if world.size > 1:
@@ -194,6 +185,96 @@ def from_first(value: Any, world: World) -> Any:
     if world.size > 1:
         dist.broadcast_object_list(values, 0)
     return values[0]
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether a tensor is cut up over processes (a DTensor, whose import would take seconds)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def shard(model: nn.Module, world: World) -> nn.Module:
+    """Cut up a model's weights over all processes, in place; each block by itself, and then what is left.
+
+    All processes start from the first one's weights, as they do under DDP.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            dist.broadcast(tensor, 0)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for module in [*find_blocks(model), model]:
+        # The root too is cut up again after its forward: torch would keep it whole until a backward, and where none
+        # follows (an EMA) later forwards would run with the weights of the first.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    return model
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that a model is a stack of; none if it is not.
+
+    Stacks are lists of modules of one class; of the class that fills most places in them all modules are blocks, in
+    whichever stage.
+    """
+    places = Counter()
+    for module in model.modules():
+        stack = list(module) if isinstance(module, nn.ModuleList | nn.Sequential) else []
+        if len(stack) > 1 and len(set(map(type, stack))) == 1 and _is_block(stack[0]):
+            places[type(stack[0])] += len(stack)
+    if not places:
+        return []
+    kind = places.most_common(1)[0][0]
+    blocks, inside = [], set()
+    for module in model.modules():
+        if type(module) is kind and module not in inside:
+            blocks.append(module)
+            inside.update(module.modules())
+    return blocks
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether a module is made of others, is no mere list of them, and has weights."""
+    is_list = isinstance(module, nn.ModuleList | nn.Sequential)
+    return not is_list and any(True for _ in module.children()) and any(True for _ in module.parameters())
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a sharded tensor, in the same memory; any other tensor unchanged."""
+    return tensor.detach().to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor gathered whole (every process must call this); any other tensor unchanged."""
+    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def gather_whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Return tensors with those that are cut up whole; every process calls this.
+
+    Args:
+        tensors: the same names in the same order in every process.
+        keep: whether this process wants them; the others take part and get nothing, which saves their memory.
+    """
+    if not any(map(is_part, tensors.values())):
+        return tensors
+    found = {}
+    for name, tensor in tensors.items():
+        complete = whole(tensor.detach())
+        if keep:
+            found[name] = complete.cpu()
+    return found
+
+
+def cut_like(tensor: Tensor, weight: Tensor) -> Tensor:
+    """Return a whole tensor sharded like a weight; unchanged if the weight is whole or has another shape."""
+    if not is_part(weight) or tensor.shape != weight.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = weight.device_mesh, weight.placements  # type: ignore[attr-defined]
+    # Every process has read the whole and takes its part without a word; a copy, so that the whole can go.
+    return distribute_tensor(tensor.to(weight.device), mesh, placements, src_data_rank=None).clone()
 
 
 def stop() -> None:

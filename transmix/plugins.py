@@ -22,7 +22,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from transmix.error import RecipeError
+from transmix.error import RecipeError, one_line
 from transmix.warnings import TransMixWarning
 
 GROUP = "transmix.plugins"
@@ -70,21 +70,17 @@ def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
         if name in ours:
             return ours[name]
         raise UnknownNameError(f"no {kind} is called {name!r}{nearest(name, names(kind, ours))}")
-    entry = entries[0]
+    entry, owner = entries[0], _owner(entries[0])
     if len(entries) > 1:
         owners = " and ".join(map(_owner, entries))
         raise UnknownNameError(f"{owners} both add a {kind} called {name!r}; uninstall one")
     if name in ours:
-        raise UnknownNameError(
-            f"{_owner(entry)} adds a {kind} called {name!r}, which transmix has; it needs another name"
-        )
+        raise UnknownNameError(f"{owner} adds a {kind} called {name!r}, which transmix has; it needs another name")
     try:
         return entry.load()
     except Exception as error:  # whatever the package's code raises
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UnknownNameError(
-            f"{kind} {name!r} of {_owner(entry)} ({entry.value}) cannot be imported: {reason}"
-        ) from error
+        what = f"{kind} {name!r} of {owner} ({entry.value})"
+        raise UnknownNameError(f"{what} cannot be imported: {one_line(error, named=True)}") from error
 
 
 def make(kind: str, ours: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> Any:

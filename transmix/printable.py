@@ -6,9 +6,7 @@ Needs nothing but Python, so that any complaint can use it.
 
 def printable(text: str) -> str:
     """Write a text on one line that any terminal and file takes: escapes for control characters, letters stay."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def shorten(text: str, most: int) -> str:

@@ -10,9 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from transmix.app.code import write_code
 from transmix.app.model import PageModel
-from transmix.app.parts import classes_part
+from transmix.app.parts import classes_part, write_code
 from transmix.app.picture import SAMPLES, read_picture, sample
 from transmix.app.values import Setting, show
 from transmix.models.loaded import load_model

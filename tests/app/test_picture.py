@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from transmix.app import picture
-from transmix.app.answer import Controls, answer
 from transmix.app.picture import SAMPLES, is_sample, read_picture, received, sample
+from transmix.app.values import Controls, answer
 from transmix.data.dataset import DataError
 
 NO_IMAGE = "cannot read the image (not an image, or of a kind that is not read); replace or remove it"

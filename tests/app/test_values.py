@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transmix.app.answer import Controls, answer
 from transmix.app.picture import SAMPLES, sample
-from transmix.app.values import Setting, box_within, mix, percents, scaled_box, show
+from transmix.app.values import Controls, Setting, answer, box_within, mix, percents, scaled_box, show
 
 BOX = (30, 50, 140, 200)
 

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from transmix import AttentionReader
+
 timm = pytest.importorskip("timm")
 
 CLASSES = 5
@@ -128,6 +130,13 @@ def family(request):
 def vit():
     """The plain ViT."""
     return FAMILIES["vit"]
+
+
+@pytest.fixture
+def read_vit(vit):
+    """The plain ViT, images for it and its reader."""
+    model = vit.model()
+    return model, vit.images(), AttentionReader(model)
 
 
 @pytest.fixture

@@ -119,9 +119,8 @@ def test_a_deep_copy_does_not_disturb_the_originals_row(family):
     assert len(reader.take().row) == 5
 
 
-def test_a_deep_copy_taken_in_training_can_be_averaged_and_loaded(vit):
-    model = vit.model()
-    AttentionReader(model)
+def test_a_deep_copy_taken_in_training_can_be_averaged_and_loaded(vit, read_vit):
+    model = read_vit[0]
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
     average.update_parameters(model)
     average.module.load_state_dict(vit.model(seed=1).state_dict())
@@ -186,18 +185,17 @@ def test_a_second_reader_is_refused_until_the_first_is_detached(family):
         first.take()
 
 
-def test_a_refused_second_reader_leaves_the_model_as_it_was(vit):
-    model = vit.model()
-    first = AttentionReader(model)
+def test_a_refused_second_reader_leaves_the_model_as_it_was(read_vit):
+    model, images, first = read_vit
     before = snapshot(model)
     with pytest.raises(AttentionError, match="is being read by another AttentionReader"):
         AttentionReader(model, "blocks.0.attn")  # another module, but the patch embedding is taken
     assert snapshot(model) == before
-    model(vit.images())
+    model(images)
     first.take()
 
 
-def test_a_reader_is_a_context(vit):
+def test_a_reader_is_a_context_which_ends_on_an_error_too(vit):
     model = vit.model()
     before = snapshot(model)
     with AttentionReader(model) as reader:
@@ -207,11 +205,6 @@ def test_a_reader_is_a_context(vit):
     model(vit.images())
     with pytest.raises(AttentionError, match="no attention was recorded"):
         reader.take()
-
-
-def test_the_context_ends_on_an_error_too(vit):
-    model = vit.model()
-    before = snapshot(model)
     with pytest.raises(ZeroDivisionError), AttentionReader(model):
         raise ZeroDivisionError
     assert snapshot(model) == before
@@ -235,18 +228,16 @@ def test_somebodys_own_forward_is_kept(vit):
 
 
 def test_hooks_see_the_module_as_before(vit):
-    model, images = vit.model(), vit.images()
-    seen = []
+    model, seen = vit.model(), []
     model.blocks[-1].attn.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     reader = AttentionReader(model)
-    model(images)
+    model(vit.images())
     reader.take()
     assert seen == [(3, 25, 48)]
 
 
-def test_a_model_that_fails_halfway_leaves_no_row(vit):
-    model = vit.model()
-    reader = AttentionReader(model)
+def test_a_model_that_fails_halfway_leaves_no_row(read_vit):
+    model, _, reader = read_vit
     with pytest.raises(AssertionError):
         model(torch.rand(2, 3, 32, 32))  # not the size that it was made for
     with pytest.raises(AttentionError, match="no attention was recorded"):

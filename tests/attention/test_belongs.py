@@ -6,6 +6,8 @@ a hook, forms softmax(q k^T) by hand in float64, and loops over the mask's pixel
 
 import copy
 import pickle
+import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from transmix import AttentionError, TransMix, cutmix
+from transmix import AttentionError, TransMix, attention_labels, cutmix
+from transmix.attention import with_class_attention
 
 timm = pytest.importorskip("timm")
 
@@ -39,16 +42,37 @@ def batch(seed=0, count=5, size=SIZE):
     return torch.randn(count, 3, *size, generator=rng), torch.arange(count)
 
 
-def by_hand(model, images, boxes, grid=(4, 6), area=None, first=1):
-    """lam of every row: the mean of area and attention, patch by patch, each by its top left pixel."""
-    model = copy.deepcopy(model)  # which nobody reads
-    last = model.blocks[-1].attn
-    seen = []
-    hook = last.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().double()))
+class Around(nn.Module):
+    """A model with a ViT in it: forward(vit, *inputs)."""
+
+    def __init__(self, forward, **changes):
+        super().__init__()
+        self.call, self.vit = forward, a_vit(**changes)
+
+    def forward(self, *inputs):
+        return self.call(self.vit, *inputs)
+
+
+def around(forward, settings=None, **changes):
+    """Such a model and what mixes for it."""
+    model = Around(forward, **changes)
+    return model, made(model, module="vit.blocks.1.attn", **(settings or {}))
+
+
+def last_attention(model, images):
+    """The last attention, of a copy that nobody reads, and its input."""
+    model = copy.deepcopy(model)
+    last, seen = getattr(model, "vit", model).blocks[-1].attn, []
+    last.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().double()))
     with torch.no_grad():
         model(images)
-    hook.remove()
-    tokens = seen[0].numpy()
+    return last, seen[0]
+
+
+def by_hand(model, images, boxes, grid=(4, 6), area=None, first=1):
+    """lam of every row: the mean of area and attention, patch by patch, each by its top left pixel."""
+    last, tokens = last_attention(model, images)
+    tokens = tokens.numpy()
     weight, bias = last.qkv.weight.detach().double().numpy(), last.qkv.bias.detach().double().numpy()
     height, width = images.shape[-2:]
     size = area or (height, width)
@@ -71,6 +95,10 @@ def by_hand(model, images, boxes, grid=(4, 6), area=None, first=1):
         lam_area = 1 - (bottom - top) * (right - left) / (height * width)
         found.append((own + lam_area) / 2)
     return torch.tensor(found, dtype=torch.float32)
+
+
+def own_label(model, mixed, **about):
+    return by_hand(model, mixed.images, box_of(mixed), **about)
 
 
 def box_of(mixed):
@@ -97,6 +125,16 @@ def tm(model):
     return made(model)
 
 
+@pytest.fixture
+def clean():
+    return batch()[0]
+
+
+@pytest.fixture
+def mixed(tm, clean):
+    return tm.mix(clean, torch.arange(5))
+
+
 def refusal(call):
     with pytest.raises(AttentionError) as error:
         call()
@@ -106,9 +144,8 @@ def refusal(call):
 # ------------------------------------------------------------------------------------- forwards between mix and loss
 
 
-def test_the_oracle_tells_images_apart(model, tm):
-    mixed = tm.mix(*batch())
-    right, other = (by_hand(model, images, box_of(mixed)) for images in (mixed.images, batch()[0]))
+def test_the_oracle_tells_images_apart(model, clean, mixed):
+    right, other = (by_hand(model, images, box_of(mixed)) for images in (mixed.images, clean))
     assert (right - mixed.lam_area).abs().max() > 0.02
     assert (right - other).abs().max() > 0.005
 
@@ -129,54 +166,42 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("forwards", BETWEEN.values(), ids=BETWEEN)
-def test_other_forwards_do_not_change_the_label(model, tm, forwards):
-    images, labels = batch()
-    mixed = tm.mix(images, labels)
-    forwards(model, mixed, images)
-    assert close(tm.relabel(mixed).lam, by_hand(model, mixed.images, box_of(mixed)))
+def test_other_forwards_do_not_change_the_label(model, tm, clean, mixed, forwards):
+    forwards(model, mixed, clean)
+    assert close(tm.relabel(mixed).lam, own_label(model, mixed))
 
 
-def test_the_last_row_would_be_another_label(model, tm):
+def test_the_last_row_would_be_another_label(model, tm, clean, mixed):
     """How it was: whatever the model saw last."""
-    images, labels = batch()
-    mixed = tm.mix(images, labels)
-    model(mixed.images)
-    model(images)
+    model(mixed.images), model(clean)
     last = tm.reader.take()
-    from transmix import attention_labels
-
     wrong = attention_labels(mixed, last.row, grid=last.grid).lam
-    assert not close(wrong, by_hand(model, mixed.images, box_of(mixed)))
+    assert not close(wrong, own_label(model, mixed))
 
 
 def test_a_smaller_second_crop_does_not_change_the_label():
     model = a_vit(dynamic_img_size=True)
     tm = made(model)
-    images, labels = batch()
-    mixed = tm.mix(images, labels)
-    model(mixed.images)
-    model(images[..., :16, :16])
-    assert close(tm.relabel(mixed).lam, by_hand(model, mixed.images, box_of(mixed)))
+    mixed = tm.mix(*batch())
+    model(mixed.images), model(batch()[0][..., :16, :16])
+    assert close(tm.relabel(mixed).lam, own_label(model, mixed))
 
 
-def test_a_batch_mixed_by_hand_is_known_too(model, tm):
-    images, labels = batch()
-    mixed = cutmix(images, labels, (0, 0, 16, 24))
-    model(mixed.images)
-    model(images)
-    assert close(tm.relabel(mixed).lam, by_hand(model, mixed.images, [(0, 0, 16, 24)]))
+def test_a_batch_mixed_by_hand_is_known_too(model, tm, clean):
+    mixed = cutmix(clean, torch.arange(5), (0, 0, 16, 24))
+    model(mixed.images), model(clean)
+    assert close(tm.relabel(mixed).lam, own_label(model, mixed))
 
 
 def test_mix_mix_forward_forward_loss_loss(model, tm):
     first, second = tm.mix(*batch(0)), tm.mix(*batch(1))
     model(first.images), model(second.images)
     for mixed in (first, second):
-        assert close(tm.relabel(mixed).lam, by_hand(model, mixed.images, box_of(mixed)))
+        assert close(tm.relabel(mixed).lam, own_label(model, mixed))
 
 
-def test_two_forwards_on_the_same_images_serve_two_losses(model, tm):
-    mixed = tm.mix(*batch())
-    expected = by_hand(model, mixed.images, box_of(mixed))
+def test_two_forwards_on_the_same_images_serve_two_losses(model, tm, mixed):
+    expected = own_label(model, mixed)
     outputs = [model(mixed.images), model(mixed.images)]
     for logits in outputs:
         assert torch.isfinite(tm.loss(logits, mixed))
@@ -201,40 +226,33 @@ def test_the_first_batch_is_refused_after_the_next_was_mixed(model, tm):
     assert torch.isfinite(tm.loss(logits, first))
 
 
-def test_a_forward_on_the_images_before_mixing_alone_is_refused(model, tm):
-    images, labels = batch()
-    mixed = tm.mix(images, labels)
-    logits = model(images)
+def test_a_forward_on_the_images_before_mixing_alone_is_refused(model, tm, clean, mixed):
+    logits = model(clean)
     assert refusal(lambda: tm.loss(logits, mixed)) == (
         f"the model ran on the images as they were before mixing, not on mixed.images: {RELABEL} (a forward on other "
         f"images does no harm)"
     )
 
 
-def test_a_batch_in_a_larger_one_is_refused_until_its_rows_are_named(model, tm):
-    images, labels = batch()
-    mixed = tm.mix(images, labels)
-    for order, rows in (([0, 1], slice(0, 5)), ([1, 0], slice(5, 10))):
-        parts = [mixed.images, images]
-        logits = model(torch.cat([parts[which] for which in order]))
+def test_a_batch_in_a_larger_one_is_refused_until_its_rows_are_named(model, tm, clean, mixed):
+    for parts, rows in (([mixed.images, clean], slice(0, 5)), ([clean, mixed.images], slice(5, 10))):
+        logits = model(torch.cat(parts))
         assert refusal(lambda logits=logits: tm.loss(logits[:5], mixed)) == (
             "the model saw 10 images, of which 5 are this batch: say which, with mixed = "
             "tm.relabel(mixed, rows=slice(0, 5)) if they come first"
         )
         relabelled = tm.relabel(mixed, rows=rows)
-        assert close(relabelled.lam, by_hand(model, mixed.images, box_of(mixed)))
+        assert close(relabelled.lam, own_label(model, mixed))
         assert torch.isfinite(tm.loss(logits[rows], relabelled))
 
 
-def test_the_wrong_rows_of_a_larger_batch_are_refused(model, tm):
-    images, labels = batch()
-    mixed = tm.mix(images, labels)
-    model(torch.cat([images, mixed.images]))
+def test_the_wrong_rows_of_a_larger_batch_are_refused(model, tm, clean, mixed):
+    model(torch.cat([clean, mixed.images]))
     assert "is shifted, changed a lot or another batch" in refusal(lambda: tm.relabel(mixed, rows=slice(0, 5)))
     assert refusal(lambda: tm.relabel(mixed, rows=slice(0, 4))) == (
         f"the model saw 10 images, this batch has 5; rows={slice(0, 4)} are not 5 of them: {RELABEL}"
     )
-    assert close(tm.relabel(mixed, rows=slice(5, 10)).lam, by_hand(model, mixed.images, box_of(mixed)))
+    assert close(tm.relabel(mixed, rows=slice(5, 10)).lam, own_label(model, mixed))
 
 
 # -------------------------------------------------------------------------------------- images changed on the way
@@ -252,8 +270,7 @@ CHANGED = {
 @pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
 def test_images_changed_in_value_on_the_way_are_known_if_they_alone_ran(model, tm, change):
     for seed in range(2):
-        images, labels = batch(seed)
-        mixed = tm.mix(images, labels)
+        mixed = tm.mix(*batch(seed))
         model(change(mixed.images))
         expected = by_hand(model, change(mixed.images), box_of(mixed))
         assert close(tm.relabel(mixed).lam, expected)
@@ -270,8 +287,7 @@ MOVED = {
 
 
 @pytest.mark.parametrize(("reason", "change"), MOVED.items(), ids=MOVED)
-def test_images_moved_on_the_way_are_refused(model, tm, reason, change):
-    mixed = tm.mix(*batch())
+def test_images_moved_on_the_way_are_refused(model, tm, mixed, reason, change):
     model(change(mixed.images))
     assert reason in refusal(lambda: tm.relabel(mixed))
 
@@ -288,10 +304,8 @@ def test_a_transposed_view_of_the_very_memory_is_refused_at_every_step():
         assert "is transposed" in refusal(lambda mixed=mixed: tm.relabel(mixed))
 
 
-def test_two_forwards_of_which_none_is_on_mixed_images_itself_are_refused(model, tm):
-    images, labels = batch()
-    mixed = tm.mix(images, labels)
-    model(images * 2), model(mixed.images * 2)
+def test_two_forwards_of_which_none_is_on_mixed_images_itself_are_refused(model, tm, clean, mixed):
+    model(clean * 2), model(mixed.images * 2)
     assert refusal(lambda: tm.relabel(mixed)) == (
         "2 forwards of the model could be the one on this batch, and none was given mixed.images itself: run the "
         f"others before mixing or after relabelling, or {RELABEL}, without a copy of them"
@@ -328,64 +342,48 @@ def test_images_resized_on_the_way_keep_their_grid(resize):
     assert not torch.allclose(found, lam_area, atol=1e-3)
 
 
-class Inside(nn.Module):
-    """A model that does something to its images before the ViT sees them."""
-
-    def __init__(self, change, size=SIZE, **settings):
-        super().__init__()
-        self.change, self.vit = change, a_vit(size=size, **settings)
-
-    def forward(self, images):
-        return self.vit(self.change(images))
-
-
 def test_a_model_that_normalises_inside_is_read():
-    model = Inside(lambda images: (images - 1) / 3)
-    tm = made(model, module="vit.blocks.1.attn")
-    images, labels = batch()
-    mixed = tm.mix(images, labels)
-    model(mixed.images), model(images)
-    assert close(tm.relabel(mixed).lam, by_hand(model.vit, (mixed.images - 1) / 3, box_of(mixed)))
+    model, tm = around(lambda vit, images: vit((images - 1) / 3))
+    mixed = tm.mix(*batch())
+    model(mixed.images), model(batch()[0])
+    assert close(tm.relabel(mixed).lam, own_label(model, mixed))
 
 
+def noise(seed, size=SIZE):
+    return batch(seed, size=size)[0]
+
+
+def square(seed):
+    return noise(seed, (32, 32))
+
+
+def smooth(seed):
+    """As photographs are: with a narrow border they are alike by more than 0.9 after resizing."""
+    return nn.functional.interpolate(noise(seed, (5, 7)), size=(34, 50), mode="bicubic")
+
+
+CROPPED, SHIFTED = "is cropped, shifted or another batch", "is shifted, changed a lot or another batch"
 INSIDE = {
-    "transposed": (lambda images: images.transpose(2, 3), (48, 32), "is transposed"),
-    "cropped in the middle": (lambda images: images[..., 8:24, 8:40], (16, 32), "is cropped, shifted or another batch"),
-    "cropped at a corner": (lambda images: images[..., :16, :32], (16, 32), "is cropped, shifted or another batch"),
-    "padded on all sides": (
-        lambda images: nn.functional.pad(images, (8, 8, 8, 8)), (48, 64), "is cropped, shifted or another batch"
-    ),
-    "flipped": (lambda images: images.flip(3), SIZE, "is flipped left to right"),
-    "rolled": (lambda images: images.roll(8, 3), SIZE, "is shifted, changed a lot or another batch"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("change", "size", "reason"), INSIDE.values(), ids=INSIDE)
-def test_a_model_that_moves_its_images_inside_is_refused(change, size, reason):
-    model = Inside(change, size=size)
-    tm = made(model, module="vit.blocks.1.attn")
-    for step in range(2):
-        mixed = tm.mix(*batch(step))
-        logits = model(mixed.images)
-        assert reason in refusal(lambda logits=logits, mixed=mixed: tm.loss(logits, mixed))
-
-
-BORDERS = {
-    "a pixel cut off on all sides": (lambda images: images[..., 1:-1, 1:-1], (32, 48)),
-    "a pixel cut off at the top and left": (lambda images: images[..., 2:, 2:], (32, 48)),
-    "a pixel put around": (lambda images: nn.functional.pad(images, (3, 3, 3, 3)), (40, 56)),
+    "transposed": (noise, lambda images: images.transpose(2, 3), (48, 32), "is transposed"),
+    "square, transposed": (square, lambda images: images.transpose(2, 3), (32, 32), "is transposed"),
+    "cropped in the middle": (noise, lambda images: images[..., 8:24, 8:40], (16, 32), CROPPED),
+    "cropped at a corner": (noise, lambda images: images[..., :16, :32], (16, 32), CROPPED),
+    "padded on all sides": (noise, lambda images: nn.functional.pad(images, (8, 8, 8, 8)), (48, 64), CROPPED),
+    "flipped": (noise, lambda images: images.flip(3), SIZE, "is flipped left to right"),
+    "rolled": (noise, lambda images: images.roll(8, 3), SIZE, SHIFTED),
+    "a pixel cut off on all sides": (smooth, lambda images: images[..., 1:-1, 1:-1], (32, 48), CROPPED),
+    "a pixel cut off at the top and left": (smooth, lambda images: images[..., 2:, 2:], (32, 48), CROPPED),
+    "a pixel put around": (smooth, lambda images: nn.functional.pad(images, (3, 3, 3, 3)), (40, 56), CROPPED),
 }
 
 
-@pytest.mark.parametrize(("change", "size"), BORDERS.values(), ids=BORDERS)
-def test_a_narrow_border_does_not_pass_for_a_resized_image(change, size):
-    """Of smooth images, such as photographs: they are alike by more than 0.9 after resizing."""
-    model = Inside(change, size=size)
-    tm = made(model, module="vit.blocks.1.attn")
-    smooth = nn.functional.interpolate(torch.rand(5, 3, 5, 7), size=(34, 50), mode="bicubic")
-    mixed = tm.mix(smooth, torch.arange(5))
-    logits = model(mixed.images)
-    assert "is cropped, shifted or another batch" in refusal(lambda: tm.loss(logits, mixed))
+@pytest.mark.parametrize(("images_of", "change", "size", "reason"), INSIDE.values(), ids=INSIDE)
+def test_a_model_that_moves_its_images_inside_is_refused(images_of, change, size, reason):
+    model, tm = around(lambda vit, images: vit(change(images)), size=size)
+    for step in range(2):
+        mixed = tm.mix(images_of(step), torch.arange(5))
+        logits = model(mixed.images)
+        assert reason in refusal(lambda logits=logits, mixed=mixed: tm.loss(logits, mixed))
 
 
 def test_flat_images_are_taken_for_themselves_and_for_nothing_else(model, tm):
@@ -394,34 +392,18 @@ def test_flat_images_are_taken_for_themselves_and_for_nothing_else(model, tm):
     assert tm.relabel(mixed).rule == "attention"
     mixed = tm.mix(torch.zeros(5, 3, *SIZE), torch.arange(5))
     model(batch()[0])
-    assert "is shifted, changed a lot or another batch" in refusal(lambda: tm.relabel(mixed))
-
-
-def test_a_square_image_transposed_inside_is_refused():
-    model = Inside(lambda images: images.transpose(2, 3), size=(32, 32))
-    tm = made(model, module="vit.blocks.1.attn")
-    mixed = tm.mix(*batch(size=(32, 32)))
-    model(mixed.images)
-    assert "is transposed" in refusal(lambda: tm.relabel(mixed))
+    assert SHIFTED in refusal(lambda: tm.relabel(mixed))
 
 
 def test_a_model_that_pads_at_the_right_and_bottom_inside_is_read_over_what_it_pads():
-    model = Inside(lambda images: nn.functional.pad(images, (0, 4, 0, 4)))
-    tm = made(model, module="vit.blocks.1.attn")
+    """Patches by the top left pixel, area of the image as it was."""
+    model, tm = around(lambda vit, images: vit(nn.functional.pad(images, (0, 4, 0, 4))))
     images, labels = batch(size=(28, 44))
     mixed = cutmix(images, labels, (0, 0, 20, 22))
     model(mixed.images)
-    padded = nn.functional.pad(mixed.images, (0, 4, 0, 4))
-    found = tm.relabel(mixed).lam
-    assert close(found, lam_padded(model.vit, padded, (0, 0, 20, 22), (28, 44)))
-
-
-def lam_padded(vit, padded, box, size):
-    """The oracle over padded images: patches by the top left pixel, area of the image as it was."""
-    by_padded_area = by_hand(vit, padded, [box])
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    wrong, right = (1 - area / (height * width) for height, width in (padded.shape[-2:], size))
-    return by_padded_area + (right - wrong) / 2
+    expected = by_hand(model.vit, nn.functional.pad(mixed.images, (0, 4, 0, 4)), [(0, 0, 20, 22)])
+    padded, right = (1 - 20 * 22 / (height * width) for height, width in (SIZE, (28, 44)))
+    assert close(tm.relabel(mixed).lam, expected + (right - padded) / 2)
 
 
 # ------------------------------------------------------------------------------------- grids, padding, prefix tokens
@@ -440,13 +422,8 @@ def share_of_pixels(box, size, patch=8):
 
 def row_by_hand(model, images, patches):
     """(B, P): what the class token attends to."""
-    tokens = []
-    hook = model.blocks[-1].attn.register_forward_pre_hook(lambda _, args: tokens.append(args[0].detach().double()))
-    with torch.no_grad():
-        model(images)
-    hook.remove()
-    attn = model.blocks[-1].attn
-    qkv = tokens[0] @ attn.qkv.weight.detach().double().T + attn.qkv.bias.detach().double()
+    attn, tokens = last_attention(model, images)
+    qkv = tokens @ attn.qkv.weight.detach().double().T + attn.qkv.bias.detach().double()
     query, key, _ = qkv.unflatten(-1, (3, attn.num_heads, -1)).unbind(2)
     scores = torch.einsum("bgd,bngd->bgn", query[:, 0], key) * query.shape[-1] ** -0.5
     return scores.softmax(-1).mean(1)[:, -patches:].float()
@@ -467,27 +444,17 @@ def test_a_padding_embedding_has_its_mask_padded_alike(box):
         assert close(lam, torch.zeros(5))  # a full box is the partner's
 
 
-class Floored(nn.Module):
-    """A ViT whose convolution leaves out what does not fill a patch."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.vit = a_vit(size=size)
-        self.blocks = self.vit.blocks
-
-    def forward(self, images):
-        tokens = self.vit._pos_embed(self.vit.patch_embed.proj(images).flatten(2).transpose(1, 2))
-        return self.vit.forward_head(self.vit.norm(self.blocks(tokens)))
+def floored(vit, images):
+    """Leave out what does not fill a patch."""
+    return vit.forward_head(vit.norm(vit.blocks(vit._pos_embed(vit.patch_embed.proj(images).flatten(2).mT))))
 
 
 def test_an_embedding_that_leaves_a_remainder_out_has_its_mask_cut_alike():
-    model = Floored((24, 40))
-    tm = made(model, module="vit.blocks.1.attn", prefix_tokens=1)
+    model, tm = around(floored, {"prefix_tokens": 1}, size=(24, 40))
     images, labels = batch(size=(30, 44))
     mixed = cutmix(images, labels, (0, 0, 9, 20))
     model(mixed.images)
-    seen = mixed.images[..., :24, :40]
-    expected = by_hand(model, seen, [(0, 0, 9, 20)], grid=(3, 5))
+    expected = by_hand(model, mixed.images[..., :24, :40], [(0, 0, 9, 20)], grid=(3, 5))
     expected += (180 / (24 * 40) - 180 / (30 * 44)) / 2  # the area is that of the whole image
     assert close(tm.relabel(mixed).lam, expected)
 
@@ -509,76 +476,47 @@ def test_overlapping_patches_have_the_grid_that_their_convolution_made():
     model(mixed.images)
     found = tm.relabel(mixed).lam
     assert tm.reader.grid == (7, 11)
-    assert close(found, by_hand(model, mixed.images, box_of(mixed), grid=(7, 11)))
+    assert close(found, own_label(model, mixed, grid=(7, 11)))
 
 
-class MoreTokens(nn.Module):
-    """A ViT with learned prompts among its tokens: in front of the patches, or behind them."""
+def with_prompts(front, behind):
+    """A forward with prompts among its tokens: in front of the patches, or behind them."""
+    prompts = torch.randn(1, front + behind, 48)
 
-    def __init__(self, front=0, behind=0):
-        super().__init__()
-        self.vit, self.front, self.behind = a_vit(), front, behind
-        self.prompts = nn.Parameter(torch.randn(1, front + behind, 48))
+    def forward(vit, images):
+        tokens = vit._pos_embed(vit.patch_embed(images))
+        before, after = prompts.expand(len(tokens), -1, -1).split([front, behind], 1)
+        tokens = torch.cat([tokens[:, :1], before, tokens[:, 1:], after], 1)
+        return vit.forward_head(vit.norm(vit.blocks(tokens)))
 
-    def forward(self, images):
-        tokens = self.vit._pos_embed(self.vit.patch_embed(images))
-        front, behind = self.prompts.expand(len(tokens), -1, -1).split([self.front, self.behind], 1)
-        tokens = torch.cat([tokens[:, :1], front, tokens[:, 1:], behind], 1)
-        return self.vit.forward_head(self.vit.norm(self.vit.blocks(tokens)))
+    return forward
 
 
 @pytest.mark.parametrize(("front", "behind", "prefix"), [(3, 0, 4), (0, 3, 1), (2, 1, 3)])
 def test_tokens_that_do_not_add_up_are_refused_until_their_place_is_named(front, behind, prefix):
-    model = MoreTokens(front, behind)
-    made(model, module="vit.blocks.1.attn")
+    model, _ = around(with_prompts(front, behind))
     mixed = cutmix(*batch(), (0, 0, 16, 24))
     assert refusal(lambda: model(mixed.images)) == (
         "'vit.blocks.1.attn' (Attention) attends over 28 tokens, but 1 before (4, 6) = 24 patches make 25: 3 are "
         "unknown. Pass prefix_tokens=4 if they come before the patches, prefix_tokens=1 if behind them"
     )
-    model = MoreTokens(front, behind)
-    tm = made(model, module="vit.blocks.1.attn", prefix_tokens=prefix)
+    model, tm = around(with_prompts(front, behind), {"prefix_tokens": prefix})
     model(mixed.images)
-    expected = by_hand_of_prompts(model, mixed.images, prefix)
-    assert close(tm.relabel(mixed).lam, expected)
+    assert close(tm.relabel(mixed).lam, own_label(model, mixed, first=prefix))
 
 
-def by_hand_of_prompts(model, images, prefix):
-    seen = []
-    hook = model.vit.blocks[-1].attn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    with torch.no_grad():
-        model(images)
-    hook.remove()
-
-    class Replay(nn.Module):
-        blocks = model.vit.blocks
-
-        def forward(self, images):
-            return model.vit.blocks[-1].attn(seen[0])
-
-    return by_hand(Replay(), images, [(0, 0, 16, 24)], first=prefix)
+def unfolded(vit, images):
+    """Cut patches without a convolution."""
+    patches = nn.functional.unfold(images, 8, stride=8).mT
+    tokens = patches @ vit.patch_embed.proj.weight.flatten(1).T + vit.patch_embed.proj.bias
+    return vit.forward_head(vit.norm(vit.blocks(vit._pos_embed(tokens))))
 
 
 def test_a_grid_can_be_given_where_no_module_tells_it():
-    class Unfolded(nn.Module):
-        """Patches cut without a convolution."""
-
-        def __init__(self):
-            super().__init__()
-            self.vit = a_vit()
-
-        def forward(self, images):
-            patches = nn.functional.unfold(images, 8, stride=8).transpose(1, 2)
-            tokens = patches @ self.vit.patch_embed.proj.weight.flatten(1).T + self.vit.patch_embed.proj.bias
-            tokens = self.vit._pos_embed(tokens)
-            return self.vit.forward_head(self.vit.norm(self.vit.blocks(tokens)))
-
-    model = Unfolded()
-    tm = made(model, module="vit.blocks.1.attn", grid=(4, 6))
+    model, tm = around(unfolded, {"grid": (4, 6)})
     mixed = tm.mix(*batch())
     model(mixed.images)
-    expected = by_hand(model.vit, mixed.images, box_of(mixed))
-    assert close(tm.relabel(mixed).lam, expected)
+    assert close(tm.relabel(mixed).lam, own_label(model.vit, mixed))
 
 
 # ---------------------------------------------------------------------------------------------- other uses of a model
@@ -608,38 +546,23 @@ def test_a_block_that_drops_samples_is_refused(model):
     model(batch()[0])
 
 
-class Siamese(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.vit = a_vit()
-
-    def forward(self, one, two):
-        return self.vit(one) - self.vit(two)
+def siamese(vit, one, two):
+    return vit(one) - vit(two)
 
 
 def test_a_siamese_model_is_read_for_the_images_of_each_branch():
-    model = Siamese()
-    tm = made(model, module="vit.blocks.1.attn")
+    model, tm = around(siamese)
     mixed, (clean, _) = tm.mix(*batch()), batch(1)
     for pair in ((mixed.images, clean), (clean, mixed.images)):
         model(*pair)
-        assert close(tm.relabel(mixed).lam, by_hand(model.vit, mixed.images, box_of(mixed)))
+        assert close(tm.relabel(mixed).lam, own_label(model.vit, mixed))
         tm.reader.clear()
 
 
 def test_video_is_refused():
-    class Frames(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.vit = a_vit()
-
-        def forward(self, clips):
-            return self.vit(clips.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(clips), -1)).mean(1)
-
-    model = Frames()
-    made(model, module="vit.blocks.1.attn")
+    model, _ = around(lambda vit, clips: vit(clips.transpose(1, 2).flatten(0, 1)))
     assert refusal(lambda: model(torch.rand(2, 3, 4, *SIZE))) == (
-        "Frames was given (2, 3, 4, 32, 48): attention over several frames has no one grid. Mix and read single frames "
+        "Around was given (2, 3, 4, 32, 48): attention over several frames has no one grid. Mix and read single frames "
         "(B, C, H, W)"
     )
 
@@ -652,7 +575,7 @@ def test_a_frozen_backbone_in_eval_mode_is_read_when_asked(model):
     assert "it ran in eval mode" in refusal(lambda: tm.loss(logits, mixed))
     tm.reader.eval = True
     model(mixed.images)
-    assert close(tm.relabel(mixed).lam, by_hand(model, mixed.images, box_of(mixed)))
+    assert close(tm.relabel(mixed).lam, own_label(model, mixed))
 
 
 # ------------------------------------------------------------------------------------------------------------- copies
@@ -677,13 +600,13 @@ def test_a_copy_taken_with_its_model_reads_the_copied_model(model, tm, copies):
     model(mixed.images)  # the original's forward is not the copy's
     assert "it has not run since" in refusal(lambda: its.relabel(mixed))
     other(mixed.images)
-    expected = by_hand(other, mixed.images, box_of(mixed))
+    expected = own_label(other, mixed)
     assert close(its.relabel(mixed).lam, expected)
-    assert not close(expected, by_hand(model, mixed.images, box_of(mixed)))
+    assert not close(expected, own_label(model, mixed))
     tm.reader.clear()
     mixed = tm.mix(*batch(2))  # and the original reads on
     model(mixed.images)
-    assert close(tm.relabel(mixed).lam, by_hand(model, mixed.images, box_of(mixed)))
+    assert close(tm.relabel(mixed).lam, own_label(model, mixed))
 
 
 ALONE = (
@@ -701,18 +624,21 @@ def test_a_copy_without_its_model_says_what_to_do(model, tm, alone):
     assert len(pickle.dumps(tm)) < 10_000  # no weights travel with it
 
 
-def in_another_process(rank, model, tm, path):
-    mixed = tm.mix(*batch(1))
-    model(mixed.images)
-    torch.save({"lam": tm.relabel(mixed).lam, "images": mixed.images, "mask": mixed.mask}, path)
+ELSEWHERE = """
+import pickle, sys, torch
+with open(sys.argv[1], "rb") as file:
+    model, tm = pickle.load(file)
+mixed = tm.mix(torch.randn(5, 3, 32, 48), torch.arange(5))
+model(mixed.images)
+torch.save({"lam": tm.relabel(mixed).lam, "images": mixed.images, "mask": mixed.mask}, sys.argv[2])
+"""
 
 
-def test_a_spawned_process_reads_its_own_model(model, tm, tmp_path):
-    torch.multiprocessing.spawn(in_another_process, (model, tm, tmp_path / "there.pt"))
-    there = torch.load(tmp_path / "there.pt")
-    mixed = cutmix(there["images"], torch.arange(5), (0, 0, 1, 1))
-    box = box_of(type(mixed)(mixed.images, mixed.labels, mixed.partner, mixed.lam, mixed.lam, there["mask"]))
-    assert close(there["lam"], by_hand(model, there["images"], box))
+def test_another_process_reads_its_own_model(model, tm, warm_python, tmp_path):
+    (tmp_path / "both.pkl").write_bytes(pickle.dumps((model, tm)))
+    subprocess.run([warm_python, "-c", ELSEWHERE, tmp_path / "both.pkl", tmp_path / "there.pt"], check=True)
+    there = SimpleNamespace(**torch.load(tmp_path / "there.pt"))
+    assert close(there.lam, own_label(model, there))
 
 
 # ------------------------------------------------------------------------ compiled, checkpointed, wrapped, in one piece
@@ -773,7 +699,7 @@ def test_a_clean_view_between_is_no_matter_however_the_model_runs(wrap, first):
         logits = model(mixed.images)
         model(images)
         relabelled = tm.relabel(mixed)
-        assert close(relabelled.lam, by_hand(plain, mixed.images, box_of(mixed)))
+        assert close(relabelled.lam, own_label(plain, mixed))
         tm.loss(logits, relabelled).backward()
     first = tm.mix(images, labels)
     logits = model(first.images)
@@ -833,7 +759,7 @@ def test_a_sharded_model_is_read_for_its_own_images():
         logits = bare(mixed.images)
         bare(images)
         relabelled = tm.relabel(mixed)
-        assert close(relabelled.lam, by_hand(plain, mixed.images, box_of(mixed)))
+        assert close(relabelled.lam, own_label(plain, mixed))
         tm.loss(logits, relabelled).backward()
 
 
@@ -844,27 +770,15 @@ PLACES = {"registers": {"reg_tokens": 4}, "one class token": {}}
 
 @pytest.mark.parametrize("changes", PLACES.values(), ids=PLACES)
 def test_a_known_model_within_another_is_read_as_it_is_alone(changes):
-    model = Siamese()
-    model.vit = a_vit(**changes)
-    tm = made(model, module="vit.blocks.1.attn")  # without saying how many tokens come before the patches
+    model, tm = around(siamese, **changes)  # without saying how many tokens come before the patches
     mixed, (clean, _) = tm.mix(*batch()), batch(1)
     model(clean, mixed.images)
     first = 1 + changes.get("reg_tokens", 0)
-    assert close(tm.relabel(mixed).lam, by_hand(model.vit, mixed.images, box_of(mixed), first=first))
-
-
-class Twice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.vit = a_vit()
-
-    def forward(self, images):
-        return self.vit(torch.cat([images.flip(3), images]))[len(images) :]
+    assert close(tm.relabel(mixed).lam, own_label(model.vit, mixed, first=first))
 
 
 def test_views_stacked_within_the_model_are_refused_until_the_rows_are_named():
-    model = Twice()
-    tm = made(model, module="vit.blocks.1.attn")
+    model, tm = around(lambda vit, images: vit(torch.cat([images.flip(3), images]))[len(images) :])
     mixed = tm.mix(*batch())
     model(mixed.images)
     assert refusal(lambda: tm.relabel(mixed)) == (
@@ -872,13 +786,11 @@ def test_views_stacked_within_the_model_are_refused_until_the_rows_are_named():
         "tm.relabel(mixed, rows=slice(0, 5)) if they come first"
     )
     assert "is flipped left to right" in refusal(lambda: tm.relabel(mixed, rows=slice(0, 5)))
-    assert close(tm.relabel(mixed, rows=slice(5, 10)).lam, by_hand(model.vit, mixed.images, box_of(mixed)))
+    assert close(tm.relabel(mixed, rows=slice(5, 10)).lam, own_label(model.vit, mixed))
 
 
 @pytest.mark.parametrize("second", [(64, 64), (96, 64)])
 def test_a_head_is_given_the_grid_of_its_own_forward_and_not_of_the_one_before(second):
-    from transmix.attention import with_class_attention
-
     model = with_class_attention(timm.create_model("resnet18", num_classes=10)).train()
     tm = made(model)
     for size in ((64, 96), second):  # 2 x 3 patches, then 2 x 2 or, as many, 3 x 2
@@ -890,8 +802,6 @@ def test_a_head_is_given_the_grid_of_its_own_forward_and_not_of_the_one_before(s
 
 @pytest.mark.parametrize("left", [6, 12, 15])
 def test_patches_dropped_before_a_head_are_refused_though_they_would_make_another_grid(left):
-    from transmix.attention import with_class_attention
-
     sizes = {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 10}
     model = with_class_attention(timm.create_model("vit_base_patch16_siglip_gap_224", **sizes)).train()
     tm = made(model)

@@ -52,12 +52,10 @@ def test_a_wrong_row_is_rejected(family, explicit_row, wrong):
     assert not close(row, expected)
 
 
-def test_the_row_of_another_block_is_rejected(vit, explicit_row):
-    other = type(vit)(vit.make, "blocks.0.attn")
-    model, images = vit.model(), vit.images()
-    reader = AttentionReader(model)
+def test_the_row_of_another_block_is_rejected(read_vit, explicit_row):
+    model, images, reader = read_vit
     model(images)
-    assert not close(reader.attention, explicit_row(model, images, other.name, 24))
+    assert not close(reader.attention, explicit_row(model, images, "blocks.0.attn", 24))
 
 
 @pytest.mark.parametrize("point", ["blocks.0.attn", "module itself"])
@@ -252,10 +250,9 @@ def test_the_convolution_that_cuts_patches_tells_the_grid(families):
 # ------------------------------------------------------------------------------------- one row, taken once
 
 
-def test_a_row_can_be_looked_at_twice_and_taken_once(vit):
-    model = vit.model()
-    reader = AttentionReader(model)
-    model(vit.images())
+def test_a_row_can_be_looked_at_twice_and_taken_once(read_vit):
+    model, images, reader = read_vit
+    model(images)
     looked = [reader.attention, reader.attention]
     assert torch.equal(*looked)
     assert looked[0] is not looked[1]
@@ -282,31 +279,28 @@ def assert_no_row(reader, why=NEVER_RAN):
         assert str(error.value) == text
 
 
-def test_without_a_forward_there_is_no_row(vit):
-    assert_no_row(AttentionReader(vit.model()))
+def test_without_a_forward_there_is_no_row(read_vit):
+    assert_no_row(read_vit[2])
 
 
-def test_a_forward_in_eval_mode_leaves_no_row(vit):
-    model = vit.model()
-    reader = AttentionReader(model)
-    model.eval()(vit.images())
+def test_a_forward_in_eval_mode_leaves_no_row(read_vit):
+    model, images, reader = read_vit
+    model.eval()(images)
     assert_no_row(reader, IN_EVAL_MODE)
     reader.eval = True  # what the message says
-    model(vit.images())
+    model(images)
     assert reader.take().row.shape == (3, 24)
 
 
-def test_a_cleared_row_is_gone(vit):
-    model = vit.model()
-    reader = AttentionReader(model)
-    model(vit.images())
+def test_a_cleared_row_is_gone(read_vit):
+    model, images, reader = read_vit
+    model(images)
     reader.clear()
     assert_no_row(reader)
 
 
-def test_the_last_forward_counts(vit, explicit_row):
-    model = vit.model()
-    reader = AttentionReader(model)
+def test_the_last_forward_counts(vit, read_vit, explicit_row):
+    model, _, reader = read_vit
     model(vit.images(3, seed=1))
     model(vit.images(2, seed=2))
     assert close(reader.take().row, explicit_row(model.train(), vit.images(2, seed=2), vit.name, 24))

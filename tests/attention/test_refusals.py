@@ -70,13 +70,6 @@ def test_an_averaged_class_token_is_refused(make_timm, architecture, changes, te
     assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == before
 
 
-def test_the_remedy_that_is_named_works(make_timm):
-    model = make_timm("eva02_tiny_patch14_224", global_pool="token").train()
-    reader = AttentionReader(model)
-    model(torch.rand(2, 3, 32, 48))
-    assert reader.take().row.shape == (2, 24)
-
-
 def test_an_unknown_module_is_refused(vit, families):
     known = "Its class token looks in 'blocks.1.attn', which is found without module="
     assert refusal(vit.model(), "blocks.7.attn") == f"VisionTransformer has no module 'blocks.7.attn'. {known}"
@@ -106,34 +99,12 @@ def failure(model, *inputs):
     return str(error.value)
 
 
-ONCE = (
-    "to compute attention once, with torch's scaled_dot_product_attention or a softmax over (batch, heads, queries, "
-    "keys), but it did"
-)
-
-
-def test_two_calls_in_one_module_are_refused():
-    model = nn.Sequential(Calls(2))
-    AttentionReader(model, "0")
-    assert failure(model, torch.rand(2, 5, 4)) == (
-        f"expected '0' (Calls) {ONCE} 2 times. Point at the one module that attends for the class token"
-    )
-
-
 class Gated(nn.Module):
     """Two softmaxes in one module, as ConViT's gated attention; neither says alone where it looks."""
 
     def forward(self, tokens):
         scores = (tokens @ tokens.transpose(1, 2))[:, None]
         return ((scores.softmax(-1) + (2 * scores).softmax(-1)) / 2 @ tokens[:, None])[:, 0]
-
-
-def test_two_softmaxes_in_one_module_are_refused():
-    model = nn.Sequential(Gated())
-    AttentionReader(model, "0")
-    assert failure(model, torch.rand(2, 5, 4)) == (
-        f"expected '0' (Gated) {ONCE} 2 times. Point at the one module that attends for the class token"
-    )
 
 
 class OverQueries(nn.Module):
@@ -143,13 +114,33 @@ class OverQueries(nn.Module):
         return ((tokens @ tokens.transpose(1, 2))[:, None].softmax(2) @ tokens[:, None])[:, 0]
 
 
+ONCE = (
+    "to compute attention once, with torch's scaled_dot_product_attention or a softmax over (batch, heads, queries, "
+    "keys), but it did"
+)
+TWICE = f"{ONCE} 2 times. Point at the one module that attends for the class token"
 NONE = f"{ONCE} 0 times. Attention of another kind, or inside an extension, cannot be read: point at another module"
+OTHER = "patch dropout, merged patches, or not the class token's attention"
 
 
-def test_a_softmax_over_another_axis_is_not_taken_for_attention():
-    model = nn.Sequential(OverQueries())
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        (Calls(2), f"expected '0' (Calls) {TWICE}"),
+        (Gated(), f"expected '0' (Gated) {TWICE}"),
+        (OverQueries(), f"expected '0' (OverQueries) {NONE}"),
+        (
+            Calls(keep=1),
+            f"'0' (Calls) attends over 1 tokens, which cannot be 0 patches after a class token (grid None): {OTHER}",
+        ),
+        (Calls(is_causal=True), "attention is causal: the first token sees nothing but itself"),
+    ],
+    ids=["two calls", "two softmaxes", "softmax over another axis", "class token alone", "causal"],
+)
+def test_attention_that_is_not_one_row_of_the_class_token_is_refused(module, text):
+    model = nn.Sequential(module)
     AttentionReader(model, "0")
-    assert failure(model, torch.rand(2, 5, 4)) == f"expected '0' (OverQueries) {NONE}"
+    assert failure(model, torch.rand(2, 5, 4)) == text
 
 
 def test_a_module_without_attention_is_refused_at_its_forward(vit):
@@ -166,37 +157,16 @@ def test_a_failed_forward_in_eval_mode_is_none(vit):
     model.eval()(vit.images())
 
 
-def test_patch_dropout_is_refused(make_timm):
-    model = make_timm("deit_tiny_patch16_224", patch_drop_rate=0.5).train()
-    AttentionReader(model)
-    assert failure(model, torch.rand(2, 3, 32, 48)) == (
-        "'blocks.1.attn' (Attention) attends over 13 tokens, which cannot be 24 patches after a class token "
-        "(grid (4, 6)): patch dropout, merged patches, or not the class token's attention"
-    )
-
-
-def test_attention_over_nothing_but_the_class_token_is_refused():
-    model = nn.Sequential(Calls(keep=1))
-    AttentionReader(model, "0")
-    assert failure(model, torch.rand(2, 5, 4)) == (
-        "'0' (Calls) attends over 1 tokens, which cannot be 0 patches after a class token "
-        "(grid None): patch dropout, merged patches, or not the class token's attention"
-    )
-
-
-def test_attention_between_patches_alone_is_refused(make_timm):
-    model = make_timm("deit_tiny_patch16_224", class_token=False, global_pool="avg").train()
+@pytest.mark.parametrize(
+    ("changes", "tokens"), [({"patch_drop_rate": 0.5}, 13), ({"class_token": False, "global_pool": "avg"}, 24)]
+)
+def test_dropped_patches_and_attention_between_patches_alone_are_refused(make_timm, changes, tokens):
+    model = make_timm("deit_tiny_patch16_224", **changes).train()
     AttentionReader(model, "blocks.1.attn")
     assert failure(model, torch.rand(2, 3, 32, 48)) == (
-        "'blocks.1.attn' (Attention) attends over 24 tokens, which cannot be 24 patches after a class token "
-        "(grid (4, 6)): patch dropout, merged patches, or not the class token's attention"
+        f"'blocks.1.attn' (Attention) attends over {tokens} tokens, which cannot be 24 patches after a class token "
+        f"(grid (4, 6)): {OTHER}"
     )
-
-
-def test_causal_attention_is_refused():
-    model = nn.Sequential(Calls(is_causal=True))
-    AttentionReader(model, "0")
-    assert failure(model, torch.rand(2, 5, 4)) == ("attention is causal: the first token sees nothing but itself")
 
 
 def test_an_attention_pool_is_read(make_timm):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from transmix import AttentionError
-from transmix.attention.row import first_row, weights_of_multi_head_attention, weights_of_sdpa
+from transmix.attention.row import first_row, weights_of_multi_head, weights_of_sdpa
 
 
 def row_of_sdpa(*args, **kwargs):
@@ -19,7 +19,7 @@ def row_of_sdpa(*args, **kwargs):
 
 
 def row_of_multi_head_attention(*args, **kwargs):
-    return first_row(weights_of_multi_head_attention(*args, **kwargs, queries=1))
+    return first_row(weights_of_multi_head(*args, **kwargs, queries=1))
 
 
 def first_row_in_full(query, key, mask=None, scale=None):

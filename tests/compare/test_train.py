@@ -273,11 +273,13 @@ def test_transmix_without_a_twin_is_noted_before_anything_is_trained(recipe_file
     assert "note:" not in capsys.readouterr().out
 
 
-def test_a_real_training_as_a_process_equals_the_same_one_here_to_the_bit(images, small_recipe, tmp_path):
+def test_a_real_training_as_a_process_equals_the_same_one_here_to_the_bit(
+    warm_python, images, small_recipe, tmp_path, monkeypatch
+):
     """The one run left to train comes out as in this process; the finished one is taken."""
+    assert (sys.executable, "-m", "transmix") == compare_train.PROGRAM
+    monkeypatch.setattr(compare_train, "PROGRAM", (warm_python, "-m", "transmix"))
     recipe = small_recipe(images, epochs=1, device="cpu")
-    path = tmp_path / "small.yaml"
-    path.write_text(dump_recipe(recipe))
     out = tmp_path / "out"
     planned = plan(places(recipe)[0], ["none", "transmix"], 1)
     train(planned["none-seed0"], out / "none-seed0")

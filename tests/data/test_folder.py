@@ -5,9 +5,8 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from transmix.data.dataset import DataError, keep_decoded
+from transmix.data.dataset import DataError
 from transmix.data.folder import read_folder
 
 
@@ -46,26 +45,7 @@ def test_classes_are_the_sorted_folder_names_and_files_are_sorted(pets):
     assert values(data.val) == [21, 12]
     assert data.val.labels.tolist() == [0, 1]
     assert data.train.masks is None
-
-
-def test_images_that_are_not_square_keep_height_before_width(pets):
-    put(pets / "train" / "cat" / "a.png", size=(3, 8))
-    data = read_folder(pets)
-    assert data.train.images[0].shape == (3, 8, 3)
-    assert data.train.images.size(0) == (3, 8)
-
-
-def test_images_deeper_inside_a_class_folder_count(pets):
-    put(pets / "train" / "cat" / "kittens" / "small" / "a.png", 25)
-    data = read_folder(pets)
-    assert values(data.train) == [20, 25, 10, 11]
-    assert data.train.labels.tolist() == [0, 0, 1, 1]
-
-
-@pytest.mark.parametrize("name", ["x.jpg", "x.JPEG", "x.webp", "x.bmp", "x.tiff", "x.gif", "x.ppm"])
-def test_images_of_every_common_kind_count(pets, name):
-    put(pets / "train" / "cat" / name, 0)
-    assert len(read_folder(pets).train) == 4
+    assert data.train.images.size(0) == data.train.images[0].shape[:2] == (4, 6)
 
 
 def test_hidden_entries_and_other_files_are_ignored(pets):
@@ -78,17 +58,6 @@ def test_hidden_entries_and_other_files_are_ignored(pets):
     data = read_folder(pets)
     assert data.classes == ("cat", "dog")
     assert values(data.train) == [20, 10, 11]
-
-
-def test_links_to_images_are_followed(pets):
-    put(pets / "store" / "a.png", 30)
-    (pets / "train" / "cat" / "link.png").symlink_to(pets / "store" / "a.png")
-    assert values(read_folder(pets).train) == [20, 30, 10, 11]
-
-
-def test_a_file_name_with_odd_characters_is_read(pets):
-    put(pets / "train" / "cat" / "ärger mit é.png", 31)
-    assert values(read_folder(pets).train) == [20, 31, 10, 11]
 
 
 def test_images_are_decoded_when_indexed_and_a_broken_one_is_named(pets):
@@ -106,42 +75,12 @@ def test_indexing_past_the_end_is_an_index_error(pets):
         read_folder(pets).train.images[3]
 
 
-def test_what_fits_is_decoded_once(pets):
-    kept = keep_decoded(read_folder(pets).train, limit_bytes=3 * 4 * 6 * 3)
-    assert isinstance(kept.images, np.ndarray)
-    assert kept.images[:, 0, 0, 0].tolist() == [20, 10, 11]
-
-
-def test_forked_workers_read_the_same_images(pets):
-    images = read_folder(pets).train.images
-    loader = DataLoader(images, batch_size=None, num_workers=1, multiprocessing_context="fork")
-    assert [int(image[0, 0, 0]) for image in loader] == [20, 10, 11]
-
-
-@pytest.mark.parametrize("name", ["validation", "test"])
-def test_the_other_split_may_have_another_name(pets, name):
-    (pets / "val").rename(pets / name)
-    assert values(read_folder(pets).val) == [21, 12]
-
-
-def test_val_is_preferred_to_validation_and_that_to_test(pets):
-    for number, name in enumerate(["validation", "test"]):
-        put(pets / name / "cat" / "a.png", 101 + 10 * number)
-        put(pets / name / "dog" / "a.png", 102 + 10 * number)
-    assert values(read_folder(pets).val) == [21, 12]
-    (pets / "val").rename(pets / "unused")
-    assert values(read_folder(pets).val) == [101, 102]
-
-
 def test_a_missing_folder_or_split_is_an_error(tmp_path):
     refuses(tmp_path / "gone", "gone: no such folder")
     refuses(tmp_path, "no folder 'train', the images to train on")
     put(tmp_path / "train" / "cat" / "a.png")
     refuses(tmp_path, "no folder 'val' or 'valid' or 'validation'")
-    refuses(
-        tmp_path,
-        "or 'test' or 'testing' or 't10k', the images to validate on; to hold out a tenth of each class",
-    )
+    refuses(tmp_path, "or 'test' or 'testing' or 't10k', the images to validate on; to hold out a tenth of each class")
 
 
 def test_images_without_class_folders_are_an_error(pets):

@@ -92,15 +92,6 @@ def test_a_range_maps_stored_values_to_0_to_255_and_clips(values, kind):
     assert (found.min(), found.max()) == (0, 255)
 
 
-def test_the_other_byte_order_is_scaled_the_same():
-    values = twelve_bits(0)
-    image = Image.frombytes("I;16B", (W, H), values.astype(">u2").tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, "TIFF")
-    found = decode_image(buffer.getvalue(), "x", (LOW, HIGH))
-    np.testing.assert_array_equal(found, scaled(values, LOW, HIGH))
-
-
 def test_one_bright_pixel_changes_no_other_pixel():
     ramp = np.linspace(0, 0.99, H * W, dtype=np.float32).reshape(H, W)
     spoilt = ramp.copy()
@@ -113,9 +104,7 @@ def test_one_bright_pixel_changes_no_other_pixel():
 
 
 def test_without_a_range_deep_grey_is_refused_and_8_bits_are_not():
-    with pytest.raises(
-        DataError, match=r"^x: grey of more than 8 bits, and no range of values is known to scale it by;"
-    ):
+    with pytest.raises(DataError, match=r"^x: grey of more than 8 bits, and no range of values is known to"):
         decode_image(encoded(twelve_bits(0)), "x")
     grey = np.arange(H * W, dtype=np.uint8).reshape(H, W)
     for scale in (None, (LOW, HIGH), EACH_IMAGE):

@@ -152,7 +152,7 @@ def test_two_steps_are_trained_and_the_run_keeps_the_columns(tmp_path, small_rec
 
 
 def refuses(name, message, **choice):
-    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(DataError, match=f"^{re.escape(name + message)}$"):
         open_data(name, choice=Choice(**choice))
 
 
@@ -160,13 +160,12 @@ def test_rows_and_columns_that_cannot_be_used_are_named(tmp_path):
     folder = on_disk(both(PETS), tmp_path)
     refuses(
         f"hf:{folder}",
-        f"hf:{folder} train: no column breed among image, label; every file needs it, or name another: "
-        "--label-column NAME",
+        " train: no column breed among image, label; every file needs it, or name another: --label-column NAME",
         label_column="breed",
     )
     refuses(
         f"hf:{folder}",
-        f"hf:{folder} train: column label is int64; images are binary or a struct with a field bytes; name another: "
+        " train: column label is int64; images are binary or a struct with a field bytes; name another: "
         "--image-column NAME",
         image_column="label",
     )
@@ -174,10 +173,7 @@ def test_rows_and_columns_that_cannot_be_used_are_named(tmp_path):
     rows = [{"image": {"bytes": png(1), "path": None}, "label": 0}, {"image": None, "label": 1}]
     broken["train"] = Dataset.from_list(rows, features=broken["train"].features)
     broken.save_to_disk(tmp_path / "broken")
-    refuses(
-        f"hf:{tmp_path / 'broken'}",
-        f"hf:{tmp_path / 'broken'} train row 1: the image is null; fill it in or drop the row",
-    )
+    refuses(f"hf:{tmp_path / 'broken'}", " train row 1: the image is null; fill it in or drop the row")
 
 
 def test_an_image_that_cannot_be_read_is_named_by_its_row(tmp_path):
@@ -193,7 +189,7 @@ def test_an_image_that_cannot_be_read_is_named_by_its_row(tmp_path):
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    refuses("hf:some", "hf:some needs the package datasets: pip install 'transmix[huggingface]'")
+    refuses("hf:some", " needs the package datasets: pip install 'transmix[huggingface]'")
 
 
 def test_a_name_on_the_hub_without_network_is_one_line(monkeypatch):
@@ -203,7 +199,7 @@ def test_a_name_on_the_hub_without_network_is_one_line(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     refuses(
         "hf:owner/pets:small",
-        "hf:owner/pets:small: datasets cannot load it (ConnectionError: Couldn't reach 'owner/pets' on the Hub, small)"
+        ": datasets cannot load it (ConnectionError: Couldn't reach 'owner/pets' on the Hub, small)"
         "; without network, give a folder or file that is here",
     )
 
@@ -212,6 +208,6 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path):
     name = f"hf:{tmp_path / 'gone'}"
     refuses(
         name,
-        f"{name}: datasets cannot load it (FileNotFoundError: Couldn't find any data file at {tmp_path / 'gone'}.); "
+        f": datasets cannot load it (FileNotFoundError: Couldn't find any data file at {tmp_path / 'gone'}.); "
         "without network, give a folder or file that is here",
     )

@@ -13,7 +13,7 @@ from transmix.data.parts import Choice
 from transmix.data.settings import Data
 from transmix.data.source import load_data, open_data
 from transmix.data.subset import hold_out, take
-from transmix.evaluation.evaluator import prepare, score
+from transmix.evaluation.evaluate import prepare, score
 from transmix.models.loaded import load_with_data
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_choice

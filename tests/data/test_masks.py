@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as reference
 import transmix.data.masks as m
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import DataError, ImageData, Split
-from transmix.data.parquet import read_parquet
 from transmix.data.source import open_data
+from transmix.data.tables import read_parquet
 from transmix.models.loaded import Cover
 
 HEIGHT, WIDTH = 12, 20
@@ -128,19 +128,18 @@ def test_where_nothing_is_resized_a_cropped_mask_is_a_part_of_it():
     assert np.array_equal(m.crop_mask(mask, EvaluationCrop(32, 1.0)).numpy(), mask[:, 8:40])
 
 
-def test_data_without_masks_is_refused_by_name(tmp_path):
+def test_data_without_masks_is_refused_by_name(tmp_path, says):
     split = Split(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 0]))
-    with pytest.raises(DataError) as refused:
-        m.open_masks(ImageData("plain", ("a",), split, split))
-    assert str(refused.value) == (
+    with says(
+        DataError,
         "plain: no foreground masks. They come with 'digits', with Parquet files that have a column 'mask', and with "
-        "Oxford-IIIT Pet where annotations/trimaps is unpacked"
-    )
+        "Oxford-IIIT Pet where annotations/trimaps is unpacked",
+    ):
+        m.open_masks(ImageData("plain", ("a",), split, split))
     write_parquet(tmp_path, [png(trimap(0))] * 2, name="other")
-    with pytest.raises(DataError) as refused:
-        m.open_masks(read_parquet(tmp_path))
     first = tmp_path / "validation-00000-of-00002.parquet"
-    assert str(refused.value) == f"{first}: no foreground masks: no column 'mask' among image, label, other"
+    with says(DataError, f"{first}: no foreground masks: no column 'mask' among image, label, other"):
+        m.open_masks(read_parquet(tmp_path))
 
 
 def test_pets_without_trimaps_are_refused(tmp_path):

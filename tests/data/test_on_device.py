@@ -260,16 +260,16 @@ def of_two_sizes():
 
 
 @pytest.mark.parametrize("images", [of_two_sizes(), Encoded(of_two_sizes())], ids=["decoded", "encoded"])
-def test_images_of_several_sizes_are_resized_for_crop_pad_and_else_refused(images):
+def test_images_of_several_sizes_are_resized_for_crop_pad_and_else_refused(images, says):
     assert kept_size(split_of(images), "pad", SIZE) == (SIZE, SIZE)
     assert TrainingImages(split_of(images), PAD, SIZE, 0, "cpu").images.shape == (5, 3, SIZE, SIZE)
-    with pytest.raises(RecipeError) as error:
-        TrainingImages(split_of(images), RESIZED, SIZE, 0, "cpu")
-    assert str(error.value) == (
+    with says(
+        RecipeError,
         "on_device with crop random-resized needs images of one size, but they go from 14 x 20 to 30 x 16 pixels "
         "(height x width); take --crop pad, for which images are resized to image_size 12 once, or leave "
-        "--on-device out"
-    )
+        "--on-device out",
+    ):
+        TrainingImages(split_of(images), RESIZED, SIZE, 0, "cpu")
 
 
 @pytest.mark.parametrize("make", [lambda p: p, list, Encoded], ids=["array", "list", "encoded"])
@@ -287,19 +287,17 @@ def held(split, device="cpu", val=None, crop=None, rank=0, world=2, filled=False
     return hold_on_device(data, PAD, order, crop, torch.device(device), bad or BadImages(), filled, False)
 
 
-def test_what_does_not_fit_is_refused_with_both_numbers(split, monkeypatch):
+def test_what_does_not_fit_is_refused_with_both_numbers(split, monkeypatch, says):
     monkeypatch.setattr(on_device, "free_memory", lambda device: 3 * 12 * 12 * 45)
-    assert [len(labels) for _, labels, _ in held(split)[1]] == [
-        4,
-        1,
-    ]  # 40 to train on, and 5 of 10 to validate on in each of two processes
+    # 40 to train on, and 5 of 10 to validate on in each of two processes
+    assert [len(labels) for _, labels, _ in held(split)[1]] == [4, 1]
     monkeypatch.setattr(on_device, "free_memory", lambda device: 3 * 12 * 12 * 45 - 1)
-    with pytest.raises(RecipeError) as error:
-        held(split)
-    assert str(error.value) == (
+    with says(
+        RecipeError,
         "on_device needs 0.0 MB for 40 training images of 12 x 12 and 5 validation images of 12 x 12 pixels, but cpu "
-        "has 0.0 MB free; take a smaller --image-size, or leave --on-device out"
-    )
+        "has 0.0 MB free; take a smaller --image-size, or leave --on-device out",
+    ):
+        held(split)
     monkeypatch.setattr(on_device, "free_memory", lambda device: 150_000_000)
     with pytest.raises(RecipeError, match=r"^on_device needs 184\.3 MB for 50000 .* but cpu has 150\.0 MB free;"):
         check_memory(50_000, (32, 32), 10_000, 32, "cpu")

@@ -13,10 +13,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from transmix.data.dataset import DataError, keep_decoded
-from transmix.data.parquet import holds_parquet, read_parquet
 from transmix.data.source import open_data
+from transmix.data.tables import holds_parquet, read_parquet
 
 NAMES = ["cat", "dog"]
+STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 def picture(value, size=(4, 6)):
@@ -31,13 +32,15 @@ def features(**names):
 
 
 def write(path, labels, values=None, metadata=None, image="image", label="label", plain=False, **more):
-    """Write a file whose image i has the value values[i]; None stands for a null of either column."""
+    """Write a file whose image i has the value values[i], None is null; columns may also come ready-made."""
     values = list(range(len(labels))) if values is None else values
     encoded = [None if value is None else picture(value) for value in values]
     if not plain:
-        encoded = [{"bytes": content, "path": None} for content in encoded]
-    kind = pa.binary() if plain else pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    columns = {image: pa.array(encoded, kind), label: pa.array(labels, pa.int64()), **more}
+        encoded = [content and {"bytes": content, "path": None} for content in encoded]
+    ready = pa.array(encoded, pa.binary() if plain else STRUCT)
+    image, images = ("image", image) if isinstance(image, pa.Array) else (image, ready)
+    labels = labels if isinstance(labels, pa.Array) else pa.array(labels, pa.int64())
+    columns = {image: images, label: labels, **more}
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(columns).replace_schema_metadata(features(label=NAMES) if metadata is None else metadata)
     pq.write_table(table, path)
@@ -75,6 +78,7 @@ def test_shards_are_read_in_order_with_the_names_of_the_schema(pets):
     assert shades(data.val) == [50, 51]
     assert data.val.labels.tolist() == [1, 0]
     assert data.val.masks is None
+    assert data.train.images.size(0) == data.train.images[0].shape[:2] == (4, 6)
 
 
 def test_files_may_lie_in_a_folder_called_data(pets):
@@ -92,30 +96,6 @@ def test_the_image_column_may_be_called_img_and_be_plain_binary(tmp_path, option
     assert shades(read_parquet(tmp_path).train) == [20, 21]
 
 
-def test_images_that_are_not_square_keep_height_before_width(pets):
-    images = read_parquet(pets).train.images
-    assert images[0].shape == (4, 6, 3)
-    assert images.size(0) == (4, 6)
-
-
-def test_val_is_preferred_to_validation_and_that_to_test(pets):
-    write(pets / "test-00000-of-00001.parquet", [1, 0], values=[60, 61])
-    assert shades(read_parquet(pets).val) == [50, 51]
-    write(pets / "val-00000-of-00001.parquet", [1, 0], values=[70, 71])
-    assert shades(read_parquet(pets).val) == [70, 71]
-
-
-def test_the_test_split_serves_where_there_is_no_other(pets):
-    (pets / "validation-00000-of-00001.parquet").rename(pets / "test-00000-of-00001.parquet")
-    assert shades(read_parquet(pets).val) == [50, 51]
-
-
-def test_what_fits_is_decoded_once(pets):
-    kept = keep_decoded(read_parquet(pets).train, limit_bytes=5 * 4 * 6 * 3)
-    assert isinstance(kept.images, np.ndarray)
-    assert kept.images[:, 0, 0, 0].tolist() == [20, 21, 22, 30, 31]
-
-
 def test_pickled_images_are_the_same(pets):
     images = pickle.loads(pickle.dumps(read_parquet(pets).train.images))
     assert [int(images[index][0, 0, 0]) for index in range(5)] == [20, 21, 22, 30, 31]
@@ -128,17 +108,9 @@ def test_forked_workers_read_the_same_images(pets):
     assert [int(image[0, 0, 0]) for image in loader] == [20, 21, 22, 30, 31]
 
 
-def test_indexing_past_the_end_is_an_index_error(pets):
-    with pytest.raises(IndexError):
-        read_parquet(pets).train.images[5]
-
-
 def test_a_broken_image_is_named_by_file_and_row_within_it(pets):
     path = pets / "train-00001-of-00002.parquet"
-    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    content = [{"bytes": picture(30), "path": None}, {"bytes": b"junk", "path": None}]
-    table = pa.table({"image": pa.array(content, kind), "label": [1, 1]})
-    pq.write_table(table.replace_schema_metadata(features(label=NAMES)), path)
+    write(path, [1, 1], image=pa.array([{"bytes": picture(30)}, {"bytes": b"junk"}], STRUCT))
     images = read_parquet(pets).train.images
     for read in (images.__getitem__, images.size):
         assert read(3) is not None
@@ -148,40 +120,22 @@ def test_a_broken_image_is_named_by_file_and_row_within_it(pets):
 
 def test_the_only_named_label_column_is_taken_whatever_it_is_called(tmp_path):
     for name in ("train", "validation"):
-        write(
-            tmp_path / f"{name}.parquet",
-            [0, 1],
-            label="breed",
-            metadata=features(breed=NAMES),
-            label_id=[7, 7],
-        )
+        write(tmp_path / f"{name}.parquet", [0, 1], label="breed", metadata=features(breed=NAMES), label_id=[7, 7])
     data = read_parquet(tmp_path)
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("preferred", ["label", "fine_label"])
-def test_of_several_named_label_columns_the_usual_one_is_taken(tmp_path, preferred):
-    metadata = features(coarse_label=["animal"], **{preferred: NAMES})
+@pytest.mark.parametrize(
+    ("label", "other", "numbers"),
+    [("label", "coarse_label", [0, 0]), ("fine_label", "coarse_label", [0, 0]), ("label", "fine_label", [1, 0])],
+)
+def test_of_several_named_label_columns_the_usual_one_is_taken(tmp_path, label, other, numbers):
+    metadata = features(**{other: ["animal", "plant"], label: NAMES})
     for name in ("train", "validation"):
-        write(tmp_path / f"{name}.parquet", [0, 1], label=preferred, metadata=metadata, coarse_label=[0, 0])
-    assert read_parquet(tmp_path).classes == ("cat", "dog")
-
-
-def test_label_is_preferred_to_fine_label(tmp_path):
-    metadata = features(fine_label=["a", "b"], label=NAMES)
-    for name in ("train", "validation"):
-        write(tmp_path / f"{name}.parquet", [0, 1], metadata=metadata, fine_label=[1, 0])
+        write(tmp_path / f"{name}.parquet", [0, 1], label=label, metadata=metadata, **{other: numbers})
     data = read_parquet(tmp_path)
-    assert data.classes == ("cat", "dog")
-    assert data.train.labels.tolist() == [0, 1]
-
-
-def test_several_unusual_label_columns_are_an_error_that_lists_them(tmp_path):
-    metadata = features(breed=NAMES, colour=["red"])
-    for name in ("train", "validation"):
-        write(tmp_path / f"{name}.parquet", [0, 1], label="breed", metadata=metadata, colour=[0, 0])
-    refuses(tmp_path, "which of breed, colour are the labels? Name the column: --label-column NAME")
+    assert (data.classes, data.train.labels.tolist()) == (("cat", "dog"), [0, 1])
 
 
 @pytest.mark.parametrize("label", ["label", "fine_label"])
@@ -193,91 +147,72 @@ def test_without_metadata_the_classes_are_numbers(tmp_path, label):
     assert data.train.labels.tolist() == [0, 2, 1, 1]
 
 
-def test_without_metadata_a_gap_between_labels_is_an_error(tmp_path):
-    write(tmp_path / "train.parquet", [0, 2, 2], metadata={})
-    write(tmp_path / "test.parquet", [0, 2], metadata={})
-    refuses(tmp_path, "train.parquet: no image of class 1")
+SECOND = "train-00001-of-00002.parquet"
+OTHER_NAMES = "class names differ from those of train-00000-of-00002.parquet"
+TYPES = "labels are integers, strings or booleans; name another"
+DAMAGED = {
+    "a label below 0": ({"labels": [1, -1, 1]}, " row 1: label -1 is not among the 2 classes"),
+    "a label without a name": ({"labels": [1, 2, 1]}, " row 1: label 2 is not among the 2 classes"),
+    "a null label": ({"labels": [1, 0, None]}, " row 2: the label is null"),
+    "null bytes": ({"labels": [1, 0], "values": [30, None], "plain": True}, " row 1: the image is null"),
+    "a null image": ({"labels": [1, 0], "values": [30, None]}, " row 1: the image is null"),
+    "bytes that are null": ({"labels": [1], "image": pa.array([{"bytes": None}], STRUCT)}, " row 0: the image is null"),
+    "no image column": ({"labels": [1], "image": "photo"}, ": no column image among photo, label; every file needs"),
+    "paths": (
+        {"labels": [1], "image": pa.array(["a.png"])},
+        ": column image is string; images are binary or a struct with a field bytes",
+    ),
+    "no Parquet": (b"version https://git-lfs.github.com/spec/v1\n", ": not a readable Parquet file"),
+    "no JSON": ({"labels": [1], "metadata": {b"huggingface": b"{"}}, ": its metadata for Hugging Face is no JSON"),
+    "no rows": ({"labels": []}, ": no rows"),
+    "other names": (
+        {"labels": [1, 0], "metadata": features(label=["dog", "elk"])},
+        f": {OTHER_NAMES} (missing: cat; unexpected: elk); write all",
+    ),
+    "no names": ({"labels": [1, 1], "metadata": {}}, f": {OTHER_NAMES} (one of the two has none); write all"),
+}
 
 
-def test_without_metadata_an_absurd_label_is_an_error_and_no_list_of_names(tmp_path):
-    write(tmp_path / "train.parquet", [0, 10**12], metadata={})
-    write(tmp_path / "test.parquet", [0, 1], metadata={})
-    refuses(tmp_path, "train.parquet row 1: label 1000000000000 is not among the 2 classes")
+@pytest.mark.parametrize(("content", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_a_shard_that_cannot_be_used_is_an_error_that_names_file_and_row(pets, content, message):
+    path = pets / SECOND
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        write(path, **content)
+    refuses(pets, SECOND + message)
 
 
-def test_without_metadata_there_must_be_a_label_column(tmp_path):
-    write(tmp_path / "train.parquet", [0, 1], label="breed", metadata={})
-    write_val(tmp_path)
-    refuses(tmp_path, "which of image, breed are the labels?")
+UNUSABLE = {
+    "a gap": ({"labels": [0, 2, 2]}, "train.parquet: no image of class 1"),
+    "an absurd label": ({"labels": [0, 10**12]}, "train.parquet row 1: label 1000000000000 is not among the 2 classes"),
+    "no label column": ({"labels": [0, 1], "label": "breed"}, "which of image, breed are the labels?"),
+    "several label columns": (
+        {"labels": [0, 1], "label": "breed", "colour": [0, 0], "metadata": features(breed=NAMES, colour=["red"])},
+        "which of breed, colour are the labels? Name the column: --label-column NAME",
+    ),
+    "fractions": ({"labels": pa.array([0.0, 1.0], pa.float32())}, f"train.parquet: column label is float; {TYPES}"),
+    "lists": ({"labels": pa.array([[0], [1]])}, f"train.parquet: column label is list<element: int64>; {TYPES}"),
+    "bytes": ({"labels": pa.array([b"a", b"b"])}, f"train.parquet: column label is binary; {TYPES}"),
+}
 
 
-@pytest.mark.parametrize("kind", [pa.float32(), pa.list_(pa.int64()), pa.binary()])
-def test_labels_of_other_types_are_refused(tmp_path, kind):
-    values = {pa.float32(): [0.0, 1.0], pa.binary(): [b"a", b"b"]}.get(kind, [[0], [1]])
-    write(tmp_path / "train.parquet", [0, 1], label="breed", metadata={}, label_=pa.array(values, kind))
-    table = pq.read_table(tmp_path / "train.parquet").rename_columns(["image", "breed", "label"])
-    pq.write_table(table, tmp_path / "train.parquet")
-    write_val(tmp_path)
-    named = str(kind).replace("item", "element")
-    refuses(tmp_path, f"train.parquet: column label is {named}; labels are integers, strings or booleans; name another")
-
-
-def test_other_names_in_the_other_split_are_an_error_that_says_which(pets):
-    write_val(pets, metadata=features(label=["cat", "elk"]))
-    refuses(
-        pets,
-        "validation-00000-of-00001.parquet row 0: not among the classes of train (cat, dog): elk; drop such rows",
-    )
+@pytest.mark.parametrize(("content", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_labels_that_cannot_be_used_are_an_error(tmp_path, content, message):
+    for name in ("train", "test"):
+        write(tmp_path / f"{name}.parquet", **({"metadata": {}} | content))
+    refuses(tmp_path, message)
 
 
 def test_names_in_another_order_are_matched_by_name(pets):
     write_val(pets, metadata=features(label=["elk", "dog", "cat"]))
     write(pets / "train-00001-of-00002.parquet", [1, 0], values=[30, 31], metadata=features(label=["dog", "cat"]))
-    refuses(pets, "row 1: not among the classes of train (cat, dog): elk")
+    refuses(pets, "1.parquet row 1: not among the classes of train (cat, dog): elk; drop such rows")
     write_val(pets, metadata=features(label=["dog", "cat"]))
     data = read_parquet(pets)
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 1, 0, 0, 1]
     assert data.val.labels.tolist() == [0, 1]
-
-
-def test_other_names_in_another_training_file_are_an_error(pets):
-    write(pets / "train-00001-of-00002.parquet", [1, 0], metadata=features(label=["dog", "elk"]))
-    refuses(
-        pets,
-        "train-00001-of-00002.parquet: class names differ from those of train-00000-of-00002.parquet "
-        "(missing: cat; unexpected: elk); write all files with one list of names",
-    )
-
-
-def test_names_in_one_shard_alone_are_an_error(pets):
-    write(pets / "train-00001-of-00002.parquet", [1, 1], metadata={})
-    refuses(pets, "train-00001-of-00002.parquet: class names differ")
-
-
-@pytest.mark.parametrize("label", [-1, 2])
-def test_a_label_without_a_name_is_an_error_that_names_file_and_row(pets, label):
-    write(pets / "train-00001-of-00002.parquet", [1, label, 1])
-    refuses(pets, f"train-00001-of-00002.parquet row 1: label {label} is not among the 2 classes")
-
-
-def test_a_null_label_is_an_error_that_names_file_and_row(pets):
-    write(pets / "train-00001-of-00002.parquet", [1, 0, None])
-    refuses(pets, "train-00001-of-00002.parquet row 2: the label is null")
-
-
-@pytest.mark.parametrize("plain", [True, False])
-def test_null_image_bytes_are_an_error_that_names_file_and_row(pets, plain):
-    write(pets / "train-00001-of-00002.parquet", [1, 0], values=[30, None], plain=plain)
-    refuses(pets, "train-00001-of-00002.parquet row 1: the image is null")
-
-
-def test_a_null_image_is_an_error_that_names_file_and_row(pets):
-    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    table = pa.table({"image": pa.array([{"bytes": picture(1), "path": "a"}, None], kind), "label": [0, 1]})
-    path = pets / "train-00001-of-00002.parquet"
-    pq.write_table(table.replace_schema_metadata(features(label=NAMES)), path)
-    refuses(pets, "train-00001-of-00002.parquet row 1: the image is null")
 
 
 def test_a_class_without_training_images_is_an_error_and_without_held_out_ones_is_said(tmp_path):
@@ -302,32 +237,6 @@ def test_missing_splits_are_an_error(tmp_path):
 def test_a_missing_shard_is_an_error(pets):
     (pets / "train-00001-of-00002.parquet").unlink()
     refuses(pets, "1 files of train, but their names say there are 2; complete the download")
-
-
-def test_a_missing_image_column_is_an_error(pets):
-    write(pets / "train-00001-of-00002.parquet", [1, 1], image="photo")
-    refuses(pets, "train-00001-of-00002.parquet: no column image among photo, label; every file needs it")
-
-
-def test_an_image_column_of_another_type_is_an_error(pets):
-    table = pa.table({"image": ["a.png", "b.png"], "label": [0, 1]})
-    pq.write_table(table, pets / "train-00001-of-00002.parquet")
-    refuses(pets, "column image is string; images are binary or a struct with a field bytes")
-
-
-def test_a_file_that_is_not_parquet_is_an_error_that_names_it(pets):
-    (pets / "train-00001-of-00002.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    refuses(pets, "train-00001-of-00002.parquet: not a readable Parquet file")
-
-
-def test_metadata_that_is_not_json_is_an_error_that_names_the_file(pets):
-    write(pets / "train-00001-of-00002.parquet", [1, 1], metadata={b"huggingface": b"{"})
-    refuses(pets, "train-00001-of-00002.parquet: its metadata for Hugging Face is no JSON")
-
-
-def test_a_file_without_rows_is_an_error(pets):
-    write(pets / "train-00001-of-00002.parquet", [])
-    refuses(pets, "train-00001-of-00002.parquet: no rows")
 
 
 def test_the_real_cifar100_is_read(real_images):

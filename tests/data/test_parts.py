@@ -63,23 +63,13 @@ def held_out(data):
 
 
 @LAYOUTS
-@pytest.mark.parametrize("name", NAMES)
-def test_a_part_named_for_validation_comes_before_the_test_part(tmp_path, put, name):
-    for part, value in (("train", 10), ("test", 20), (name, 30)):
-        put(tmp_path, part, value)
+@pytest.mark.parametrize("parts", [*(("test", name) for name in NAMES), ("test",), ("testing",)])
+def test_a_part_named_for_validation_is_held_out_or_else_the_test_part(tmp_path, put, parts):
+    for number, part in enumerate(("train", *parts), start=1):
+        put(tmp_path, part, 10 * number)
     data = open_data(tmp_path)
-    assert held_out(data) == (name, 30)
-    assert data.notes == ()
+    assert (held_out(data), data.notes) == ((parts[-1], 10 + 10 * len(parts)), ())
     assert int(data.train.images[0][0, 0, 0]) == 10
-
-
-@LAYOUTS
-@pytest.mark.parametrize("name", ["test", "testing"])
-def test_the_test_part_serves_where_there_is_no_other(tmp_path, put, name):
-    for part, value in (("train", 10), (name, 20)):
-        put(tmp_path, part, value)
-    data = open_data(tmp_path)
-    assert (held_out(data), data.notes) == ((name, 20), ())
 
 
 @pytest.mark.parametrize("put", [put_folders, put_shard_in_folder, put_parquet])
@@ -246,9 +236,7 @@ def test_of_several_columns_of_images_none_is_guessed(tmp_path):
 def test_columns_and_parts_that_a_layout_does_not_have_are_refused(tmp_path, cameras):
     with pytest.raises(DataError, match=r"no column breed among thumb, image, camera, label, indoors"):
         open_data(cameras, choice=Choice(label_column="breed"))
-    with pytest.raises(
-        DataError, match=r"no files holdout-\*\.parquet, the images to validate on; to hold out a tenth"
-    ):
+    with pytest.raises(DataError, match=r"no files holdout-\*\.parquet, the images to validate on; to hold"):
         open_data(cameras, choice=Choice(("holdout",)))
     put_folders(tmp_path / "folders", "train", 1)
     put_folders(tmp_path / "folders", "val", 1)

@@ -195,13 +195,6 @@ def test_a_sample_with_one_of_the_usual_kinds_is_that_image_as_before(tmp_path):
         open_data(shards(tmp_path, members))
 
 
-def test_a_sample_of_a_kind_that_is_not_read_names_what_it_holds(tmp_path):
-    with pytest.raises(
-        DataError, match=r"sample a: no image that is read \(.jpg, .jpeg, .png, .webp and others\) among"
-    ):
-        open_data(shards(tmp_path, [("a.heic", b"x"), ("a.cls", b"0")]))
-
-
 HEIF_PLUGIN = """
 from PIL import Image, ImageFile
 

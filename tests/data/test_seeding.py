@@ -57,16 +57,12 @@ def test_the_same_seed_gives_the_same_draws_from_all_three_generators():
     assert all(a != b for a, b in zip(first, other, strict=True))
 
 
-def test_all_three_generators_are_put_back():
+def test_all_three_generators_are_put_back_also_after_an_exception():
     before = global_states()
     with global_generators(7):
         global_draws()
         assert all(a != b for a, b in zip(before, global_states(), strict=True) if a != (0, 0.0))
     assert global_states() == before
-
-
-def test_all_three_generators_are_put_back_after_an_exception():
-    before = global_states()
     with pytest.raises(ZeroDivisionError), global_generators(7):
         global_draws()[0] / 0
     assert global_states() == before

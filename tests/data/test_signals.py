@@ -1,56 +1,53 @@
 """Loader workers are deaf to what asks a run to stop, unless the training process itself ends them."""
 
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 
-import transmix.data.loader
+from transmix.data.loader import ignore_signals
 from transmix.training.stopping import SIGNALS
 
-FAMILY = """
-import os, runpy, signal, sys, time
-ignore_signals = runpy.run_path(sys.argv[1])["ignore_signals"] if sys.argv[2] == "deaf" else lambda _: None
 
-ready, told = os.pipe()
-worker = os.fork()
-if worker == 0:
-    ignore_signals(0)
-    os.write(told, b"x")
-    time.sleep(600)
-    os._exit(3)
-os.read(ready, 1)
-stranger = os.fork()
-if stranger == 0:
-    for number in map(int, sys.argv[4:]):
-        os.kill(worker, number)
-    os._exit(0)
-os.waitpid(stranger, 0)
-until = time.monotonic() + float(sys.argv[3])
-found = 0
-while not found and time.monotonic() < until:
-    time.sleep(0.01)
-    found, status = os.waitpid(worker, os.WNOHANG)
-if found:
-    print("ended by a stranger")
-else:
-    os.kill(worker, signal.SIGTERM)
-    print("ended by its parent with", os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))
-"""
-
-
-def family(hears, waits, *signals):
+def family(hears, waits, signals):
     """Let a stranger send signals to a worker, wait so many seconds for its end, and say who ended it."""
-    command = [sys.executable, "-c", FAMILY, transmix.data.loader.__file__, hears, str(waits), *map(str, signals)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300).stdout.strip()
+    for number in SIGNALS:  # a shell lets what it starts in the background ignore SIGINT, and that is inherited
+        signal.signal(number, signal.SIG_DFL)
+    ready, told = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        hears(0)
+        os.write(told, b"x")
+        time.sleep(600)
+        os._exit(3)
+    os.read(ready, 1)
+    stranger = os.fork()
+    if stranger == 0:
+        for number in signals:
+            os.kill(worker, number)
+        os._exit(0)
+    os.waitpid(stranger, 0)
+    until = time.monotonic() + waits
+    while time.monotonic() < until:
+        time.sleep(0.01)
+        if os.waitpid(worker, os.WNOHANG)[0]:
+            return "ended by a stranger"
+    os.kill(worker, signal.SIGTERM)
+    return f"ended by its parent with {os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])}"
+
+
+def ended(*arguments):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(family, arguments)
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not say who sent a signal")
 def test_a_worker_outlives_every_signal_but_its_parents():
-    assert family("deaf", 0.2, *map(int, SIGNALS)) == "ended by its parent with 0"
+    assert ended(ignore_signals, 0.2, SIGNALS) == "ended by its parent with 0"
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_worker_that_listens_does_not(number):
-    assert family("listening", 200, int(number)) == "ended by a stranger"
+    assert ended(int, 200, [number]) == "ended by a stranger"

@@ -1,12 +1,8 @@
 """A name or a folder is enough to open a data set, and a run keeps its classes by name."""
 
-import io
 import re
-import tarfile
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -22,71 +18,9 @@ def make_class_folders(root):
             Image.new("RGB", (6, 4)).save(root / split / name / "a.png")
 
 
-def make_cifar(root):
-    root.mkdir(exist_ok=True)
-    for file in ("train.bin", "test.bin"):
-        (root / file).write_bytes(b"".join(bytes([0, label]) + bytes(3072) for label in (0, 1, 2)))
-    (root / "fine_label_names.txt").write_text("apple\nbaby\nbear\n")
-
-
-def make_parquet(root):
-    root.mkdir(exist_ok=True)
-    for file in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
-        pq.write_table(pa.table({"image": [b"", b"", b"", b""], "label": [0, 1, 2, 3]}), root / file)
-
-
-def make_idx(root):
-    root.mkdir(exist_ok=True)
-    for split in ("train", "t10k"):
-        (root / f"{split}-images-idx3-ubyte").write_bytes(
-            bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3, *range(6)])
-        )
-        (root / f"{split}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1]))
-
-
-def make_tar_shards(root):
-    root.mkdir(exist_ok=True)
-    for file in ("train-000000.tar", "val-000000.tar"):
-        with tarfile.open(root / file, "w") as tar:
-            for name, content in (("a.jpg", b""), ("a.txt", b"owl")):
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-
-
-def make_oxford_pets(root):
-    for folder in ("images", "annotations"):
-        (root / folder).mkdir(parents=True)
-    (root / "images" / "pug_1.jpg").write_bytes(b"")
-    for file in ("trainval.txt", "test.txt"):
-        (root / "annotations" / file).write_text("pug_1 1 2 1\n")
-
-
 def tiny(classes, labels=(0,), masks=None):
     split = Split(np.zeros((len(labels), 4, 6, 3), np.uint8), np.array(labels, dtype=np.int64), masks)
     return ImageData("pets", tuple(classes), split, split)
-
-
-@pytest.mark.parametrize(
-    ("make", "classes"),
-    [
-        (make_class_folders, ("cat", "dog")),
-        (make_cifar, ("apple", "baby", "bear")),
-        (make_parquet, ("0", "1", "2", "3")),
-        (make_idx, ("0", "1")),
-        (make_tar_shards, ("owl",)),
-        (make_oxford_pets, ("pug",)),
-    ],
-)
-def test_a_folder_is_recognised_by_what_is_in_it(tmp_path, make, classes):
-    make(tmp_path / "set")
-    assert open_data(tmp_path / "set").classes == classes
-    assert open_data(str(tmp_path / "set")).classes == classes
-
-
-def test_published_folders_are_recognised_from_their_parent(tmp_path):
-    make_cifar(tmp_path / "cifar-100-binary")
-    assert open_data(tmp_path).name == "cifar100"
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
@@ -121,13 +55,6 @@ def test_a_folder_of_something_else_is_an_error_that_says_what_was_looked_for_an
     (tmp_path / "photos").mkdir()
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(DataError, match=re.escape(message + "notes.txt, photos")):
-        open_data(tmp_path)
-
-
-def test_two_data_sets_in_one_folder_are_an_error(tmp_path):
-    make_class_folders(tmp_path)
-    make_parquet(tmp_path)
-    with pytest.raises(DataError, match=r"more than one data set: Parquet files .* and class folders .*; move one"):
         open_data(tmp_path)
 
 

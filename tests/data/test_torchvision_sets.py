@@ -58,24 +58,37 @@ def png(path, image):
     Image.fromarray(image).save(path, "PNG")
 
 
-def write_cifar(root, monkeypatch, kind, names, key):
-    """Write pickles as published, and have torchvision expect them."""
-    folder = root / kind.base_folder
+def write_pickles(folder, kind, names, files):
+    """Write {file: (seed, labels)} and the names as published; return the images (N, 32, 32, 3) of each file."""
     folder.mkdir(parents=True)
     found = {}
-    for part, listed in (("train", kind.train_list), ("test", kind.test_list)):
-        images, labels = [], []
-        for number, (file, _) in enumerate(listed):
-            some = pixels(len(names), 3, 32, 32, seed=number + len(part))
-            order = [(7 * index + number) % len(names) for index in range(len(names))]
-            content = {"data": some.reshape(-1, 3072), key: order}
-            (folder / file).write_bytes(pickle.dumps(content, protocol=2))
-            images.append(some.transpose(0, 2, 3, 1))
-            labels += order
-        found[part] = np.concatenate(images), labels
+    for file, (seed, labels) in files.items():
+        some = pixels(len(labels), 3, 32, 32, seed=seed)
+        content = {"data": some.reshape(-1, 3072), "labels" if len(names) == 10 else "fine_labels": labels}
+        (folder / file).write_bytes(pickle.dumps(content, protocol=2))
+        found[file] = some.transpose(0, 2, 3, 1)
     (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: names}, protocol=2))
-    expect_cifar(folder, monkeypatch, kind)
     return found
+
+
+def write_cifar(kind, names):
+    """Write pickles as published, and have torchvision expect them."""
+
+    def write(root, monkeypatch):
+        listed = {part: [file for file, _ in getattr(kind, f"{part}_list")] for part in ("train", "test")}
+        files = {
+            file: (number + len(part), [(7 * index + number) % len(names) for index in range(len(names))])
+            for part in listed
+            for number, file in enumerate(listed[part])
+        }
+        found = write_pickles(root / kind.base_folder, kind, names, files)
+        expect_cifar(root / kind.base_folder, monkeypatch, kind)
+        return {
+            part: (np.concatenate([found[file] for file in some]), [label for file in some for label in files[file][1]])
+            for part, some in listed.items()
+        }
+
+    return write
 
 
 def expect_cifar(folder, monkeypatch, kind):
@@ -86,22 +99,16 @@ def expect_cifar(folder, monkeypatch, kind):
     monkeypatch.setattr(kind, "meta", meta)
 
 
-def write_cifar10(root, monkeypatch):
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    return write_cifar(root, monkeypatch, torchvision.datasets.CIFAR10, names, "labels")
+TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+HUNDRED = [f"thing {number:02d}" for number in range(100)]
 
 
-def write_cifar100(root, monkeypatch):
-    names = [f"thing {number:02d}" for number in range(100)]
-    return write_cifar(root, monkeypatch, torchvision.datasets.CIFAR100, names, "fine_labels")
-
-
-def write_mnist(folder, prefix="", test="t10k", numbers=range(10), kind=8):
+def write_mnist(folder, prefix="", test="t10k", numbers=range(10)):
     folder.mkdir(parents=True, exist_ok=True)
     labels = np.array([*numbers, *numbers], dtype=np.uint8)
     found = {}
-    for part, name in (("train", "train"), ("test", test)):
-        images = pixels(len(labels), 6, 4, seed=len(part))
+    for part, name, seed in (("train", "train", 3), ("test", test, 4)):
+        images = pixels(len(labels), 6, 4, seed=seed)
         (folder / f"{prefix}{name}-images-idx3-ubyte").write_bytes(idx(images))
         (folder / f"{prefix}{name}-labels-idx1-ubyte").write_bytes(idx(labels))
         found[part] = grey(images), labels - min(numbers)
@@ -209,7 +216,7 @@ def write_pcam(root, _):
     return found
 
 
-def write_files(root, samples, name="{}"):
+def write_files(root, samples):
     """Write samples of {part: [(path, label)]}; the pixels follow from the number."""
     found = {}
     for part, listed in samples.items():
@@ -220,49 +227,28 @@ def write_files(root, samples, name="{}"):
     return found
 
 
-def write_folders(base, parts, suffix="png", classes=("cat", "dog")):
-    samples = {
-        part: [(f"{folder}/{name}/{n}.{suffix}", label) for label, name in enumerate(classes) for n in range(3)]
-        for part, folder in parts.items()
-    }
-    return lambda root, _: write_files(root / base, samples)
-
-
-def write_caltech(folder, name):
-    names = ["001.cat", "002.dog"] if "256" in folder else ["BACKGROUND_Google", "cat", "dog"]
+def lay(base, samples, texts=()):
+    """Return what writes samples, and files of text {path: content}."""
 
     def write(root, _):
-        kept = [one for one in names if one != "BACKGROUND_Google"]
-        if names[0] not in kept:
-            png(root / folder / names[0] / "image_0001.jpg", pixels(1, 3, 3, 3)[0])
-        listed = [(f"{one}/{name.format(y + 1, n)}", y) for y, one in enumerate(kept) for n in (1, 2)]
-        return write_files(root / folder, {"train": listed})
+        for path, text in dict(texts).items():
+            (root / base / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / base / path).write_text(text)
+        return write_files(root / base, samples)
 
     return write
 
 
-def write_dtd(root, _):
-    samples = {part: [(f"images/{name}/{name}_{part}.jpg", label) for label, name in ((1, "dotted"), (0, "banded"))]
-               for part in ("train", "val", "test")}  # fmt: skip
-    for part, listed in samples.items():
-        for number in (1, 3):
-            rows = listed if number == 1 else listed[::-1]
-            path = root / "dtd" / "dtd" / "labels" / f"{part}{number}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{file.removeprefix('images/')}\n" for file, _ in rows))
-    return write_files(root / "dtd" / "dtd", samples)
+HALVES, TRAIN_VAL, THIRDS = ("train", "test"), ("train", "val"), ("train", "val", "test")
 
 
-def write_food101(root, _):
-    samples = {
-        part: [(f"images/{name}/{part}{n}.jpg", 1 - label) for label, name in enumerate(("pie", "egg")) for n in (1, 2)]
-        for part in ("train", "test")
+def each(path, names, parts=("train",), numbers=(1, 2)):
+    """Return {part: [(path, label)]}; the path may say {part}, {name}, {n}; parts may map to other words for them."""
+    parts = parts if isinstance(parts, dict) else {part: part for part in parts}
+    return {
+        part: [(path.format(part=word, name=name, n=n), sorted(names).index(name)) for name in names for n in numbers]
+        for part, word in parts.items()
     }
-    (root / "food-101" / "meta").mkdir(parents=True)
-    for part in samples:
-        text = json.dumps({name: [f"{name}/{part}{n}" for n in (1, 2)] for name in ("pie", "egg")})
-        (root / "food-101" / "meta" / f"{part}.json").write_text(text)
-    return write_files(root / "food-101", samples)
 
 
 def write_flowers(root, monkeypatch):
@@ -279,30 +265,6 @@ def write_flowers(root, monkeypatch):
         name: (file, md5(folder / file) if name != "image" else old) for name, (file, old) in kind._file_dict.items()
     }
     monkeypatch.setattr(kind, "_file_dict", files)
-    return found
-
-
-def write_gtsrb(root, _):
-    base = root / "gtsrb"
-    samples = {
-        "train": [(f"GTSRB/Training/{label:05d}/{n}.ppm", label) for label in (0, 1) for n in (1, 2)],
-        "test": [(f"GTSRB/Final_Test/Images/{n}.ppm", label) for n, label in enumerate((1, 0))],
-    }
-    found = write_files(base, samples)
-    rows = "".join(f"{n}.ppm;{label}\n" for n, label in enumerate((1, 0)))
-    (base / "GT-final_test.csv").write_text(f"Filename;ClassId\n{rows}")
-    return found
-
-
-def write_aircraft(root, _):
-    data = root / "fgvc-aircraft-2013b" / "data"
-    samples = {part: [(f"images/{part}{n}.jpg", n) for n in (1, 0)] for part in ("train", "val", "test")}
-    found = write_files(data, samples)
-    for level, file in (("variant", "variants"), ("family", "families")):
-        (data / f"{file}.txt").write_text(f"A 1 {level}\nB 2 {level}\n")
-        for part in samples:
-            rows = [f"{part}{n} {'AB'[n]} {n + 1} {level}\n" for n in (1, 0)]
-            (data / f"images_{level}_{part}.txt").write_text("".join(rows))
     return found
 
 
@@ -324,37 +286,17 @@ def write_pets(root, _, base="oxford-iiit-pet"):
 
 
 def write_imagenet(root, _):
-    samples = {
-        part: [(f"{part}/n{label + 1}/{n}.JPEG", label) for label in range(3) for n in (1, 2)]
-        for part in ("train", "val")
-    }
-    found = write_files(root, samples)
+    found = write_files(root, each("{part}/{name}/{n}.JPEG", ("n1", "n2", "n3"), TRAIN_VAL))
     names = {"n1": ("crane",), "n2": ("crane",), "n3": ("tench", "Tinca tinca")}
     torch.save((names, ["n1"]), root / "meta.bin")
     return found
 
 
-def write_imagenette(root, _):
-    base = root / "imagenette2"
-    samples = {part: [(f"{part}/{wnid}/{n}.jpeg", label) for label, wnid in enumerate(("n01440764", "n02102040"))
-                      for n in (1, 2)] for part in ("train", "val")}  # fmt: skip
-    return write_files(base, samples)
-
-
-def write_sun397(root, _):
-    names = ["/a/abbey", "/b/bar/indoor"]
-    listed = [(f"{name[1:]}/sun_{n}.jpg", label) for label, name in enumerate(names) for n in (1, 2)]
-    found = write_files(root / "SUN397", {"train": listed})
-    (root / "SUN397" / "ClassName.txt").write_text("\n".join(names))
-    return found
-
-
 def write_omniglot(root, monkeypatch):
     base, kind = root / "omniglot-py", torchvision.datasets.Omniglot
-    names = ["Greek/character01", "Greek/character02", "Latin/character01"]
-    listed = [(f"images_background/{name}/{n}.png", label) for label, name in enumerate(names) for n in (1, 2)]
-    images, labels = write_files(base, {"train": listed})["train"]
-    for (path, _), image in zip(listed, images, strict=True):
+    samples = each("images_background/{name}/{n}.png", CLASSES["Omniglot"])
+    images, labels = write_files(base, samples)["train"]
+    for (path, _), image in zip(samples["train"], images, strict=True):
         png(base / path, image[..., 0])
     found = {"train": (grey(images[..., 0]), labels)}
     (base / "images_background.zip").write_bytes(b"zip")
@@ -362,30 +304,21 @@ def write_omniglot(root, monkeypatch):
     return found
 
 
-def write_inaturalist(root, _):
-    folders = [f"{n:05d}_Animalia_Chordata_Aves_Order_Family_Genus_species{n}" for n in range(2)]
-    parts = {"train": "2021_train", "valid": "2021_valid"}
-    samples = {part: [(f"{version}/{folder}/{n}.jpg", label) for label, folder in enumerate(folders) for n in (1, 2)]
-               for part, version in parts.items()}  # fmt: skip
-    return write_files(root, samples)
-
-
-def write_clevr(root, _):
-    base = root / "clevr" / "CLEVR_v1.0"
-    samples = {
-        part: [(f"images/{part}/{n}.png", count - 3) for n, count in enumerate((4, 3, 5))] for part in ("train", "val")
-    }
-    found = write_files(base, samples)
-    (base / "scenes").mkdir()
-    for part in samples:
-        scenes = [{"image_filename": f"{n}.png", "objects": [0] * count} for n, count in enumerate((4, 3, 5))]
-        (base / "scenes" / f"CLEVR_{part}_scenes.json").write_text(json.dumps({"scenes": scenes}))
-    return found
-
-
+LEVELS = {"variant": "variants", "family": "families"}
+CLASSES = {
+    "EMNIST:letters": tuple("abcdefghijklmnopqrstuvwxyz"),
+    "SVHN": tuple("0123456789"),
+    "CLEVRClassification": ("3", "4", "5"),
+    "Caltech101": ("cat", "dog"),
+    "ImageNet": ("crane (n1)", "crane (n2)", "tench, Tinca tinca"),
+    "Imagenette": ("tench, Tinca tinca", "English springer, English springer spaniel"),
+    "Omniglot": ("Greek/character01", "Greek/character02", "Latin/character01"),
+    "OxfordIIITPet": ("Abyssinian", "American Bulldog"),
+    "MNIST": tuple(torchvision.datasets.MNIST.classes),
+}
 WRITERS = {
-    "CIFAR10": write_cifar10,
-    "CIFAR100": write_cifar100,
+    "CIFAR10": write_cifar(torchvision.datasets.CIFAR10, TEN),
+    "CIFAR100": write_cifar(torchvision.datasets.CIFAR100, HUNDRED),
     "MNIST": lambda root, _: write_mnist(root / "MNIST" / "raw"),
     "FashionMNIST": lambda root, _: write_mnist(root / "FashionMNIST" / "raw"),
     "KMNIST": lambda root, _: write_mnist(root / "KMNIST" / "raw"),
@@ -398,25 +331,77 @@ WRITERS = {
     "SEMEION": write_semeion,
     "FER2013": write_fer2013,
     "PCAM": write_pcam,
-    "Caltech101": write_caltech("caltech101/101_ObjectCategories", "image_{1:04d}.jpg"),
-    "Caltech256": write_caltech("caltech256/256_ObjectCategories", "{0:03d}_{1:04d}.jpg"),
-    "CLEVRClassification": write_clevr,
-    "Country211": write_folders("country211", {"train": "train", "valid": "valid", "test": "test"}),
-    "DTD": write_dtd,
-    "EuroSAT": write_folders("eurosat", {"train": "2750"}, "jpg"),
-    "FGVCAircraft": write_aircraft,
+    "Caltech101": lay(
+        "caltech101/101_ObjectCategories",
+        each("{name}/image_{n:04d}.jpg", ("cat", "dog")),
+        {"BACKGROUND_Google/image_0001.jpg": "not looked at"},
+    ),
+    "Caltech256": lay("caltech256/256_ObjectCategories", each("{name}/{name:.3}_{n:04d}.jpg", ("001.cat", "002.dog"))),
+    "CLEVRClassification": lay(
+        "clevr/CLEVR_v1.0",
+        {part: [(f"images/{part}/{n}.png", label) for n, label in enumerate((1, 0, 2))] for part in TRAIN_VAL},
+        {
+            f"scenes/CLEVR_{part}_scenes.json": json.dumps(
+                {"scenes": [{"image_filename": f"{n}.png", "objects": [0] * (3 + y)} for n, y in enumerate((1, 0, 2))]}
+            )
+            for part in TRAIN_VAL
+        },
+    ),
+    "Country211": lay("country211", each("{part}/{name}/{n}.png", ("cat", "dog"), ("train", "valid", "test"))),
+    "DTD": lay(
+        "dtd/dtd",
+        each("images/{name}/{name}_{part}.jpg", ("dotted", "banded"), THIRDS, (1,)),
+        {
+            f"labels/{part}{number}.txt": "".join(f"{name}/{name}_{part}.jpg\n" for name in names)
+            for part in THIRDS
+            for number, names in ((1, ("dotted", "banded")), (3, ("banded", "dotted")))
+        },
+    ),
+    "EuroSAT": lay("eurosat", each("2750/{name}/{n}.jpg", ("cat", "dog"))),
+    "FGVCAircraft": lay(
+        "fgvc-aircraft-2013b/data",
+        each("images/{part}{name}.jpg", ("1", "0"), THIRDS, (1,)),
+        {f"{file}.txt": f"A 1 {level}\nB 2 {level}\n" for level, file in LEVELS.items()}
+        | {
+            f"images_{level}_{part}.txt": f"{part}1 B 2 {level}\n{part}0 A 1 {level}\n"
+            for level in LEVELS
+            for part in THIRDS
+        },
+    ),
     "Flowers102": write_flowers,
-    "Food101": write_food101,
-    "GTSRB": write_gtsrb,
+    "Food101": lay(
+        "food-101",
+        each("images/{name}/{part}{n}.jpg", ("pie", "egg"), HALVES),
+        {
+            f"meta/{part}.json": json.dumps({name: [f"{name}/{part}{n}" for n in (1, 2)] for name in ("pie", "egg")})
+            for part in HALVES
+        },
+    ),
+    "GTSRB": lay(
+        "gtsrb",
+        each("GTSRB/Training/{name}/{n}.ppm", ("00000", "00001"))
+        | {"test": [(f"GTSRB/Final_Test/Images/{n}.ppm", label) for n, label in enumerate((1, 0))]},
+        {"GT-final_test.csv": "Filename;ClassId\n0.ppm;1\n1.ppm;0\n"},
+    ),
     "ImageNet": write_imagenet,
-    "Imagenette": write_imagenette,
-    "INaturalist": write_inaturalist,
+    "Imagenette": lay("imagenette2", each("{part}/{name}/{n}.jpeg", ("n01440764", "n02102040"), TRAIN_VAL)),
+    "INaturalist": lay(
+        "",
+        each(
+            "{part}/{name}/{n}.jpg",
+            [f"{n:05d}_Animalia_Chordata_Aves_Order_Family_Genus_species{n}" for n in range(2)],
+            {"train": "2021_train", "valid": "2021_valid"},
+        ),
+    ),
     "Omniglot": write_omniglot,
     "OxfordIIITPet": write_pets,
-    "RenderedSST2": write_folders(
-        "rendered-sst2", {"train": "train", "val": "valid", "test": "test"}, classes=("negative", "positive")
+    "RenderedSST2": lay(
+        "rendered-sst2",
+        each("{part}/{name}/{n}.png", ("negative", "positive"), {"train": "train", "val": "valid", "test": "test"}),
     ),
-    "SUN397": write_sun397,
+    "SUN397": lay(
+        "SUN397", each("{name}/sun_{n}.jpg", ("a/abbey", "b/bar/indoor")), {"ClassName.txt": "/a/abbey\n/b/bar/indoor"}
+    ),
 }
 UNSORTED = {"INaturalist", "Omniglot", "SUN397"}
 
@@ -426,10 +411,6 @@ def instance(name, part, root):
     found, variant = find_set(name)
     download = {"download": False} if SETS[found].fetched else {}
     return getattr(torchvision.datasets, found)(root, **SETS[found].variants[variant][part], **download)
-
-
-def choice_for(parts):
-    return Choice(val_fraction=0.5) if list(parts) == ["train"] else Choice((list(parts)[1],))
 
 
 def read_part(data, part):
@@ -461,30 +442,9 @@ def test_images_labels_and_names_are_those_of_torchvision_and_those_that_were_wr
                 offset = 1 if name == "EMNIST:letters" else 0
                 assert sorted(labels) == sorted(label - offset for _, label in rows)
         classes = getattr(theirs, "classes", None) or getattr(theirs, "categories", None)
+        assert data.classes == CLASSES.get(name, data.classes)
         if classes and name not in ("EMNIST:letters", "ImageNet"):
             assert list(data.classes) == [", ".join(one) if isinstance(one, tuple) else one for one in classes]
-
-
-CLASSES = {
-    "EMNIST:letters": tuple("abcdefghijklmnopqrstuvwxyz"),
-    "SVHN": tuple("0123456789"),
-    "CLEVRClassification": ("3", "4", "5"),
-    "Caltech101": ("cat", "dog"),
-    "ImageNet": ("crane (n1)", "crane (n2)", "tench, Tinca tinca"),
-    "Imagenette": ("tench, Tinca tinca", "English springer, English springer spaniel"),
-    "Omniglot": ("Greek/character01", "Greek/character02", "Latin/character01"),
-    "OxfordIIITPet": ("Abyssinian", "American Bulldog"),
-    "MNIST": tuple(torchvision.datasets.MNIST.classes),
-}
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_classes_have_the_names_of_the_set_or_numbers(name, tmp_path, monkeypatch):
-    WRITERS[name](tmp_path, monkeypatch)
-    parts = SETS[find_set(name)[0]].variants[find_set(name)[1]]
-    choice = Choice() if len(parts) > 1 else Choice(val_fraction=0.5)
-    data = open_data(f"torchvision:{name}", data_dir=tmp_path, choice=choice)
-    assert data.classes == CLASSES[name]
 
 
 @pytest.mark.parametrize(
@@ -527,9 +487,7 @@ def test_names_are_matched_without_case_and_punctuation(name):
 
 
 def test_an_unknown_name_names_the_nearest_and_lists_all():
-    with pytest.raises(
-        DataError, match=r"^torchvision:Flowers103: no such set; nearest is Flowers102; there are CIFAR10, "
-    ):
+    with pytest.raises(DataError, match=r"^torchvision:Flowers103: no such set; nearest is Flowers102; there are "):
         open_data("torchvision:Flowers103")
 
 
@@ -558,9 +516,7 @@ def test_a_set_that_needs_a_package_names_it(monkeypatch):
 
 def test_without_a_folder_they_are_looked_for_in_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        DataError, match=r"^torchvision:DTD: no folder data; give the folder with its files, --data-dir"
-    ):
+    with pytest.raises(DataError, match=r"^torchvision:DTD: no folder data; give the folder with its files"):
         open_data("torchvision:DTD")
     WRITERS["DTD"](tmp_path / "data", monkeypatch)
     assert open_data("torchvision:DTD").classes == ("banded", "dotted")
@@ -573,9 +529,7 @@ def test_files_that_are_not_there_name_the_folder_and_the_flags(tmp_path):
     )
     with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
         open_data("torchvision:CIFAR10", data_dir=tmp_path)
-    with pytest.raises(
-        DataError, match=r"; it cannot be downloaded any more: bring its files by other means, and give"
-    ):
+    with pytest.raises(DataError, match=r"; it cannot be downloaded any more: bring its files by other means"):
         open_data("torchvision:ImageNet", download=tmp_path)
 
 
@@ -589,9 +543,7 @@ def test_labels_that_a_part_lacks_are_an_error(tmp_path, monkeypatch):
     files = {part: (f"{part}.csv", md5(folder / f"{part}.csv")) for part in ("train", "test")}
     kind = torchvision.datasets.FER2013
     monkeypatch.setattr(kind, "_RESOURCES", {**kind._RESOURCES, **files})
-    with pytest.raises(
-        DataError, match=r"^torchvision:FER2013: a part has no labels; hold out another, --held-out NAME"
-    ):
+    with pytest.raises(DataError, match=r"^torchvision:FER2013: a part has no labels; hold out another"):
         open_data("torchvision:FER2013", data_dir=tmp_path)
     assert len(open_data("torchvision:FER2013", data_dir=tmp_path, choice=Choice(val_fraction=0.1)).train) == 7
 
@@ -621,9 +573,7 @@ def test_a_pickle_that_was_changed_is_refused_before_it_is_read(tmp_path, monkey
     WRITERS["CIFAR10"](tmp_path, monkeypatch)
     folder, flag = tmp_path / "cifar-10-batches-py", tmp_path / "flag"
     (folder / file).write_bytes(pickle.dumps({"data": Touches(flag), "labels": Touches(flag)}))
-    with pytest.raises(
-        DataError, match=r"^torchvision:CIFAR10: cannot be read in .* \(Dataset .*not found or corrupted\)"
-    ):
+    with pytest.raises(DataError, match=r"^torchvision:CIFAR10: cannot be read in .* \(Dataset .*corrupted\)"):
         open_data(folder) if as_folder else open_data("torchvision:CIFAR10", data_dir=tmp_path)
     assert not flag.exists()
 
@@ -664,28 +614,13 @@ def digest(data):
         for index in range(len(split)):
             image = np.ascontiguousarray(split.images[index])
             found.update(repr(image.shape).encode() + image.tobytes())
-    return found.hexdigest()
+    return found.hexdigest()[:16]
 
 
-def older_cifar(kind):
+def older_cifar(kind, names, files):
     def write(root, as_folder):
-        folder = root / kind.base_folder
-        folder.mkdir()
-        if kind is torchvision.datasets.CIFAR10:
-            names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-            parts = {f"data_batch_{n + 1}": (n, [2 * n + 1, 2 * n] * 2) for n in range(5)}
-            parts["test_batch"] = (9, list(range(10)))
-        else:
-            names = [f"thing {n:02d}" for n in range(100)]
-            parts = {
-                name: (seed, [(n * 7 + seed) % 100 for n in range(100)]) for name, seed in (("train", 1), ("test", 2))
-            }
-        key = "labels" if kind is torchvision.datasets.CIFAR10 else "fine_labels"
-        for file, (seed, labels) in parts.items():
-            content = {"data": pixels(len(labels), 3072, seed=seed), key: labels}
-            (folder / file).write_bytes(pickle.dumps(content, protocol=2))
-        (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: names}, protocol=2))
-        return folder
+        write_pickles(root / kind.base_folder, kind, names, files)
+        return root / kind.base_folder
 
     return write
 
@@ -693,12 +628,7 @@ def older_cifar(kind):
 def older_idx(name, base, prefix="", rows=tuple((n,) for n in range(10)), classes=()):
     def write(root, as_folder):
         folder = root / name / ("gzip" if prefix else "") if as_folder else root / base / "raw"
-        folder.mkdir(parents=True)
-        labels = np.array([number for number, *_ in rows] * 2, np.uint8)
-        for part, seed in (("train", 3), ("test" if prefix else "t10k", 4)):
-            for file, values in (("images-idx3", pixels(len(labels), 6, 4, seed=seed)), ("labels-idx1", labels)):
-                path = folder / f"{prefix}{part}-{file}-ubyte"
-                path.write_bytes(idx(values))
+        write_mnist(folder, prefix, "test" if prefix else "t10k", [number for number, *_ in rows])
         if as_folder and prefix:
             (folder / f"{prefix}mapping.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
         if as_folder and classes:
@@ -716,34 +646,19 @@ def older_pets(root, as_folder):
 LETTERS = [(n + 1, 65 + n, 97 + n) for n in range(26)]
 BALANCED = [(n, ord(name)) for n, name in enumerate(torchvision.datasets.EMNIST.classes_split_dict["balanced"])]
 DIGITS = [(n, 48 + n) for n in range(10)]
+FASHION = torchvision.datasets.FashionMNIST.classes
+TEN_FILES = {f"data_batch_{n + 1}": (n, [2 * n + 1, 2 * n] * 2) for n in range(5)} | {"test_batch": (9, [*range(10)])}
+HUNDRED_FILES = {name: (seed, [(n * 7 + seed) % 100 for n in range(100)]) for name, seed in (("train", 1), ("test", 2))}
 
 OLDER = {
-    "cifar10": (
-        older_cifar(torchvision.datasets.CIFAR10),
-        "e533979e9e835a9acaac8188182b4150fa6c689a360c37afbf35366a8561d105",
-    ),
-    "cifar100": (
-        older_cifar(torchvision.datasets.CIFAR100),
-        "82c64fbd74e29dc6646c62c96e264d2bd1146c8be1b2d17935a53a2abd0eef1c",
-    ),
-    "oxford-pets": (older_pets, "3244c2c688c842cd69e10d88fe48bb507c2755ac5e9d5118149f37b69c44f402"),
-    "mnist": (older_idx("mnist", "MNIST"), "b85361015ecf5477346552c27a06d82f453bd8a294ab4ecfc1a294783fb5b56b"),
-    "fashion-mnist": (
-        older_idx("fashion-mnist", "FashionMNIST", classes=torchvision.datasets.FashionMNIST.classes),
-        "7ed0321a35dcc05158f75d690ff8fb1ba80cd086cae8bda8622b8abad83e0106",
-    ),
-    "emnist-letters": (
-        older_idx("emnist-letters", "EMNIST", "emnist-letters-", LETTERS),
-        "e5b99f085cdc6450483b66664cdc8cb035ad7e0b20a0d158ae28992a1754af5f",
-    ),
-    "emnist-balanced": (
-        older_idx("emnist-balanced", "EMNIST", "emnist-balanced-", BALANCED),
-        "1b80bd610d489fc3a6873afabd96c8fd21ccccddb428a0f1e2b85c1893fdf425",
-    ),
-    "emnist-digits": (
-        older_idx("emnist-digits", "EMNIST", "emnist-digits-", DIGITS),
-        "a9a243fd4673145cc9e8c7dc96262f2b286eef31e6c3dd2ae5094aa5b68fde52",
-    ),
+    "cifar10": (older_cifar(torchvision.datasets.CIFAR10, TEN, TEN_FILES), "e533979e9e835a9a"),
+    "cifar100": (older_cifar(torchvision.datasets.CIFAR100, HUNDRED, HUNDRED_FILES), "82c64fbd74e29dc6"),
+    "oxford-pets": (older_pets, "3244c2c688c842cd"),
+    "mnist": (older_idx("mnist", "MNIST"), "b85361015ecf5477"),
+    "fashion-mnist": (older_idx("fashion-mnist", "FashionMNIST", classes=FASHION), "7ed0321a35dcc051"),
+    "emnist-letters": (older_idx("emnist-letters", "EMNIST", "emnist-letters-", LETTERS), "e5b99f085cdc6450"),
+    "emnist-balanced": (older_idx("emnist-balanced", "EMNIST", "emnist-balanced-", BALANCED), "1b80bd610d489fc3"),
+    "emnist-digits": (older_idx("emnist-digits", "EMNIST", "emnist-digits-", DIGITS), "a9a243fd4673145c"),
 }
 """Name -> what writes its files, and what the readers that came before torchvision's made of them (`digest`)."""
 
@@ -925,9 +840,7 @@ def test_a_place_that_cannot_be_written_and_a_name_that_is_not_fetched_are_error
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"^cannot write .*file/.DTD.lock: .*File exists"):
         open_data("torchvision:DTD", download=tmp_path / "file")
-    with pytest.raises(
-        DataError, match=r"^digits: --download is for --data torchvision:NAME, and for cifar10, cifar100, mn"
-    ):
+    with pytest.raises(DataError, match=r"^digits: --download is for --data torchvision:NAME, and for cifar10"):
         open_data("digits", download=tmp_path)
     with pytest.raises(DataError, match=r"^mnist: no such folder; .* \(--download FOLDER fetches mnist into FOLDER\)$"):
         open_data("mnist")

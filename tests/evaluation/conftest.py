@@ -1,5 +1,10 @@
 """What the tests of suites share: small models that are opened, images in memory and in folders."""
 
+import os
+import subprocess
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +14,7 @@ from torch import nn
 
 from transmix.data.dataset import ImageData, Split
 from transmix.distributed import World
-from transmix.evaluation.evaluator import Evaluator
+from transmix.evaluation.evaluate import Evaluator
 from transmix.models.loaded import LoadedModel, Preprocessing
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
@@ -82,6 +87,30 @@ def masked():
 def write_folders():
     """Write class folders of noise: (root, {class: images})."""
     return _write_folders
+
+
+@pytest.fixture
+def two_processes(warm_python, tmp_path):
+    """Run a program as two processes, whose words are rank, `tmp_path` and more: what each said."""
+
+    def run(program, *words):
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+        command = [warm_python, "-c", textwrap.dedent(program)]
+        ranks = [
+            subprocess.Popen(
+                [*command, str(rank), str(tmp_path), *words], env=environment, stdout=subprocess.PIPE, text=True
+            )
+            for rank in range(2)
+        ]
+        try:
+            said = [rank.communicate(timeout=300)[0] for rank in ranks]
+            assert [rank.returncode for rank in ranks] == [0, 0]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        return said
+
+    return run
 
 
 @pytest.fixture(scope="session")

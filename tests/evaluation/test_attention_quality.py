@@ -12,7 +12,7 @@ from transmix.data.dataset import DataError, ImageData, Split
 from transmix.distributed import World
 from transmix.evaluation import attention_quality as quality
 from transmix.evaluation.attention_quality import keep_mass, overlap
-from transmix.evaluation.evaluator import Evaluator
+from transmix.evaluation.evaluate import Evaluator
 from transmix.evaluation.suites import Settings, load_suite
 from transmix.labels.patches import mask_on_patches
 from transmix.models.loaded import LoadedModel, Preprocessing

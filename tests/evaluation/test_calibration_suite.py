@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
 from transmix.evaluation.calibration_suite import calibration, halves
-from transmix.evaluation.evaluator import part_of
+from transmix.evaluation.evaluate import part_of
 from transmix.evaluation.suites import Settings
 
 

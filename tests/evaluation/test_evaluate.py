@@ -1,17 +1,11 @@
 import json
 import math
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import transmix
 from transmix.evaluation.evaluate import evaluate
 
 CLASSES, HEIGHT, WIDTH = 7, 4, 6
@@ -229,17 +223,8 @@ RANK = """
 """
 
 
-def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(request, tmp_path):
-    (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
-    paths = os.pathsep.join([str(Path(transmix.__file__).parents[1]), str(request.path.parent)])
-    command = [sys.executable, str(tmp_path / "rank.py")]
-    environment = {**os.environ, "PYTHONPATH": paths}
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(two_processes, tmp_path):
+    two_processes(RANK)
     alone = score(small_model(), in_batches(*data(), [23]))
     for rank in range(2):
         result = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -16,7 +16,7 @@ from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageEr
 from transmix.data.masks import UNSURE, open_masks
 from transmix.distributed import World
 from transmix.evaluation import label_truth as truth
-from transmix.evaluation.evaluator import Evaluator
+from transmix.evaluation.evaluate import Evaluator
 from transmix.evaluation.label_truth import agreement, mean_interval, rank_correlation
 from transmix.evaluation.suites import Settings, load_suite
 from transmix.mixing import Mixer

@@ -11,9 +11,8 @@ from torch import nn
 
 from transmix.attention import Attention
 from transmix.data.dataset import ImageData, Split
-from transmix.evaluation import occlusion as module
-from transmix.evaluation.occlusion import _try, drop, drop_count, occlusion
-from transmix.evaluation.shuffle import random_order
+from transmix.evaluation import patches as module
+from transmix.evaluation.patches import _try, drop, drop_count, occlusion, random_order
 from transmix.evaluation.suites import Settings
 from transmix.recipes import RecipeError
 

@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from transmix.data.dataset import DataError, ImageData, Split
-from transmix.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, corruption_errors, read_baseline
-from transmix.evaluation.shifted_folder import open_shifted, read_class_map
-from transmix.evaluation.shifts import average_precision, shifts
+from transmix.evaluation.shifts import (
+    ALEXNET_ERRORS,
+    CORRUPTIONS,
+    average_precision,
+    corruption_errors,
+    open_shifted,
+    read_baseline,
+    read_class_map,
+    shifts,
+)
 from transmix.evaluation.suites import Settings
 from transmix.recipes import RecipeError
 

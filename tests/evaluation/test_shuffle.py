@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from transmix.evaluation.shuffle import random_order, shuffle, shuffled
+from transmix.evaluation.patches import random_order, shuffle, shuffled
 from transmix.evaluation.suites import Settings
 from transmix.recipes import RecipeError
 

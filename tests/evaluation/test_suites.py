@@ -1,19 +1,14 @@
 """All suites together: one table, one command, one result however many processes share the work."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-import transmix
 from transmix.cli import main
 from transmix.cli.evaluate import print_scores, print_suite
+from transmix.data.dataset import DataError
 from transmix.evaluation import label_truth
 from transmix.evaluation.suites import SUITES, Settings, load_suite, run_suites
 from transmix.plugins import UnknownNameError
@@ -37,7 +32,7 @@ def folders(tmp_path_factory, write_folders):
 def weights(folders, small_vit):
     """A weights file as a run writes it, which says what it holds."""
     from transmix.models.build import build_model
-    from transmix.recipes.model import Model
+    from transmix.recipes.settings import Model
 
     options = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
     torch.manual_seed(0)
@@ -82,6 +77,26 @@ def test_every_suite_is_called_before_any_runs(opened, noise, monkeypatch):
     found = dict(run_suites(("shuffle", "calibration", "shuffle"), [opened()], noise(), Settings()))
     assert happened == ["call shuffle", "call calibration", "run shuffle", "run calibration"]
     assert found == {"shuffle": {"model": {"value": 0}}, "calibration": {"model": {"value": 0}}}
+
+
+def test_of_all_a_suite_that_turns_out_not_to_apply_is_left_out_and_by_its_name_it_fails(
+    opened, noise, monkeypatch, capsys
+):
+    def suite(name):
+        def call(one, data, settings):
+            yield "value", 0
+            if name == "shuffle":
+                raise DataError("no foreground")
+
+        return call
+
+    monkeypatch.setattr("transmix.evaluation.suites.load_suite", suite)
+    found = dict(run_suites(("all",), [opened()], noise(), Settings()))
+    assert found["occlusion"] == {"model": {"value": 0}}
+    assert "shuffle" not in found
+    assert "left out, since it does not apply: shuffle: no foreground" in capsys.readouterr().out
+    with pytest.raises(DataError, match="no foreground"):
+        dict(run_suites(("all", "shuffle"), [opened()], noise(), Settings()))
 
 
 def test_the_command_prints_a_few_lines_for_each_suite_and_writes_all_under_its_name(weights, tmp_path, capsys):
@@ -139,6 +154,10 @@ def test_no_more_than_five_lines_are_printed_of_a_suite(capsys):
     ("options", "words"),
     [
         (["--out", "nowhere/scores.json"], "--out nowhere/scores.json: no folder nowhere; make it first"),
+        (
+            ["--data", "torchvision:CIFAR10", "--data-dir", "nowhere"],
+            "torchvision:CIFAR10: no folder nowhere; give the folder with its files, --data-dir FOLDER",
+        ),
         (["--suite", "calibrate"], "no suite is called 'calibrate'; did you mean calibration?"),
         (
             ["--suite", "shifts"],
@@ -189,7 +208,7 @@ RANK = """
         bad.join(gather(bad.known, world))
     except DataError as error:
         found["bad"] = str(error)
-    found["rows"] = gather_rows(torch.arange(3 * rank)).tolist() + gather_rows(torch.ones(2 - rank, 1)).tolist()
+    found["rows"] = gather_rows(torch.arange(3 * rank)).tolist() + gather_rows(torch.full((2 - rank, 1), rank)).tolist()
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(found, file)
     assert main(arguments) == 0
@@ -197,34 +216,15 @@ RANK = """
 
 
 def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(
-    request, weights, tmp_path, opened, noise, masked, monkeypatch
+    two_processes, weights, tmp_path, opened, noise, masked, monkeypatch
 ):
     """Of one image, and of two that are halved, the second process has none."""
-    (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
-    paths = os.pathsep.join([str(Path(transmix.__file__).parents[1]), str(request.path.parent)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    suites = all_suites(weights, tmp_path / "both.json")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "rank.py"), str(rank), str(tmp_path), *suites],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=300)[0] for rank in ranks]
-        assert [rank.returncode for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-
+    said = two_processes(RANK, *all_suites(weights, tmp_path / "both.json"))
     monkeypatch.setattr(label_truth, "PAIRS", 21)
     settings = Settings(occlusion_ratios=(0.0, 0.5))
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found.pop("rows") == [0, 1, 2, [1.0], [1.0], [1.0]]
+        assert found.pop("rows") == [0, 1, 2, [0], [0], [1]]
         assert found.pop("bad").startswith("more than max_bad_images 3 images cannot be read: 00.png, 01.png, 10.png")
         for name, theirs in found.items():
             suite, samples = name.split()
@@ -250,7 +250,7 @@ def assert_same(ours, theirs):
 def test_images_of_another_share_would_be_keyed_otherwise_without_their_place_in_the_split(opened, noise):
     """The negative control: numbering a process's images from nought would drop other patches than one process does."""
     from transmix.distributed import World
-    from transmix.evaluation.shuffle import random_order
+    from transmix.evaluation.patches import random_order
 
     second = opened(world=World(1, 2, 2, torch.device("cpu")))
     index = torch.cat([index for _, _, index in second.batches(noise(23).val)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
-from transmix.evaluation.temperature import COLDEST, HOTTEST, Temperature
+from transmix.evaluation.confidence import COLDEST, HOTTEST, Temperature
 
 
 def random_batch(seed, samples, classes, spread):

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from transmix.export.error import ExportError
+from transmix.export.check import ExportError
 from transmix.export.onnx import open_onnx
 from transmix.export.write import write_export
 from transmix.models.loaded import load_model
@@ -22,8 +22,13 @@ def test_it_comes_back_by_our_loader_and_other_loaders_fail_loudly(trained, tmp_
     out = tmp_path / "out"
     write_export(trained, out, ["timm"])
     images = torch.randn(3, 3, 32, 32)
+    loaded = load_model(out)
+    assert loaded.settings.class_attention
+    assert loaded.model.pretrained_cfg["label_names"] == ["a", "b", "ü"]
     with torch.inference_mode():
-        assert torch.equal(load_model(out).model(images), trained.model(images))
+        assert torch.equal(loaded.model(images), trained.model(images))
+        trained.model.class_attention.cls_token.add_(1)
+        assert not torch.equal(loaded.model(images), trained.model(images))
     with pytest.raises(RuntimeError, match=r"class_attention\.cls_token"):
         timm.create_model(f"local-dir:{out}", pretrained=True)
     card = (out / "README.md").read_text()

@@ -18,7 +18,6 @@ from transmix.export.onnx import OPSET, open_onnx
 from transmix.export.write import PACKAGES, write_export
 from transmix.models.build import normaliser
 from transmix.models.loaded import load_model
-from transmix.runs.folder import read_best_step
 
 
 def by_arguments(folder):
@@ -182,16 +181,6 @@ def test_the_code_on_the_card_runs_and_agrees(exported, models, tmp_path, monkey
         label, probability = capsys.readouterr().out.split()
         assert label == ["dark", "light"][int(expected.argmax())]
         assert float(probability) == pytest.approx(float(expected.max()), abs=1e-6)
-
-
-def test_model_and_best_name_the_weights_that_are_taken(run, models, tmp_path):
-    trained = load_model(run, weights="model")
-    assert (trained.name, trained.chosen.step) == ("model", 10)
-    assert_same(models["model"], trained.model)
-    best = load_model(run, checkpoint="best")
-    assert (best.name, best.chosen.step) == ("ema", read_best_step(run))
-    kept = load_file(run / "checkpoints" / f"step-{best.chosen.step:08d}" / "ema.safetensors")
-    assert all(torch.equal(weight, kept[name]) for name, weight in best.model.state_dict().items())
 
 
 OTHERS = {

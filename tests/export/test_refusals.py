@@ -1,13 +1,12 @@
 """What cannot be exported or loaded is said in one line, and nothing is left behind."""
 
-import json
 import shutil
 
 import pytest
 from safetensors.torch import save_file
 
 from transmix.cli import main
-from transmix.export.error import ExportError
+from transmix.export.check import ExportError
 from transmix.export.write import export_run, write_export
 from transmix.models.loaded import load_model
 
@@ -55,32 +54,13 @@ def test_an_unknown_format_is_answered_with_those_there_are(run, tmp_path, capsy
         export_run(run, tmp_path / "out", [])
 
 
-@pytest.fixture
-def run_without_ema(run, tmp_path):
+def test_a_damaged_checkpoint_is_not_exported(run, tmp_path, capsys):
     copy = shutil.copytree(run, tmp_path / "run")
     for folder in (copy / "checkpoints").iterdir():
-        (folder / "ema.safetensors").unlink()
-        manifest = json.loads((folder / "manifest.json").read_text())
-        del manifest["ema.safetensors"]
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    return copy
-
-
-def test_a_run_without_an_ema_gives_its_model_unless_the_ema_is_asked_for(run_without_ema, capsys):
-    run = run_without_ema
-    assert load_model(run).name == "model"
-    assert complaint(capsys, run, "--weights", "ema") == (
-        f"{run} kept no EMA (ema_decay was not set); use --weights model"
-    )
-    assert not (run / "export").exists()
-
-
-def test_a_damaged_checkpoint_is_not_exported(run_without_ema, capsys):
-    for folder in (run_without_ema / "checkpoints").iterdir():
         with (folder / "model.safetensors").open("r+b") as file:
             file.seek(-1, 2)
             file.write(b"\xff")
-    line = complaint(capsys, run_without_ema)
+    line = complaint(capsys, copy)
     assert "holds no whole checkpoint. " in line
     assert "model.safetensors is damaged" in line
 

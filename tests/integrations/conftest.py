@@ -12,7 +12,7 @@ HEIGHT, WIDTH, CLASSES = 32, 48, 3
 
 @lru_cache
 def _photographs(folder: Path):
-    from transmix.data.parquet import read_parquet
+    from transmix.data.tables import read_parquet
 
     split = read_parquet(folder).train
     rows = [int(row) for label in range(CLASSES) for row in (split.labels == label).nonzero()[0][:4]]

@@ -376,7 +376,7 @@ def work(folder):
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
+def processes(warm_python, tmp_path_factory):
     """Give a function that runs two processes on six batches, once, and returns the folder of results."""
     done = {}
 
@@ -384,7 +384,7 @@ def processes(tmp_path_factory):
         if "folder" not in done:
             folder = done["folder"] = tmp_path_factory.mktemp("processes")
             torch.save(batches, folder / "batches.pt")
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+            command = [warm_python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
             ran = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=250)
             assert ran.returncode == 0, ran.stderr
         return done["folder"]

@@ -429,92 +429,70 @@ def unsupported(kind):
 NAN = float("nan")
 BOX = tv_tensors.BoundingBoxes(torch.rand(2, 4), format="XYXY", canvas_size=(HEIGHT, WIDTH))
 POINTS = tv_tensors.KeyPoints(torch.rand(2, 2), canvas_size=(HEIGHT, WIDTH))
-WITH_CLASSES = {"num_classes": CLASSES}
-REFUSED = {
-    "a PIL image": (WITH_CLASSES, (Image.new("RGB", (8, 8)), labels_of()), unsupported("Image")),
-    "a mask": (WITH_CLASSES, (PLAIN, {"labels": labels_of(), "m": tv_tensors.Mask(PLAIN[0, 0])}), unsupported("Mask")),
-    "a box": (WITH_CLASSES, (BOX,), unsupported("BoundingBoxes")),
-    "key points": (WITH_CLASSES, (POINTS,), unsupported("KeyPoints")),
+NO_LABELS = (
+    'labels_getter "default" looks for labels in the second item or in a dict, and found {found}; '
+    "pass a function as labels_getter"
+)
+MANY = (
+    "{{name}} found {found} batches of images or videos in its input, and needs exactly one batch of images (B, C, H, "
+    "W), for record=True"
+)
+SHAPED = "labels must be classes (B,) or weights (B, K), not {found}"
+CLONED = {"num_classes": CLASSES, "labels_getter": lambda batch: batch[1].clone()}
+ABSENT = {"num_classes": CLASSES, "labels_getter": lambda batch: None}
+OF_CLASSES = {
+    "a PIL image": ((Image.new("RGB", (8, 8)), labels_of()), unsupported("Image")),
+    "a mask": ((PLAIN, {"labels": labels_of(), "m": tv_tensors.Mask(PLAIN[0, 0])}), unsupported("Mask")),
+    "a box": ((BOX,), unsupported("BoundingBoxes")),
+    "key points": ((POINTS,), unsupported("KeyPoints")),
     "no key with label": (
-        WITH_CLASSES,
         ({"img": PLAIN, "other": 3},),
         'no key has "label" in it: img, other; pass a function as labels_getter',
     ),
-    "images alone": (
-        WITH_CLASSES,
-        (PLAIN,),
-        f"labels must be classes (B,) or weights (B, K), not {tuple(PLAIN.shape)}",
-    ),
-    "images in a list of one": (
-        WITH_CLASSES,
-        ([PLAIN],),
-        'labels_getter "default" looks for labels in the second item or in a dict, and found NoneType; '
-        "pass a function as labels_getter",
-    ),
-    "labels that are text": (
-        WITH_CLASSES,
-        (PLAIN, "cats"),
-        'labels_getter "default" looks for labels in the second item or in a dict, and found str; '
-        "pass a function as labels_getter",
-    ),
+    "images alone": ((PLAIN,), SHAPED.format(found=tuple(PLAIN.shape))),
+    "images in a list of one": (([PLAIN],), NO_LABELS.format(found="NoneType")),
+    "labels that are text": ((PLAIN, "cats"), NO_LABELS.format(found="str")),
     "labels that are a list": (
-        WITH_CLASSES,
         ({"img": PLAIN, "labels": [1, 2]},),
         "labels must be a tensor, not list; see labels_getter",
     ),
-    "no labels by design": (
-        WITH_CLASSES | {"labels_getter": lambda batch: None},
-        (PLAIN, labels_of()),
-        "labels must be a tensor, not NoneType; see labels_getter",
-    ),
-    "a copy of the labels": (
-        WITH_CLASSES | {"labels_getter": lambda batch: batch[1].clone()},
-        (PLAIN, labels_of()),
-        "labels_getter must return a tensor that is part of the input, not a new one",
-    ),
     "another number of columns": (
-        WITH_CLASSES,
         (PLAIN, torch.rand(SIZE, 3)),
         "labels have 3 columns, but num_classes is 7; leave it out for labels (B, K)",
     ),
-    "labels of three dimensions": (
-        WITH_CLASSES,
-        (PLAIN, torch.rand(SIZE, 3, 2)),
-        "labels must be classes (B,) or weights (B, K), not (5, 3, 2)",
-    ),
-    "classes without their number": ({}, (PLAIN, labels_of()), "labels that are classes (B,) need num_classes"),
-    "five dimensions": (
-        WITH_CLASSES,
-        (PLAIN[None], labels_of()),
-        "Tensor must be a batch (B, C, H, W), not (1, 5, 3, 12, 20)",
-    ),
+    "labels of three dimensions": ((PLAIN, torch.rand(SIZE, 3, 2)), SHAPED.format(found=(5, 3, 2))),
+    "five dimensions": ((PLAIN[None], labels_of()), "Tensor must be a batch (B, C, H, W), not (1, 5, 3, 12, 20)"),
     "one image without a batch": (
-        WITH_CLASSES,
         (tv_tensors.Image(PLAIN[0]), labels_of(3)),
         "Image must be a batch (B, C, H, W), not (3, 12, 20)",
     ),
     "a video without a batch": (
-        WITH_CLASSES,
         (tv_tensors.Video(PLAIN), labels_of()),
         "Video must be a batch (B, T, C, H, W), not (5, 3, 12, 20)",
     ),
-    "one label too many": (WITH_CLASSES, (PLAIN, labels_of(6)), "5 images came with 6 labels"),
+    "one label too many": ((PLAIN, labels_of(6)), "5 images came with 6 labels"),
     "labels alone": (
-        WITH_CLASSES,
         ({"labels": labels_of()},),
         "{name} found 0 batches of images or videos in its input, and needs a batch of images",
     ),
+}
+REFUSED = {name: ({"num_classes": CLASSES}, *case) for name, case in OF_CLASSES.items()} | {
+    "no labels by design": (ABSENT, (PLAIN, labels_of()), "labels must be a tensor, not NoneType; see labels_getter"),
+    "a copy of the labels": (
+        CLONED,
+        (PLAIN, labels_of()),
+        "labels_getter must return a tensor that is part of the input, not a new one",
+    ),
+    "classes without their number": ({}, (PLAIN, labels_of()), "labels that are classes (B,) need num_classes"),
     "two batches for a record": (
         {"record": True},
         ((tv_tensors.Image(PLAIN), labels_of(), tv_tensors.Image(PLAIN)),),
-        "{name} found 2 batches of images or videos in its input, and needs exactly one batch of images (B, C, H, W), "
-        "for record=True",
+        MANY.format(found=2),
     ),
     "a video for a record": (
         {"record": True},
         (tv_tensors.Video(PLAIN[:, None]), labels_of()),
-        "{name} found 1 batches of images or videos in its input, and needs exactly one batch of images (B, C, H, W), "
-        "for record=True",
+        MANY.format(found=1),
     ),
 }
 

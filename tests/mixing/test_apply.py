@@ -217,7 +217,7 @@ class Zoom:
         return Row(0.75, box, (0, 0, height, width), interpolation=self.way)
 
 
-def kinds_of(mixer, number=2000):
+def kinds_of(mixer, number=800):
     rng = [mixer.draw(4, HEIGHT, WIDTH) for _ in range(number)]
     return {
         "zoom": sum(bool(one.source_boxes) for one in rng) / number,
@@ -230,7 +230,7 @@ def test_methods_are_drawn_in_proportion_to_their_weights():
     generator = torch.Generator().manual_seed(0)
     mixer = Mixer(methods=[(Zoom(), 3), CutMix(), (Mixup(), 2), (Mixup(7.0), 0)], prob=0.9, generator=generator)
     found = kinds_of(mixer)
-    assert found == pytest.approx({"zoom": 0.45, "box": 0.15, "blend": 0.3}, abs=0.04)
+    assert found == pytest.approx({"zoom": 0.45, "box": 0.15, "blend": 0.3}, abs=0.05)
     assert [type(one) for one in mixer.methods] == [Zoom, CutMix, Mixup]
 
 

@@ -76,10 +76,9 @@ def test_a_checked_box_is_whole_numbers():
 
 
 @pytest.mark.parametrize("box", [(0, 0, 1), (0, 0, 1, 2, 3), (0, 0.5, 1, 2)])
-def test_a_box_that_is_not_four_whole_numbers_is_refused(box):
-    with pytest.raises(ValueError, match="a box is four whole numbers") as error:
+def test_a_box_that_is_not_four_whole_numbers_is_refused(box, says):
+    with says(ValueError, f"a box is four whole numbers (top, left, bottom, right), not {box}"):
         check_box(box, 4, 6)
-    assert str(error.value) == f"a box is four whole numbers (top, left, bottom, right), not {box}"
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 2, 2), (0, 0, 5, 2), (0, 0, 2, 7), (3, 0, 2, 2), (0, 3, 2, 2), (0, -1, 2, 2)])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from transmix import Draw, Mixed, Mixer, TransMixWarning
+from transmix import Mixer, TransMixWarning
 from transmix.mixing import METHODS, FMix, ResizeMix
 
 MIXERS = {
@@ -126,15 +126,7 @@ def global_random_states_stay_as_they_were(mixer, images, labels):
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
-LAWS = {
-    law.__name__: law
-    for law in (
-        mixes_as_the_loop,
-        lam_is_what_the_box_leaves,
-        inputs_stay_as_they_were,
-        global_random_states_stay_as_they_were,
-    )
-}
+LAWS = (mixes_as_the_loop, lam_is_what_the_box_leaves, inputs_stay_as_they_were, global_random_states_stay_as_they_were)
 
 
 class Remembering(Mixer):
@@ -145,7 +137,7 @@ class Remembering(Mixer):
         return self.last
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("law", LAWS)
 @every_mixer
 @given(size=st.integers(2, 5), height=st.integers(1, 12), width=st.integers(1, 12), seed=st.integers(0, 2**32))
 def test_every_mixer_obeys(law, settings, size, height, width, seed):
@@ -202,11 +194,7 @@ WRONG = {
     "in place": (InPlace, inputs_stay_as_they_were, {}),
     "aliasing": (Aliasing, inputs_stay_as_they_were, {}),
     "torch's generator": (drawing_from(lambda: torch.rand(1)), global_random_states_stay_as_they_were, {}),
-    "NumPy's generator": (
-        drawing_from(lambda: np.random.rand()),  # noqa: NPY002
-        global_random_states_stay_as_they_were,
-        {},
-    ),
+    "NumPy's generator": (drawing_from(np.random.rand), global_random_states_stay_as_they_were, {}),
     "Python's generator": (drawing_from(random.random), global_random_states_stay_as_they_were, {}),
 }
 
@@ -268,11 +256,10 @@ def test_the_generators_state_is_all_that_a_mixer_remembers():
     assert [mixer.draw(4, 8, 12) for _ in range(3)] == first
 
 
-def test_a_draw_for_another_size_is_refused():
+def test_a_draw_for_another_size_is_refused(says):
     draw = seeded().draw(3, 10, 14)
-    with pytest.raises(ValueError, match="this draw is for") as error:
+    with says(ValueError, "this draw is for 3 images of 10 x 14, not 3 of 14 x 10"):
         draw.apply(*a_batch(3, 14, 10))
-    assert str(error.value) == "this draw is for 3 images of 10 x 14, not 3 of 14 x 10"
 
 
 def test_partners_flip_the_batch_or_are_a_permutation():
@@ -330,24 +317,16 @@ def test_a_mixer_turned_off_leaves_the_batch(settings):
 
 
 @every_mixer
-def test_bytes_stay_bytes_and_are_rounded(settings):
+def test_bytes_stay_bytes_and_are_rounded_and_channels_last_is_kept(settings):
     images, labels = a_batch(5)
-    images = (images * 255).round().to(torch.uint8)
+    images = (images * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last)
     for seed in range(4):
         draw = seeded(seed, **settings).draw(5, 10, 14)
         mixed = draw.apply(images, labels)
         assert mixed.images.dtype == torch.uint8
+        assert mixed.images.is_contiguous(memory_format=torch.channels_last)
         exact = blend_and_paste(draw, images)
         assert np.abs(mixed.images.numpy() - exact).max() <= 0.5 + 1e-4
-
-
-@every_mixer
-def test_channels_last_is_kept(settings):
-    images, labels = a_batch(5)
-    images = images.contiguous(memory_format=torch.channels_last)
-    for seed in range(4):
-        mixed = seeded(seed, **settings)(images, labels)
-        assert mixed.images.is_contiguous(memory_format=torch.channels_last)
 
 
 @every_mixer
@@ -357,17 +336,6 @@ def test_labels_of_any_type_are_mixed(settings, kind):
     given_labels = labels.to(kind) if kind == torch.int32 else torch.nn.functional.one_hot(labels, 4).to(kind)
     by_class = seeded(1, **settings)(images, labels).targets(4, 0.1)
     assert torch.allclose(seeded(1, **settings)(images, given_labels).targets(4, 0.1), by_class, atol=1e-6)
-
-
-def test_one_record_holds_boxes_blends_and_unmixed_rows():
-    draw = Draw(4, 6, (2, 1, 0), (0.75, 0.4, 1.0), ((0, 0, 2, 3), None, None))
-    images, labels = a_batch(3, 4, 6)
-    mixed = draw.apply(images, labels)
-    assert isinstance(mixed, Mixed)
-    assert mixed.mask.flatten(1).sum(1).tolist() == [6, 0, 0]
-    assert torch.equal(mixed.images[0, :, :2, :3], images[2, :, :2, :3])
-    assert torch.equal(mixed.images[0, :, 2:], images[0, :, 2:])
-    assert torch.equal(mixed.images[2], images[2])
 
 
 # ------------------------------------------------------------------------------------------------ statistics
@@ -421,14 +389,6 @@ def test_prob_is_the_share_that_is_mixed(mode, chance):
     assert abs(share - chance) < 0.04
 
 
-@given(st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted), st.integers(0, 2**32))
-def test_minmax_bounds_each_side(bounds, seed):
-    low, high = bounds
-    top, left, bottom, right = seeded(seed, mixup_alpha=0, cutmix_minmax=(low, high)).draw(2, 20, 30).boxes[0]
-    assert int(20 * low) <= bottom - top <= int(20 * high)
-    assert int(30 * low) <= right - left <= int(30 * high)
-
-
 def test_minmax_reaches_both_bounds():
     mixer = seeded(7, mixup_alpha=0, cutmix_minmax=(0.2, 0.8))
     boxes = [mixer.draw(2, 20, 30).boxes[0] for _ in range(800)]
@@ -449,18 +409,13 @@ def test_lam_as_drawn_is_beta_whatever_is_cut_off():
 
 # -------------------------------------------------------------------------------------------------- refusals
 
+RISING = "cutmix_minmax must be two rising fractions in [0, 1], not"
 REFUSED = {
     "mixup_alpha": ({"mixup_alpha": -1}, "alpha must not be negative: mixup -1, cutmix 1.0"),
     "cutmix_alpha": ({"cutmix_alpha": -0.5}, "alpha must not be negative: mixup 0.8, cutmix -0.5"),
     "nothing": ({"mixup_alpha": 0, "cutmix_alpha": 0}, "nothing to mix with: mixup_alpha and cutmix_alpha are both 0"),
-    "minmax falls": (
-        {"cutmix_minmax": (0.8, 0.2)},
-        "cutmix_minmax must be two rising fractions in [0, 1], not (0.8, 0.2)",
-    ),
-    "minmax above 1": (
-        {"cutmix_minmax": (0.2, 1.2)},
-        "cutmix_minmax must be two rising fractions in [0, 1], not (0.2, 1.2)",
-    ),
+    "minmax falls": ({"cutmix_minmax": (0.8, 0.2)}, f"{RISING} (0.8, 0.2)"),
+    "minmax above 1": ({"cutmix_minmax": (0.2, 1.2)}, f"{RISING} (0.2, 1.2)"),
     "prob": ({"prob": 1.2}, "prob is a probability, not 1.2"),
     "switch_prob": ({"switch_prob": -0.1}, "switch_prob is a probability, not -0.1"),
     "mode": ({"mode": "half"}, "mode must be 'batch', 'pair' or 'elem', not 'half'"),
@@ -473,10 +428,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("settings", "text"), REFUSED.values(), ids=REFUSED)
-def test_a_parameter_out_of_its_range_is_refused(settings, text):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
+def test_a_parameter_out_of_its_range_is_refused(settings, text, says):
+    with says(ValueError, text):
         Mixer(**settings)
-    assert str(error.value) == text
 
 
 def test_labels_of_another_batch_are_refused_before_anything_is_drawn():

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from transmix.models.build import build_model
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 
 XCIT = {"embed_dim": 64, "num_heads": 4, "depth": 1, "cls_attn_layers": 1}
 

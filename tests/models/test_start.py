@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transmix.cli import main
 from transmix.models.build import build_model, start_model
 from transmix.recipes import RecipeError, dump_recipe
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 from transmix.runs.weights import start_weights
 from transmix.training.loop import train
 
@@ -161,14 +161,14 @@ def test_weights_that_do_not_fit_are_an_error_that_says_what_was_found_and_wante
         start_model(settings(path), 5, 16)
 
 
-def test_tensors_of_other_shapes_are_an_error_that_names_them(trained, tmp_path):
+def test_tensors_of_other_shapes_are_an_error_that_names_them(trained, tmp_path, says):
     path = saved(tmp_path / "w.safetensors", trained)
-    with pytest.raises(RecipeError) as caught:
-        start_model(settings(path, embed_dim=48), 5, 16)
-    assert str(caught.value) == (
+    with says(
+        RecipeError,
         f"the weights in {path} do not fit vit_tiny_patch16_224: cls_token is [1, 1, 24] there and [1, 1, 48] in the "
-        f"model, pos_embed is [1, 5, 24] there and [1, 5, 48] in the model and 29 more"
-    )
+        f"model, pos_embed is [1, 5, 24] there and [1, 5, 48] in the model and 29 more",
+    ):
+        start_model(settings(path, embed_dim=48), 5, 16)
 
 
 def test_several_models_in_one_file_are_an_error_unless_one_is_known_for_the_average(trained, tmp_path):
@@ -194,10 +194,8 @@ def test_python_objects_are_never_loaded(trained, tmp_path):
         start_model(settings("absent.pth"), 5, 16)
 
 
-def test_grey_input_is_refused_with_the_reason(tmp_path):
-    with pytest.raises(
-        RecipeError, match=r"^model_options in_chans=1: images are RGB, so a model has 3 input channels$"
-    ):
+def test_grey_input_is_refused_with_the_reason(says):
+    with says(RecipeError, "model_options in_chans=1: images are RGB, so a model has 3 input channels"):
         build_model(Model("vit_tiny_patch16_224", {**OPTIONS, "in_chans": 1}), 5, 16)
 
 
@@ -206,13 +204,12 @@ def test_published_weights_of_another_kind_of_model_are_an_error(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)  # the hub answers
     with pytest.raises(
-        RecipeError,
-        match=r"^the published weights of resnet18 do not fit vit_tiny_patch16_224: Vis.* no attribute `conv1`$",
+        RecipeError, match=r"^the published weights of resnet18 do not fit .*: Vis.* attribute `conv1`$"
     ):
         start_model(settings("resnet18"), 5, 16)
 
 
-def test_without_the_hub_published_weights_are_one_line_after_one_question(monkeypatch):
+def test_without_the_hub_published_weights_are_one_line_after_one_question(monkeypatch, says):
     asked = []
 
     def unreachable(url, **more):
@@ -222,13 +219,13 @@ def test_without_the_hub_published_weights_are_one_line_after_one_question(monke
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
     monkeypatch.setattr("transmix.models.build.try_to_load_from_cache", lambda *_, **__: None)
     for changes in ({"init": "deit_tiny_patch16_224"}, {"pretrained": True}):
-        with pytest.raises(RecipeError) as caught:
-            start_model(Model("deit_tiny_patch16_224", **changes), 5, 224)
-        assert str(caught.value) == (
+        with says(
+            RecipeError,
             "cannot fetch the published weights of deit_tiny_patch16_224 from the Hugging Face hub (Name or service "
             "not known), and they are not on this machine. Go online, or fetch them elsewhere (hf download "
-            "timm/deit_tiny_patch16_224.fb_in1k model.safetensors) and give the file: --init model.safetensors"
-        )
+            "timm/deit_tiny_patch16_224.fb_in1k model.safetensors) and give the file: --init model.safetensors",
+        ):
+            start_model(Model("deit_tiny_patch16_224", **changes), 5, 224)
     url = "https://huggingface.co/timm/deit_tiny_patch16_224.fb_in1k/resolve/main/model.safetensors"
     assert asked == [(url, 5)] * 2
 

@@ -55,12 +55,12 @@ def here(installed, monkeypatch):
         del sys.modules[name]
 
 
-def test_the_command_line_trains_compares_evaluates_and_reports_with_them(installed, tmp_path):
+def test_the_command_line_trains_compares_evaluates_and_reports_with_them(warm_python, installed, tmp_path):
     (tmp_path / "toy.yaml").write_text(RECIPE)
     path = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
 
     def transmix(*words):
-        command = [sys.executable, "-m", "transmix", *words]
+        command = [warm_python, "-m", "transmix", *words]
         done = subprocess.run(
             command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=280
         )

@@ -139,26 +139,10 @@ def root(tmp_path):
 FILES = ("model.safetensors", "optimizer.safetensors", "random-0.safetensors", "state.json", "manifest.json")
 
 
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def empty(path):
-    os.truncate(path, 0)
-
-
-def zero(path):
-    path.write_bytes(bytes(path.stat().st_size))
-
-
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-
-
-def append(path):
-    path.write_bytes(path.read_bytes() + b"\n")
 
 
 def make_a_folder(path):
@@ -178,11 +162,11 @@ def make_a_pipe(path):
 
 
 DAMAGES = {
-    "truncated": truncate,
-    "emptied": empty,
-    "zeroed": zero,
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "one bit flipped": flip_a_bit,
-    "longer": append,
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\n"),
     "missing": Path.unlink,
     "a folder": make_a_folder,
     "a link": make_a_link,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from transmix.distributed import World
-from transmix.runs.environment import commit, environment
+from transmix.runs.folder import commit, environment
 
 
 def git(folder, *arguments):

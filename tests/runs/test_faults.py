@@ -8,8 +8,14 @@ import pytest
 from safetensors import SafetensorError
 
 from transmix.runs import checkpoint as module
-from transmix.runs.checkpoint import CheckpointError, list_checkpoints, save_checkpoint, verify_checkpoint
-from transmix.runs.retention import remove_old_checkpoints, settle_checkpoints
+from transmix.runs.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    remove_old_checkpoints,
+    save_checkpoint,
+    settle_checkpoints,
+    verify_checkpoint,
+)
 from transmix.training import checkpoint_state
 
 

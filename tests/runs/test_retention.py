@@ -5,12 +5,15 @@ import os
 
 import pytest
 
-from transmix.runs.checkpoint import save_checkpoint, verify_checkpoint
-from transmix.runs.retention import remove_old_checkpoints, settle_checkpoints
+from transmix.runs.checkpoint import remove_old_checkpoints, save_checkpoint, settle_checkpoints, verify_checkpoint
 
 
 def steps(root):
     return [int(name[5:]) for name in sorted(os.listdir(root)) if name.startswith("step-")]
+
+
+def refuse(path, *rest):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 @pytest.fixture
@@ -54,9 +57,6 @@ def test_the_last_one_that_verifies_is_never_removed(damaged, best, left, six):
 def test_what_cannot_be_removed_is_no_error_and_goes_the_next_time(six, monkeypatch):
     rename = os.rename
 
-    def refuse(path, *rest):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     monkeypatch.setattr(os, "rename", refuse)
     remove_old_checkpoints(six, keep=2, best_step=None)
     assert steps(six) == [1, 2, 3, 4, 5, 6]
@@ -98,9 +98,6 @@ def test_all_damaged_are_set_aside_older_ones_too_and_it_is_said_if_none_is_left
 def test_a_damaged_checkpoint_that_cannot_be_set_aside_is_left_out_all_the_same(six, monkeypatch):
     size = (six / "step-00000006" / "model.safetensors").stat().st_size
     damage(six, 6)
-
-    def refuse(path, *rest):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "rename", refuse)
     found, said = settle_checkpoints(six)

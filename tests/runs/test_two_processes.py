@@ -1,58 +1,56 @@
 """Two processes set a damaged checkpoint aside once, go on from the same one, and stay in step when a save fails."""
 
-import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
-
-from transmix.runs.checkpoint import save_checkpoint
-
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from types import SimpleNamespace as Namespace
 import torch
+
 from transmix import distributed
-from transmix.runs import retention
+from transmix.runs import checkpoint as checkpoints
+from transmix.runs.checkpoint import save_checkpoint
 from transmix.runs.error import CheckpointError, RunError
 from transmix.training import checkpoint_state
 
-folder = Path(sys.argv[1])
-world = distributed.start("cpu")
-set_aside, calls = retention.set_aside, []
-retention.set_aside = lambda path: calls.append(path.name) or set_aside(path)
-checkpoint, said = checkpoint_state.choose_checkpoint(folder, world)
 
-lines, saves = [], []
-bare = torch.nn.Linear(3, 2)
-run = Namespace(
-    bare=bare, average=None, step_number=3, order=Namespace(steps_per_epoch=5), best=None, reads=[], world=world,
-    step=Namespace(optimizer=Namespace(state={}), scaler=torch.amp.GradScaler("cpu", enabled=False)),
-    data=Namespace(train=range(40)), recipe=Namespace(run=Namespace(keep_checkpoints=2)), folder=folder,
-    log=Namespace(sync=lambda: None, rows=0), say=lines.append, failed_saves=0,
-)
-checkpoint_state.weights_metadata = lambda run: {}
+def take_part(rank, port, folder, told):
+    """Choose a checkpoint and save three times, of which two fail; tell what was done."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    torch.set_num_threads(1)  # the threads of the process that was forked are not there
+    world = distributed.start("cpu")
+    set_aside, calls = checkpoints.set_aside, []
+    checkpoints.set_aside = lambda path: calls.append(path.name) or set_aside(path)
+    checkpoint, said = checkpoint_state.choose_checkpoint(folder, world)
 
-def fail(root, checkpoint):
-    saves.append(sorted(checkpoint.tensors))
-    raise CheckpointError("cannot write it")
+    lines, saves = [], []
+    run = SimpleNamespace(
+        bare=torch.nn.Linear(3, 2), average=None, step_number=3, order=SimpleNamespace(steps_per_epoch=5), best=None,
+        step=SimpleNamespace(optimizer=SimpleNamespace(state={}), scaler=torch.amp.GradScaler("cpu", enabled=False)),
+        data=SimpleNamespace(train=range(40)), recipe=SimpleNamespace(run=SimpleNamespace(keep_checkpoints=2)),
+        log=SimpleNamespace(sync=lambda: None, rows=0), reads=[], world=world, folder=folder, say=lines.append,
+        failed_saves=0,
+    )  # fmt: skip
+    checkpoint_state.weights_metadata = lambda run: {}
 
-good, checkpoint_state.save_checkpoint = checkpoint_state.save_checkpoint, fail
-checkpoint_state.save(run)
-reason = ""
-try:
-    checkpoint_state.save(run, last=True)
-except RunError as error:
-    reason = str(error)
-checkpoint_state.save_checkpoint = good
-checkpoint_state.save(run)
-print(json.dumps({"checkpoint": checkpoint.name, "said": said, "calls": calls, "lines": lines, "saves": saves,
-                  "reason": reason}))
-distributed.stop()
-"""
+    def fail(root, checkpoint):
+        saves.append(sorted(checkpoint.tensors))
+        raise CheckpointError("cannot write it")
+
+    good, checkpoint_state.save_checkpoint = checkpoint_state.save_checkpoint, fail
+    checkpoint_state.save(run)
+    reason = ""
+    try:
+        checkpoint_state.save(run, last=True)
+    except RunError as error:
+        reason = str(error)
+    checkpoint_state.save_checkpoint = good
+    checkpoint_state.save(run)
+    told.put((rank, {"checkpoint": checkpoint.name, "said": said, "calls": calls, "lines": lines, "saves": saves,
+                     "reason": reason}))  # fmt: skip
+    distributed.stop()
 
 
 @pytest.mark.timeout(120)
@@ -64,22 +62,15 @@ def test_the_first_process_alone_sets_aside_and_writes_and_all_stop_together(che
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    started = []
-    for rank in range(2):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        environment = os.environ | {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(tmp_path)],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    ended = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0], ended
-    first, second = (json.loads(out.splitlines()[-1]) for out, _ in ended)
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+    processes = [context.Process(target=take_part, args=(rank, port, tmp_path, told)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    (_, first), (_, second) = sorted((told.get(timeout=100) for _ in processes), key=lambda one: one[0])
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0]
     assert first["checkpoint"] == second["checkpoint"] == "step-00000001"
     assert (first["calls"], second["calls"]) == (["step-00000002"], [])
     assert (len(first["said"]), second["said"]) == (1, [])

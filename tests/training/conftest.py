@@ -9,10 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from transmix.recipes import dump_recipe
+from transmix.visual import mixed_batch
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "chaos.py"
+
+
+@pytest.fixture(autouse=True)
+def _empty_pictures(monkeypatch):
+    """Draw no boxes: they take longer than a small run. What a fixture of a module trains has its pictures."""
+    monkeypatch.setattr(mixed_batch, "mixed_batch_figure", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +33,26 @@ def chaos():
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory):
+def validated_on(images, tmp_path_factory):
+    """Make the data set of `images` with so many dark and light validation images: some of those it trains on."""
+
+    def make(dark, light):
+        root = tmp_path_factory.mktemp("uneven")
+        (root / "train").symlink_to(images / "train")
+        for name, count in (("dark", dark), ("light", light)):
+            (root / "val" / name).mkdir(parents=True)
+            for file in sorted((images / "train" / name).iterdir())[:count]:
+                (root / "val" / name / file.name).symlink_to(file)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair(warm_python, tmp_path_factory):
     """Give a function that runs a scenario in two processes: exit codes, and what each said."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("test_sharded.py"))],
+        [warm_python, str(Path(__file__).with_name("test_sharded.py"))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

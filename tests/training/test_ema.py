@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from transmix.training.ema import WeightAverage, a_copy
+from transmix.training.optimizer import WeightAverage, a_copy
 
 ONE, ZERO = torch.tensor(1.0), torch.tensor(0.0)
 

@@ -16,7 +16,7 @@ from transmix.cli.train import Train
 from transmix.data.augment import EvaluationCrop
 from transmix.data.dataset import DataError
 from transmix.data.grey import EACH_IMAGE
-from transmix.evaluation.evaluator import prepare, score
+from transmix.evaluation.evaluate import prepare, score
 from transmix.models.build import normaliser
 from transmix.models.loaded import load_model, load_with_data
 from transmix.recipes import RecipeError, dump_recipe, load_recipe
@@ -87,7 +87,7 @@ def test_evaluation_uses_the_range_of_the_run_on_any_data(run, scans, tmp_path, 
 
 
 def test_images_of_a_suite_have_the_range_too(run, scans, monkeypatch):
-    from transmix.evaluation.shifted_folder import open_shifted
+    from transmix.evaluation.shifts import open_shifted
 
     folder, _, _ = run
     evaluator = prepare(load_with_data(folder)[0], device="cpu", workers=0)[0]

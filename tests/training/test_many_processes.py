@@ -1,15 +1,12 @@
-"""Two processes: what happens to one of them is agreed on by both, and nothing hangs."""
+"""Two processes: each image counts once, and torchrun sees who failed. `test_sharded` has what both agree on."""
 
 import json
 import os
 import re
 import signal
 import subprocess
-import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from transmix.cli import main
 from transmix.recipes import dump_recipe
@@ -23,49 +20,17 @@ def undisturbed(pair, small_recipe, images, tmp_path_factory):
     return load_checkpoint(newest_checkpoint(folder / "checkpoints")[0]).tensors
 
 
-def test_a_number_that_is_not_finite_on_one_process_stops_both_at_that_step(pair, small_recipe, images, tmp_path):
-    found = pair("nan_on_one", small_recipe(images, log_every=4), tmp_path / "run")
-    assert found["codes"] == [1, 1], found["said"]
-    assert all("loss or gradient was not finite at step 3 (epoch 1; training images" in said for said in found["said"])
-    dump = load_checkpoint(tmp_path / "run" / "nonfinite" / "step-00000003")
-    assert [len(rank) for rank in dump.state["samples"]] == [4, 4]
-    assert {"random-0", "random-1"} <= set(dump.tensors)
-    assert all(tensor.isfinite().all() for tensor in dump.tensors["model"].values())
-
-
-def test_a_signal_to_one_process_saves_and_stops_both_and_the_resumed_run_has_the_same_bits(
-    pair, undisturbed, small_recipe, images, tmp_path
-):
-    found = pair("signal_to_one", small_recipe(images), tmp_path / "run", "2")
-    assert found["codes"] == [128 + signal.SIGTERM] * 2, found["said"]
-    assert all("stopped by SIGTERM after step 4;" in said for said in found["said"])  # in mid-epoch
-    assert pair("plain", small_recipe(images), tmp_path / "run", "--resume")["codes"] == [0, 0]
-    resumed = load_checkpoint(newest_checkpoint(tmp_path / "run" / "checkpoints")[0]).tensors
-    assert resumed.keys() == undisturbed.keys()
-    for kind, tensors in undisturbed.items():
-        assert all(resumed[kind][name].equal(tensor) for name, tensor in tensors.items()), kind
-
-
 def test_without_agreement_only_one_would_stop(pair, small_recipe, images, tmp_path):
     """The negative control: the other process waits for it or fails; it does not save and stop as asked."""
     found = pair("without_agreement", small_recipe(images, max_steps=4), tmp_path / "run")
     assert found["codes"] != [128 + signal.SIGTERM] * 2
 
 
-def write_images(root, validation):
-    rng = np.random.default_rng(0)
-    for split, counts in (("train", (8, 8)), ("val", validation)):
-        for name, brightness, count in zip(("dark", "light"), (60, 180), counts, strict=True):
-            (root / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.normal(brightness, 40, (20, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
-    return root
-
-
 @pytest.mark.parametrize("validation", [(1, 1), (3, 2), (9, 4)])
-def test_validation_images_that_do_not_divide_are_each_counted_once(pair, small_recipe, validation, tmp_path):
-    recipe = small_recipe(write_images(tmp_path / "images", validation), max_steps=2)
+def test_validation_images_that_do_not_divide_are_each_counted_once(
+    pair, small_recipe, validated_on, validation, tmp_path
+):
+    recipe = small_recipe(validated_on(*validation), max_steps=2)
     found = pair("plain", recipe, tmp_path / "run")
     assert found["codes"] == [0, 0], found["said"]
     last = json.loads((tmp_path / "run" / "summary.json").read_text())["last"]
@@ -77,9 +42,9 @@ def test_validation_images_that_do_not_divide_are_each_counted_once(pair, small_
         assert last[f"{prefix}val_loss"] == pytest.approx(scores["loss"], abs=1e-6)
 
 
-def torchrun(recipe, out, *more, program, restarts=0):
+def torchrun(python, recipe, out, *more, program, restarts=0):
     """Run `program`, which trains, in two processes under torchrun; give the finished process."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
         [*command, "--max-restarts", str(restarts), str(program), str(recipe), str(out), *more],
         capture_output=True,
@@ -110,11 +75,11 @@ sys.exit(main(["train", "--recipe", sys.argv[1], "--out", sys.argv[2]]))
 
 
 def test_a_process_that_dies_takes_the_job_down_and_torchrun_starts_it_again_where_it_was(
-    small_recipe, images, undisturbed, tmp_path
+    warm_python, small_recipe, images, undisturbed, tmp_path
 ):
     (tmp_path / "dying.py").write_text(DYING)
     (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
-    done = torchrun(tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=1)
+    done = torchrun(warm_python, tmp_path / "small.yaml", tmp_path / "run", program=tmp_path / "dying.py", restarts=1)
     assert done.returncode == 0, done.stderr
     assert "RuntimeError: the second process breaks" in done.stderr
     assert "going on from step 5" in done.stdout
@@ -129,11 +94,11 @@ def test_a_process_that_dies_takes_the_job_down_and_torchrun_starts_it_again_whe
 
 
 @pytest.mark.parametrize("how", ["raises", "exits"])
-def test_the_job_ends_soon_and_shows_who_failed_first(how, small_recipe, images, tmp_path):
+def test_the_job_ends_soon_and_shows_who_failed_first(how, warm_python, small_recipe, images, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
     more = ["at once"] if how == "exits" else []
-    done = torchrun(tmp_path / "small.yaml", tmp_path / "run", *more, program=tmp_path / "dying.py")
+    done = torchrun(warm_python, tmp_path / "small.yaml", tmp_path / "run", *more, program=tmp_path / "dying.py")
     assert done.returncode == 1
     report = done.stderr[done.stderr.index("Root Cause") :]
     assert re.search(r"rank *: 1 ", report), done.stderr

@@ -7,7 +7,7 @@ import torch
 
 from transmix.distributed import World
 from transmix.mixing import Mixed
-from transmix.training.meter import Meter
+from transmix.training.step import Meter
 
 ALONE = World(rank=0, size=1, local=1, device=torch.device("cpu"))
 WEIGHT = 0.7

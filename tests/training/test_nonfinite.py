@@ -12,8 +12,7 @@ from transmix.data.loader import TrainingSamples
 from transmix.runs.checkpoint import load_checkpoint
 from transmix.runs.log import read_rows
 from transmix.training.loop import train
-from transmix.training.nonfinite import NotFinite, NotFiniteError
-from transmix.training.step import TrainingStep
+from transmix.training.step import NotFinite, NotFiniteError, TrainingStep
 
 ALONE = distributed.World(0, 1, 1, torch.device("cpu"))
 

@@ -1,6 +1,6 @@
 """A few steps on real photographs, as Parquet and as a folder of JPEGs (skipped where the images are not present)."""
 
-from transmix.data.parquet import read_parquet
+from transmix.data.tables import read_parquet
 from transmix.training.loop import train
 
 

@@ -9,14 +9,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from transmix.cli import train as cli_train
-from transmix.evaluation.evaluator import prepare, score
+from transmix.evaluation.evaluate import prepare, score
 from transmix.models.loaded import load_with_data
 from transmix.recipes import RecipeError, load_recipe, resolved
 from transmix.report.run import write_report
 from transmix.runs.folder import RunError
 from transmix.training import loop
 from transmix.training.loop import finish, train
-from transmix.training.nonfinite import NotFiniteError
+from transmix.training.step import NotFiniteError
 from transmix.training.stopping import Watch
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 
 import pytest
@@ -118,8 +117,8 @@ with Watch(World(0, 1, 1, torch.device("cpu"))) as watch:
 """
 
 
-def test_a_second_signal_stops_at_once_but_one_that_comes_with_the_first_is_the_same():
-    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=300)
+def test_a_second_signal_stops_at_once_but_one_that_comes_with_the_first_is_the_same(warm_python):
+    done = subprocess.run([warm_python, "-c", TWICE], capture_output=True, text=True, timeout=300)
     assert done.stdout == "listened\n"
     assert done.returncode == -signal.SIGTERM
 
@@ -208,21 +207,13 @@ sys.exit(main(["train", "--recipe", sys.argv[1], "--out", sys.argv[2], "--worker
 
 
 @pytest.mark.parametrize(("name", "mortal"), [("SIGINT", False), ("SIGUSR1", True)])
-def test_a_signal_to_workers_as_well_is_left_to_the_training_process(name, mortal, images, small_recipe, tmp_path):
+def test_a_signal_to_workers_as_well_is_left_to_the_training_process(
+    name, mortal, warm_python, images, small_recipe, tmp_path
+):
     (tmp_path / "small.yaml").write_text(dump_recipe(small_recipe(images)))
+    command = [warm_python, "-c", GROUP.format(name=name, mortal=mortal)]  # in a process group of its own
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            GROUP.format(name=name, mortal=mortal),
-            str(tmp_path / "small.yaml"),
-            str(tmp_path / "run"),
-        ],
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*command, str(tmp_path / "small.yaml"), str(tmp_path / "run")], capture_output=True, text=True, timeout=300
     )
     orderly = done.returncode == 128 + getattr(signal, name) and f"stopped by {name} after step 3" in done.stderr
     assert orderly != mortal, done.stderr  # workers that a signal ends take the run down with them

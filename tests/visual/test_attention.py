@@ -8,17 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transmix.visual.attention import (
+    BETWEEN,
+    LEAST,
+    Panel,
+    arrange,
     attention_figure,
     epochs_figure,
     heads_figure,
     layers_figure,
     most_columns,
+    panels_figure,
     prediction,
     rollout_figure,
     spaced,
 )
 from transmix.visual.palette import AVERAGE, GAP, INK, MARGIN
-from transmix.visual.panels import BETWEEN, LEAST, Panel, arrange, panels_figure
 
 GRID, SIZE = (2, 3), (16, 48)
 IMAGES = torch.randint(0, 256, (2, 3, *SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

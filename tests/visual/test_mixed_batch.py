@@ -14,10 +14,9 @@ from matplotlib.patches import Rectangle
 
 from transmix.labels.attention import attention_labels
 from transmix.mixing import Mixed
-from transmix.visual.mixed_batch import choose_rows, mixed_batch_figure, row_mask, row_shares
 from transmix.visual.overlay import attention_map, attention_notes, attention_overlay, box_of, mask_edges, scale_end
 from transmix.visual.page import save_figure, shorten, text_width
-from transmix.visual.pairs import Pair, pairs_figure
+from transmix.visual.pairs import Pair, choose_rows, mixed_batch_figure, pairs_figure, row_mask, row_shares
 from transmix.visual.palette import INK, OWN, PARTNER
 
 NAMES = ["cat", "dog", "bird", "a name that nobody would ever give to any class of animals", "$5_bill^", "six"]

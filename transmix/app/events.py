@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from transmix.app.answer import Answer, Controls, answer
-from transmix.app.model import LAST, MEAN, PageModel
-from transmix.app.parts import NOTHING, attention_part, classes_part, field_part, remarks_part, shares_part
+from transmix.app.model import MEAN, PageModel
+from transmix.app.parts import NOTHING, attention_part, classes_part, field_part, remarks_part, shares_part, write_code
 from transmix.app.picture import SAMPLES, received, sample
-from transmix.app.values import sides_of
+from transmix.app.values import Answer, Controls, answer, sides_of
 from transmix.data.dataset import DataError
+from transmix.visual.html import png_uri
 
 SIDES = ("top", "left", "tall", "wide")
 ASKED = ("stage", "own", "partner", "anchor", "method", "ratio", *SIDES, "rule", "layer", "head", "downsample")
@@ -51,14 +51,8 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], model: PageModel) -> None
             written = {"remarks": remarks_part([said], [])}
         return {parts[name]: value for name, value in written.items()}
 
-    def on(event: Callable, moved: str, **changes: Any) -> None:
-        event(lambda held: respond(held, moved, **changes), inputs, outputs, **HOW)
-
-    def drag(held: dict[Any, Any]) -> dict[Any, Any]:
-        return respond(held, "stage", **dict(zip(SIDES, sides_of(held[parts["stage"]]["box"]), strict=True)))
-
-    def swap(held: dict[Any, Any]) -> dict[Any, Any]:
-        return respond(held, "images", own=held[parts["partner"]], partner=held[parts["own"]])
+    def on(event: Callable, moved: str, changes: Callable[[dict[Any, Any]], dict[str, Any]] = lambda held: {}) -> None:
+        event(lambda held: respond(held, moved, **changes(held)), inputs, outputs, **HOW)
 
     def on_upload(name: str) -> None:
         def give(held: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
@@ -71,7 +65,7 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], model: PageModel) -> None
         # of what waits Gradio keeps the newest values but the oldest event, and the file comes with the event
         parts[f"{name}_field"].upload(give, inputs, outputs, **HOW | {"trigger_mode": "multiple"})
 
-    parts["stage"].input(drag, inputs, outputs, **HOW)
+    on(parts["stage"].input, "stage", lambda held: dict(zip(SIDES, sides_of(held[parts["stage"]]["box"]), strict=True)))
     on(parts["ratio"].input, "ratio")
     for side in SIDES:
         on(parts[side].input, "typing")
@@ -81,10 +75,13 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], model: PageModel) -> None
         on(parts[name].input, name)
     for name in ("own", "partner"):
         on_upload(name)
-        on(parts[f"{name}_field"].clear, "images", **{name: None})
-    parts["swap"].click(swap, inputs, outputs, **HOW)
-    samples = dict(zip(("own", "partner"), (str(sample(name)) for name in SAMPLES), strict=True))
-    on(parts["examples"].click, "images", **samples)
+        on(parts[f"{name}_field"].clear, "images", lambda _, name=name: {name: None})
+    on(parts["swap"].click, "images", lambda held: {"own": held[parts["partner"]], "partner": held[parts["own"]]})
+    on(
+        parts["examples"].click,
+        "images",
+        lambda _: {"own": str(sample(SAMPLES[0])), "partner": str(sample(SAMPLES[1]))},
+    )
     on(page.load, "images")
 
 
@@ -100,10 +97,11 @@ def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
 def read(found: Answer, model: PageModel, refused: str = "") -> dict[str, Any]:
     """Return what there is to read in an answer, by component."""
     errors = [*([refused] if refused else []), *found.errors]
-    written = {"remarks": remarks_part(errors, found.remarks), "code": found.code}
+    written = {"remarks": remarks_part(errors, found.remarks)}
     if found.shown is None:
-        return written | dict.fromkeys(("attention", "shares", "classes"), NOTHING)
+        return written | {"code": ""} | dict.fromkeys(("attention", "shares", "classes"), NOTHING)
     return written | {
+        "code": write_code(found.setting, *filter(None, found.files), model=model),
         "attention": attention_part(found.shown, found.setting),
         "shares": shares_part(found.shown, found.setting, model.weights["trained"]),
         "classes": classes_part(found.shown, model.classes),
@@ -117,9 +115,14 @@ def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]
     """
     changed: dict[str, Any] = {"anchor": found.anchor}
     if moved != "stage":
-        pictures: dict[str, Any] = {"pictures": found.pictures()} if moved == "images" else {}
+        pictures: dict[str, Any] = {}
+        if moved == "images":
+            given = [png_uri(image.permute(1, 2, 0).numpy()) for image in found.images if image is not None]
+            pictures["pictures"] = given if len(given) == 2 else []
+        size, drawn = dict(zip(("height", "width"), model.size, strict=True)), found.setting
         turn = held["stage"]["turn"] if held["stage"] else 0
-        changed["stage"] = gr.HTML(found.stage(model.size, turn), **pictures)
+        stage = size | {"box": list(drawn.box), "blend": drawn.blend, "lam": drawn.lam, "turn": turn}
+        changed["stage"] = gr.HTML(stage, **pictures)
     if moved != "ratio" and held["ratio"] != round(found.lam, 2):
         changed["ratio"] = round(found.lam, 2)
     for side, value in zip(SIDES, sides_of(found.setting.box), strict=True):
@@ -136,5 +139,4 @@ def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]
 
 def head_choices(model: PageModel, layer: int) -> list[tuple[str, int]]:
     """Return what can be chosen among the heads of a layer: label and value."""
-    number = model.heads.get(max(model.heads, default=LAST) if layer == LAST else layer, 0)
-    return [("mean of all", MEAN), *((str(head), head) for head in range(number))]
+    return [("mean", MEAN), *((str(head), head) for head in range(model.heads.get(model.number_of(layer), 0)))]

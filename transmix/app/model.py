@@ -72,6 +72,10 @@ class PageModel:
         self._lock = Lock()
         self._remembered = lru_cache(maxsize=32)(self._forward)
 
+    def number_of(self, layer: int) -> int:
+        """Return a layer's number; `LAST` where the class token looks at the patches in none."""
+        return max(self.heads, default=LAST) if layer == LAST else layer
+
     def see(self, image: Tensor, layer: int = LAST, head: int = MEAN) -> tuple[Tensor, Tensor]:
         """Return what the class token looks at in an image (3, H, W) uint8, (P,), and the logits (K,).
 
@@ -83,7 +87,7 @@ class PageModel:
             rows, logits = self._remembered(pixels, False)
             return rows[LAST][0], logits
         rows, logits = self._remembered(pixels, True)
-        heads = rows[max(rows) if layer == LAST else layer]
+        heads = rows[self.number_of(layer)]
         return heads.mean(0) if head == MEAN else heads[head], logits
 
     def _forward(self, pixels: bytes, every_layer: bool) -> tuple[dict[int, Tensor], Tensor]:
@@ -105,8 +109,7 @@ class PageModel:
 
 
 def _imagenet_names(model: nn.Module) -> tuple[str, ...] | None:
-    subset = infer_imagenet_subset(model)
-    if subset is None:
+    if (subset := infer_imagenet_subset(model)) is None:
         return None
     info = ImageNetInfo(subset)
     return tuple(info.index_to_description(index).split(",")[0] for index in range(info.num_classes()))

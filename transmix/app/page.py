@@ -19,14 +19,17 @@ def build_page(model: PageModel) -> gr.Blocks:
     """Make the page of a model."""
     height, width = model.size
     first = (height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2)
+    parts: dict[str, Any] = {}
     with gr.Blocks(title=f"transmix: {model.loaded.target}", analytics_enabled=False) as page:
         gr.HTML(piece("head", model))
         with gr.Row(equal_height=False, elem_classes="tm-row"):
-            parts = _pictures()
+            _pictures(parts)
         status = '<div role="status">${value}</div>'  # below the pictures, which must not move under a pointer
         parts["remarks"] = gr.HTML("", html_template=status, js_on_load=None, elem_id="remarks")
         with gr.Row(equal_height=False, elem_classes="tm-row"):
-            parts |= _images() | _mixing(first) | _weighing(model)
+            _images(parts)
+            _mixing(parts, first)
+            _weighing(parts, model)
         gr.HTML('<h2 class="tm">The Python that gives these numbers</h2>', elem_id="code-head")
         parts["code"] = gr.Code(
             language="python", label="Python", elem_id="code", show_line_numbers=False, buttons=["copy"]
@@ -36,9 +39,8 @@ def build_page(model: PageModel) -> gr.Blocks:
     return page
 
 
-def _pictures() -> dict[str, Any]:
+def _pictures(parts: dict[str, Any]) -> None:
     """Lay out the mixed image, the attention, and the label."""
-    parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Mixed image</h2>')
         script = (HERE / "stage.js").read_text(encoding="utf-8")
@@ -51,12 +53,10 @@ def _pictures() -> dict[str, Any]:
         parts["shares"] = gr.HTML(NOTHING, elem_id="shares")
         gr.HTML('<h2 class="tm tm-later">What the model says</h2>')
         parts["classes"] = gr.HTML(NOTHING, elem_id="classes")
-    return parts
 
 
-def _images() -> dict[str, Any]:
+def _images(parts: dict[str, Any]) -> None:
     """Lay out the fields for both images; "own" and "partner" hold the paths of their files."""
-    parts: dict[str, Any] = {}
     script = (HERE / "drop.js").read_text(encoding="utf-8").replace("LARGEST", str(LARGEST_FILE))
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Images</h2>')
@@ -68,13 +68,11 @@ def _images() -> dict[str, Any]:
             parts["swap"] = gr.Button("Swap A and B", size="sm", min_width=100)
             parts["examples"] = gr.Button("Example photographs", size="sm", min_width=100)
         gr.HTML(piece("credit"))
-    return parts
 
 
-def _mixing(box: Box) -> dict[str, Any]:
+def _mixing(parts: dict[str, Any], box: Box) -> None:
     """Lay out how the images are mixed."""
     sides = zip(SIDES, ("Top", "Left", "Height", "Width"), sides_of(box), strict=True)
-    parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Mixing</h2>')
         methods = [("CutMix: paste a box", "cutmix"), ("Mixup: blend", "mixup")]
@@ -84,14 +82,12 @@ def _mixing(box: Box) -> dict[str, Any]:
         with gr.Row(elem_classes="tm-sides"):
             for name, label, value in sides:  # no limits: Gradio's complaint would keep ours from being made
                 parts[name] = gr.Number(value, label=label, precision=0, min_width=70, elem_id=f"box-{name}")
-    return parts
 
 
-def _weighing(model: PageModel) -> dict[str, Any]:
+def _weighing(parts: dict[str, Any], model: PageModel) -> None:
     """Lay out whose attention counts, and for what."""
     layers = [("last", LAST), *((str(number), number) for number in sorted(model.heads)[:-1])]
     downs = [("nearest, as published", "nearest"), ("fraction of each patch", "fraction")]
-    parts: dict[str, Any] = {}
     with gr.Column(min_width=280):
         gr.HTML('<h2 class="tm">Attention and label</h2>')
         parts["rule"] = gr.Radio(list(model.weights), value="trained", label="Rule", elem_id="rule")
@@ -100,4 +96,3 @@ def _weighing(model: PageModel) -> dict[str, Any]:
             heads = head_choices(model, LAST)
             parts["head"] = gr.Dropdown(heads, value=MEAN, label="Head", min_width=100, elem_id="head")
         parts["downsample"] = gr.Radio(downs, value="nearest", label="Box on patches", elem_id="downsample")
-    return parts

@@ -1,4 +1,4 @@
-"""Pieces of the page as HTML: the shares of the label, the attention, the classes, remarks. All text is escaped."""
+"""Pieces of the page, as HTML in which all text is escaped; and the Python that gives the same numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from torch import Tensor
 
-from transmix.app.model import LAST, MEAN
+from transmix.app.model import LAST, MEAN, PageModel
+from transmix.app.picture import is_sample
 from transmix.app.values import Outcome, Setting, percents
+from transmix.data.grey import Grey
 from transmix.visual.attention import attention_figure
 from transmix.visual.html import inline_svg, png_uri
 from transmix.visual.overlay import multiples
@@ -38,7 +40,7 @@ def shares_part(outcome: Outcome, setting: Setting, weight: float) -> str:
         setting: What was chosen.
         weight: Of attention in the label that is trained.
     """
-    notes = {"area": "CutMix", "attention": "alone", "trained": f"{weight:.0%} attention, {1 - weight:.0%} area"}
+    notes = {"area": "CutMix", "attention": "alone", "trained": f"{weight:.0%} attention"}
     shares = {rule: percents(lam) for rule, lam in outcome.lam.items()}
     return piece("shares", outcome.lam, shares, setting.rule, notes)
 
@@ -70,3 +72,34 @@ def field_part(image: Tensor | None, letter: str) -> str:
 def remarks_part(errors: Sequence[str], remarks: Sequence[str]) -> str:
     """Write what went wrong, and what is odd."""
     return piece("remarks", [("error", text) for text in errors] + [("remark", text) for text in remarks])
+
+
+def write_code(setting: Setting, own: Path, partner: Path, model: PageModel) -> str:
+    """Write a program that prints the shares that the page shows.
+
+    Args:
+        setting: What was chosen.
+        own: File of image A.
+        partner: File of image B.
+        model: The model.
+    """
+    grey, mean = model.loaded.preprocessing.grey, setting.head == MEAN
+    return TEMPLATES.get_template("code.jinja").render(
+        setting=setting,
+        model=model,
+        device=repr(str(model.device)),
+        own=_reads(own, grey),
+        partner=_reads(partner, grey),
+        given=not (is_sample(own) and is_sample(partner)),  # whether one of the files is the app's own copy
+        reader=setting.layer == LAST and mean,
+        layer=model.number_of(setting.layer),
+        head=".mean(1)[:, 0" if mean else f"[:, {setting.head}, 0",
+        what="the mean over the heads" if mean else f"head {setting.head}",
+    )
+
+
+def _reads(path: Path, grey: Grey) -> str:
+    """Return the expression that reads an image."""
+    if is_sample(path):
+        return f"load_sample_image({path.name!r})"
+    return f"decode_image({str(path)!r}, {path.name!r}{'' if grey is None else f', {grey!r}'})"

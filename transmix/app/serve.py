@@ -72,14 +72,13 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
 @contextmanager
 def private_files() -> Iterator[Path]:
     """Make Gradio keep files in a folder that is deleted at the end, and send no telemetry."""
-    before = {name: os.environ.get(name) for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED")}
     with tempfile.TemporaryDirectory(prefix="transmix-app-") as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        ours = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        before = {name: value for name, value in os.environ.items() if name in ours}
+        os.environ |= ours
         try:
             yield Path(folder)
         finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            for name in ours:
+                os.environ.pop(name, None)
+            os.environ |= before

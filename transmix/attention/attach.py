@@ -155,9 +155,8 @@ def attach(module: nn.Module, reading: Reading, work: Callable[..., Any]) -> Non
     standing = module.__dict__.get("forward")
     if isinstance(standing, Place):
         if standing.reading.active:
-            raise AttentionError(
-                f"{reading.name!r} is being read by another AttentionReader: use that one, or detach it first"
-            )
+            remedy = "use that one, or detach it first"
+            raise AttentionError(f"{reading.name!r} is being read by another AttentionReader: {remedy}")
         standing.remove()  # a leftover: this module is a copy of one that is read
     # Into the instance's dict, not as a hook or attribute: torch.compile silently ignores hooks put on after it
     # compiled, but guards on "forward", and nn.Module.__setattr__ would register nothing of it.

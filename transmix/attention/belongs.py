@@ -98,11 +98,7 @@ def best_window(large: Tensor, small: Tensor) -> tuple[float, tuple[int, int]]:
     if min(room) < 0:
         return -1.0, (0, 0)
     tops, lefts = (sorted({round(step * free / 8) for step in range(9)}) for free in room)
-    found = {
-        (top, left): correlation(large[:, top : top + height, left : left + width], small)
-        for top in tops
-        for left in lefts
-    }
+    found = {(y, x): correlation(large[:, y : y + height, x : x + width], small) for y in tops for x in lefts}
     place = max(found, key=lambda place: -1.0 if math.isnan(found[place]) else found[place])
     return found[place], place
 

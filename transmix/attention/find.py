@@ -66,10 +66,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = inner
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             if len(getattr(model, "device_ids", None) or ()) > 1:
-                raise AttentionError(
-                    "nn.DataParallel runs copies of the model, which are not read; use DistributedDataParallel: one "
-                    "process per device, started with torchrun"
-                )
+                remedy = "use DistributedDataParallel: one process per device, started with torchrun"
+                raise AttentionError(f"nn.DataParallel runs copies of the model, which are not read; {remedy}")
             model = model.module
         else:
             get_base = getattr(model, "get_base_model", None)  # of PEFT, which puts its adapters into that model
@@ -94,10 +92,8 @@ def find_class_attention(
             not images, or an unknown model.
     """
     if isinstance(_first_convolution(model), nn.Conv3d):
-        raise AttentionError(
-            f"{type(model).__name__} cuts its patches with a Conv3d, from several frames: attention over these has no "
-            f"one grid. Mix and read single frames (B, C, H, W) with a 2-D model"
-        )
+        why = "attention over these has no one grid. Mix and read single frames (B, C, H, W) with a 2-D model"
+        raise AttentionError(f"{type(model).__name__} cuts its patches with a Conv3d, from several frames: {why}")
     found = _known(model) if module is None else _named(model, module)
     return found if prefix_tokens is None else replace(found, prefix_tokens=prefix_tokens)
 
@@ -106,17 +102,14 @@ def _known(model: nn.Module) -> ClassAttention:
     for look in (_class_attention_head, _attention_pool, _hugging_face, _torchvision, _timm):
         if (found := look(model)) is not None:
             return found
-    raise AttentionError(
-        f"{type(model).__name__} is not a model whose class attention is known. {_token_and_modules(model)}. "
-        f"{_unknown_remedy(model)}"
-    )
+    remedy = f"{_token_and_modules(model)}. {_unknown_remedy(model)}"
+    raise AttentionError(f"{type(model).__name__} is not a model whose class attention is known. {remedy}")
 
 
 def _class_attention_head(model: nn.Module) -> ClassAttention | None:
-    for name, module in model.named_modules():
-        if isinstance(module, ClassAttentionHead):
-            return ClassAttention(f"{name}.attn", module.attn, module, _first_convolution(model), 1)
-    return None
+    heads = ((name, module) for name, module in model.named_modules() if isinstance(module, ClassAttentionHead))
+    name, head = next(heads, ("", None))
+    return None if head is None else ClassAttention(f"{name}.attn", head.attn, head, _first_convolution(model), 1)
 
 
 def _attention_pool(model: nn.Module) -> ClassAttention | None:
@@ -149,15 +142,12 @@ def _hugging_face(model: nn.Module) -> ClassAttention | None:
         raise AttentionError(_why_not_in_transformers(model))
     implementation = config._attn_implementation  # type: ignore[union-attr]
     if implementation not in ("sdpa", "eager"):
-        raise AttentionError(
-            f"attn_implementation={implementation!r} computes attention outside torch's functions, where it cannot be "
-            f"read; call model.set_attn_implementation('sdpa'), which is fused too"
-        )
+        what = f"attn_implementation={implementation!r} computes attention outside torch's functions"
+        remedy = "call model.set_attn_implementation('sdpa'), which is fused too"
+        raise AttentionError(f"{what}, where it cannot be read; {remedy}")
     if getattr(config, "use_mean_pooling", False):
-        raise AttentionError(
-            f"{type(model).__name__} averages its patches (use_mean_pooling=True): its class token says nothing of the "
-            f"prediction. Create the model with use_mean_pooling=False"
-        )
+        why = "its class token says nothing of the prediction. Create the model with use_mean_pooling=False"
+        raise AttentionError(f"{type(model).__name__} averages its patches (use_mean_pooling=True): {why}")
     prefix = HUGGING_FACE[config.model_type] + getattr(config, "num_register_tokens", 0)  # type: ignore[union-attr]
     name, attention = [(n, m) for n, m in model.named_modules() if type(m).__name__.endswith("Attention")][-1]
     return ClassAttention(name, attention, _first_convolution(model), None, prefix)
@@ -189,10 +179,8 @@ def _torchvision(model: nn.Module) -> ClassAttention | None:
 def _timm(model: nn.Module) -> ClassAttention | None:
     kind = type(model).__name__
     if kind == "CoaT":
-        raise AttentionError(
-            "CoaT factorises its attention: there is no softmax over the patches that says where its class tokens "
-            "look. Use another model"
-        )
+        why = "there is no softmax over the patches that says where its class tokens look. Use another model"
+        raise AttentionError(f"CoaT factorises its attention: {why}")
     found = next((found for path in TIMM_PATHS if (found := _resolve(model, path))), None)
     if found is None and (block := _resolve(model, "blocks.-1")) and hasattr(block[1], "fused_attn"):
         found = block  # attention and MLP side by side in one module
@@ -210,10 +198,8 @@ def _check_pool(model: nn.Module, kind: str, pool: object) -> None:
     if pool == "token" and has_token:
         return
     if not has_token:
-        raise AttentionError(
-            f"{kind} has no class token (global_pool={pool!r}): nothing attends for its class prediction. Use a model "
-            f"with a class token and global_pool='token'{_or_head(model)}"
-        )
+        what = f"{kind} has no class token (global_pool={pool!r}): nothing attends for its class prediction"
+        raise AttentionError(f"{what}. Use a model with a class token and global_pool='token'{_or_head(model)}")
     raise AttentionError(
         f"{kind} averages its class token away or leaves it unused (global_pool={pool!r}): its attention does not "
         f"say where the prediction looks. Create the model with global_pool='token'{_or_head(model)}"
@@ -316,10 +302,9 @@ def _token_and_modules(model: nn.Module) -> str:
         return "It holds no module that looks like attention"
     if token is None:
         return "It holds attention, but no parameter that looks like a class token"
-    return (
-        f"If its logits come from its class token ({token}), point at the module in which that token looks last, "
-        f"module=...; its last attention-like modules: {', '.join(names[-3:])}"
-    )
+    remedy = "point at the module in which that token looks last, module=..."
+    last = ", ".join(names[-3:])
+    return f"If its logits come from its class token ({token}), {remedy}; its last attention-like modules: {last}"
 
 
 def _unknown_remedy(model: nn.Module) -> str:

@@ -38,10 +38,8 @@ def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[tuple[int, in
         first = seen.shape[1] == module.width
         return ((seen.shape[2], seen.shape[3]) if first else (seen.shape[1], seen.shape[2])), None
     if seen.ndim != 4:
-        raise AttentionError(
-            f"{type(module).__name__} was given patches {tuple(seen.shape)} instead of images: every sample has a grid "
-            f"of its own, over which no box lies alike. Give images (B, C, H, W) of one size"
-        )
+        why = "every sample has a grid of its own, over which no box lies alike. Give images (B, C, H, W) of one size"
+        raise AttentionError(f"{type(module).__name__} was given patches {tuple(seen.shape)} instead of images: {why}")
     height, width = seen.shape[2:]
     if isinstance(module, nn.Conv2d):
         grid = (output.shape[2], output.shape[3])
@@ -94,8 +92,6 @@ def find_grid(patches: int, height: int, width: int, stride: int | None = None) 
     grids = exact or (alike | unlike if alike else set())
     if len(grids) != 1:
         among = f" (it could be {' or '.join(f'{h} x {w}' for h, w in sorted(grids))})" if grids else ""
-        at = f" at a stride of {stride} pixels" if stride else ""
-        raise ValueError(
-            f"{patches} patches do not make one grid over a {height} x {width} image{at}{among}; pass grid=(h, w)"
-        )
+        images = f"a {height} x {width} image" + (f" at a stride of {stride} pixels" if stride else "")
+        raise ValueError(f"{patches} patches do not make one grid over {images}{among}; pass grid=(h, w)")
     return grids.pop()

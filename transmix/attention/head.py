@@ -70,10 +70,8 @@ class ClassAttentionHead(nn.Module):
         if self.mlp is not None:
             asked += sum(layer.weight.numel() for layer in self.mlp if isinstance(layer, nn.Linear))
         seen = self.attn.key.weight.numel() + self.attn.value.weight.numel() + 2 * self.width
-        return {
-            "parameters": sum(weight.numel() for weight in self.parameters()),
-            "flops": 2 * (asked + seen * (patches + 1)),
-        }
+        parameters = sum(weight.numel() for weight in self.parameters())
+        return {"parameters": parameters, "flops": 2 * (asked + seen * (patches + 1))}
 
     def extra_repr(self) -> str:
         """Return width, heads and the parameters it adds."""
@@ -107,10 +105,8 @@ def as_patches(features: Tensor, width: int) -> Tensor:
         return features
     if features.ndim == 4 and (features.shape[1] == width) != (features.shape[3] == width):
         return features.flatten(2).transpose(1, 2) if features.shape[1] == width else features.flatten(1, 2)
-    raise AttentionError(
-        f"expected features with {width} channels, (batch, patches, channels) or with two spatial axes, "
-        f"got {tuple(features.shape)}"
-    )
+    wanted = f"expected features with {width} channels, (batch, patches, channels) or with two spatial axes"
+    raise AttentionError(f"{wanted}, got {tuple(features.shape)}")
 
 
 def with_class_attention(model: nn.Module, *, heads: int | None = None, mlp_ratio: float = 4.0) -> nn.Module:
@@ -163,20 +159,16 @@ def why_no_head(model: nn.Module) -> str | None:
     if is_timms(model):
         pool = getattr(model, "global_pool", None)
         if pool in ("token", "map") or getattr(model, "attn_pool", None) is not None or kind == "CoaT":
-            return (
-                f"{kind} predicts from a class token or an attention pool already (global_pool={pool!r}): nothing is "
-                f"averaged that a head could replace"
-            )
+            why = "nothing is averaged that a head could replace"
+            return f"{kind} predicts from a class token or an attention pool already (global_pool={pool!r}): {why}"
         return _try(model)
     pool = getattr(model, "avgpool", None)
     if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1)) and _classifier(model):
         return None
     if hasattr(model, "forward_head"):
         return f"{kind} is a wrapper around a model: put the head into that model before it is wrapped"
-    return (
-        f"{kind} has no pooling that a class-attention head could replace: expected a timm model, or torchvision's "
-        f"'avgpool'"
-    )
+    why = "expected a timm model, or torchvision's 'avgpool'"
+    return f"{kind} has no pooling that a class-attention head could replace: {why}"
 
 
 def is_timms(model: nn.Module) -> bool:
@@ -207,10 +199,8 @@ def _try(model: Any) -> str | None:
         except Exception:  # images of another size, or code that needs numbers: it tells nothing
             continue
         if not calls:
-            return (
-                f"{kind.__name__} never pools its features: its forward does not come to forward_head, where a head "
-                f"would pool them. Use a model that classifies"
-            )
+            why = "its forward does not come to forward_head, where a head would pool them. Use a model that classifies"
+            return f"{kind.__name__} never pools its features: {why}"
         return None
     return None
 
@@ -237,15 +227,11 @@ class _WithClassAttention:
         kind = type(self).__mro__[2].__name__
         x = kwargs.pop("patches", x)  # as NaFlexViT names it
         if kwargs.get("patch_valid") is not None:
-            raise AttentionError(
-                f"{kind} was given patches of images of many sizes, some of them padding: over these no box lies "
-                f"alike. Give images (B, C, H, W) of one size"
-            )
+            why = "over these no box lies alike. Give images (B, C, H, W) of one size"
+            raise AttentionError(f"{kind} was given patches of images of many sizes, some of them padding: {why}")
         if not isinstance(x, Tensor):
-            raise AttentionError(
-                f"{kind}'s features are a {type(x).__name__} of {len(x)}, each with a pooling of its own: no one head "
-                f"could replace them. Use another model"
-            )
+            what = f"{kind}'s features are a {type(x).__name__} of {len(x)}, each with a pooling of its own"
+            raise AttentionError(f"{what}: no one head could replace them. Use another model")
         prefix = getattr(self, "num_prefix_tokens", None) or 0
         pooled = self.class_attention(x[:, prefix:] if x.ndim == 3 else x)
         # The model's own pooling of one patch is that patch: what comes after the pooling stays the model's code.

@@ -61,10 +61,8 @@ def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterabl
 
 def _chosen(maps: list[Tensor], layers: str | int | Iterable[int], kind: str) -> list[Tensor]:
     if not maps:
-        raise AttentionError(
-            f"{kind} has no layer that attends over the whole image by softmax: only over windows or channels, or not "
-            f"at all"
-        )
+        why = "only over windows or channels, or not at all"
+        raise AttentionError(f"{kind} has no layer that attends over the whole image by softmax: {why}")
     if layers == "all":
         return maps
     wanted = [layers] if isinstance(layers, int) else list(layers)

@@ -52,9 +52,7 @@ class Attention(NamedTuple):
 
 def _switch(name: str, text: str) -> property:
     # Traced code reads the switch from `Reading`, so the reader holds no second copy of it.
-    return property(
-        lambda self: getattr(self._reading, name), lambda self, on: setattr(self._reading, name, on), doc=text
-    )
+    return property(lambda one: getattr(one._reading, name), lambda one, on: setattr(one._reading, name, on), doc=text)
 
 
 class AttentionReader:
@@ -231,10 +229,8 @@ class AttentionReader:
         shown = seen if seen is not None and seen.ndim == 4 else batch
         if shown is None or shown.ndim != 4:
             if found.grid is None:
-                raise AttentionError(
-                    f"{self.name!r} attends over {found.row.shape[1]} patches, but no module that is known saw images "
-                    f"of which to tell their grid: pass grid=(h, w)"
-                )
+                why = "no module that is known saw images of which to tell their grid: pass grid=(h, w)"
+                raise AttentionError(f"{self.name!r} attends over {found.row.shape[1]} patches, but {why}")
             return Attention(row, found.grid, found.grid)
         height, width = shown.shape[-2], shown.shape[-1]
         covers = found.covers or (height, width)
@@ -255,10 +251,8 @@ class AttentionReader:
         if torch.compiler.is_compiling():
             if tuple(images.shape[-2:]) == tuple(seen.shape[-2:]):
                 return "same"
-            raise AttentionError(
-                "the model changes the size of its images, which cannot be checked inside torch.compile: run one step "
-                "without it first, or resize the images before mixing"
-            )
+            what = "the model changes the size of its images, which cannot be checked inside torch.compile"
+            raise AttentionError(f"{what}: run one step without it first, or resize the images before mixing")
         became = compare(images, seen if rows is None else seen[rows])
         if became not in FITS:
             raise AttentionError(
@@ -281,34 +275,25 @@ class AttentionReader:
 
     def _why_nothing(self, images: Tensor | None) -> str:
         if not self._reading.standing():
-            return (
-                "no attention was recorded: the model that is read is gone, or this is a copy that was made without "
-                "it. Copy both in one call, copy.deepcopy((model, tm)), or make a new one for the model in training"
-            )
+            why = "the model that is read is gone, or this is a copy that was made without it"
+            remedy = "Copy both in one call, copy.deepcopy((model, tm)), or make a new one for the model in training"
+            return f"no attention was recorded: {why}. {remedy}"
         if not self._reading.active:
             why = "the reader is detached"
         elif images is not None and self._taken is not None and same_view(self._taken(), images):
-            why = (
-                "that of these images was taken already. Relabel a batch once, and pass on what that returns: "
-                "mixed = tm.relabel(mixed)"
-            )
+            remedy = "Relabel a batch once, and pass on what that returns: mixed = tm.relabel(mixed)"
+            why = f"that of these images was taken already. {remedy}"
         elif images is not None and any(same_view(ref(), images) for ref in self._dropped):
-            why = (
-                "another batch was mixed since the forward on this one, and mixing drops what came before. Call "
-                "mixed = tm.relabel(mixed) right after model(mixed.images)"
-            )
+            remedy = "Call mixed = tm.relabel(mixed) right after model(mixed.images)"
+            why = f"another batch was mixed since the forward on this one, and mixing drops what came before. {remedy}"
         elif self._reading.ran_unread and self.training:
-            why = (
-                "it ran in eval mode, in which it is not read. Call model.train() first; if this part is meant to stay "
-                "in eval mode (frozen), set tm.reader.eval = True"
-            )
+            remedy = "if this part is meant to stay in eval mode (frozen), set tm.reader.eval = True"
+            why = f"it ran in eval mode, in which it is not read. Call model.train() first; {remedy}"
         elif self._reading.ran_unread:
             why = "it ran in training mode, in which it is not read. Call model.eval() first"
         else:
-            why = (
-                "it has not run since. Call the model that is read, not a copy such as its EMA, on these images first: "
-                "logits = model(mixed.images)"
-            )
+            remedy = "Call the model that is read, not a copy such as its EMA, on these images first"
+            why = f"it has not run since. {remedy}: logits = model(mixed.images)"
         return f"no attention was recorded in {self.name!r}: {why}"
 
     def _why_none_fits(self, images: Tensor, rows: slice | None, fitting: int) -> str:
@@ -321,15 +306,11 @@ class AttentionReader:
                 f"itself: run the others before mixing or after relabelling, or {remedy}, without a copy of them"
             )
         if any(map(self._was_handed, kept)):
-            return (
-                f"the model ran on the images as they were before mixing, not on mixed.images: {remedy} (a forward on "
-                f"other images does no harm)"
-            )
+            why = f"{remedy} (a forward on other images does no harm)"
+            return f"the model ran on the images as they were before mixing, not on mixed.images: {why}"
         if rows is None and sizes[-1] > len(images):
-            return (
-                f"the model saw {sizes[-1]} images, of which {len(images)} are this batch: say which, with mixed = "
-                f"tm.relabel(mixed, rows=slice(0, {len(images)})) if they come first"
-            )
+            why = f"say which, with mixed = tm.relabel(mixed, rows=slice(0, {len(images)})) if they come first"
+            return f"the model saw {sizes[-1]} images, of which {len(images)} are this batch: {why}"
         which = "" if rows is None else f"; rows={rows} are not {len(images)} of them"
         return f"the model saw {' and '.join(map(str, sizes))} images, this batch has {len(images)}{which}: {remedy}"
 

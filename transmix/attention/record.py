@@ -62,29 +62,23 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
     rows = watch.fused or watch.formed  # a fused function may itself call softmax
     kind = type(module).__name__
     if len(rows) != 1:
+        remedy = "Point at the one module that attends for the class token"
+        if not rows:
+            remedy = "Attention of another kind, or inside an extension, cannot be read: point at another module"
         raise AttentionError(
-            f"expected {reading.name!r} ({kind}) to compute attention once, with torch's "
-            f"scaled_dot_product_attention or a softmax over (batch, heads, queries, keys), but it did "
-            f"{len(rows)} times. "
-            + (
-                "Attention of another kind, or inside an extension, cannot be read: point at another module"
-                if not rows
-                else "Point at the one module that attends for the class token"
-            )
+            f"expected {reading.name!r} ({kind}) to compute attention once, with torch's scaled_dot_product_attention "
+            f"or a softmax over (batch, heads, queries, keys), but it did {len(rows)} times. {remedy}"
         )
     weights, queries = rows[0]
     row = first_row(weights)
     seen = reading.cut if reading.cut is not None else reading.images
     if seen is not None and seen.ndim == 4 and len(row) != len(seen):
-        raise AttentionError(
-            f"{reading.name!r} ({kind}) attended over {len(row)} rows where the model was given {len(seen)} images. "
-            + (
-                "Its block drops whole samples (stochastic depth over a part of the batch): set drop_path of this "
-                "block to 0"
-                if len(row) < len(seen)
-                else "Windows, frames or crops in the batch's axis cannot be told apart: read one image a row"
-            )
-        )
+        remedy = "Windows, frames or crops in the batch's axis cannot be told apart: read one image a row"
+        if len(row) < len(seen):
+            why = "Its block drops whole samples (stochastic depth over a part of the batch)"
+            remedy = f"{why}: set drop_path of this block to 0"
+        what = f"{reading.name!r} ({kind}) attended over {len(row)} rows where the model was given {len(seen)} images"
+        raise AttentionError(f"{what}. {remedy}")
     grid, covers = grid_of(module, args[0], output) if reading.tells_grid else (reading.grid, reading.covers)
     grid = reading.given_grid or grid
     first, patches = _patch_columns(reading, kind, row.shape[1], queries, grid)
@@ -112,10 +106,8 @@ def _patch_columns(
     behind = tokens - prefix - patches
     what = f"{reading.name!r} ({kind}) attends over {tokens} tokens, "
     if patches < 1 or prefix < 0 or behind < 0 or (queries > 1 and prefix < 1):
-        raise AttentionError(
-            f"{what}which cannot be {patches} patches after a class token (grid {grid}): patch dropout, merged "
-            f"patches, or not the class token's attention"
-        )
+        why = "patch dropout, merged patches, or not the class token's attention"
+        raise AttentionError(f"{what}which cannot be {patches} patches after a class token (grid {grid}): {why}")
     extra = prefix - 1 if known is None else behind
     if extra > 0 and not reading.prefix_given:
         least = 1 if known is None else known
@@ -177,10 +169,8 @@ def note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
     given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 2]
     images = [value for value in given if value.ndim == 4] or given
     if any(value.ndim == 5 for value in given) and reading.training and place.module.training:
-        raise AttentionError(
-            f"{type(place.module).__name__} was given {tuple(images[0].shape)}: attention over several frames has no "
-            f"one grid. Mix and read single frames (B, C, H, W)"
-        )
+        why = "attention over several frames has no one grid. Mix and read single frames (B, C, H, W)"
+        raise AttentionError(f"{type(place.module).__name__} was given {tuple(images[0].shape)}: {why}")
     # An alias and no copy: the identity of this memory is what tells later whose row it is.
     reading.cut = reading.grid = reading.covers = None
     reading.blocks = []

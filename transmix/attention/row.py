@@ -54,7 +54,7 @@ def weights_of_sdpa(
         return scores.softmax(-1)
 
 
-def weights_of_multi_head_attention(*args: Any, queries: int | None = None, **kwargs: Any) -> Tensor:
+def weights_of_multi_head(*args: Any, queries: int | None = None, **kwargs: Any) -> Tensor:
     """Return what `weights_of_sdpa` does, for `nn.MultiheadAttention`.
 
     Arguments are those of `torch.nn.functional.multi_head_attention_forward`: query (L, B, E), key (S, B, E).
@@ -80,10 +80,8 @@ def heads_of_multi_head_attention(
     query, key, heads, attn_mask = given["query"], given["key"], given["num_heads"], given.get("attn_mask")
     unusual = any(given.get(name) is not None for name in ("bias_k", "static_k", "key_padding_mask"))
     if unusual or given.get("add_zero_attn") or query.ndim != 3:
-        raise AttentionError(
-            "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or unbatched input "
-            "cannot be read"
-        )
+        what = "nn.MultiheadAttention with bias_k, add_zero_attn, static keys, key padding or unbatched input"
+        raise AttentionError(f"{what} cannot be read")
     with torch.no_grad(), without_autocast(query.device):
         width, weight, bias = query.shape[-1], given["in_proj_weight"], given["in_proj_bias"]
         separate: Any = given.get("q_proj_weight"), given.get("k_proj_weight")
@@ -110,10 +108,7 @@ def without_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)  # meta has none to turn off
 
 
-FUSED = {
-    F.scaled_dot_product_attention: weights_of_sdpa,
-    F.multi_head_attention_forward: weights_of_multi_head_attention,
-}
+FUSED = {F.scaled_dot_product_attention: weights_of_sdpa, F.multi_head_attention_forward: weights_of_multi_head}
 """Functions of torch that attend without showing their weights, and how to compute these."""
 
 SOFTMAX = (torch.Tensor.softmax, torch.softmax, F.softmax)

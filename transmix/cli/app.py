@@ -69,9 +69,8 @@ def main(arguments: list[str]) -> int:
 def _signals() -> Iterator[queue.SimpleQueue[int]]:
     """Put the numbers of Ctrl-C and SIGTERM into a queue when they come."""
     came: queue.SimpleQueue[int] = queue.SimpleQueue()
-    before = {
-        number: signal.signal(number, lambda number, _: came.put(number)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: came.put(number)) for number in both}
     try:
         yield came
     finally:

@@ -130,13 +130,13 @@ def _train_and_compare(
             f"stopped by {name} with {finished} of {len(planned)} runs finished; the same command goes on from there",
             128 + outcome.signal,
         )
-    runs = [folder / name for name in planned if (folder / name / "recipe.yaml").exists()]
-    names_in_order = list(dict.fromkeys(name.rpartition("-seed")[0] for name in planned))
-    in_order = sorted(runs, key=lambda run: names_in_order.index(run.name.rpartition("-seed")[0]))
+    ways = list(dict.fromkeys(name.rpartition("-seed")[0] for name in planned))
+    in_order = sorted(planned, key=lambda name: ways.index(name.rpartition("-seed")[0]))
+    runs = [folder / name for name in in_order if (folder / name / "recipe.yaml").exists()]
     names = ", ".join(outcome.failed)
     failed = f"{len(outcome.failed)} of {len(planned)} runs failed: {names}; the same command tries again"
     try:
-        _compare(in_order, folder / "compare.html", asked.baseline, arguments)
+        _compare(runs, folder / "compare.html", asked.baseline, arguments)
     except RunError as error:
         raise RunError(f"{failed}. {error}", 1) if outcome.failed else error from None
     if outcome.failed:

@@ -11,19 +11,16 @@ from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData, listing
-from transmix.evaluation.evaluator import Evaluator, prepare, score
+from transmix.evaluation.evaluate import Evaluator, prepare, score
 from transmix.evaluation.suites import Settings, run_suites
 from transmix.metrics import headlines
 from transmix.models.loaded import load_with_data
 from transmix.printable import printable
 from transmix.recipes import RecipeError
-from transmix.runs.weights import ema_is_far_below, gap, is_run, weights_text
+from transmix.runs.weights import NAMES, ema_is_far_below, gap, is_run, weights_text
 
 MOST_LINES = 5
 """Lines of scores, and of each suite; everything is in the JSON."""
-
-SHORT = {"model": "model", "ema": "EMA"}
-"""What sets of weights are called in a line."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,10 @@ class Evaluate:
     those that apply. Installed packages may add more."""
     data: str | None = None
     """Data set to evaluate on, its validation split; a run's own if not given. Classes are matched by name."""
+    download: str | None = None
+    """Folder to download a torchvision:NAME data set to, unless its files are there."""
+    data_dir: str | None = None
+    """Folder with the files of a torchvision:NAME data set; nothing is downloaded. None: a run's own, else data."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of a run."""
     model: str | None = None
@@ -76,9 +77,8 @@ def main(arguments: list[str]) -> None:
     asked = parse(Evaluate, "evaluate", arguments)
     if (asked.settings.shift_data or asked.settings.outlier_data) and not {"shifts", "all"} & set(asked.suite):
         raise RecipeError("--shift-data and --outlier-data are for the suite 'shifts'; ask for it: --suite shifts")
-    models, data = load_with_data(
-        asked.target, asked.data, model=asked.model, checkpoint=asked.checkpoint, grey_range=asked.grey_range
-    )
+    wanted = ("data", "model", "checkpoint", "grey_range", "download", "data_dir")
+    models, data = load_with_data(asked.target, **{name: getattr(asked, name) for name in wanted})
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
     computing = {name: getattr(asked, name) for name in ("batch_size", "device", "workers", "amp", "compile")}
     evaluators = prepare(models, **computing, bad=bad)
@@ -139,7 +139,7 @@ def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) ->
     accuracies = zip(last["per_class_accuracy"], classes, strict=True)
     if seen := [(accuracy, name) for accuracy, name in accuracies if accuracy == accuracy]:  # not nan
         accuracy, name = min(seen)
-        lines[0] += f"; worst class {printable(name)}: {SHORT.get(weights, weights)} {100 * accuracy:.1f} %"
+        lines[0] += f"; worst class {printable(name)}: {NAMES.get(weights, weights)} {100 * accuracy:.1f} %"
     _print(lines)
 
 
@@ -158,7 +158,7 @@ def _lines(suite: str | None, found: dict[str, dict[str, Any]]) -> list[str]:
     width = max((len(metric.label) for metric, _ in figures), default=0)
     lines = []
     for metric, values in figures:
-        shown = ", ".join(f"{SHORT.get(weights, weights)} {metric.write(value)}" for weights, value in values.items())
+        shown = ", ".join(f"{NAMES.get(weights, weights)} {metric.write(value)}" for weights, value in values.items())
         better = f" ({metric.better} is better)" if metric.better else ""
         lines.append(f"{metric.label:<{width}}  {shown}{better}")
     return lines

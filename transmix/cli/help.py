@@ -4,7 +4,6 @@ A text in the annotation of a field begins a group, `out: Annotated[Path, "outpu
 too. A field that is a dataclass is a group by itself, under the field's name unless a text gives another.
 """
 
-import ast
 import inspect
 import re
 import shutil
@@ -13,11 +12,12 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from transmix.recipes.settings import meanings
 
 COLUMN = 26
 """Where explanations begin, in letters from the left."""
@@ -38,14 +38,9 @@ def help_text(verb: str, kinds: dict[type, Any]) -> str:
         for title, option, explanation in _options(kind, default):
             if not any(option.split(" ")[0] == other.split(" ")[0] for group in groups.values() for other in group):
                 groups.setdefault(title, {})[option] = explanation
-    needed = {
-        option: explanation.endswith("(required)")
-        for group in groups.values()
-        for option, explanation in group.items()
-        if explanation.endswith("(required)") or option[0] != "-"
-    }
+    needed = {option: text.endswith("(required)") for group in groups.values() for option, text in group.items()}
     next(iter(groups.values()))["-h, --help"] = "Show this help and exit."
-    words = [option if required else f"[{option}]" for option, required in needed.items()]
+    words = [option if must else f"[{option}]" for option, must in needed.items() if must or option[0] != "-"]
     lines = [*_wrap(" ".join(["usage: transmix", verb, *words, "[OPTION ...]"]), "       "), ""]
     for paragraph in inspect.getdoc(next(iter(kinds))).split("\n\n"):  # type: ignore[union-attr]
         items = re.split(r"^  (?=\w)", paragraph, flags=re.MULTILINE)  # such lines stay lines of their own
@@ -64,15 +59,9 @@ def help_text(verb: str, kinds: dict[type, Any]) -> str:
 
 def _options(kind: type, default: Any, title: str = "options") -> Iterator[tuple[str, str, str]]:
     """Yield title, option and explanation: of a dataclass's own fields, then of the dataclasses among them."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-    texts = {
-        ast.unparse(before.target): " ".join(ast.literal_eval(after.value).split())
-        for before, after in pairwise(body)
-        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr)
-    }
     if default is None:  # without a default and a factory, both are MISSING
         default = kind(**{one.name: tyro.MISSING for one in fields(kind) if one.default is one.default_factory})
-    hints, nested = typing.get_type_hints(kind, include_extras=True), []
+    texts, hints, nested = meanings(kind), typing.get_type_hints(kind, include_extras=True), []
     for name, hint in typing.get_type_hints(kind).items():
         marks, value = getattr(hints[name], "__metadata__", ()), getattr(default, name)
         begun = next((mark for mark in marks if isinstance(mark, str)), None)
@@ -126,12 +115,8 @@ def name_value_words(options: dict[str, Any]) -> list[str]:
 
 def _wrap(text: str, indent: str = "", first: str = "") -> list[str]:
     """Break a text into lines; avoid lines of a single word."""
-    width = shutil.get_terminal_size().columns
-
-    def broken(room: int) -> list[str]:
-        return textwrap.wrap(
-            " ".join(text.split()), room, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
-        )
-
-    tries = (broken(room) for room in range(width, width - 24, -1))
-    return next((lines for lines in tries if all(" " in line.strip() for line in lines[1:])), broken(width))
+    width, words = shutil.get_terminal_size().columns, " ".join(text.split())
+    how: dict[str, Any] = {"initial_indent": first, "subsequent_indent": indent, "break_on_hyphens": False}
+    tries = (textwrap.wrap(words, room, **how) for room in range(width, width - 24, -1))
+    most = textwrap.wrap(words, width, **how)
+    return next((lines for lines in tries if all(" " in line.strip() for line in lines[1:])), most)

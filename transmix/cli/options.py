@@ -10,10 +10,11 @@ import tyro
 import yaml
 
 from transmix.cli.help import help_text, name_value_words
+from transmix.error import one_line
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.file import MOVED, RENAMED
 from transmix.recipes.mixing import rule_name
-from transmix.recipes.model import Option
+from transmix.recipes.settings import Option
 
 Options = TypeVar("Options")
 
@@ -33,17 +34,11 @@ def parse(kind: type[Options], verb: str, arguments: list[str], default: Options
         print(help_text(verb, {kind: default}))
         raise SystemExit(0)
     complaint = io.StringIO()
-    given: dict[str, Any] = {} if default is None else {"default": default}
+    options: dict[str, Any] = {"registry": _REGISTRY} | ({} if default is None else {"default": default})
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind,
-                prog=f"transmix {verb}",
-                args=arguments,
-                config=(tyro.conf.OmitArgPrefixes,),
-                registry=_REGISTRY,
-                **given,
-            )
+            how = (tyro.conf.OmitArgPrefixes,)
+            return tyro.cli(kind, prog=f"transmix {verb}", args=arguments, config=how, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -71,10 +66,10 @@ def words_of(arguments: list[str], option: str) -> list[str] | None:
     return [word for words in found for word in words] if found else None
 
 
-def value_of(arguments: list[str], option: str) -> str | None:
-    """Return the last value of an option; None if it is not given."""
+def value_of(arguments: list[str], option: str, absent: Any = None) -> Any:
+    """Return the last value of an option; `absent` if it is not given."""
     words = words_of(arguments, option)
-    return None if words is None else (words or [""])[-1]
+    return absent if words is None else (words or [""])[-1]
 
 
 def with_current_names(arguments: list[str]) -> list[str]:
@@ -86,9 +81,7 @@ def with_current_names(arguments: list[str]) -> list[str]:
         RecipeError: an old option without a value, or a setting under both its names.
     """
     first, *options = split_options(arguments)
-    words, given = list(first), {option[0] for option in options}
-    pairs: dict[str, list[str]] = {}
-    old: list[str] = []
+    words, given, pairs, old = list(first), {option[0] for option in options}, {}, []
     for name, *values in options:
         key = name.removeprefix("--").replace("-", "_")
         if key in MOVED:
@@ -98,13 +91,12 @@ def with_current_names(arguments: list[str]) -> list[str]:
             words += values[1:]
         elif name in PAIRS:
             pairs.setdefault(name, []).extend(values)
+        elif key in RENAMED and f"--{RENAMED[key]}" in given:
+            raise RecipeError(f"--{RENAMED[key]} is given twice, once under its old name; keep one")
         else:
-            current = f"--{RENAMED[key]}" if key in RENAMED else name
-            if current != name and current in given:
-                raise RecipeError(f"{current} is given twice, once under its old name; keep one")
-            words += [current, *values]
+            words += [f"--{RENAMED[key]}" if key in RENAMED else name, *values]
     if old:
-        pairs["--labels-options"] = [*pairs.get("--labels-options", []), *old]
+        pairs.setdefault("--labels-options", []).extend(old)
         names = [pair.partition("=")[0] for pair in pairs["--labels-options"]]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise RecipeError(f"{twice} of the labels is given twice, once under its old name; keep one")
@@ -121,16 +113,13 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
         RecipeError: settings of a label rule where labels are by area.
     """
     mix, labels = (value_of(arguments, option) for option in ("--mix", "--labels"))
-    mixing = recipe.mixing
-    before = rule_name(mixing)
+    mixing, before = recipe.mixing, rule_name(recipe.mixing)
     if mix is not None and labels is None:
         mixing = replace(mixing, labels=None)
     asked = mixing.labels if labels is None else None if labels == "None" else labels
     after = rule_name(replace(mixing, mix=mix or mixing.mix, labels=asked))
     if after == "area" and labels is None and words_of(arguments, "--labels-options") is not None:
-        raise RecipeError(
-            "--labels-options are settings of a label rule, and labels are by area here; give --labels too"
-        )
+        raise RecipeError("--labels-options are for a label rule, and labels are by area here; give --labels too")
     if after != before:
         mixing = replace(mixing, labels_options={})
     return replace(recipe, mixing=mixing)
@@ -181,14 +170,11 @@ def _name_value_pairs(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constru
             try:
                 value = yaml.safe_load(text)
             except Exception as error:  # YAML's own, and on odd scalars nearly any other
-                raise ValueError(f"{name}={text} is not YAML: {' '.join(str(error).split())[:200]}") from error
+                raise ValueError(f"{name}={text} is not YAML: {one_line(error)}") from error
             options[name] = tuple(value) if isinstance(value, list) else value
         return options
 
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="NAME=VALUE ...",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=name_value_words,
-    )
+    def is_dict(value: object) -> bool:
+        return isinstance(value, dict)
+
+    return tyro.constructors.PrimitiveConstructorSpec("*", "NAME=VALUE ...", read, is_dict, name_value_words)

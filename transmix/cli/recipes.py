@@ -38,16 +38,12 @@ def main(arguments: list[str]) -> None:
     elif asked.action == "show":
         print(recipe_text(asked.name), end="")
     else:
-        _copy(asked.name, asked.file or Path(f"{asked.name}.yaml"))
-
-
-def _copy(name: str, target: Path) -> None:
-    text = recipe_text(name)
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise RecipeError(f"{target} exists already; name another file") from None
-    except OSError as error:
-        raise RecipeError(f"cannot write {target}: {error}") from error
-    print(f"wrote {target}; use it with: transmix train --recipe {target} --out RUN")
+        text, target = recipe_text(asked.name), asked.file or Path(f"{asked.name}.yaml")
+        try:
+            with target.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise RecipeError(f"{target} exists already; name another file") from None
+        except OSError as error:
+            raise RecipeError(f"cannot write {target}: {error}") from error
+        print(f"wrote {target}; use it with: transmix train --recipe {target} --out RUN")

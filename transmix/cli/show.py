@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from transmix import distributed
 from transmix.cli.options import parse
@@ -126,10 +126,6 @@ class _Scene:
         return self.loaded.preprocessing.normaliser(self.device)(images)
 
     @property
-    def model(self) -> nn.Module:
-        return self.loaded.model
-
-    @property
     def mixing(self) -> Mixing:
         """How the run mixed; for other models the paper's way."""
         return self.loaded.recipe.mixing if self.loaded.recipe else Mixing()
@@ -151,15 +147,12 @@ def _scene(asked: Show) -> _Scene:
     if asked.images or data is None:
         files = [loaded.preprocessing.read(path) for path in asked.images]
         return _Scene(loaded, device, files.__getitem__, lambda one: asked.images[one].name, len(files))
-    split, crop = data.val, loaded.preprocessing.crop
-    return _Scene(
-        loaded,
-        device,
-        lambda one: crop(split.image(one)),
-        lambda one: data.classes[int(split.labels[one])],
-        len(split),
-        split,
-    )
+    split, crop, classes = data.val, loaded.preprocessing.crop, data.classes
+
+    def name(one: int) -> str:
+        return classes[int(split.labels[one])]
+
+    return _Scene(loaded, device, lambda one: crop(split.image(one)), name, len(split), split)
 
 
 def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
@@ -176,8 +169,8 @@ def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
 def _pairs(asked: Show) -> Figure:
     scene, shown = _scene(asked), 1 if asked.what == "pair" else asked.count or 6
     drawn = asked.boxes if asked.what == "gallery" else shown
-    rule = trained_rule(scene.mixing)
-    judged = judge(scene.model, _boxes(asked, scene, drawn), scene.image, scene.normalise, downsample=rule.downsample)
+    rule, boxes = trained_rule(scene.mixing), _boxes(asked, scene, drawn)
+    judged = judge(scene.loaded.model, boxes, scene.image, scene.normalise, downsample=rule.downsample)
     positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
     pairs = pairs_of(judged, positions, scene.image, scene.name, rule.weight)
     notes = (trained_note(rule.weight),)
@@ -195,7 +188,7 @@ def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:
 
 def _attention(asked: Show) -> Figure:
     scene, images, names = _chosen(asked, 6 if asked.what == "rollout" else 4)
-    looked = look(scene.model, scene.normalise(images))
+    looked = look(scene.loaded.model, scene.normalise(images))
     grid, width, layers = looked.grid, asked.width, len(looked.maps)
     if asked.what == "heads":
         rows = head_rows(looked, asked.layer)
@@ -218,25 +211,20 @@ def _epochs(asked: Show) -> Figure:
 
 
 def _reliability(asked: Show) -> Figure:
-    scene, logits, labels = _scene(replace(asked, images=())), [], []
+    scene = _scene(replace(asked, images=()))
     assert scene.split is not None
     batches = evaluation_batches(scene.split, scene.loaded.preprocessing.crop, 128, choose_workers(0, True, 1), False)
     with torch.inference_mode():
-        for images, truth, _ in batches:
-            logits.append(scene.model(scene.normalise(images)).float().cpu())
-            labels.append(truth)
+        found = [(scene.loaded.model(scene.normalise(images)).float().cpu(), labels) for images, labels, _ in batches]
+    logits, labels = map(torch.cat, zip(*found, strict=True))
     title = asked.target + (" (EMA)" if scene.loaded.name == "ema" else "")
-    return reliability_figure(reliability(torch.cat(logits), torch.cat(labels)), title=title, width=asked.width)
+    return reliability_figure(reliability(logits, labels), title=title, width=asked.width)
 
 
 FIGURES: dict[str, Callable[[Show], Figure]] = {
-    "pair": _pairs,
-    "sheet": _pairs,
-    "heads": _attention,
-    "layers": _attention,
-    "rollout": _attention,
+    **dict.fromkeys(("pair", "sheet", "gallery"), _pairs),
+    **dict.fromkeys(("heads", "layers", "rollout"), _attention),
     "epochs": _epochs,
-    "gallery": _pairs,
     "curves": lambda asked: curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width),
     "reliability": _reliability,
 }

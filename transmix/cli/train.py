@@ -43,5 +43,4 @@ def _report(run: Path) -> None:
 
 def recipe_name(arguments: list[str]) -> str:
     """Return what --recipe says: its values are the defaults of all other options, so it is needed before them."""
-    found = value_of(arguments, "--recipe")
-    return DEFAULT_RECIPE if found is None else found
+    return value_of(arguments, "--recipe", DEFAULT_RECIPE)

@@ -95,7 +95,7 @@ def check_same_data(runs: Sequence[RunRecord]) -> None:
     for run in runs[1:]:
         if difference := class_difference(first.classes, run.classes):
             raise RunError(f"{run.folder} has other classes than {first.folder} ({difference}){remedy}")
-        if _data_name(run) != _data_name(first):
+        if data_name(run) != data_name(first):
             names = run.settings["data"], first.settings["data"]
             raise RunError(f"{run.folder} was trained on {names[0]}, {first.folder} on {names[1]}{remedy}")
         if measured and run.images and _by_name(run) != _by_name(measured):
@@ -181,7 +181,8 @@ def _short(value: Any) -> str:
     return " ".join(f"{name}={part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _data_name(run: RunRecord) -> str:
+def data_name(run: RunRecord) -> str:
+    """Return the name of the data set, or of its folder."""
     return Path(run.settings["data"] or "").name
 
 

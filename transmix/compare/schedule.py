@@ -4,10 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +62,11 @@ def run_tasks(tasks: Sequence[Task], slots: Sequence[Mapping[str, str]], keep_op
     """
     waiting, free, done, failed = list(tasks), list(slots), list[str](), dict[str, int]()
     running: dict[subprocess.Popen, tuple[Task, Mapping[str, str], float]] = {}
-    with _noted_signals() as signals, closing(_Line(len(tasks))) as line, _none_left(running):
-        passed_on = 0
+    signals, passed_on = list[int](), 0
+    with ExitStack() as at_end, closing(_Line(len(tasks))) as line:
+        for number in SIGNALS:  # noted, in place of their usual effect
+            at_end.callback(signal.signal, number, signal.signal(number, lambda number, _: signals.append(number)))
+        at_end.callback(_stop, running)
         while running or (waiting and not signals):
             while waiting and free and not signals:
                 task, slot = waiting.pop(0), free.pop(0)
@@ -115,29 +117,12 @@ def _start(task: Task, slot: Mapping[str, str], keep_open: Sequence[int]) -> sub
         )
 
 
-@contextmanager
-def _none_left(running: Collection[subprocess.Popen]) -> Iterator[None]:
+def _stop(running: Collection[subprocess.Popen]) -> None:
     """Let no process outlive this one's error: they are asked to stop, and waited for."""
-    try:
-        yield
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
-
-
-@contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """Collect the numbers of incoming signals in a list, in place of their usual effect."""
-    came, before = list[int](), {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.wait()
 
 
 class _Line:

@@ -12,8 +12,7 @@ from transmix.compare.groups import LEFT_OUT
 from transmix.compare.schedule import Outcome, Task, run_tasks
 from transmix.recipes import Recipe, RecipeError, changed_settings, check_recipe, dump_recipe, resolved
 from transmix.recipes.mixing import SWITCH, build_mixer, find_rule, mix_and_labels, rule_name, title
-from transmix.recipes.model import Option
-from transmix.recipes.settings import Mixing
+from transmix.recipes.settings import Mixing, Option
 from transmix.runs.atomic_write import replace_file, why
 from transmix.runs.error import RunError
 from transmix.runs.folder import as_started, is_finished, read_recipe
@@ -103,14 +102,10 @@ def _check_used(asked: Mixing, planned: Sequence[Mixing]) -> None:
 
 def lacks_twin(planned: Iterable[Recipe]) -> bool:
     """Whether labels by a rule are among these without the same mixed images with labels by area."""
-    by_area, by_rule = [], []
-    for recipe in planned:
-        mixing = resolved(recipe).mixing
-        if mixing.mix == "none":
-            continue
-        draws = build_mixer(mixing).methods, mixing.prob, mixing.mode, mixing.partner
-        (by_area if mixing.labels == "area" else by_rule).append(draws)
-    return any(draws not in by_area for draws in by_rule)
+    mixed = [mixing for recipe in planned if (mixing := resolved(recipe).mixing).mix != "none"]
+    draws = [(build_mixer(mixing).methods, mixing.prob, mixing.mode, mixing.partner) for mixing in mixed]
+    by_area = [drawn for mixing, drawn in zip(mixed, draws, strict=True) if mixing.labels == "area"]
+    return any(drawn not in by_area for drawn in draws)
 
 
 def places(recipe: Recipe, at_once: int | None = None) -> tuple[Recipe, list[dict[str, str]]]:
@@ -133,8 +128,7 @@ def places(recipe: Recipe, at_once: int | None = None) -> tuple[Recipe, list[dic
         raise RecipeError(f"--at-once must be at least 1, not {at_once}")
     device, cores = recipe.run.device, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        threads = recipe.run.threads or 1
-        workers = recipe.data.workers or 0
+        threads, workers = recipe.run.threads or 1, recipe.data.workers or 0
         fixed = replace(recipe, run=replace(recipe.run, threads=threads), data=replace(recipe.data, workers=workers))
         number_of = at_once or max(1, cores // (threads + workers))
         return fixed, [{"OMP_NUM_THREADS": str(threads)} for _ in range(number_of)]

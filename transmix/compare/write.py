@@ -9,7 +9,7 @@ from typing import Any
 from transmix.compare import text
 from transmix.compare.comparison import Comparison, scores_of
 from transmix.compare.figures import curve_svgs, difference_svg, legend
-from transmix.compare.groups import packages
+from transmix.compare.groups import data_name, packages
 from transmix.compare.statistics import LEVEL
 from transmix.printable import printable
 from transmix.report.page import render, write_page
@@ -52,7 +52,18 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "mix": group.runs[0].settings["mix"],
                 "seeds": [run.seed for run in group.finished],
                 "means": {name: asdict(mean) for name, mean in comparison.means[group.name].items()},
-                "runs": [_run_as_json(run, comparison.score) for run in group.runs],
+                "runs": [
+                    {
+                        "folder": str(run.folder),
+                        "seed": run.seed,
+                        "finished": run.finished,
+                        "epochs": len(run.epochs),
+                        "scores": scores_of(run),
+                        "best": best_epoch(run, comparison.score),
+                        "environment": run.environment,
+                    }
+                    for run in group.runs
+                ],
             }
             for group in comparison.groups
         ],
@@ -79,34 +90,20 @@ def best_epoch(run: RunRecord, score: str) -> dict[str, Any] | None:
     return best and {"score": float(best[score]), "epoch": best["epoch"]}
 
 
-def _run_as_json(run: RunRecord, score: str) -> dict[str, Any]:
-    return {
-        "folder": str(run.folder),
-        "seed": run.seed,
-        "finished": run.finished,
-        "epochs": len(run.epochs),
-        "scores": scores_of(run),
-        "best": best_epoch(run, score),
-        "environment": run.environment,
-    }
-
-
 def html(comparison: Comparison) -> str:
     """Return the page."""
-    columns, first = text.columns(comparison), comparison.groups[0].runs[0]
+    columns = text.columns(comparison)
     return render(
         Path(__file__).with_name("compare.html"),
         comparison=comparison,
         text=text,
         columns=columns,
         others={name: one for name, one in columns.items() if name not in (comparison.score, "label_shift")},
-        scored=comparison.metrics[comparison.score],
-        data=Path(first.settings["data"] or "").name,
-        first=first,
         runs=[(index, group, run) for index, group in enumerate(comparison.groups) for run in group.runs],
         scores_of=scores_of,
         packages=packages,
-        best=lambda run: best_epoch(run, comparison.score),
+        data_name=data_name,
+        best_epoch=best_epoch,
         differences=difference_svg(comparison),
         legend=legend(comparison),
         curves=curve_svgs(comparison),

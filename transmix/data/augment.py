@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 import torch
@@ -37,9 +38,9 @@ class TrainingAugmentation:
             image = shift(fit(image, self.size), self.settings.pad, rng)
         elif self.settings.crop == "none":
             image = fit(image, self.size)
-        if self.pixel_level is not None:
+        if self.pixel_level:
             with global_generators(rng.getrandbits(62)):
-                image = np.asarray(self.pixel_level(Image.fromarray(image)))
+                image = np.asarray(reduce(lambda seen, change: change(seen), self.pixel_level, Image.fromarray(image)))
         if rng.random() < self.settings.flip:
             image = image[:, ::-1]
         if self.erase is not None and rng.random() < self.settings.random_erasing:
@@ -106,15 +107,14 @@ def to_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _library_transforms(settings: Augmentation, size: int) -> Callable | None:
-    """Compose what timm and torchvision do to a PIL image; None if nothing is asked of them."""
+def _library_transforms(settings: Augmentation, size: int) -> list[Callable]:
+    """Return what timm and torchvision do to a PIL image, one after the other."""
     steps: list[Callable] = []
     if settings.crop == "random-resized":
         from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
-        steps.append(
-            RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio, interpolation=InterpolationMode.BICUBIC)
-        )
+        bicubic = InterpolationMode.BICUBIC
+        steps.append(RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio, interpolation=bicubic))
     if settings.rand_augment is not None:
         from timm.data.auto_augment import rand_augment_transform
 
@@ -135,11 +135,7 @@ def _library_transforms(settings: Augmentation, size: int) -> Callable | None:
         from torchvision.transforms import ColorJitter
 
         steps.append(ColorJitter(*[settings.color_jitter] * 3))
-    if not steps:
-        return None
-    from torchvision.transforms import Compose
-
-    return Compose(steps)
+    return steps
 
 
 def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:

@@ -13,6 +13,12 @@ from transmix.data.batch_pixels import erase, jittered, resized_crop, shifted
 from transmix.data.philox import BOX, CROP, JITTER, PLACE, below, chance, fraction, middle_fractions, seed_keys, words
 from transmix.data.settings import Augmentation
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+Range = tuple[float, float]
+"""From and to."""
+
 TRIES = 10
 """So many rectangles are tried, here as in torchvision's crop and in timm's erasing."""
 
@@ -64,9 +70,7 @@ class BatchAugmentation:
         device: of the images.
     """
 
-    def __init__(
-        self, settings: Augmentation, source: tuple[int, int], size: int, seed: int, device: torch.device | str
-    ):
+    def __init__(self, settings: Augmentation, source: Size, size: int, seed: int, device: torch.device | str):
         self.settings, self.source, self.size, self.keys = settings, source, size, seed_keys(seed)
         self.aspects = log_uniform(*ERASED_ASPECT).to(device)
         self.crop_aspects = log_uniform(*settings.crop_ratio).to(device)
@@ -129,9 +133,7 @@ def noise_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     return torch.stack(levels).round().clamp(0, 255).byte()
 
 
-def crop_boxes(
-    tried: Tensor, source: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], aspects: Tensor
-) -> Tensor:
+def crop_boxes(tried: Tensor, source: Size, scale: Range, ratio: Range, aspects: Tensor) -> Tensor:
     """Return top, left, height and width (n, 4) int64 of random resized crops, as torchvision draws them.
 
     Args:
@@ -147,7 +149,7 @@ def crop_boxes(
     return _first(tried, (rows, columns), source, fits, _central(source, ratio))
 
 
-def _central(source: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+def _central(source: Size, ratio: Range) -> tuple[int, int, int, int]:
     """Return the box that torchvision takes where none of its tries fits."""
     height, width = source
     rows, columns = height, width
@@ -158,7 +160,7 @@ def _central(source: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, 
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def erased_boxes(tried: Tensor, size: tuple[int, int], aspects: Tensor) -> Tensor:
+def erased_boxes(tried: Tensor, size: Size, aspects: Tensor) -> Tensor:
     """Return top, left, height and width (n, 4) int64 of erased rectangles, as timm draws them; zeros if none fits.
 
     Args:
@@ -170,16 +172,14 @@ def erased_boxes(tried: Tensor, size: tuple[int, int], aspects: Tensor) -> Tenso
     return _first(tried, (rows, columns), size, (rows < size[0]) & (columns < size[1]), (0, 0, 0, 0))
 
 
-def _sides(tried: Tensor, size: tuple[int, int], share: tuple[float, float], aspects: Tensor) -> tuple[Tensor, Tensor]:
+def _sides(tried: Tensor, size: Size, share: Range, aspects: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sides (n, tries) int64 of rectangles: one multiplied and one divided by the aspect."""
     area = size[0] * size[1] * (share[0] + (share[1] - share[0]) * fraction(tried[..., 0]))
     aspect = aspects[tried[..., 1] >> 16]
     return (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
 
 
-def _first(
-    tried: Tensor, sides: tuple[Tensor, Tensor], size: tuple[int, int], fits: Tensor, otherwise: tuple[int, ...]
-) -> Tensor:
+def _first(tried: Tensor, sides: tuple[Tensor, Tensor], size: Size, fits: Tensor, otherwise: tuple[int, ...]) -> Tensor:
     """Place rectangles of (n, tries) rows and columns in an image, and return the first that fits of each n, (n, 4)."""
     top, left = (below(tried[..., at + 2], size[at] - sides[at] + 1) for at in (0, 1))
     first = (fits * torch.arange(fits.shape[1], 0, -1, device=fits.device)).argmax(1)

@@ -78,10 +78,8 @@ def _read_records(path: Path, label_bytes: int, classes: tuple[str, ...]) -> tup
     record = label_bytes + PIXEL_BYTES
     content = np.fromfile(path, dtype=np.uint8)
     if content.size == 0 or content.size % record:
-        raise DataError(
-            f"{path}: {content.size} bytes are not a whole number of records of {record} bytes; "
-            "the file is cut off or of another kind, unpack the published archive again"
-        )
+        remedy = "the file is cut off or of another kind, unpack the published archive again"
+        raise DataError(f"{path}: {content.size} bytes are not a whole number of records of {record} bytes; {remedy}")
     rows = content.reshape(-1, record)
     labels = rows[:, label_bytes - 1].astype(np.int64)
     beyond = np.flatnonzero(labels >= len(classes))

@@ -41,10 +41,8 @@ def class_names(names: Iterable[str], where: object) -> dict[str, str]:
     found: dict[str, str] = {}
     for written in names:
         if not is_utf8(written):
-            raise DataError(
-                f"{printable(str(where))}: the class name '{printable(written)}' is not UTF-8; rename it, for example "
-                "with convmv -f cp437 -t utf8"
-            )
+            remedy = "rename it, for example with convmv -f cp437 -t utf8"
+            raise DataError(f"{printable(str(where))}: the class name '{printable(written)}' is not UTF-8; {remedy}")
         name = class_name(written)
         if name in found:
             both = f"{found[name]!a} and {written!a}"  # so that letters that look alike are told apart

@@ -7,8 +7,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,7 +15,8 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 
 from transmix.data.dataset import DataError, UnreadableImageError
 from transmix.data.formats import FORMATS
-from transmix.data.grey import DeepValues, Grey, deep_values, to_8_bit
+from transmix.data.grey import GIVE_RANGE, DeepValues, Grey, deep_values, to_8_bit
+from transmix.error import one_line
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, as on paper and on most web pages."""
@@ -128,7 +128,7 @@ def _opened(source: ImageSource, where: str) -> Iterator[Image.Image]:
 
 def _unreadable(where: str, error: Exception, source: ImageSource) -> DataError:
     """Say what is wrong with an image, and whether it would be the same at the next try."""
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    reason = one_line(error, named=True)
     if isinstance(error, UnidentifiedImageError):
         reason = _describe_tiff(source) or "not an image, or of a kind that is not read"
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in _LASTING):
@@ -206,16 +206,13 @@ def _is_blank(image: Image.Image, row: int) -> bool:
     return image.crop((0, row, image.width, row + 1)).getbbox() is None
 
 
-@contextmanager
-def _file(source: ImageSource) -> Iterator[BinaryIO]:
+def _file(source: ImageSource) -> AbstractContextManager[BinaryIO]:
     """Open a source at its first byte; an open file stays open."""
     if isinstance(source, str | os.PathLike):
-        with Path(source).open("rb") as file:
-            yield file
-    else:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        file.seek(0)
-        yield file
+        return open(source, "rb")
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    file.seek(0)
+    return nullcontext(file)
 
 
 def _lacks_pixels(content: bytes) -> bool:
@@ -228,9 +225,7 @@ def _lacks_pixels(content: bytes) -> bool:
         (-(-(width - left) // right), -(-(height - top) // down))
         for left, top, right, down in (_ADAM7 if interlace else ((0, 0, 1, 1),))
     ]
-    asked = sum(
-        rows * (1 + -(-columns * bits * _CHANNELS[colour] // 8)) for columns, rows in sizes if columns > 0 and rows > 0
-    )
+    asked = sum(high * (1 + -(-wide * bits * _CHANNELS[colour] // 8)) for wide, high in sizes if wide > 0 and high > 0)
     position, found, inflate = 8, 0, zlib.decompressobj()
     while position + 8 <= len(content):
         length, kind = struct.unpack(">I4s", content[position : position + 8])
@@ -273,10 +268,8 @@ def _shallow(image: Image.Image, where: str, grey: Grey) -> Image.Image:
         return image
     stored = _stored(image)
     if grey is None:
-        raise DataError(
-            f"{where}: grey of more than 8 bits, and no range of values is known to scale it by; give the values that "
-            f"are black and white: --grey-range LOW HIGH"
-        )
+        what = "grey of more than 8 bits, and no range of values is known to scale it by"
+        raise DataError(f"{where}: {what}; {GIVE_RANGE}")
     pixels = to_8_bit(stored, grey, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
         pixels = 255 - pixels

@@ -67,10 +67,8 @@ def _read_held_out(folder: Path, classes: tuple[str, ...]) -> Split:
     """List the images of the held-out part; labels are positions in the classes, of which it may lack some."""
     folders = class_folders(folder)
     if extra := [name for name in folders if name not in classes]:
-        raise DataError(
-            f"{folder}: not among the classes of train: {listing(map(printable, extra))}; remove their folders here, "
-            "or add images to train"
-        )
+        remedy = "remove their folders here, or add images to train"
+        raise DataError(f"{folder}: not among the classes of train: {listing(map(printable, extra))}; {remedy}")
     split = read_split(folder, tuple(folders.values()), may_be_empty=True)
     if not len(split):
         raise DataError(f"{folder}: no images; put the images to validate on in {folder.name}/<class>/")

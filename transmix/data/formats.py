@@ -14,9 +14,8 @@ if importlib.util.find_spec("pillow_heif") is not None:
 
 Image.init()
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO") + (
-    ("HEIF",) if "HEIF" in Image.OPEN else ()
-)
+_HEIF = ("HEIF",) if "HEIF" in Image.OPEN else ()
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", *_HEIF)
 """What is read, in Pillow's names; HEIF where the package pillow-heif is installed. Not the rest: EPS would run
 Ghostscript, and others (TGA, SPIDER, ...) have no signature, so that a file of something else may pass for one."""
 

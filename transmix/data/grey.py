@@ -13,6 +13,9 @@ EACH_IMAGE: Literal["each image"] = "each image"
 Grey = GreyRange | Literal["each image"] | None
 """How greyscale of more than 8 bits is scaled; None: not known, such images are refused."""
 
+GIVE_RANGE = "give the values that are black and white: --grey-range LOW HIGH"
+"""What to do where no range is known."""
+
 SAMPLED = 2**16
 """So many pixels of an image tell the usual values."""
 

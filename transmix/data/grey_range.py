@@ -11,7 +11,7 @@ import numpy as np
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.decode import read_deep_values
 from transmix.data.encoded import EncodedImages
-from transmix.data.grey import EACH_IMAGE, DeepValues, Grey, GreyRange, as_range
+from transmix.data.grey import EACH_IMAGE, GIVE_RANGE, DeepValues, Grey, GreyRange, as_range
 
 FIND: Literal["find"] = "find"
 """Find the range over the training images."""
@@ -40,26 +40,21 @@ def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
     Raises:
         DataError: a range that leaves few grey levels, or none for images that need one.
     """
-    if grey == EACH_IMAGE or not isinstance(data.train.images, EncodedImages):
-        return _scaled(data, grey if grey != FIND else None, ())
     notes: list[str] = []
     if grey == FIND:
         train = deep_values_of(data.train).values()
         grey, count = range_of(train, data.name), sum(not one.colour for one in train)
         if grey is not None:
-            notes.append(
-                f"grey range {as_range(grey)}, found over {count} training images of more than 8 bits (--grey-range "
-                f"sets it)"
-            )
-        if grey is not None and count < len(data.train):
-            notes.append(
-                f"the other {len(data.train) - count} training images are not rescaled: make sure that they mean the "
-                f"same by black and white"
-            )
-    elif grey is not None:
+            deep = f"{count} training images of more than 8 bits"
+            notes.append(f"grey range {as_range(grey)}, found over {deep} (--grey-range sets it)")
+        if grey is not None and (others := len(data.train) - count):
+            remedy = "make sure that they mean the same by black and white"
+            notes.append(f"the other {others} training images are not rescaled: {remedy}")
+    elif grey is not None and grey != EACH_IMAGE:
         check_levels(deep_values_of(data.train, SAMPLED, colour=False).values(), grey, data.name)
     notes += leaving_notes(data.val, grey, data.name)
-    return _scaled(data, grey, notes)
+    splits = {"train": with_grey(data.train, grey), "val": with_grey(data.val, grey)}
+    return replace(data, **splits, notes=(*data.notes, *notes), grey=grey)
 
 
 def with_grey(split: Split, grey: Grey) -> Split:
@@ -78,19 +73,19 @@ def leaving_notes(split: Split, grey: Grey, name: str) -> list[str]:
         return []
     found = deep_values_of(split, colour=False)
     if grey is None and found:
-        raise DataError(
-            f"{name}: {len(found)} of {len(split)} images to evaluate on are grey of more than 8 bits, the first is "
-            f"{split.where(min(found))}, and no range of values is known to scale them by; give the values "
-            f"that are black and white: --grey-range LOW HIGH"
-        )
-    leaving = [one for one in found.values() if grey is not None and not (grey[0] <= one.low and one.high <= grey[1])]
-    if not leaving or grey is None:
+        grey_ones = f"{len(found)} of {len(split)} images to evaluate on are grey of more than 8 bits"
+        why = f"the first is {split.where(min(found))}, and no range of values is known to scale them by"
+        raise DataError(f"{name}: {grey_ones}, {why}; {GIVE_RANGE}")
+    if grey is None or not (leaving := [one for one in found.values() if leaves(one, grey)]):
         return []
-    low, high = min(one.low for one in leaving), max(one.high for one in leaving)
-    return [
-        f"{len(leaving)} of {len(split)} images to evaluate on leave the grey range {as_range(grey)}: their values "
-        f"{as_range((low, high))} are clipped to it"
-    ]
+    values = as_range((min(one.low for one in leaving), max(one.high for one in leaving)))
+    few = f"{len(leaving)} of {len(split)} images to evaluate on"
+    return [f"{few} leave the grey range {as_range(grey)}: their values {values} are clipped to it"]
+
+
+def leaves(values: DeepValues, grey: GreyRange) -> bool:
+    """Tell whether an image has values beyond a range."""
+    return not (grey[0] <= values.low and values.high <= grey[1])
 
 
 def deep_values_of(split: Split, at_most: int | None = None, colour: bool = True) -> dict[int, DeepValues]:
@@ -126,11 +121,6 @@ def deep_values_of(split: Split, at_most: int | None = None, colour: bool = True
     return found
 
 
-def _scaled(data: ImageData, grey: Grey, notes: Iterable[str]) -> ImageData:
-    splits = {"train": with_grey(data.train, grey), "val": with_grey(data.val, grey)}
-    return replace(data, **splits, notes=(*data.notes, *notes), grey=grey)
-
-
 def range_of(found: Iterable[DeepValues], name: str) -> GreyRange | None:
     """Return the range of the greyscale images among training images; None if there is none.
 
@@ -149,10 +139,8 @@ def range_of(found: Iterable[DeepValues], name: str) -> GreyRange | None:
         return None
     grey = min(one.low for one in greys), max(one.high for one in greys)
     if grey[0] == grey[1]:
-        raise DataError(
-            f"{name}: every pixel of the {len(greys)} grey training images of more than 8 bits is {grey[0]:.6g}, which "
-            f"says nothing of their range; give the values that are black and white: --grey-range LOW HIGH"
-        )
+        what = f"every pixel of the {len(greys)} grey training images of more than 8 bits is {grey[0]:.6g}"
+        raise DataError(f"{name}: {what}, which says nothing of their range; {GIVE_RANGE}")
     check_levels(greys, grey, name)
     return grey
 

@@ -12,9 +12,7 @@ import numpy as np
 from transmix.data.class_names import read_class_names
 from transmix.data.dataset import DataError, ImageData, Parts, Split, require_every_class
 
-FILE_NAME = re.compile(
-    r"(?:(emnist-\w+)-)?(train|t10k|test)-(images(?=[-.]idx3)|labels(?=[-.]idx1))[-.]idx[13]-ubyte(\.gz)?"
-)
+FILE_NAME = re.compile(r"(?:(emnist-\w+)-)?(train|t10k|test)-(images[-.]idx3|labels[-.]idx1)-ubyte(\.gz)?")
 """The names of MNIST (`train-images-idx3-ubyte.gz`) and EMNIST (`emnist-letters-train-images-idx3-ubyte.gz`)."""
 
 FOLDERS = ("", "raw", "gzip")
@@ -83,7 +81,7 @@ def _find(root: Path) -> Files | None:
     for folder in (root / name for name in FOLDERS if (root / name).is_dir()):
         names = sorted(os.listdir(folder), key=len, reverse=True)
         matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
-        files = {(match[1] or "", match[2], match[3]): folder / match.string for match in matches}
+        files = {(match[1] or "", match[2], match[3][:6]): folder / match.string for match in matches}
         if any(key[1:] == ("train", "images") for key in files):
             return files
     return None
@@ -93,8 +91,7 @@ def _read_split(files: Files, folder: Path, prefix: str, splits: tuple[str, ...]
     """Read one split to images (N, H, W, 3) and labels (N,), both uint8."""
     for what in ("images-idx3", "labels-idx1"):
         if (prefix, splits[0], what[:6]) not in files:
-            start = f"{prefix}-" if prefix else ""
-            expected = " or ".join(f"{start}{split}-{what}-ubyte" for split in splits)
+            expected = " or ".join(f"{prefix and prefix + '-'}{split}-{what}-ubyte" for split in splits)
             raise DataError(f"{folder}: no file {expected}, gzipped or not; complete the download")
     images_file, labels_file = (files[prefix, splits[0], what] for what in ("images", "labels"))
     images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
@@ -129,15 +126,11 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
     """Read the shape from a header: two zero bytes, 8 for unsigned bytes, the number of dimensions, and each."""
     if len(header) >= 4 and header[:2] == b"\0\0" and header[2] in KINDS and header[3] == dimensions:
-        raise DataError(
-            f"{path}: holds {KINDS[header[2]]}, but idx files of unsigned bytes alone are read; write the images as "
-            f"16-bit PNG or float TIFF in class folders, which --grey-range scales"
-        )
+        remedy = "write the images as 16-bit PNG or float TIFF in class folders, which --grey-range scales"
+        raise DataError(f"{path}: holds {KINDS[header[2]]}, but idx files of unsigned bytes alone are read; {remedy}")
     if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) != 4 + 4 * dimensions:
-        raise DataError(
-            f"{path}: begins with {header[:4].hex(' ') or 'nothing'}, not with 00 00 08 {dimensions:02x} as an idx "
-            f"file of {dimensions}-dimensional bytes does; fetch it again"
-        )
+        usual = f"00 00 08 {dimensions:02x} as an idx file of {dimensions}-dimensional bytes does"
+        raise DataError(f"{path}: begins with {header[:4].hex(' ') or 'nothing'}, not with {usual}; fetch it again")
     shape = tuple(int(length) for length in np.frombuffer(header[4:], dtype=">u4"))
     can_hold = path.stat().st_size * (BEST_DEFLATE_RATIO if path.suffix == ".gz" else 1)
     if not 0 < math.prod(shape) <= min(can_hold, LARGEST_BYTES):
@@ -173,8 +166,7 @@ def _positions(labels: np.ndarray, numbers: list[int], folder: Path, what: str) 
     position = {number: index for index, number in enumerate(numbers)}
     found = np.array([position.get(label, -1) for label in range(256)], dtype=np.int64)[labels]
     if (found < 0).any():
-        record = int(np.argmax(found < 0))
-        raise DataError(
-            f"{folder} {what} image {record}: label {labels[record]}, which none of the {len(numbers)} classes has"
-        )
+        image = int(np.argmax(found < 0))
+        label = f"label {labels[image]}, which none of the {len(numbers)} classes has"
+        raise DataError(f"{folder} {what} image {image}: {label}")
     return found

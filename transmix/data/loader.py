@@ -189,10 +189,8 @@ def in_shared_memory(batches: Iterator) -> Iterator:
     except (RuntimeError, OSError) as error:
         if not any(sign in str(error) for sign in OUT_OF_SHARED_MEMORY):
             raise
-        raise DataError(
-            "the processes that load images ran out of shared memory (/dev/shm): load with fewer, or with none "
-            "(--workers 0), or give the container more (docker run --shm-size=8g)"
-        ) from error
+        remedy = "load with fewer, or with none (--workers 0), or give the container more (docker run --shm-size=8g)"
+        raise DataError(f"the processes that load images ran out of shared memory (/dev/shm): {remedy}") from error
 
 
 def _checked(batch: tuple[Tensor, Tensor, list[Found]] | str, bad: BadImages) -> tuple[Tensor, Tensor, list[Found]]:

@@ -14,6 +14,7 @@ from transmix.data.dataset import DataError, ImageData, listing
 from transmix.data.encoded import EncodedImages, ImageFiles
 from transmix.data.formats import FORMATS
 from transmix.data.tables import ArrowFiles
+from transmix.error import one_line
 
 BACKGROUND, FOREGROUND, UNSURE = 0, 1, 2
 """What a pixel of a mask is; unsure pixels lie on the outline, and scores leave them out."""
@@ -97,9 +98,8 @@ def _column(files: tuple[str, ...]) -> Any:
                 name = COLUMN if COLUMN in table.column_names else f"{COLUMN}.bytes"
                 chunks += table[name].cast(pa.large_binary()).chunks
         except (pa.ArrowException, KeyError, OSError) as error:
-            reason = " ".join(str(error).split())
             what = f"the column {COLUMN!r} must be binary or a struct with a field bytes"
-            raise DataError(f"{path}: {what} ({reason})") from error
+            raise DataError(f"{path}: {what} ({one_line(error)})") from error
     return pa.chunked_array(chunks, pa.large_binary())
 
 
@@ -119,18 +119,16 @@ def _decode(encoded: bytes | None, where: str, size: tuple[int, int]) -> np.ndar
             stored = np.asarray(image)
             stored = stored.astype(np.uint8) if stored.dtype == bool else stored  # 1-bit PNG
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise DataError(f"{where}: cannot read the mask ({' '.join(str(error).split())}); replace it") from error
+        raise DataError(f"{where}: cannot read the mask ({one_line(error)}); replace it") from error
     values = set(np.unique(stored).tolist())
     shape = " x ".join(map(str, stored.shape))
     if stored.ndim != 2 or not any(values <= known for known in (TRIMAP.keys(), {0, 1}, {0, 255})):
-        raise DataError(
-            f"{where}: a mask of {shape} with values {listing(map(str, sorted(values)), 5)}; expected one channel of a "
-            f"trimap (1 foreground, 2 background, 3 not classified), or of 0 and 1, or of 0 and 255"
-        )
+        found = f"a mask of {shape} with values {listing(map(str, sorted(values)), 5)}"
+        trimap = "a trimap (1 foreground, 2 background, 3 not classified)"
+        raise DataError(f"{where}: {found}; expected one channel of {trimap}, or of 0 and 1, or of 0 and 255")
     if stored.shape != size:
-        raise DataError(
-            f"{where}: the mask is {shape} pixels, its image {size[0]} x {size[1]}; both must show the same"
-        )
+        of_image = " x ".join(map(str, size))
+        raise DataError(f"{where}: the mask is {shape} pixels, its image {of_image}; both must show the same")
     if values <= TRIMAP.keys():
         return np.array([BACKGROUND, *TRIMAP.values()], dtype=np.uint8)[stored]
     return (stored > 0).astype(np.uint8)

@@ -169,8 +169,7 @@ class TrainingImages:
             for row, (epoch, index, _) in enumerate(samples):
                 if index in self.bad:
                     sources[row] = self.instead.readable(epoch, index)[1]
-        keys, sources = (self._there(one) for one in (keys, sources))
-        return sources, self.augment.draw(keys)
+        return self._there(sources), self.augment.draw(self._there(keys))
 
     def take(self, sources: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return images (b, 3, S, S) uint8 and labels (b,) int64 of what was drawn."""

@@ -75,10 +75,9 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
         raise DataError(f"{where}: no {what} {name.format('train')}, the images to train on")
     held_out = train if choice.val_fraction is not None else choose_part(present, choice.held_out, where)
     if held_out is None:
-        raise DataError(
-            f"{where}: no {what} {' or '.join(map(name.format, choice.held_out))}, the images to validate on; to hold "
-            "out a tenth of each class of train: --val-fraction 0.1"
-        )
+        named = " or ".join(map(name.format, choice.held_out))
+        remedy = "to hold out a tenth of each class of train: --val-fraction 0.1"
+        raise DataError(f"{where}: no {what} {named}, the images to validate on; {remedy}")
     unused = sorted(name for name in present if name != held_out and _words(name) & _LIKE_VALIDATION)
     return train, Parts(held_out, tuple(unused))
 

@@ -38,9 +38,8 @@ class EpochSampler:
         self.repeats, self.rank, self.world = repeats, rank, world
         self.steps_per_epoch = samples // step_batch
         if self.steps_per_epoch == 0:
-            raise ValueError(
-                f"{samples} training images do not fill one batch of {step_batch}: --batch-size {samples} or less"
-            )
+            remedy = f"--batch-size {samples} or less"
+            raise ValueError(f"{samples} training images do not fill one batch of {step_batch}: {remedy}")
         self.epoch = 0
         self.first_step = 0
 

@@ -16,12 +16,11 @@ from transmix.data.digits import digits_on_textures
 from transmix.data.folder import holds_class_folders, read_folder
 from transmix.data.grey import Grey
 from transmix.data.grey_range import FIND, scale_grey
-from transmix.data.hf import HF_PREFIX, read_hf
 from transmix.data.idx import holds_idx, read_idx_files
-from transmix.data.parquet import holds_parquet, read_parquet
 from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, USUAL, Choice, unused_note
 from transmix.data.settings import Data
 from transmix.data.subset import choose, hold_out
+from transmix.data.tables import HF_PREFIX, holds_parquet, read_hf, read_parquet
 from transmix.data.tar_shards import holds_shards_in_train, holds_tar_shards, read_tar_shards
 from transmix.data.torchvision_sets import FOLDER, OLDER_NAMES, PREFIX, read_folder_of, read_published
 
@@ -138,11 +137,9 @@ def _notes(data: ImageData) -> Iterator[str]:
     """Say what is odd about the parts of a data set, a line each."""
     if unused := unused_note(data.parts):
         yield unused[1]
-    if absent := classes_without(data.val.labels, data.classes):
-        yield (
-            f"{data.parts.held_out} has no image of class {listing(map(printable, absent))}: no score says how well it "
-            "is recognised"
-        )
+    if absent := listing(map(printable, classes_without(data.val.labels, data.classes))):
+        why = "no score says how well it is recognised"
+        yield f"{data.parts.held_out} has no image of class {absent}: {why}"
 
 
 def choice_of(settings: Data, kept: Choice = USUAL) -> Choice:
@@ -161,10 +158,8 @@ def choice_of(settings: Data, kept: Choice = USUAL) -> Choice:
     )
 
 
-def open_own(settings: Data, seed: int, kept: Choice = USUAL, other: str | None = None) -> ImageData:
-    """Open the data set of a recipe, or another; arguments and errors as `load_data`, but for the grey range."""
-    if other is not None:
-        return open_data(other, seed=seed, data_dir=settings.download or settings.data_dir)
+def open_own(settings: Data, seed: int, kept: Choice = USUAL) -> ImageData:
+    """Open the data set of a recipe; arguments and errors as `load_data`, but for the grey range."""
     places = {"download": settings.download, "data_dir": settings.data_dir}
     return open_data(settings.data or "", seed=seed, choice=choice_of(settings, kept), **places)
 

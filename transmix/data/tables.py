@@ -1,6 +1,13 @@
-"""Tables of encoded images and labels, as Parquet files and Hugging Face data sets hold them."""
+"""Tables of encoded images and labels: Parquet files, and data sets that Hugging Face's package `datasets` reads.
+
+Parquet files are read here and not with `datasets`, which first converts all of them to a second copy on disk, and then
+knows neither the file nor the row of an image that cannot be read.
+"""
 
 import json
+import logging
+import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +18,11 @@ import numpy as np
 from transmix.data.class_names import class_name, class_names, positions
 from transmix.data.dataset import DataError, ImageData, Split, class_difference, listing, printable, require_every_class
 from transmix.data.encoded import EncodedImages
-from transmix.data.parts import Choice, choose_parts
+from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts
+from transmix.error import one_line
 
-IMAGE_COLUMNS = ("image", "img")
-"""What the column of images may be called; the first that is there is taken."""
-
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-"""What the column of labels may be called; the first that is there is taken."""
+HF_PREFIX = "hf:"
+"""What the name or path of such a data set begins with as `--data`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,18 +135,17 @@ def _columns(table: Table, choice: Choice) -> tuple[str, str]:
             raise DataError(f"{where}: which of {among} are the {what}s? Name the column: --{what}-column NAME")
         return found
 
-    image = column("image", choice.image_column, IMAGE_COLUMNS, images)
-    return image, column("label", choice.label_column, LABEL_COLUMNS, labels)
+    image = column("image", choice.image_column, ("image", "img"), images)
+    return image, column("label", choice.label_column, ("label", "labels", "fine_label"), labels)
 
 
 def _read(table: Table, columns: tuple[str, str]) -> _Part:
     where, names = table.where, table.schema.names
     for what, column in zip(("image", "label"), columns, strict=True):
         if column not in names:
-            raise DataError(
-                f"{where}: no column {printable(column)} among {listing(map(printable, names))}; every file "
-                f"needs it, or name another: --{what}-column NAME"
-            )
+            among = listing(map(printable, names))
+            remedy = f"every file needs it, or name another: --{what}-column NAME"
+            raise DataError(f"{where}: no column {printable(column)} among {among}; {remedy}")
     found = table.read(list(columns))
     if found.num_rows == 0:
         raise DataError(f"{where}: no rows; remove the file or fetch it again")
@@ -169,9 +173,8 @@ def _images(column: Any, where: str) -> tuple[Any, Any]:
         if pa.types.is_struct(kind) and kind.get_field_index(name) >= 0
     }
     if "bytes" not in fields:
-        raise DataError(
-            f"{where} is {kind}; images are binary or a struct with a field bytes; name another: --image-column NAME"
-        )
+        wanted = "images are binary or a struct with a field bytes"
+        raise DataError(f"{where} is {kind}; {wanted}; name another: --image-column NAME")
     return fields["bytes"], fields.get("path")
 
 
@@ -185,9 +188,8 @@ def _labels(column: Any, listed: tuple[str, ...] | None, where: str) -> tuple[np
     if pa.types.is_boolean(kind):
         return column.to_numpy().astype(np.int64), ("false", "true"), False
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(
-            f"{where} is {kind}; labels are integers, strings or booleans; name another: --label-column NAME"
-        )
+        wanted = "labels are integers, strings or booleans"
+        raise DataError(f"{where} is {kind}; {wanted}; name another: --label-column NAME")
     values = column.cast(kind).combine_chunks().dictionary_encode()
     names, position = np.unique([class_name(name) for name in values.dictionary.to_pylist()], return_inverse=True)
     return position[values.indices.to_numpy()], tuple(names.tolist()), False
@@ -228,10 +230,8 @@ def _classes(train: list[_Part], val: list[_Part]) -> tuple[str, ...]:
         elif part in train and first.in_schema:
             reason = class_difference(first.names or (), part.names or ())
         if reason:
-            raise DataError(
-                f"{part.where}: class names differ from those of {Path(first.where).name} ({reason}); write all files "
-                "with one list of names"
-            )
+            others = f"those of {Path(first.where).name} ({reason})"
+            raise DataError(f"{part.where}: class names differ from {others}; write all files with one list of names")
     if first.names is None:
         top = max(int(part.labels.max()) for part in train)
         # no more classes than images, or one absurd label would ask for as many names
@@ -260,11 +260,126 @@ def _positions(part: _Part, classes: tuple[str, ...]) -> np.ndarray:
     label = part.labels[int(np.argmax(wrong))]
     _require_no_row(part.where, wrong, f"label {label} is not among the {len(names)} classes")
     found = positions(names, classes)[part.labels]
-    extra = sorted({names[label] for label in part.labels[found < 0]})
-    _require_no_row(
-        part.where,
-        found < 0,
-        f"not among the classes of train ({listing(map(printable, classes))}): {listing(map(printable, extra))}; drop "
-        "such rows, or add images to train",
-    )
+    extra = listing(map(printable, sorted({names[label] for label in part.labels[found < 0]})))
+    what = f"not among the classes of train ({listing(map(printable, classes))}): {extra}"
+    _require_no_row(part.where, found < 0, f"{what}; drop such rows, or add images to train")
     return found
+
+
+def holds_parquet(root: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder, or `data` inside it, has Parquet files named after the training split."""
+    return any(name.lower() in TRAIN for name in _parts(Path(root)))
+
+
+def read_parquet(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageData:
+    """Read a data set kept as Parquet files, such as `train-00000-of-00002.parquet`.
+
+    The training split is every `train-*.parquet` (or `train.parquet`) in the folder or in `data` inside it;
+    the other split is called `val`, `valid`, `validation`, ... or `test`, the first of these that is there. What the
+    columns hold is told by `read_tables`.
+
+    The encoded bytes of all images are held in memory; they are decoded when indexed.
+
+    Args:
+        root: The folder with the files.
+        choice: Which part to hold out, and which columns to take.
+
+    Raises:
+        DataError: If files or columns are missing, a label or an image is null, a label has no name or is no class of
+            training, or a class has no training image. The message names the file and row.
+    """
+    root = Path(root)
+    present = _parts(root)
+    tables_of = lambda part: [_parquet_table(path) for path in _whole(present[part], part)]  # noqa: E731
+    return read_tables(root.resolve().name, present, tables_of, choice, root, "files {}-*.parquet")
+
+
+def _parts(root: Path) -> dict[str, list[Path]]:
+    """List the files of each part: its name -> files, those in the folder before those in `data`."""
+    found: dict[str, list[Path]] = {}
+    for folder in (root / "data", root):
+        here: dict[str, list[Path]] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            here.setdefault(re.split(r"-|\.parquet$", path.name, maxsplit=1)[0], []).append(path)
+        found |= here
+    return found
+
+
+def _whole(files: list[Path], split: str) -> list[Path]:
+    """Check that none of a numbered series is missing."""
+    series = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
+    if series and series != {len(files)}:
+        there = f"{len(files)} files of {split}, but their names say there are {' and '.join(map(str, sorted(series)))}"
+        raise DataError(f"{files[0].parent}: {there}; complete the download or remove what is left over")
+    return files
+
+
+def _parquet_table(path: Path) -> Table:
+    import pyarrow.parquet as pq
+
+    schema = _readable(path, lambda: pq.read_schema(path))
+    return Table(str(path), schema, lambda columns: _readable(path, lambda: pq.ParquetFile(path).read(columns)))
+
+
+def _readable(path: Path, read: Callable[[], Any]) -> Any:
+    """Read a file; what pyarrow says against it becomes one line."""
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({one_line(error)}); fetch it again") from error
+
+
+def read_hf(name: str, choice: Choice = USUAL) -> ImageData:
+    """Read a data set with `datasets`, its images undecoded.
+
+    Args:
+        name: a folder of Parquet files, images or whatever else `datasets` loads; one that `save_to_disk` wrote; a
+            Parquet or Arrow file; or a name on the hub, with a configuration after a colon.
+        choice: which part to hold out, and which columns to take.
+
+    Raises:
+        DataError: `datasets` is not installed or cannot load it, or as `read_tables`.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{HF_PREFIX}{name} needs the package datasets: pip install 'transmix[huggingface]'") from error
+    loud = logging.getLogger("huggingface_hub.utils._http")  # tells of each of its tries to reach the hub
+    level = loud.level
+    try:
+        loud.setLevel(logging.ERROR)
+        found = _load(datasets, name)
+    except Exception as error:  # datasets lets through whatever its readers and its network raise
+        remedy = "without network, give a folder or file that is here"
+        reason = one_line(error, named=True)
+        raise DataError(f"{HF_PREFIX}{name}: datasets cannot load it ({reason}); {remedy}") from error
+    finally:
+        loud.setLevel(level)
+    present: Any = found if isinstance(found, dict) else {"train": found}
+    where = f"{HF_PREFIX}{name}"
+    tables_of = lambda part: [_hf_table(present[part], f"{where} {part}")]  # noqa: E731
+    return read_tables(Path(name).name, present, tables_of, choice, where, "split {}")
+
+
+def _load(datasets: Any, name: str) -> Any:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return datasets.load_dataset("arrow" if path.suffix.lower() == ".arrow" else "parquet", data_files=str(path))
+    if any((path / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        return datasets.load_from_disk(path)
+    if path.is_dir() or name.startswith((".", "/", "~")):
+        return datasets.load_dataset(str(path))
+    hub, _, configuration = name.partition(":")
+    return datasets.load_dataset(hub, configuration or None)
+
+
+def _hf_table(dataset: Any, where: str) -> Table:
+    def read(columns: list[str]) -> Any:
+        undecoded = dataset.select_columns(list(dict.fromkeys(columns)))
+        return undecoded.with_format("arrow")[:]
+
+    # what save_to_disk and the cache hold need not say it in the schema itself
+    metadata = {b"huggingface": json.dumps({"info": {"features": dataset.features.to_dict()}}).encode()}
+    return Table(where, dataset.features.arrow_schema.with_metadata(metadata), read, has_paths=True)

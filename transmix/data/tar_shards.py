@@ -28,6 +28,10 @@ LABEL_SUFFIXES = ("cls", "json", "txt")
 SHARD_NAME = re.compile(r"(.+)\.(tar|tar\.\w+|tgz)", re.IGNORECASE)
 LARGEST_LABEL_BYTES = 2**20
 NEIGHBOURS = "image and label must be neighbours, as tar --sort=name puts them"
+IMAGE = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i8"), ("deep", "?")])
+"""The position of an image's file among the shards, where its bytes begin there, how many they are, and whether it is
+called as one that can have more than 8 bits a channel."""
+
 BLOCK = 512  # of the tar format: headers take one, and everything begins at a multiple
 
 
@@ -39,17 +43,11 @@ class TarFiles:
 
     Attributes:
         paths: The tar files.
-        shards: (N,) int32, for each image the position of its file in `paths`.
-        offsets: (N,) int64, where the image's bytes begin in that file.
-        sizes: (N,) int64, how many they are.
-        deep: (N,) bool, whether the image is called as one that can have more than 8 bits a channel.
+        images: (N,) of `IMAGE`.
     """
 
     paths: tuple[str, ...]
-    shards: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    deep: np.ndarray
+    images: np.ndarray
 
     def source(self, row: int) -> bytes:
         """Read the bytes of an image.
@@ -57,23 +55,22 @@ class TarFiles:
         Raises:
             DataError: If the shard has gone or become shorter since it was indexed.
         """
-        size = int(self.sizes[row])
-        content = self._read(row, int(self.offsets[row]), size)
-        if len(content) != size:
+        content = self._read(row, int(self.images["offset"][row]), int(self.images["size"][row]))
+        if len(content) != self.images["size"][row]:
             raise DataError(f"{self._path(row)}: has become shorter since training began; put it back as it was")
         return content
 
     def where(self, row: int) -> str:
         """Name the tar file and the member of an image; the name is read back from the member's header."""
-        name = self._read(row, int(self.offsets[row]) - BLOCK, 100).partition(b"\0")[0]
+        name = self._read(row, int(self.images["offset"][row]) - BLOCK, 100).partition(b"\0")[0]
         return f"{self._path(row)} member {printable(os.fsdecode(name))}"
 
     def may_be_deep(self) -> np.ndarray:
         """Tell which images may have more than 8 bits a channel."""
-        return self.deep
+        return self.images["deep"]
 
     def _path(self, row: int) -> str:
-        return self.paths[int(self.shards[row])]
+        return self.paths[int(self.images["shard"][row])]
 
     def _read(self, row: int, offset: int, size: int) -> bytes:
         try:
@@ -170,10 +167,8 @@ def _whole(root: Path, split: str, shards: list[Path]) -> list[Path]:
     if len({path.parent for path in shards}) > 1:
         raise DataError(f"{root}: shards of {split} both here and in {root / split}; move one lot away")
     if compressed := [path.name for path in shards if path.suffix.lower() != ".tar"]:
-        raise DataError(
-            f"{root}: compressed shards ({listing(compressed, 3)}) cannot be read by offset; decompress them, for "
-            "example with gunzip: images are compressed already"
-        )
+        remedy = "decompress them, for example with gunzip: images are compressed already"
+        raise DataError(f"{root}: compressed shards ({listing(compressed, 3)}) cannot be read by offset; {remedy}")
     series: dict[str, set[int]] = {}
     for path in shards:
         if match := re.fullmatch(r"(.*?)(\d+)\.tar", path.name, re.IGNORECASE):
@@ -181,25 +176,20 @@ def _whole(root: Path, split: str, shards: list[Path]) -> list[Path]:
     for start, numbers in series.items():
         missing = [f"{start}{number}" for number in range(min(numbers), max(numbers)) if number not in numbers]
         if missing:
-            raise DataError(
-                f"{shards[0].parent}: shards are missing between the first and the last: {listing(missing)} (zeros "
-                "left out); complete the download, or rename the rest to leave no gap"
-            )
+            why = f"{listing(missing)} (zeros left out); complete the download, or rename the rest to leave no gap"
+            raise DataError(f"{shards[0].parent}: shards are missing between the first and the last: {why}")
     return shards
 
 
 def _read_samples(shards: list[Path]) -> _Samples:
-    index = np.dtype([("shards", "i4"), ("offsets", "i8"), ("sizes", "i8"), ("deep", "?")])
     tables, labels = [], []
     for number, path in enumerate(shards):
         rows = [((number, *place), label) for *place, label in _index(path)]
         if not rows:
             raise DataError(f"{path}: no samples; remove the file or fetch it again")
-        tables.append(np.array([row for row, _ in rows], dtype=index))
+        tables.append(np.array([row for row, _ in rows], dtype=IMAGE))
         labels += [label for _, label in rows]
-    found = np.concatenate(tables)
-    columns = (np.ascontiguousarray(found[name]) for name in index.names or ())
-    return TarFiles(tuple(map(str, shards)), *columns), labels
+    return TarFiles(tuple(map(str, shards)), np.concatenate(tables)), labels
 
 
 def _index(path: Path) -> Iterator[_Sample]:
@@ -283,10 +273,8 @@ def _classes(files: TarFiles, labels: list[int | str]) -> tuple[str, ...]:
         return tuple(str(number) for number in range(min(max(numbers) + 1, len(numbers))))
     if numbers:
         first = labels.index(numbers[0])
-        raise DataError(
-            f"{files.where(first)}: label {numbers[0]} is a number, but others are names; name all "
-            "classes in a file classnames.txt beside the shards"
-        )
+        remedy = "name all classes in a file classnames.txt beside the shards"
+        raise DataError(f"{files.where(first)}: label {numbers[0]} is a number, but others are names; {remedy}")
     return tuple(sorted({str(label) for label in labels}))
 
 

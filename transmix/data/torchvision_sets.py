@@ -22,6 +22,7 @@ from transmix.data.class_names import class_names
 from transmix.data.dataset import DataError, ImageData, Images, Parts, Split, listing, require_every_class
 from transmix.data.encoded import image_files
 from transmix.data.parts import USUAL, Choice, choose_parts
+from transmix.error import one_line
 
 PREFIX = "torchvision:"
 """What the name of a set begins with as `--data`."""
@@ -314,8 +315,8 @@ def _read(name: str, parts: list[Mapping[str, Any]], folder: Path, kind: Any) ->
         made = _make(kind, name, parts, folder, fetch=False)
         samples = [SETS[name].read(dataset) for dataset in made]
     except Exception as error:  # torchvision checks little before it reads: damaged files raise nearly anything
-        kind_of_error = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
-        reason = kind_of_error + " ".join(str(error).partition(" You can ")[0].split()).rstrip(".")
+        said = one_line(error, named=not isinstance(error, RuntimeError))
+        reason = said.partition(" You can ")[0].rstrip(".")
         raise DataError(f"{PREFIX}{name}: cannot be read in {folder} ({reason}); {_remedy(name)}") from error
     classes, labels = _numbered(f"{PREFIX}{name}", made[0], [np.asarray(found) for _, found in samples])
     splits = [Split(images, found) for (images, _), found in zip(samples, labels, strict=True)]
@@ -341,10 +342,8 @@ def _numbered(where: str, dataset: Any, labels: list[np.ndarray]) -> tuple[tuple
     elif names[0] == "N/A":  # EMNIST's letters are numbered from 1
         names, numbers = names[1:], numbers[1:]
     names = [", ".join(one) if isinstance(one, tuple) else str(one) for one in names]
-    if len(set(names)) < len(names) and hasattr(dataset, "wnids"):  # ImageNet has two kinds of crane
-        names = [
-            f"{one} ({code})" if names.count(one) > 1 else one for one, code in zip(names, dataset.wnids, strict=True)
-        ]
+    if len(set(names)) < len(names) and (codes := getattr(dataset, "wnids", ())):  # ImageNet has two kinds of crane
+        names = [f"{one} ({code})" if names.count(one) > 1 else one for one, code in zip(names, codes, strict=True)]
     for found in labels:
         if wrong := sorted(set(found.tolist()) - set(numbers.tolist())):
             raise DataError(f"{where}: label {listing(map(str, wrong))} is none of the {len(names)} classes of train")
@@ -358,10 +357,7 @@ def _fetch(name: str, parts: list[Mapping[str, Any]], folder: Path) -> None:
     Everything arrives in a temporary folder and is renamed when it is complete: torchvision itself takes a set whose
     unpacking was interrupted for whole.
     """
-    if not SETS[name].fetched:
-        return
-    kind = _class_of(name)
-    if _is_there(kind, name, parts, folder):
+    if not SETS[name].fetched or _is_there(kind := _class_of(name), name, parts, folder):
         return
     with opened_alone(folder / f".{name}.lock"), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as made:
         if _is_there(kind, name, parts, folder):
@@ -369,11 +365,9 @@ def _fetch(name: str, parts: list[Mapping[str, Any]], folder: Path) -> None:
         try:
             _make(kind, name, parts, Path(made), fetch=True)
         except Exception as error:  # what urllib and torchvision say against a server, an archive or a disk
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"{PREFIX}{name}: cannot be fetched into {folder} ({type(error).__name__}: {reason}); without network, "
-                "bring its files by other means and give their folder: --data-dir FOLDER"
-            ) from error
+            reason = one_line(error, named=True)
+            remedy = "without network, bring its files by other means and give their folder: --data-dir FOLDER"
+            raise DataError(f"{PREFIX}{name}: cannot be fetched into {folder} ({reason}); {remedy}") from error
         _move_into(Path(made), folder)
 
 

@@ -1,27 +1,34 @@
 """Every image of a data set, looked at by several processes."""
 
+import hashlib
+import io
 import os
+import stat
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from transmix.data.class_names import odd_names
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, listing
+from transmix.data.decode import decode_image, orientation, stored_as
 from transmix.data.encoded import EncodedImages, ImageFiles
 from transmix.data.folder import read_folder
-from transmix.data.grey import EACH_IMAGE, GreyRange, as_range
-from transmix.data.grey_range import check_levels, deep_values_of, leaving_notes, range_of, with_grey
+from transmix.data.formats import FORMAT_OF, FORMATS
+from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_range
+from transmix.data.grey_range import check_levels, deep_values_of, leaves, leaving_notes, range_of, with_grey
 from transmix.data.loader import choose_workers
 from transmix.data.parts import unused_note
 from transmix.data.source import LAYOUTS, open_data
 from transmix.doctor.folders import list_class_folders
-from transmix.doctor.look import Look, look_at_content, look_at_file, look_at_pixels
 from transmix.doctor.report import NOTES, PROBLEMS, Finding, Report
 
 FEW = 500
@@ -134,7 +141,7 @@ def find_grey(
         findings += [
             Finding("grey-range", (place(split.images, index, name),), as_range((one.low, one.high)))
             for index, one in greys.items()
-            if grey is not None and not (grey[0] <= one.low and one.high <= grey[1])
+            if grey is not None and leaves(one, grey)
         ]
     return grey, findings
 
@@ -168,10 +175,104 @@ def same_pixels(images: list[Picture]) -> list[Finding]:
     return findings
 
 
+class Look(NamedTuple):
+    """What one image looks like.
+
+    Attributes:
+        pixels: a fingerprint that images of the same decoded pixels share; None if it cannot be decoded.
+        oddities: (kind of finding, detail).
+    """
+
+    pixels: bytes | None
+    oddities: tuple[tuple[str, str], ...] = ()
+
+
+def look_at_pixels(image: np.ndarray) -> Look:
+    """Look at a decoded image, (H, W, 3) uint8."""
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return Look(digest.digest())
+
+
+def _look_at_file(path: Path, grey: Grey) -> Look:
+    """Look at an image file, or at what bears the name of one; `grey` as in `decode_image`."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return Look(None, (("not-a-file", "a folder, pipe, socket or device"),))
+        content = path.read_bytes()
+    except OSError as error:
+        return Look(None, (("not-a-file", error.strerror or str(error)),))
+    return look_at_content(content, path.suffix.lower(), grey)
+
+
+def look_at_content(content: bytes, suffix: str | None = None, grey: Grey = EACH_IMAGE) -> Look:
+    """Look at an encoded image; `suffix` is what its name ends in, None if it has none; `grey` as in `decode_image`."""
+    if not content:
+        return Look(None, (("empty-file", ""),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's about large images and odd metadata: they become findings
+        try:
+            image = decode_image(content, "", grey)
+        except DataError as error:
+            return Look(None, (_refusal(content, error),))
+        return Look(look_at_pixels(image).pixels, tuple(_oddities(content, suffix)))
+
+
+def _refusal(content: bytes, error: DataError) -> tuple[str, str]:
+    cause = error.__cause__
+    reason = getattr(error, "reason", "") or str(error)
+    if isinstance(cause, Image.DecompressionBombError):
+        return "huge", str(cause)
+    if "truncated" in str(cause) or isinstance(cause, EOFError) or _ends_early(content):
+        return "truncated", reason
+    return "unreadable", reason
+
+
+def _ends_early(content: bytes) -> bool:
+    """Tell whether the mark is missing with which a sound file ends, or bytes that its header counts."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return b"\xff\xd9" not in content[-64:]
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" not in content[-64:]
+    if content.startswith(b"RIFF"):
+        return len(content) < 8 + int.from_bytes(content[4:8], "little")
+    return content.startswith(b"GIF8") and b";" not in content[-2:]
+
+
+def _oddities(content: bytes, suffix: str | None) -> list[tuple[str, str]]:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        stored = stored_as(image)
+        limit = Image.MAX_IMAGE_PIXELS or float("inf")
+        return [
+            oddity
+            for oddity, holds in {
+                ("wrong-extension", f"is {image.format}"): suffix is not None
+                and FORMAT_OF.get(suffix, image.format) != ("JPEG" if image.format == "MPO" else image.format),
+                ("16-bit", f"mode {stored}"): ";16" in stored or ";12" in stored or stored[:1] in ("I", "F"),
+                ("bands", f"{stored}"): image.format == "TIFF" and stored.startswith(("RGBX", "RGBAX")),
+                ("cmyk", ""): image.mode == "CMYK",
+                ("palette", ""): image.mode in ("P", "PA"),
+                ("alpha", ""): image.has_transparency_data,
+                ("rotated", f"orientation {orientation(image)}"): orientation(image) in range(2, 9),
+                ("animated", ""): _has_more_frames(image),
+                ("large", f"{image.width} x {image.height}"): image.width * image.height > limit,
+            }.items()
+            if holds
+        ]
+
+
+def _has_more_frames(image: Any) -> bool:
+    """Tell whether there is an animation or a second page; a camera's preview (MPO) counts as neither."""
+    try:
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    except Exception:  # a second frame that is damaged, where the first is sound
+        return False
+
+
 def _look(images: Any, index: int) -> Look:
     if isinstance(images, EncodedImages):
         source = images.source(index)
-        look = look_at_file if isinstance(source, Path) else look_at_content
+        look = _look_at_file if isinstance(source, Path) else look_at_content
         return look(source, grey=images.grey)  # type: ignore[arg-type]
     try:
         return look_at_pixels(images[index])

@@ -17,43 +17,8 @@ from torch.nn import functional as F
 AnyAccumulator = TypeVar("AnyAccumulator")
 
 
-class Accuracy:
-    """Top-1 and top-5 accuracy, as fractions in 0..1.
-
-        top_k = |{samples whose label is among the k highest logits}| / |{samples}|
-
-    With fewer than five classes 'top5' is top-K, that is 1. Among equal logits the order of `torch.topk`
-    decides. A row with a non-finite logit counts as wrong.
-
-    Args:
-        num_classes: K.
-        device: device of the counts.
-    """
-
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.num_classes = num_classes
-        self.hits = torch.zeros(2, dtype=torch.int64, device=device)
-        self.count = torch.zeros((), dtype=torch.int64, device=device)
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
-        check_batch(logits, labels, self.num_classes)
-        hit = (top_classes(logits) == labels[:, None]) & finite_rows(logits)[:, None]
-        self.hits += torch.stack([hit[:, 0].sum(), hit.sum()])
-        self.count += len(labels)
-
-    def compute(self) -> Iterator[tuple[str, float]]:
-        """Yield 'top1' and 'top5'; nan if no sample came."""
-        yield from zip(("top1", "top5"), (self.hits.cpu().double() / self.count.cpu()).tolist(), strict=True)
-
-
-class CrossEntropy:
-    """Mean cross-entropy in nats over all samples, without label smoothing.
-
-        loss = mean over samples of (log sum_k exp(z_k) - z_label)
-
-    Logits are brought to float32 whatever type they come in. A row with a non-finite logit makes the loss
-    nan, and 'nonfinite_logits' says how many there are: such a model must not pass with a score of the rest.
+class Tally:
+    """What is taken of every batch: the number of images, a sum over them, and what a kind adds.
 
     Args:
         num_classes: K.
@@ -62,19 +27,69 @@ class CrossEntropy:
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
-        self.total = torch.zeros((), dtype=sum_dtype(device), device=device)
-        self.nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self.count = torch.zeros((), dtype=torch.int64, device=device)
+        self.total = torch.zeros((), dtype=sum_dtype(device), device=device)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
-        check_batch(logits, labels, self.num_classes)
+        """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1. Nothing looks at their values here.
+
+        Raises:
+            ValueError: logits are not (B, K), or labels not (B,).
+            TypeError: logits are not floating point, or labels not int64.
+        """
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes or labels.shape != logits.shape[:1]:
+            shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"expected logits (B, {self.num_classes}) and labels (B,), got {shapes}")
+        if not logits.is_floating_point() or labels.dtype != torch.int64:
+            raise TypeError(f"expected float logits and int64 labels, got {logits.dtype} and {labels.dtype}")
+        self.count += len(labels)
+        self._add(logits, labels)
+
+    def _add(self, logits: Tensor, labels: Tensor) -> None:
+        raise NotImplementedError
+
+
+class Accuracy(Tally):
+    """Top-1 and top-5 accuracy, as fractions in 0..1.
+
+        top_k = |{samples whose label is among the k highest logits}| / |{samples}|
+
+    With fewer than five classes 'top5' is top-K, that is 1. Among equal logits the order of `torch.topk`
+    decides. A row with a non-finite logit counts as wrong.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(num_classes, device)
+        self.hits = self.count.new_zeros(2)
+
+    def _add(self, logits: Tensor, labels: Tensor) -> None:
+        hit = (top_classes(logits) == labels[:, None]) & finite_rows(logits)[:, None]
+        self.hits += torch.stack([hit[:, 0].sum(), hit.sum()])
+
+    def compute(self) -> Iterator[tuple[str, float]]:
+        """Yield 'top1' and 'top5'; nan if no sample came."""
+        yield from zip(("top1", "top5"), (self.hits.cpu().double() / self.count.cpu()).tolist(), strict=True)
+
+
+class CrossEntropy(Tally):
+    """Mean cross-entropy in nats over all samples, without label smoothing.
+
+        loss = mean over samples of (log sum_k exp(z_k) - z_label)
+
+    Logits are brought to float32 whatever type they come in. A row with a non-finite logit makes the loss
+    nan, and 'nonfinite_logits' says how many there are: such a model must not pass with a score of the rest.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(num_classes, device)
+        self.nonfinite = self.count.clone()
+
+    def _add(self, logits: Tensor, labels: Tensor) -> None:
         finite = finite_rows(logits)
         # not F.cross_entropy: that takes a label of -100 for "ignore" and lowers the mean without a word
         losses = -logits.float().log_softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
         self.total += losses.masked_fill(~finite, torch.nan).sum(dtype=self.total.dtype)
         self.nonfinite += (~finite).sum()
-        self.count += len(labels)
 
     def compute(self) -> Iterator[tuple[str, float]]:
         """Yield 'loss', nan if no sample came, and 'nonfinite_logits', a number of rows."""
@@ -82,38 +97,26 @@ class CrossEntropy:
         yield "nonfinite_logits", int(self.nonfinite)
 
 
-class BrierScore:
+class BrierScore(Tally):
     """Multi-class Brier score, in 0..2, lower is better.
 
         score = mean over samples of sum_k (p_k - [k = label])^2
 
     p is the softmax of the logits. This is Brier's own definition (Monthly Weather Review, 1950); for two classes it
     is twice the one-column form that is also in use. A row with a non-finite logit makes the score nan.
-
-    Args:
-        num_classes: K.
-        device: device of the sums.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.num_classes = num_classes
-        self.total = torch.zeros((), dtype=sum_dtype(device), device=device)
-        self.count = torch.zeros((), dtype=torch.int64, device=device)
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
-        check_batch(logits, labels, self.num_classes)
+    def _add(self, logits: Tensor, labels: Tensor) -> None:
         probabilities = logits.to(self.total.dtype).softmax(dim=1)
         probabilities = probabilities.masked_fill(~finite_rows(logits)[:, None], torch.nan)
         self.total += (probabilities - F.one_hot(labels, self.num_classes)).square().sum()
-        self.count += len(labels)
 
     def compute(self) -> Iterator[tuple[str, float]]:
         """Yield 'brier_score'; nan if no sample came."""
         yield "brier_score", float(self.total / self.count)
 
 
-class CalibrationError:
+class CalibrationError(Tally):
     """Expected calibration error, a fraction in 0..1: the mean gap between confidence and accuracy.
 
     Samples are sorted by confidence (the highest softmax probability) into M equal bins ((m-1)/M, m/M], and
@@ -133,14 +136,11 @@ class CalibrationError:
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu", bins: int = 15) -> None:
-        self.num_classes = num_classes
-        self.images = torch.zeros(bins, dtype=torch.int64, device=device)
-        self.hits = torch.zeros(bins, dtype=torch.int64, device=device)
-        self.confidence = torch.zeros(bins, dtype=sum_dtype(device), device=device)
+        super().__init__(num_classes, device)
+        self.images, self.hits = self.count.new_zeros(bins), self.count.new_zeros(bins)
+        self.confidence = self.total.new_zeros(bins)
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
-        check_batch(logits, labels, self.num_classes)
+    def _add(self, logits: Tensor, labels: Tensor) -> None:
         bins = len(self.hits)
         confidence, hit = confidence_and_hits(logits, labels)
         edges = torch.linspace(0, 1, bins + 1, device=logits.device)
@@ -160,7 +160,7 @@ class CalibrationError:
         return {"count": self.images.tolist(), "hits": self.hits.tolist(), "confidence": self.confidence.tolist()}
 
 
-class Confusion:
+class Confusion(Tally):
     """Counts of (true class, predicted class), and from them the accuracy of every class.
 
         accuracy_k = counts[k, k] / |{samples of class k}|
@@ -168,24 +168,18 @@ class Confusion:
     is a fraction in 0..1, and nan for a class without samples. A row with a non-finite logit predicts
     nothing: it is missing in `counts` and counts as wrong for its class. K * (K + 1) int64 counts take 8 MB
     for 1,000 classes, and 3.8 GB for the 21,841 of ImageNet-21k.
-
-    Args:
-        num_classes: K.
-        device: device of the counts.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.num_classes = num_classes
-        self.cells = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64, device=device)
+        super().__init__(num_classes, device)
+        self.cells = self.count.new_zeros(num_classes, num_classes + 1)
 
     @property
     def counts(self) -> Tensor:
         """The confusion matrix (K, K) int64: rows are the truth, columns the prediction."""
         return self.cells[:, :-1]
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1."""
-        check_batch(logits, labels, self.num_classes)
+    def _add(self, logits: Tensor, labels: Tensor) -> None:
         predicted = top_classes(logits)[:, 0].masked_fill(~finite_rows(logits), self.num_classes)
         # not bincount: on a GPU it reads the largest index back to the host
         cell = labels * (self.num_classes + 1) + predicted
@@ -196,21 +190,6 @@ class Confusion:
         right, samples = self.counts.diagonal().cpu(), self.cells.sum(dim=1).cpu()
         yield "per_class_accuracy", (right.double() / samples).tolist()
         yield "confusion", self.counts.cpu()
-
-
-def check_batch(logits: Tensor, labels: Tensor, num_classes: int) -> None:
-    """Check shapes and types of a batch without looking at its values.
-
-    Raises:
-        ValueError: logits are not (B, K) with K = `num_classes`, or labels not (B,).
-        TypeError: logits are not floating point, or labels not int64.
-    """
-    if logits.ndim != 2 or logits.shape[1] != num_classes or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"expected logits (B, {num_classes}) and labels (B,), got {tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
-    if not logits.is_floating_point() or labels.dtype != torch.int64:
-        raise TypeError(f"expected float logits and int64 labels, got {logits.dtype} and {labels.dtype}")
 
 
 def finite_rows(logits: Tensor) -> Tensor:

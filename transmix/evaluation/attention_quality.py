@@ -1,7 +1,6 @@
 """The suite 'attention-quality': does the class token look at the foreground? Maps against masks, image by image."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from transmix.attention import AttentionReader, attention_maps
 from transmix.data.dataset import DataError, ImageData
 from transmix.data.masks import FOREGROUND, UNSURE, Masks, crop_mask, open_masks
 from transmix.distributed import gather
-from transmix.evaluation.evaluator import Evaluator
+from transmix.evaluation.evaluate import Evaluator
 from transmix.evaluation.suites import Settings
 from transmix.labels.patches import mask_on_patches
 from transmix.mixing.box import Box, box_area
@@ -67,8 +66,7 @@ def box_around(found: np.ndarray) -> Box:
 
 def largest_box(patches: np.ndarray, size: tuple[int, int]) -> Box:
     """Return the box, in pixels, around the largest connected part of (h, w) bool; patches connect at corners too."""
-    found: Any = label(patches, structure=np.ones((3, 3)))
-    parts, count = found
+    parts, count = label(patches, structure=np.ones((3, 3)))  # type: ignore[misc]
     if count > 1:
         patches = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
     down, across = (pixels / cells for pixels, cells in zip(size, patches.shape, strict=True))
@@ -99,8 +97,7 @@ def image_scores(attention: Tensor, heads: Tensor, grid: tuple[int, int], masks:
         whether the box at each of `CUTS` has an overlap of at least 0.5 with the mask's; 'maps' (B, P), each of sum 1,
         and 'foreground' (B, P), the share of each patch that is foreground.
     """
-    height, width = masks.shape[-2:]
-    size = height, width
+    size = masks.shape[-2], masks.shape[-1]
     foreground = masks == FOREGROUND
     theirs = [box_around(mask) for mask in foreground.numpy()]
 

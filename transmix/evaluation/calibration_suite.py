@@ -7,10 +7,9 @@ import numpy as np
 from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.seeding import derive_seed
 from transmix.evaluation.accumulators import Accuracy, BrierScore, CalibrationError, CrossEntropy, sum_over_ranks
-from transmix.evaluation.confidence import Confidences
-from transmix.evaluation.evaluator import Evaluator, part_of
+from transmix.evaluation.confidence import Confidences, Temperature
+from transmix.evaluation.evaluate import Evaluator, part_of
 from transmix.evaluation.suites import Settings
-from transmix.evaluation.temperature import Temperature
 
 
 def calibration(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, float]]:
@@ -37,10 +36,8 @@ def _measure(evaluator: Evaluator, split: Split, seed: int) -> Iterator[tuple[st
     fitting, scoring = halves(len(split), seed)
     classes, device = len(evaluator.classes), evaluator.device
     accuracy = Accuracy(classes, device)
-    whole, before, after = (
-        (CalibrationError(classes, device), BrierScore(classes, device), CrossEntropy(classes, device))
-        for _ in range(3)
-    )
+    kinds = (CalibrationError, BrierScore, CrossEntropy)
+    whole, before, after = ([kind(classes, device) for kind in kinds] for _ in range(3))
     confidences, temperature = Confidences(classes, device), Temperature(classes, device)
 
     def see(positions: np.ndarray):
@@ -68,6 +65,6 @@ def _measure(evaluator: Evaluator, split: Split, seed: int) -> Iterator[tuple[st
         yield from ((f"{name}_{when}", value) for name, value in _values(scores))
 
 
-def _values(scores: tuple) -> Iterator[tuple[str, float]]:
+def _values(scores: list) -> Iterator[tuple[str, float]]:
     for score in scores:
         yield from (pair for pair in sum_over_ranks(score).compute() if pair[0] != "nonfinite_logits")

@@ -1,16 +1,30 @@
-"""All scores of a model on a data set, in one pass."""
+"""All scores of a model on a data set in one pass; and a model on its device, with the loop of every suite."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
+from transmix import distributed
 from transmix.attention.eval_mode import eval_mode
-from transmix.distributed import is_part
+from transmix.data.bad_images import BadImages
+from transmix.data.dataset import ImageData, Split
+from transmix.data.grey_range import with_grey
+from transmix.data.loader import choose_threads, choose_workers, evaluation_batches
+from transmix.data.subset import take
+from transmix.distributed import World, is_part
 from transmix.evaluation.accumulators import Accuracy, CalibrationError, Confusion, CrossEntropy, sum_over_ranks
 from transmix.metrics import added_metrics
+from transmix.models.build import AMP
+from transmix.models.loaded import LoadedModel, Preprocessing
+
+LEFT_OUT = ("confusion", "reliability")
+"""What `evaluate` finds and no table of scores has room for."""
 
 
 def evaluate(
@@ -96,3 +110,145 @@ def _answers(
             rows = valid.nonzero().squeeze(1).to(device, non_blocking=True)
             logits, labels = logits[rows], labels[rows]
         yield logits, labels
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """One set of weights on its device, and how images are run through it.
+
+    Attributes:
+        loaded: the model, moved to the device of `world`, with its class names.
+        world: this process among all that measure together, and its device.
+        batch_size: images at once.
+        workers: processes that load images; None: what the cores allow.
+        amp_dtype: for autocast; None for none.
+        bad: which images cannot be read, and how many may be; None: none.
+    """
+
+    loaded: LoadedModel
+    world: World
+    batch_size: int = 128
+    workers: int | None = None
+    amp_dtype: torch.dtype | None = None
+    bad: BadImages | None = None
+
+    @property
+    def name(self) -> str:
+        """Which weights: "model", "ema"."""
+        return self.loaded.name
+
+    @property
+    def model(self) -> nn.Module:
+        """Gives logits (B, K) for normalised images."""
+        return self.loaded.model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K names of the logits' columns."""
+        return self.loaded.classes or ()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the model's input."""
+        return self.loaded.preprocessing
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.world.device
+
+    def load(self, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield this process's share of a split as `evaluation_batches` does: (images uint8, labels, valid)."""
+        world, pin, seen = self.world, self.device.type == "cuda", self.preprocessing
+        split = split if seen.grey is None else with_grey(split, seen.grey)
+        in_memory = isinstance(split.images, np.ndarray | list)
+        workers = choose_workers(self.workers, in_memory, world.local)
+        if self.device.type == "cpu":
+            torch.set_num_threads(choose_threads(None, workers, world.local))
+        return evaluation_batches(split, seen.crop, self.batch_size, workers, pin, (world.rank, world.size), self.bad)
+
+    def batches(self, split: Split, what: str = "") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield this process's share of a split, without images that cannot be read.
+
+        Args:
+            split: labels are positions in `classes`.
+            what: is being measured, for the progress bar.
+
+        Yields:
+            pixels (b, 3, S, S) float32, normalised, and labels (b,) int64, both on the device; index (b,) int64, on
+            the CPU, the images' positions in the split, which random numbers are keyed by.
+        """
+        normalise = self.preprocessing.normaliser(self.device)
+        place = self.world.rank
+        share = len(range(self.world.rank, len(split), self.world.size))
+        title, steps = f"{what} {self.name}".strip(), -(-share // self.batch_size)
+        hidden = None if self.world.is_main else True  # None: unless in a terminal
+        bar = tqdm(self.load(split), title, steps, leave=False, unit="batch", disable=hidden)
+        for images, labels, valid in bar:
+            index = torch.arange(len(labels)) * self.world.size + place
+            place += len(labels) * self.world.size
+            if valid is not None:
+                images, labels, index = images[valid], labels[valid], index[valid]
+            if len(labels):
+                yield normalise(images), labels.to(self.device, non_blocking=True), index
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the model's logits (b, K) float32 for pixels (b, 3, S, S) as `batches` gives them."""
+        with self.autocast():
+            return self.model(pixels).float()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model runs."""
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+
+
+def prepare(
+    models: Sequence[LoadedModel],
+    *,
+    batch_size: int = 128,
+    device: str = "auto",
+    workers: int | None = None,
+    amp: str = "none",
+    compile: bool = False,
+    bad: BadImages | None = None,
+) -> list[Evaluator]:
+    """Bring models to the device; under torchrun, join the other processes.
+
+    Args:
+        models: with class names, as `load_with_data` gives them.
+        batch_size: images at once.
+        device: "auto", "cpu", "cuda", ...
+        workers: processes that load images; None: what the cores allow.
+        amp: "none", "bf16" or "fp16".
+        compile: torch.compile the models.
+        bad: how many images may be unreadable, and which are; None: none may.
+
+    Raises:
+        RecipeError: a device that this machine does not have, or processes that cannot find each other.
+    """
+    world = distributed.start(device)
+    ready = []
+    for one in models:
+        model: Any = one.model.to(world.device)
+        model = torch.compile(model) if compile else model
+        ready.append(Evaluator(replace(one, model=model), world, batch_size, workers, AMP[amp], bad))
+    return ready
+
+
+def score(evaluators: Sequence[Evaluator], data: ImageData) -> dict[str, dict[str, Any]]:
+    """Return the scores of each set of weights on a data set's validation split, but for `LEFT_OUT`.
+
+    Images that cannot be read are left out, as far as `bad` allows, and are known to it then.
+    """
+    scores = {}
+    for one in evaluators:
+        how: dict[str, Any] = {"normalise": one.preprocessing.normaliser(one.device), "amp_dtype": one.amp_dtype}
+        found = evaluate(one.model, one.load(data.val), len(one.classes), one.device, **how)
+        scores[one.name] = {metric: value for metric, value in found.items() if metric not in LEFT_OUT}
+    return scores
+
+
+def part_of(split: Split, positions: np.ndarray) -> Split:
+    """Take the images of a split at some positions, (n,) int64, without masks."""
+    return replace(take(split, positions), masks=None)

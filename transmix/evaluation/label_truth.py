@@ -22,7 +22,7 @@ from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageEr
 from transmix.data.masks import FOREGROUND, Masks, crop_mask, open_masks
 from transmix.data.seeding import derive_seed
 from transmix.distributed import gather
-from transmix.evaluation.evaluator import Evaluator
+from transmix.evaluation.evaluate import Evaluator
 from transmix.evaluation.suites import Settings
 from transmix.labels.attention import attention_labels
 from transmix.mixing import Mixed

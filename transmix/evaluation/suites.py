@@ -15,13 +15,14 @@ suites and yields the same values, for the whole of the data, whatever its share
 import pkgutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from transmix import plugins
 from transmix.attention import AttentionError
-from transmix.data.dataset import DataError, ImageData
-from transmix.evaluation.evaluator import Evaluator
+from transmix.data.dataset import DataError, ImageData, UnreadableImageError
+from transmix.evaluation.evaluate import Evaluator
 from transmix.recipes import RecipeError
 
 Value = float | int | str | list[float] | list[int]
@@ -30,8 +31,8 @@ Suite = Callable[[Evaluator, ImageData, "Settings"], Iterator[tuple[str, Value]]
 
 SUITES = {
     "calibration": "transmix.evaluation.calibration_suite:calibration",
-    "occlusion": "transmix.evaluation.occlusion:occlusion",
-    "shuffle": "transmix.evaluation.shuffle:shuffle",
+    "occlusion": "transmix.evaluation.patches:occlusion",
+    "shuffle": "transmix.evaluation.patches:shuffle",
     "shifts": "transmix.evaluation.shifts:shifts",
     "attention-quality": "transmix.evaluation.attention_quality:attention_quality",
     "label-truth": "transmix.evaluation.label_truth:label_truth",
@@ -79,7 +80,8 @@ def run_suites(
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Call every suite for every set of weights, then run one after the other.
 
-    Of "all", suites that do not apply to these models and data are left out, with a line that says why.
+    Of "all", suites that do not apply to these models and data are left out, with a line that says why, whether that
+    is known from the start or turns out while they run.
 
     Returns:
         An iterator over (suite, {model: {name: value}}), in the order asked for.
@@ -88,26 +90,38 @@ def run_suites(
         AttentionError, DataError, RecipeError: from here, if a suite cannot be run; while iterating, if it turns out
             later.
     """
-    talks = evaluators[0].world.is_main
-    called = {}
     every = plugins.names("suite", SUITES)
-    for name in dict.fromkeys(name for asked in names for name in (every if asked == "all" else (asked,))):
-        try:
+    asked = dict.fromkeys(name for one in names for name in (every if one == "all" else (one,)))
+    wanted = {*names} | ({"shifts"} if settings.shift_data or settings.outlier_data else set())  # by name, or by data
+    called = {}
+    for name in asked:
+        with _left_out_if_not_wanted(name, wanted, evaluators[0]):
             called[name] = {one.name: load_suite(name)(one, data, settings) for one in evaluators}
-        except (AttentionError, DataError, RecipeError) as error:
-            if name in names or (name == "shifts" and (settings.shift_data or settings.outlier_data)):
-                raise  # it is asked for, by its name or by its data
-            if talks:
-                print(f"left out, since it does not apply: {name}: {error}", flush=True)
-    return _run(called, talks)
+
+    def run() -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+        for name, of_models in called.items():
+            found = {}
+            with _left_out_if_not_wanted(name, wanted, evaluators[0]):
+                for model, values in of_models.items():
+                    started = time.perf_counter()
+                    found[model] = dict(values)
+                    if evaluators[0].world.is_main:
+                        print(f"{name} of {model}: {time.perf_counter() - started:.0f} s", flush=True)
+            if found.keys() == of_models.keys():
+                yield name, found
+
+    return run()
 
 
-def _run(called: dict[str, dict[str, Iterator[tuple[str, Any]]]], talks: bool) -> Iterator[tuple[str, dict]]:
-    for suite, of_models in called.items():
-        found = {}
-        for model, values in of_models.items():
-            started = time.perf_counter()
-            found[model] = dict(values)
-            if talks:
-                print(f"{suite} of {model}: {time.perf_counter() - started:.0f} s", flush=True)
-        yield suite, found
+@contextmanager
+def _left_out_if_not_wanted(name: str, wanted: set[str], evaluator: Evaluator) -> Iterator[None]:
+    """Leave out a suite of "all" that cannot be run, with a line that says why; of one that is wanted, raise."""
+    try:
+        yield
+    except (AttentionError, DataError, RecipeError) as error:
+        # Bad images are no matter of the suite, and one process alone may meet them.
+        bad = evaluator.bad is not None and len(evaluator.bad.known) > evaluator.bad.limit
+        if name in wanted or bad or isinstance(error, UnreadableImageError):
+            raise
+        if evaluator.world.is_main:
+            print(f"left out, since it does not apply: {name}: {error}", flush=True)

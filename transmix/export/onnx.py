@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from transmix import __version__
-from transmix.export.check import check_same
-from transmix.export.error import ExportError
+from transmix.error import one_line
+from transmix.export.check import ExportError, check_same
 from transmix.models.loaded import LoadedModel
 
 OPSET = 18
@@ -82,7 +82,7 @@ def _program(loaded: LoadedModel) -> Any:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises what the model's code and its own passes happen to raise
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        reason = one_line(error.__cause__ or error)
         raise ExportError(f"torch cannot write {loaded.settings.model} as ONNX: {reason}") from error
     # Stack traces, which name the folders of this machine and are as large as the weights of a small model.
     for graph in (program.model.graph, *(function.graph for function in program.model.functions.values())):

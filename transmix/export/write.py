@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from transmix.export.card import card
-from transmix.export.error import ExportError
-from transmix.export.huggingface import check_huggingface
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from transmix import __version__
+from transmix.export.check import ExportError, check_huggingface
 from transmix.export.onnx import write_onnx
 from transmix.export.timm import write_timm
+from transmix.metrics import METRICS, TRAINING_METRICS, in_log
 from transmix.models.loaded import LoadedModel, load_model
+from transmix.recipes.mixing import title
 from transmix.runs.error import RunError
 from transmix.runs.weights import is_run
+from transmix.training.optimizer import peak_lr
 
 PACKAGES = {"timm": (), "huggingface": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Formats, and what each needs beyond what training does."""
@@ -42,8 +46,14 @@ def export_run(
     Example:
         >>> export_run(Path("runs/digits"), Path("digits"), ["timm", "onnx"])  # doctest: +SKIP
     """
-    check_formats(formats)
-    check_absent(out)
+    if not formats or not set(formats) <= set(PACKAGES):
+        raise ExportError(f"formats are {', '.join(PACKAGES)}, one or more, not {' '.join(formats) or 'none'}")
+    for name in formats:
+        if missing := [package for package in PACKAGES[name] if find_spec(package) is None]:
+            hint = f"pip install 'transmix[{name}]', or leave --format {name} out"
+            raise ExportError(f"{missing[0]} is not installed: {hint}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists already; give another --out, or remove it first")
     if not is_run(run):
         raise RunError(f"{run}: no such run folder" if not run.is_dir() else f"{run} is no run (no recipe.yaml)")
     loaded = load_model(run, checkpoint=checkpoint, weights=weights)
@@ -68,30 +78,39 @@ def write_export(loaded: LoadedModel, out: Path, formats: Sequence[str]) -> None
         (folder / "README.md").write_text(card(loaded, formats), encoding="utf-8")
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Check that each format is known and its packages are installed.
+def card(loaded: LoadedModel, formats: Sequence[str]) -> str:
+    """Return README.md: what the model is, how well it does, how to load it; with the header that the hub reads.
 
     Raises:
-        ExportError: the format, or the package and how to get it.
+        ExportError: the model is of no run.
     """
-    if not formats or not set(formats) <= set(PACKAGES):
-        raise ExportError(f"formats are {', '.join(PACKAGES)}, one or more, not {' '.join(formats) or 'none'}")
-    for name in formats:
-        for package in PACKAGES[name]:
-            if find_spec(package) is None:
-                raise ExportError(
-                    f"{package} is not installed: pip install 'transmix[{name}]', or leave --format {name} out"
-                )
-
-
-def check_absent(out: Path) -> None:
-    """Check that a folder is absent or empty.
-
-    Raises:
-        ExportError: it is not.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} exists already; give another --out, or remove it first")
+    recipe, chosen, classes = loaded.recipe, loaded.chosen, loaded.classes or ()
+    if recipe is None or chosen is None:
+        raise ExportError(f"{loaded.target} is not a run; only a run has a model card")
+    model, image, scores = recipe.model, loaded.preprocessing.as_json(), chosen.scores
+    start = f"the weights {Path(model.init).name}" if model.init else "its published weights"
+    # Nothing is escaped: it is Markdown. A value that the template asks for and does not get is an error.
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = environment.get_template("card.md").render(
+        loaded=loaded,
+        recipe=recipe,
+        classes=classes,
+        formats=sorted(set(formats)),
+        image=image,
+        weights=f"{sum(weight.numel() for weight in loaded.model.parameters()) / 1e6:.2f}",
+        start=start if model.init or model.pretrained else "random weights",
+        data=Path(recipe.data.data or "").name,
+        lr=f"{TRAINING_METRICS['lr'].label} {peak_lr(recipe.optimization):g}",
+        mixing=title(recipe.mixing.mix, recipe.mixing.labels),
+        scores=[
+            f"{metric.label} {metric.write(scores[in_log(name)])}"
+            for name, metric in METRICS.items()
+            if in_log(name) in scores and (name != "top5" or len(classes) > 5)
+        ],
+        version=__version__,
+    )
+    return text.rstrip("\n") + "\n"
 
 
 @contextmanager

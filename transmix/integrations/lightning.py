@@ -66,11 +66,9 @@ def mix_by_key(module: TransMixModule, images: Tensor, labels: Tensor, batch_idx
         AttributeError: the module has no TransMix.
     """
     if not isinstance(getattr(module, "transmix", None), TransMix):
-        raise AttributeError(
-            f"{type(module).__name__} has no TransMix: set self.transmix = TransMix(self.model, ...) in its __init__"
-        )
+        why = "set self.transmix = TransMix(self.model, ...) in its __init__"
+        raise AttributeError(f"{type(module).__name__} has no TransMix: {why}")
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it, for every process
-    module.transmix.mixer.generator.manual_seed(
-        derive_seed(seed, "mix", module.global_step, batch_idx, module.global_rank)
-    )
+    key = derive_seed(seed, "mix", module.global_step, batch_idx, module.global_rank)
+    module.transmix.mixer.generator.manual_seed(key)
     return module.transmix.mix(images, labels)

@@ -117,8 +117,7 @@ class TransMixup:
             transmix.criterion = MixedCrossEntropy(label_smoothing)
         if criterion is None and multi_label:
             criterion = nn.BCEWithLogitsLoss()
-        # Multi-label targets are smoothed as they come in, the others in the loss: nowhere twice.
-        self.loss = TransMixLoss(self.transmix, criterion, 0.0 if multi_label else label_smoothing, num_classes)
+        self.loss = TransMixLoss(self, criterion)
 
     def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Mixed]:
         """Return the mixed images and, in the target's place, the record that `loss` takes.
@@ -150,25 +149,19 @@ class TransMixup:
 class TransMixLoss(nn.Module):
     """The loss of a `TransMixup`, as a module because train.py moves its loss to the device."""
 
-    def __init__(
-        self,
-        transmix: TransMix,
-        criterion: Callable[[Tensor, Tensor], Tensor] | None,
-        smoothing: float,
-        num_classes: int | None,
-    ):
+    def __init__(self, mixup: TransMixup, criterion: Callable[[Tensor, Tensor], Tensor] | None):
         super().__init__()
-        self.transmix = transmix
+        self.mixup = mixup
         self.criterion = criterion  # if it is a module, it is moved along with this one
-        self.smoothing = smoothing
-        self.num_classes = num_classes
         if criterion is not None:
-            transmix.criterion = self._dense
+            mixup.transmix.criterion = self._dense
 
     def _dense(self, logits: Tensor, mixed: Mixed) -> Tensor:
         assert self.criterion is not None
         full = in_float(logits)
-        return self.criterion(full, mixed.targets(logits.shape[1], self.smoothing).to(full.dtype))
+        # Multi-label targets are smoothed as they come in, the others here: nowhere twice.
+        smoothing = 0.0 if self.mixup.multi_label else self.mixup.label_smoothing
+        return self.criterion(full, mixed.targets(logits.shape[1], smoothing).to(full.dtype))
 
     def forward(self, logits: Tensor, target: Mixed) -> Tensor:
         """Return the loss of (B, K) logits against the labels by attention.
@@ -186,6 +179,7 @@ class TransMixLoss(nn.Module):
             )
         if not isinstance(logits, Tensor):
             raise TypeError(f"logits must be a tensor, got {type(logits).__name__}: pass the tensor in it")
-        if self.num_classes is not None and logits.shape[1] != self.num_classes:
-            raise ValueError(f"the model gives {logits.shape[1]} classes, but num_classes is {self.num_classes}")
-        return self.transmix.loss(logits, target)
+        classes, wanted = logits.shape[1], self.mixup.num_classes
+        if wanted not in (None, classes):
+            raise ValueError(f"the model gives {classes} classes, but num_classes is {wanted}")
+        return self.mixup.transmix.loss(logits, target)

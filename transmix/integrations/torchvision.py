@@ -40,6 +40,9 @@ UNSUPPORTED = (Image.Image, tv_tensors.BoundingBoxes, tv_tensors.KeyPoints, tv_t
 class _BatchMix(v2.Transform):
     """The parts that `CutMix` and `MixUp` share: settings, checks, and finding images and labels in a batch."""
 
+    mixes: Callable[..., Mixed]
+    """What mixes a batch."""
+
     def __init__(
         self,
         *,
@@ -59,8 +62,8 @@ class _BatchMix(v2.Transform):
         self.labels_getter = labels_getter if callable(labels_getter) else find_labels
 
     def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
-        """Mix a batch (B, C, H, W) as drawn."""
-        raise NotImplementedError
+        """Mix a batch (B, C, H, W) as drawn; row i with row i - 1 and the first with the last, as torchvision does."""
+        return self.mixes(images, labels, partner=torch.arange(len(images), device=images.device).roll(1), **params)
 
     def forward(self, *inputs: Any) -> Any:
         """Mix images and labels in any nesting of tuples, lists and dicts; return all else unchanged.
@@ -117,6 +120,8 @@ class CutMix(_BatchMix):
         torch.Size([4, 10])
     """
 
+    mixes = staticmethod(cutmix)
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the box for images (..., H, W) of one size."""
         sizes = {tuple(images.shape[-2:]) for images in flat_inputs}
@@ -124,10 +129,6 @@ class CutMix(_BatchMix):
             raise ValueError(f"CutMix needs images of one height and width, not {sorted(sizes)}")
         left, top, right, bottom = v2.CutMix(alpha=self.alpha).make_params(flat_inputs)["box"]
         return {"box": (top, left, bottom, right)}
-
-    def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
-        """Mix a batch (B, C, H, W) as drawn."""
-        return cutmix(images, labels, partner=neighbour(images), **params)
 
 
 class MixUp(_BatchMix):
@@ -146,13 +147,11 @@ class MixUp(_BatchMix):
         ValueError: as in `CutMix`.
     """
 
+    mixes = staticmethod(mixup)
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw lam."""
         return v2.MixUp(alpha=self.alpha).make_params(flat_inputs)
-
-    def mix(self, images: Tensor, labels: Tensor, **params: Any) -> Mixed:
-        """Mix a batch (B, C, H, W) as drawn."""
-        return mixup(images, labels, partner=neighbour(images), **params)
 
 
 class BatchMix(_BatchMix):
@@ -207,11 +206,6 @@ def soft_labels(mixed: Mixed, num_classes: int | None) -> Tensor:
     return mixed.targets(num_classes)
 
 
-def neighbour(images: Tensor) -> Tensor:
-    """Return each row's partner as torchvision pairs them: row i - 1, and the last for the first."""
-    return torch.arange(len(images), device=images.device).roll(1)
-
-
 def find_labels(batch: Any) -> Any:
     """Find the labels in the second item of a tuple or list, or under a key like "labels" in a dict or that item."""
     if isinstance(batch, tuple | list):
@@ -219,10 +213,8 @@ def find_labels(batch: Any) -> Any:
     if is_plain(batch):
         return batch
     if not isinstance(batch, Mapping):
-        raise ValueError(
-            f'labels_getter "default" looks for labels in the second item or in a dict, and found '
-            f"{type(batch).__name__}; pass a function as labels_getter"
-        )
+        found = f"{type(batch).__name__}; pass a function as labels_getter"
+        raise ValueError(f'labels_getter "default" looks for labels in the second item or in a dict, and found {found}')
     keys = [key for key in batch if isinstance(key, str) and "label" in key.lower()]
     if not keys:
         raise ValueError(f'no key has "label" in it: {", ".join(map(str, batch))}; pass a function as labels_getter')
@@ -273,9 +265,8 @@ def check_labels(labels: Any, num_classes: int | None, record: bool) -> Tensor:
     if labels.ndim not in (1, 2):
         raise ValueError(f"labels must be classes (B,) or weights (B, K), not {tuple(labels.shape)}")
     if labels.ndim == 2 and num_classes not in (None, labels.shape[1]):
-        raise ValueError(
-            f"labels have {labels.shape[1]} columns, but num_classes is {num_classes}; leave it out for labels (B, K)"
-        )
+        remedy = "leave it out for labels (B, K)"
+        raise ValueError(f"labels have {labels.shape[1]} columns, but num_classes is {num_classes}; {remedy}")
     if labels.ndim == 1 and num_classes is None and not record:
         raise ValueError("labels that are classes (B,) need num_classes")
     return labels

@@ -67,10 +67,9 @@ class TransMixTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         images = getattr(self.model, "main_input_name", "pixel_values")
         if missing := [name for name in (images, "labels") if name not in inputs]:
-            raise KeyError(
-                f"a training batch has no {' and no '.join(map(repr, missing))}, only {', '.join(inputs)}. A data set "
-                f"whose transform makes them needs TrainingArguments(remove_unused_columns=False)"
-            )
+            remedy = "A data set whose transform makes them needs TrainingArguments(remove_unused_columns=False)"
+            without = f"no {' and no '.join(map(repr, missing))}, only {', '.join(inputs)}"
+            raise KeyError(f"a training batch has {without}. {remedy}")
         self.transmix.mixer.generator.manual_seed(self._key())
         mixed = self.transmix.mix(inputs[images], inputs["labels"])
         others = {name: value for name, value in inputs.items() if name not in (images, "labels")}
@@ -105,13 +104,9 @@ def why_not(trainer: Trainer) -> str | None:
         return "model_init makes a new model, which TransMix does not read; pass the model that it reads"
     config = getattr(trainer.model, "config", None)
     if getattr(config, "problem_type", None) == "regression" or getattr(config, "num_labels", 2) == 1:
-        return (
-            "the model is made for regression (problem_type='regression', or num_labels=1, which means it), and "
-            "TransMix mixes labels of classes; two classes are num_labels=2"
-        )
+        why = "the model is made for regression (problem_type='regression', or num_labels=1, which means it)"
+        return f"{why}, and TransMix mixes labels of classes; two classes are num_labels=2"
     if trainer.args.n_gpu > 1:
-        return (
-            f"nn.DataParallel over {trainer.args.n_gpu} GPUs runs copies of the model, which TransMix does not read; "
-            f"start one process per GPU with torchrun, or show one GPU with CUDA_VISIBLE_DEVICES"
-        )
+        what = f"nn.DataParallel over {trainer.args.n_gpu} GPUs runs copies of the model, which TransMix does not read"
+        return f"{what}; start one process per GPU with torchrun, or show one GPU with CUDA_VISIBLE_DEVICES"
     return None

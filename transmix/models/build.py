@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from transmix.attention import AttentionError, with_class_attention
 from transmix.attention.eval_mode import eval_mode
-from transmix.error import RecipeError
+from transmix.error import RecipeError, one_line
 from transmix.models.start import PICKLES, FileWeights, Loading, Start, listed, read_weights, remedy, watched
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast types by the recipe's names."""
@@ -120,7 +120,7 @@ def _create(settings: Model, options: dict[str, Any], source: str, loading: Load
         if shapes:
             found = [f"{name} is [{theirs}] there and [{ours}] in the model" for name, theirs, ours in shapes]
             raise RecipeError(f"{source} do not fit {settings.model}: {listed(found, limit=2)}") from error
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         if loading.begun:
             raise RecipeError(f"{source} do not fit {settings.model}: {reason}") from error
         hint = "; take an option of the recipe away: --model-options NAME=" if "unexpected keyword" in reason else ""
@@ -141,9 +141,8 @@ def _finish_start(
     # Counters of batch norms are in no file of some ages, and torch does not miss them.
     names = [name for name in model.state_dict() if not name.endswith(".num_batches_tracked")]
     load_tensors(model, loading.head, f"{source} do not fit the class-attention head", strict=False)
-    missing = set(loading.missing or ()) | {
-        name for name in names if name.startswith("class_attention.") and name not in loading.head
-    }
+    of_head = {name for name in names if name.startswith("class_attention.")}
+    missing = set(loading.missing or ()) | of_head - loading.head.keys()
     new = tuple(name for name in names if name in missing)
     config: Any = model.pretrained_cfg
     classifier = config.get("classifier") or ()
@@ -170,7 +169,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], complaint: str, s
     try:
         model.load_state_dict(tensors, strict)
     except RuntimeError as error:
-        raise RecipeError(f"{complaint}: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"{complaint}: {one_line(error)}") from error
 
 
 def check_patches(model: nn.Module, image_size: int) -> None:
@@ -187,10 +186,9 @@ def check_patches(model: nn.Module, image_size: int) -> None:
         return
     for side in (patch,) if isinstance(patch, int) else patch:
         if image_size % side:
-            raise RecipeError(
-                f"image_size {image_size} is not a multiple of the model's patch of {side} pixels; "
-                f"use {image_size // side * side or side} or {(image_size // side + 1) * side}, or another patch_size"
-            )
+            near = f"{image_size // side * side or side} or {(image_size // side + 1) * side}"
+            what = f"image_size {image_size} is not a multiple of the model's patch of {side} pixels"
+            raise RecipeError(f"{what}; use {near}, or another patch_size")
 
 
 def check_forward(model: nn.Module, image_size: int, num_classes: int) -> None:
@@ -204,13 +202,11 @@ def check_forward(model: nn.Module, image_size: int, num_classes: int) -> None:
         with eval_mode(model), torch.no_grad():
             found = model(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # whatever the model's code happens to raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RecipeError(f"the model does not take {size}: {reason}; look at model_options and image_size") from error
-    shape = tuple(getattr(found, "shape", ()))
+        where = "look at model_options and image_size"
+        raise RecipeError(f"the model does not take {size}: {one_line(error)}; {where}") from error
+    shape = tuple(getattr(found, "shape", ())) or type(found).__name__
     if shape != (1, num_classes):
-        raise RecipeError(
-            f"the model makes {shape or type(found).__name__} of {size}, not (1, {num_classes}); look at model_options"
-        )
+        raise RecipeError(f"the model makes {shape} of {size}, not (1, {num_classes}); look at model_options")
 
 
 def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
@@ -316,10 +312,9 @@ def fetchable_config(name: str) -> timm.models.PretrainedCfg:
     except HfHubHTTPError:  # it answers; what it refuses timm says
         pass
     except Exception as error:  # of the network library, which differs between versions of the hub's
-        reason = " ".join(str(error).split())[:120]
         raise RecipeError(
-            f"cannot fetch the published weights of {name} from the Hugging Face hub ({reason}), and they are not on "
-            f"this machine. Go online, or fetch them elsewhere (hf download {repository} {files[0]}) and give the "
-            f"file: --init {files[0]}"
+            f"cannot fetch the published weights of {name} from the Hugging Face hub ({one_line(error)}), and they are "
+            f"not on this machine. Go online, or fetch them elsewhere (hf download {repository} {files[0]}) and give "
+            f"the file: --init {files[0]}"
         ) from error
     return config

@@ -18,11 +18,12 @@ from transmix.data.decode import decode_image
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.source import in_classes, open_data, open_own
+from transmix.error import one_line
 from transmix.models.build import build_model, cached_file, check_patches, load_tensors, normaliser, published_config
 from transmix.models.start import head_size
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.check import check_grey_range
-from transmix.recipes.model import Model
+from transmix.recipes.settings import Model
 from transmix.runs.checkpoint import read_tensors
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_choice, read_recipe
@@ -166,10 +167,8 @@ def resize_input(model: nn.Module, size: tuple[int, int]) -> None:
         with torch.no_grad():
             model(torch.zeros(1, 3, *size))
     except Exception as error:  # timm's models raise what their code happens to raise
-        reason = " ".join(str(error).split())[:200]
-        raise AttentionError(
-            f"{type(model).__name__} does not take images of {size[0]} x {size[1]} pixels ({reason}); leave --size out"
-        ) from error
+        what = f"{type(model).__name__} does not take images of {size[0]} x {size[1]} pixels"
+        raise AttentionError(f"{what} ({one_line(error)}); leave --size out") from error
 
 
 def load_model(
@@ -224,6 +223,8 @@ def load_with_data(
     checkpoint: str = "last",
     weights: str | None = None,
     grey_range: GreyRange | None = None,
+    download: str | None = None,
+    data_dir: str | None = None,
 ) -> tuple[list[LoadedModel], ImageData]:
     """Load a model and a data set whose labels are positions in its classes.
 
@@ -235,6 +236,8 @@ def load_with_data(
         weights: as for `load_model`; None: each set of weights that a run kept.
         grey_range: black and white in grey images of more than 8 bits; None: what the model was trained with, or the
             least and the greatest value of the data's training images where that is not known.
+        download: folder to which the files of a torchvision set are fetched, unless they are there.
+        data_dir: folder in which they lie; both None: where a run has them, else "data".
 
     Returns:
         One model for each set of weights, and the data.
@@ -245,7 +248,7 @@ def load_with_data(
     check_grey_range(grey_range)
     every = weights is None and _kind(target) == "run"
     kept = kept_weights(Path(target), checkpoint) if every else [weights or "auto"]
-    found = _open_data(target, data)
+    found = _open_data(target, data, download, data_dir)
     options: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "data": found}
     models = [load_model(target, weights=name, **options) for name in kept]
     first = models[0]
@@ -275,14 +278,20 @@ def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:
     return "timm"
 
 
-def _open_data(target: str | Path, data: str | None) -> ImageData:
+def _open_data(target: str | Path, data: str | None, download: str | None, data_dir: str | None) -> ImageData:
     """Open a named data set, or a run's own as the run had it."""
     if not is_run(target):
         if data is None:
             raise RecipeError(f"{target} comes without data; give a data set: --data")
-        return open_data(data)
+        return open_data(data, download=download, data_dir=data_dir)
     recipe = read_recipe(Path(target))
-    return open_own(recipe.data, recipe.run.seed, read_choice(Path(target)), data)
+    settings = recipe.data
+    if data is not None:
+        place = data_dir or settings.download or settings.data_dir
+        return open_data(data, seed=recipe.run.seed, download=download, data_dir=place)
+    if download or data_dir:
+        settings = replace(settings, download=download, data_dir=data_dir)
+    return open_own(settings, recipe.run.seed, read_choice(Path(target)))
 
 
 def _load_run(folder: Path, checkpoint: str, weights: str) -> LoadedModel:
@@ -320,9 +329,7 @@ def _load_export(folder: Path) -> LoadedModel:
         grey = as_grey(config.get("grey_range"))
         preprocessing = Preprocessing(size, about["crop_pct"], tuple(about["mean"]), tuple(about["std"]), grey)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder} is not a folder that transmix export --format timm writes: {CONFIG}: {error!r}"
-        ) from error
+        raise RunError(f"{folder} is not what transmix export --format timm writes: {CONFIG}: {error!r}") from error
     options.pop("img_size", None)
     settings = Model(architecture, options, "class_attention" in config)
     tensors, metadata = read_tensors(folder / WEIGHTS)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from transmix.data.dataset import listing
-from transmix.error import RecipeError
+from transmix.error import RecipeError, one_line
 from transmix.runs.checkpoint import read_tensors
 from transmix.runs.error import CheckpointError
 
@@ -94,11 +94,9 @@ def read_weights(path: Path) -> FileWeights:
                 found = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # of the file, of the archive, of the pickle: each has its own
             objects = "it holds Python objects, which are never loaded"
-            reason = objects if isinstance(error, pickle.UnpicklingError) else " ".join(str(error).split())[:160]
-            raise RecipeError(
-                f"cannot read weights from {path}: {reason}. It must hold tensors alone: "
-                f"torch.save(model.state_dict(), FILE), or safetensors"
-            ) from error
+            reason = objects if isinstance(error, pickle.UnpicklingError) else one_line(error)
+            remedy = "It must hold tensors alone: torch.save(model.state_dict(), FILE), or safetensors"
+            raise RecipeError(f"cannot read weights from {path}: {reason}. {remedy}") from error
         tensors, entry = _tensors_of(found, path)
         return FileWeights(path, tensors, entry)
     try:
@@ -145,9 +143,8 @@ def unwrap(weights: FileWeights, wanted: Collection[str]) -> tuple[dict[str, Ten
     best = [prefix for prefix, count in counts.items() if count == most]
     preferred = [prefix for prefix in best if any(word in prefix for word in PREFERRED)] or best
     if len(preferred) > 1 and "" not in preferred:
-        raise RecipeError(
-            f"{weights.path} holds several models that fit ({', '.join(preferred)}); save the one that you want alone"
-        )
+        fit = ", ".join(preferred)
+        raise RecipeError(f"{weights.path} holds several models that fit ({fit}); save the one that you want alone")
     prefix = "" if "" in preferred else preferred[0]
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, prefix
 

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from transmix.error import RecipeError
-from transmix.recipes.cadence import parse_cadence
 from transmix.recipes.mixing import build_mixer, build_rule, rule_name
-from transmix.recipes.settings import Mixing, Recipe
+from transmix.recipes.settings import Mixing, Recipe, flat, parse_cadence
 from transmix.transmix import title, why_nothing_changes
 
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
@@ -35,7 +33,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     if recipe.data.data is None:
         raise RecipeError("no data: give --data digits, or a folder of images, CIFAR files or Parquet shards")
-    values = {name: value for section in asdict(recipe).values() for name, value in section.items()}
+    values = flat(recipe)
     for names, demand, holds in RANGES:
         for name in names.split():
             parts = values[name] if isinstance(values[name], tuple) else (values[name],)
@@ -59,24 +57,19 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _contradictions(recipe: Recipe) -> dict[str, bool]:
     """Return what is wrong with settings that do not fit each other -> whether it is so."""
-    optimization, mixing = recipe.optimization, recipe.mixing
+    mixing, warmup, epochs = recipe.mixing, recipe.optimization.warmup_epochs, recipe.optimization.epochs
     alphas = {"mixup": mixing.mixup_alpha, "cutmix": mixing.cutmix_alpha or mixing.cutmix_minmax}
+    nothing = mixing.mix == "mixup+cutmix" and not any(alphas.values())
+    unused = mixing.bce_threshold is not None and mixing.loss != "bce"
     return {
         "on_device augments whole batches, which rand_augment cannot; give --rand-augment None, or leave "
         "--on-device out": recipe.data.on_device and recipe.augmentation.rand_augment is not None,
-        f"warmup_epochs {optimization.warmup_epochs} exceeds epochs {optimization.epochs}": (
-            optimization.warmup_epochs > optimization.epochs
-        ),
+        f"warmup_epochs {warmup} exceeds epochs {epochs}": warmup > epochs,
         f"{mixing.mix}_alpha 0 turns off what --mix {mixing.mix} asks for": not alphas.get(mixing.mix, True),
-        "mixup_alpha and cutmix_alpha are both 0: nothing to mix with; use --mix none": (
-            mixing.mix == "mixup+cutmix" and not any(alphas.values())
-        ),
-        "guide ema needs --ema-decay: without it there is no EMA": (
-            mixing.guide == "ema" and optimization.ema_decay is None
-        ),
-        f"bce_threshold needs --loss bce, but the loss is {mixing.loss}": (
-            mixing.bce_threshold is not None and mixing.loss != "bce"
-        ),
+        "mixup_alpha and cutmix_alpha are both 0: nothing to mix with; use --mix none": nothing,
+        "guide ema needs --ema-decay: without it there is no EMA": mixing.guide == "ema"
+        and not recipe.optimization.ema_decay,
+        f"bce_threshold needs --loss bce, but the loss is {mixing.loss}": unused,
     }
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from transmix import plugins
-from transmix.error import RecipeError
+from transmix.error import RecipeError, one_line
 from transmix.recipes.mixing import resolved
-from transmix.recipes.settings import Recipe
+from transmix.recipes.settings import Recipe, flat
 
 RENAMED = {"mix_prob": "prob", "mix_mode": "mode"}
 """Settings of section mixing that had another name once -> their name."""
@@ -68,7 +68,7 @@ def load_recipe(name_or_path: str, absent: Mapping[str, Any] = types.MappingProx
     except RecipeError as error:
         raise RecipeError(f"{name_or_path}{error}") from None
     except Exception as error:  # YAML's own, and on odd scalars nearly any other
-        raise RecipeError(f"{name_or_path} is not YAML: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"{name_or_path} is not YAML: {one_line(error)}") from error
     return typing.cast(Recipe, _build(Recipe, {} if values is None else values, name_or_path, "", absent))
 
 
@@ -79,13 +79,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def changed_settings(before: Recipe, after: Recipe) -> list[str]:
     """Return "name: old -> new" of every setting in which two recipes differ, aliases resolved."""
-    old, new = (dataclasses.asdict(resolved(recipe)) for recipe in (before, after))
-    return [
-        f"{name}: {value} -> {new[section][name]}"
-        for section, settings in old.items()
-        for name, value in settings.items()
-        if value != new[section][name]
-    ]
+    old, new = (flat(resolved(recipe)) for recipe in (before, after))
+    return [f"{name}: {value} -> {new[name]}" for name, value in old.items() if value != new[name]]
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,23 +119,16 @@ def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[st
 
 def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the section mixing in the names of today."""
-    found: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    for key, value in values.items():
-        if key in MOVED:
-            options[MOVED[key]] = value
-            continue
-        name = RENAMED.get(key, key)
-        if name in found:
-            old = next(before for before, now in RENAMED.items() if now == name)
+    for old, name in RENAMED.items():
+        if old in values and name in values:
             raise RecipeError(f"{where}: mixing.{old} is an old name of {name}, which is given too; keep one")
-        found[name] = value
-    if options:
-        given = found.get("labels_options") or {}
-        if isinstance(given, dict):
-            if twice := sorted(options.keys() & given.keys()):
-                raise RecipeError(f"{where}: {twice[0]} is given twice, in mixing and in labels_options; keep one")
-            found["labels_options"] = given | options
+    found = {RENAMED.get(key, key): value for key, value in values.items() if key not in MOVED}
+    options = {MOVED[key]: value for key, value in values.items() if key in MOVED}
+    given = found.get("labels_options") or {}
+    if options and isinstance(given, dict):
+        if twice := sorted(options.keys() & given.keys()):
+            raise RecipeError(f"{where}: {twice[0]} is given twice, in mixing and in labels_options; keep one")
+        found["labels_options"] = given | options
     return found
 
 

@@ -3,11 +3,52 @@
 Field names are unique over all sections, so that the command line can leave the section out (`--lr 1e-3`).
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import ast
+import inspect
+import re
+import textwrap
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
 
 from transmix.data.settings import Augmentation, Data
-from transmix.recipes.model import Model, Option
+
+Scalar = bool | int | float | str
+Option = Scalar | tuple[Scalar, ...]
+"""A value of settings that are not known beforehand: arguments of timm, of a mixing method, of a label rule."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network, from timm, and how it runs."""
+
+    model: str = "deit_small_patch16_224"
+    """Name of a timm model."""
+    model_options: dict[str, Option] = field(default_factory=dict)
+    """More arguments for timm.create_model: patch_size, embed_dim, depth, depths=[2,2], ...
+    On the command line they add to the recipe's; NAME= takes one of the recipe's away."""
+    class_attention: bool = False
+    """Put a class-attention head in place of the average pooling, in models without a class token (Swin, PVT, ...)."""
+    drop_path: float = 0.0
+    """Stochastic depth: chance of leaving out a block, rising linearly to this at the last block."""
+    pretrained: bool = False
+    """Start from the model's own published weights."""
+    init: str | None = None
+    """Start from the weights of another timm model (by name), of a file (.safetensors, or .pth and the like, read with
+    weights_only) or of a run's folder. The head is made anew if the classes differ, position embeddings are resized;
+    what was loaded is printed and kept in start.json, and weights that do not fit are an error."""
+    linear_init: Literal["timm", "xavier"] = "timm"
+    """What the weights of linear layers start from: 'timm', as the model draws them, most with a standard deviation of
+    0.02 whatever their width; 'xavier', by width, without which models of 64 channels stay at chance for epochs.
+    Weights that pretrained or init bring stay as they are."""
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    """Autocast type."""
+    compile: bool = False
+    """torch.compile the model."""
+    channels_last: bool = False
+    """Keep images in channels-last memory format."""
+    grad_checkpointing: bool = False
+    """Trade compute for memory."""
 
 
 @dataclass(frozen=True)
@@ -150,3 +191,52 @@ class Recipe:
     mixing: Mixing = field(default_factory=Mixing)
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=Run)
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often to save: one of three is set; the others are None."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    epochs: int | None = None
+
+    def at_step(self, step: int) -> bool:
+        """Whether the end of this step, counted from 1, is a time to save."""
+        return self.steps is not None and step % self.steps == 0
+
+    def at_epoch(self, epoch: int) -> bool:
+        """Whether the end of this epoch, counted from 1, is a time to save."""
+        return self.epochs is None or epoch % self.epochs == 0
+
+
+def parse_cadence(text: int | str | None) -> Cadence:
+    """Understand 500, "500steps", "15min" or "2epochs"; None is every epoch.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text is None:
+        return Cadence(epochs=1)
+    match = re.fullmatch(r"\s*(\d+(\.\d+)?)\s*(|steps?|epochs?|min|minutes?)\s*", str(text))
+    minutes = match is not None and match[3].startswith("min")
+    if match is None or float(match[1]) <= 0 or (match[2] and not minutes):
+        raise ValueError(f"must be a number of steps, or like 15min or 2epochs, not {text!r}")
+    if minutes:
+        return Cadence(minutes=float(match[1]))
+    return Cadence(epochs=int(match[1])) if match[3].startswith("epoch") else Cadence(steps=int(match[1]))
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Return setting -> value, without the sections."""
+    return {name: value for section in asdict(recipe).values() for name, value in section.items()}
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """Return the text below each field of a dataclass, on one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    return {
+        ast.unparse(before.target): " ".join(ast.literal_eval(after.value).split())
+        for before, after in pairwise(body)
+        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr)
+    }

@@ -14,7 +14,7 @@ from transmix.runs.weights import NAMES
 from transmix.visual.curves import CURVES, LOOKS, SHARES, Curve, curve_figure, read_curves, swatch, thinned
 from transmix.visual.html import inline_svg
 from transmix.visual.palette import ON_PAGE
-from transmix.visual.reliability import Reliability, reliability_figure
+from transmix.visual.reliability import of_bins, reliability_figure
 
 
 def curves(found: RunRecord) -> dict[str, Any]:
@@ -47,10 +47,8 @@ def calibration(found: RunRecord) -> dict[str, Any] | None:
     hits, confidence, count = map(np.array, parts)
     if not (images := count.sum()):
         raise ValueError("reliability.json counts no image")
-    with np.errstate(invalid="ignore"):
-        accuracy, mean = hits / count, confidence / count
-    error, sure = np.nansum(count * np.abs(accuracy - mean)) / images, (confidence - hits).sum() / images
-    figure = reliability_figure(Reliability(count, accuracy, mean, error), width=1.15 * ON_PAGE, with_notes=False)
+    binned, sure = of_bins(hits, confidence, count), (confidence - hits).sum() / images
+    figure = reliability_figure(binned, width=1.15 * ON_PAGE, with_notes=False)
     return {
         "weights": NAMES[name],
         "chart": inline_svg(figure, "Accuracy against confidence; the numbers are in the table below"),
@@ -58,12 +56,12 @@ def calibration(found: RunRecord) -> dict[str, Any] | None:
             (
                 f"{at / len(count):.0%} to {(at + 1) / len(count):.0%}",
                 whole(int(count[at])),
-                *(percent(float(share[at]), 1) for share in (mean, accuracy)),
+                *(percent(float(share[at]), 1) for share in (binned.confidence, binned.accuracy)),
             )
             for at in np.flatnonzero(count)
         ],
         "measure": METRICS["calibration_error"].label,
-        "error": percent(float(error)),
+        "error": percent(binned.error),
         "lean": f"{points(float(abs(sure)))} {'above' if sure > 0 else 'below'}",
     }
 

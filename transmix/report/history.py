@@ -1,11 +1,7 @@
 """How the run went and from what: its state, epoch by epoch, label shift, cost, incidents, settings, environment."""
 
-import ast
 import dataclasses
-import inspect
-from collections.abc import Iterator, Sequence
-from functools import cache
-from itertools import pairwise
+from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -13,14 +9,13 @@ from transmix.data.bad_images import LIST
 from transmix.metrics import log_metrics
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import mix_and_labels
+from transmix.recipes.settings import meanings
 from transmix.report.format import duration, percent, plural, score, setting, size, whole
 from transmix.report.page import shorten
-from transmix.report.scores import last_scores
+from transmix.report.scores import NAME, last_scores, leaves
 from transmix.runs.read import RunRecord, number, read_file, tried
 from transmix.runs.weights import ema_is_far_below, gap
-
-NAME = 60
-"""Letters of a name; of a longer one the middle is left out."""
+from transmix.visual.attention import spaced
 
 MOST_EPOCHS = 320
 """Rows of the table of epochs; of more, some are left out evenly."""
@@ -119,37 +114,30 @@ def evidence_of(found: RunRecord) -> str:
     return "attention" if labels in ("attention", "area", None) else f"the rule “{labels}”"
 
 
-def spaced(rows: Sequence[Any], most: int) -> list[Any]:
-    """Return at most `most` of the rows, evenly spaced, the first and the last among them."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[round(at * (len(rows) - 1) / (most - 1))] for at in range(most)]
-
-
 def cost(found: RunRecord) -> list[tuple[str, str, str]]:
     """Return (what, how much, how it is known)."""
     seconds, complete = found.training_time
     step = max((row["step"] for row in found.rows), default=None)
     batch = number(found.setting("optimization", "batch_size"))
-    table = []
-    if seconds is not None:
-        known = "images ÷ images per second; start-up, evaluation and saving are not in it"
-        table.append(("time in training steps", ("" if complete else "about ") + duration(seconds), known))
-    if walls := _numbers(found.epochs, "seconds"):
-        table.append(("time of the epochs", duration(sum(walls)), "with evaluation and saving"))
-    if speeds := list(filter(None, _numbers(found.epochs, "images_per_second"))):
-        known = f"median of the epochs; {whole(min(speeds))} to {whole(max(speeds))}"
-        table.append(("images per second", whole(median(speeds)), known))
-    if step is not None:
-        table.append(("optimizer steps", whole(step), f"of {whole(batch)} images each" if batch else ""))
-        if batch:
-            table.append(("training images seen", whole(step * batch), "each as often as it was shown"))
-    if memory := _numbers(found.rows, "peak_memory"):
-        table.append(("peak memory of the device", size(max(memory)), "as torch counts it"))
+    walls, speeds = (_numbers(found.epochs, name) for name in ("seconds", "images_per_second"))
+    speeds, memory = list(filter(None, speeds)), _numbers(found.rows, "peak_memory")
+    spread = f"median of the epochs; {whole(min(speeds))} to {whole(max(speeds))}" if speeds else ""
+    in_steps = "images ÷ images per second; start-up, evaluation and saving are not in it"
     weights = found.folder / "model.safetensors"
-    if weights.is_file():
-        table.append(("weights on disk", size(weights.stat().st_size), "model.safetensors"))
-    return table
+    table = [
+        (
+            "time in training steps",
+            seconds is not None and ("" if complete else "about ") + duration(seconds),
+            in_steps,
+        ),
+        ("time of the epochs", walls and duration(sum(walls)), "with evaluation and saving"),
+        ("images per second", speeds and whole(median(speeds)), spread),
+        ("optimizer steps", step is not None and whole(step), f"of {whole(batch)} images each" if batch else ""),
+        ("training images seen", step is not None and batch and whole(step * batch), "each as often as it was shown"),
+        ("peak memory of the device", memory and size(max(memory)), "as torch counts it"),
+        ("weights on disk", weights.is_file() and size(weights.stat().st_size), "model.safetensors"),
+    ]
+    return [(what, how_much, known) for what, how_much, known in table if how_much]
 
 
 def incidents(found: RunRecord) -> list[tuple[str, list[str]]]:
@@ -185,20 +173,21 @@ def recipe(found: RunRecord) -> dict[str, Any] | None:
     """Return settings as (section, name, value, default, meaning), those that differ from the defaults apart."""
     if not found.sections:
         return None
-    defaults, meanings = dataclasses.asdict(Recipe()), _meanings()
+    defaults = dataclasses.asdict(Recipe())
+    texts = {name: text for section in vars(Recipe()).values() for name, text in meanings(type(section)).items()}
     changed, same = [], []
     for section, values in list(found.sections.items())[:20]:
         for name, value in list(values.items())[:60] if isinstance(values, dict) else [("", values)]:
             known = section in defaults and name in defaults[section]
             default = setting(defaults[section][name]) if known else "not known to this version"
-            row = (shorten(str(name), NAME), setting(value), default, meanings.get(str(name), ""))
+            row = (shorten(str(name), NAME), setting(value), default, texts.get(str(name), "").replace("`", ""))
             (same if setting(value) == default else changed).append(row)
     return {"changed": changed, "same": same}
 
 
 def environment(found: RunRecord) -> list[tuple[str, str]]:
     """Return what else the result depends on, nested values with their names in a row."""
-    return [(" ".join(path).replace("_", " "), setting(value)) for path, value in _leaves(found.environment, ())][:60]
+    return [(" ".join(path).replace("_", " "), setting(value)) for path, value in leaves(found.environment, 4)][:60]
 
 
 def _numbers(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
@@ -208,24 +197,3 @@ def _numbers(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
 def _names(found: RunRecord, place: str, pattern: str) -> list[str]:
     paths = tried(found.problems, place, lambda: sorted((found.folder / place).glob(pattern))) or []
     return [path.name for path in paths[:10]]
-
-
-def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict) and len(path) < 4:
-        for name, part in value.items():
-            yield from _leaves(part, (*path, shorten(str(name), NAME)))
-    else:
-        yield path, value
-
-
-@cache
-def _meanings() -> dict[str, str]:
-    """Return what stands below each setting where it is defined."""
-    meanings = {}
-    for section in vars(Recipe()).values():
-        source = ast.parse(inspect.getsource(type(section)))
-        for one, after in pairwise(source.body[0].body):  # type: ignore[attr-defined]
-            if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr):
-                text = ast.literal_eval(after.value).replace("`", "")
-                meanings[ast.unparse(one.target)] = " ".join(text.split())
-    return meanings

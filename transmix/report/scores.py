@@ -110,7 +110,7 @@ def evaluations(found: RunRecord) -> list[dict[str, Any]]:
     tables = []
     for file, suite, evaluation, scores in _measured(found):
         columns = list(scores)[:4]
-        flat = {column: dict(_flat(scores[column], ())) for column in columns}
+        flat = {column: dict(_flat(scores[column])) for column in columns}
         paths = list(dict.fromkeys(path for known in flat.values() for path in known if path[:1] != ("reliability",)))
         about = {name: value for name in ("data", "checkpoint") if (value := evaluation.get(name)) is not None}
         metrics = FIGURES.get(suite or "", METRICS | added_metrics())
@@ -140,15 +140,22 @@ def _measured(found: RunRecord) -> Iterator[tuple[str, str | None, dict[str, Any
                 yield file, shorten(str(name), NAME), evaluation, value
 
 
-def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the numbers and texts in nested scores with their names, and of a list of numbers (smallest, largest)."""
-    if isinstance(value, dict) and len(path) < 6:
+def leaves(value: Any, depth: int, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield what nested dictionaries hold with the names that lead there, at most `depth` of them."""
+    if isinstance(value, dict) and len(path) < depth:
         for name, part in value.items():
-            yield from _flat(part, (*path, shorten(str(name), NAME)))
-    elif value is None or type(value) in (int, float, str):
+            yield from leaves(part, depth, (*path, shorten(str(name), NAME)))
+    else:
         yield path, value
-    elif isinstance(value, list) and (known := [one for one in map(number, value) if one is not None]):
-        yield path, (len(known), min(known), max(known))
+
+
+def _flat(scores: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the numbers and texts in nested scores with their names, and of a list of numbers (smallest, largest)."""
+    for path, value in leaves(scores, 6):
+        if value is None or type(value) in (int, float, str):
+            yield path, value
+        elif isinstance(value, list) and (known := [one for one in map(number, value) if one is not None]):
+            yield path, (len(known), min(known), max(known))
 
 
 def _name(path: tuple[str, ...], metric: Metric | None) -> str:

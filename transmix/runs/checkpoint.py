@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -32,6 +33,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from transmix.distributed import cut_like
 from transmix.runs.atomic_write import WRITE_ERRORS, sync, why, write_file
 from transmix.runs.error import CheckpointError
 
@@ -88,12 +90,9 @@ def newest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that verifies, and what was wrong with newer ones."""
     problems = []
     for folder in reversed(list_checkpoints(root)):
-        try:
-            verify_checkpoint(folder)
-        except CheckpointError as error:
-            problems.append(str(error))
-        else:
+        if not (problem := problem_of(folder)):
             return folder, problems
+        problems.append(problem)
     return None, problems
 
 
@@ -139,13 +138,18 @@ def verify_checkpoint(folder: Path) -> list[str]:
     return list(manifest)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint verifies."""
+def problem_of(folder: Path) -> str:
+    """Return what is wrong with a checkpoint; empty where it verifies."""
     try:
         verify_checkpoint(folder)
-    except CheckpointError:
-        return False
-    return True
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint verifies."""
+    return not problem_of(folder)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -197,6 +201,76 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 
+def settle_checkpoints(root: Path) -> tuple[Path | None, list[str]]:
+    """Set damaged checkpoints aside and clear up after broken saves, before a run goes on; in the main process alone.
+
+    Returns:
+        The newest checkpoint that verifies, and what there is to say about the others.
+
+    Raises:
+        CheckpointError: the folder cannot be listed.
+    """
+    _clear_up(root)
+    newest, said = None, []
+    for folder in list_checkpoints(root):
+        if not (problem := problem_of(folder)):
+            newest = folder
+            continue
+        try:
+            fate = f"set aside as {set_aside(folder).name}"
+        except OSError as refusal:
+            fate = f"it cannot be set aside: {why(refusal)}"
+        said.append(f"left out a checkpoint: {problem}; {fate}")
+    if said and newest is None:
+        said.append("no whole checkpoint is left; the run starts from its first step")
+    return newest, said
+
+
+def remove_old_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
+    """Remove all checkpoints but the `keep` newest and the best one, and what broken saves left; in the main process.
+
+    The last one that verifies is never removed. What cannot be removed stays, and is tried again next time.
+    """
+    with suppress(CheckpointError):
+        _clear_up(root)
+        folders = list_checkpoints(root)
+        best = None if best_step is None else f"step-{best_step:08d}"
+        old = [folder for folder in reversed(folders[:-keep]) if folder.name != best]
+        stay = [folder for folder in reversed(folders) if folder not in old]
+        if old and not any(map(is_whole, stay)):
+            # The newest whole one of the old is the last there is.
+            old = old[next((at for at, folder in enumerate(old) if is_whole(folder)), len(old)) + 1 :]
+        for folder in old:
+            with suppress(OSError):
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    folder.rename(doomed)
+    sync(folder.parent)  # else a power cut may take files and leave the name
+    _delete(doomed)
+
+
+def _clear_up(root: Path) -> None:
+    """Remove what broken saves and removals left, and put back a checkpoint whose replacement never came."""
+    with suppress(OSError):
+        for path in list(root.glob(".step-*")):
+            folder = root / path.name[1:].removesuffix(".replaced")
+            with suppress(OSError):
+                if path.suffix == ".replaced" and not os.path.lexists(folder):
+                    path.rename(folder)
+                elif path.suffix in (".replaced", ".tmp"):
+                    _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
     """Return an optimizer's state as "weight name|state name" -> tensor."""
     return {
@@ -210,11 +284,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], weights: dict[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave, on each weight's device."""
+    """Put back what `optimizer_tensors` gave, on each weight's device; sharded where the weight is."""
     for name, value in tensors.items():
         weight_name, kind = name.rsplit("|", 1)
         weight = weights[weight_name]
-        optimizer.state[weight][kind] = value.to(weight.device)
+        optimizer.state[weight][kind] = cut_like(value, weight).to(weight.device)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -294,12 +368,8 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and entry.keys() == {"size", "sha256"}
-        and type(entry["size"]) is int
-        and isinstance(entry["sha256"], str)
-    )
+    kinds = {"size": int, "sha256": str}
+    return isinstance(entry, dict) and {name: type(value) for name, value in entry.items()} == kinds
 
 
 def _open_plain(path: Path) -> io.BufferedReader:

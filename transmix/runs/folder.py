@@ -21,13 +21,18 @@ import dataclasses
 import io
 import json
 import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -39,9 +44,9 @@ from transmix.data.source import SOURCES
 from transmix.data.torchvision_sets import PREFIX
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe, resolved
+from transmix.recipes.settings import flat
 from transmix.runs.atomic_write import make_folder, replace_file, sync, why, write_json, writing
 from transmix.runs.checkpoint import newest_checkpoint, read_state
-from transmix.runs.environment import environment
 from transmix.runs.error import RunError
 
 MAY_CHANGE = (
@@ -103,16 +108,15 @@ def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any
     before = read_recipe(folder)
     changed = {text.split(":")[0]: text for text in changed_settings(before, recipe)}
     refused = [text for name, text in changed.items() if name not in MAY_CHANGE]
-    names = {before.data.data or "", recipe.data.data or ""}
-    if "data" in changed and (
-        names & set(plugins.names("data", SOURCES)) or any(one.startswith(PREFIX) for one in names)
-    ):
+    names, known = {before.data.data or "", recipe.data.data or ""}, plugins.names("data", SOURCES)
+    if "data" in changed and any(one in known or one.startswith(PREFIX) for one in names):
         refused.insert(0, changed["data"])  # a folder may have moved; another name is another data set
     if refused:
         raise RunError(f"{folder} was trained with other settings: {'; '.join(refused)}. Resume with the same ones")
     if recipe.optimization.epochs < before.optimization.epochs:
         _check_epochs(folder, recipe.optimization.epochs + recipe.optimization.cooldown_epochs)
-    return {name: (_setting(before, name), _setting(recipe, name)) for name in changed}
+    old, new = flat(before), flat(recipe)
+    return {name: (old[name], new[name]) for name in changed}
 
 
 def _check_epochs(folder: Path, epochs: int) -> None:
@@ -134,10 +138,8 @@ def schedule_notice(changed: dict[str, tuple[Any, Any]]) -> str | None:
     if "epochs" not in changed:
         return None
     before, now = changed["epochs"]
-    return (
-        f"epochs: {before} -> {now}; from here on the learning rate follows the "
-        f"{'longer' if now > before else 'shorter'} schedule"
-    )
+    schedule = "longer" if now > before else "shorter"
+    return f"epochs: {before} -> {now}; from here on the learning rate follows the {schedule} schedule"
 
 
 def younger_notice(asked: Recipe, recipe: Recipe) -> str | None:
@@ -303,5 +305,32 @@ def write_end(
         write_json(folder / "summary.json", summary)
 
 
-def _setting(recipe: Recipe, name: str) -> Any:
-    return next(settings[name] for settings in dataclasses.asdict(recipe).values() if name in settings)
+def environment(world: World) -> dict[str, Any]:
+    """Return what else a result depends on: versions, commit (of a checkout), machine, processes, command."""
+    found = {}
+    for name in ("transmix", "torch", "torchvision", "timm", "numpy", "pillow"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    on_gpu = world.device.type == "cuda"
+    return {
+        "command": " ".join(["transmix", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "packages": found,
+        "commit": commit(Path(__file__).parents[2]),
+        "system": platform.platform(),
+        "device": torch.cuda.get_device_name(world.device) if on_gpu else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+    }
+
+
+def commit(checkout: Path) -> str | None:
+    """Return the commit that a checkout is at, with "+" behind it if files differ; None where this is none."""
+    if not (checkout / ".git").exists():
+        return None
+    git = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, or not ours to read
+        return None

@@ -6,16 +6,19 @@ import json
 import math
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
+from transmix.error import one_line
 from transmix.recipes import Recipe
 from transmix.recipes.file import LARGEST as LARGEST_RECIPE
 from transmix.recipes.mixing import title
+from transmix.recipes.settings import flat
 from transmix.runs.error import RunError
 from transmix.runs.folder import read_classes, read_recipe
 from transmix.runs.log import read_rows
@@ -26,8 +29,13 @@ LARGEST = 100_000_000
 KNOWN = ("recipe.yaml", "metrics.jsonl", "summary.json", "environment.json")
 """A folder with none of these holds no run."""
 
-NO_DAMAGE = ("There is no ", "it holds no row yet", "more than is read")
-"""What stands in the problem of a file that is as a run may leave it."""
+
+class Damage(str):
+    """The problem of a file that no run leaves so."""
+
+
+class NoDamageError(ValueError):
+    """A file that cannot be used, and yet is as a run may leave it."""
 
 
 class Confusion(NamedTuple):
@@ -53,7 +61,7 @@ class RunRecord:
         reliability: weights -> 'hits', 'confidence' (their sum) and 'count' of each bin.
         evaluations: name of the file -> what `transmix evaluate` found.
         confusion: of the last evaluation.
-        problems: name of the file -> why it is not there to be used.
+        problems: name of the file -> why it is not there to be used; `Damage` where no run leaves it so.
     """
 
     folder: Path
@@ -74,8 +82,8 @@ class RunRecord:
 
     def damage(self, name: str) -> str:
         """Return what is wrong with a file that a run does not leave so; empty where nothing is."""
-        problem = self.problems.get(name, "")
-        return "" if any(part in problem for part in NO_DAMAGE) else problem
+        problem = self.problems.get(name)
+        return problem if isinstance(problem, Damage) else ""
 
     @property
     def finished(self) -> bool:
@@ -127,7 +135,7 @@ class RunRecord:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Setting -> value, without the sections; those of the label rule stand by themselves."""
-        found = {name: value for section in asdict(self.recipe).values() for name, value in section.items()}
+        found = flat(self.recipe)
         return found | {f"labels {name}": value for name, value in found.pop("labels_options").items()}
 
     @property
@@ -182,7 +190,7 @@ def read_file(path: Path, largest: int = LARGEST) -> bytes:
     if not stat.S_ISREG(about.st_mode):  # a pipe would never end
         raise ValueError("it is not a plain file")
     if about.st_size > largest:
-        raise ValueError(f"it has {about.st_size / 1e6:,.1f} MB, more than is read ({largest / 1e6:g} MB)")
+        raise NoDamageError(f"it has {about.st_size / 1e6:,.1f} MB, more than is read ({largest / 1e6:g} MB)")
     return path.read_bytes()
 
 
@@ -198,21 +206,16 @@ def tried(problems: dict[str, str], name: str, read: Callable[[], Any]) -> Any:
     except FileNotFoundError:
         problems[name] = f"There is no {name}"
     except json.JSONDecodeError as error:
-        problems[name] = f"{name} is not JSON ({error})"
+        problems[name] = Damage(f"{name} is not JSON ({error})")
     except Exception as error:  # whatever a damaged file may bring about, the rest of the run is worth having
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        problems[name] = f"{name} cannot be used: {reason}"
+        kind = str if isinstance(error, NoDamageError) else Damage
+        problems[name] = kind(f"{name} cannot be used: {one_line(error)}")
     return None
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     text = read_file(path, LARGEST if path.suffix == ".json" else LARGEST_RECIPE).decode()
-    if path.suffix == ".json":
-        value = json.loads(text)
-    else:
-        import yaml
-
-        value = yaml.safe_load(text)
+    value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     if not isinstance(value, dict):
         raise ValueError("it holds no names and values")
     return value
@@ -222,7 +225,7 @@ def _log(path: Path) -> list[dict[str, Any]]:
     read_file(path)
     rows = read_rows(path)
     if not rows:
-        raise ValueError("it holds no row yet")
+        raise NoDamageError("it holds no row yet")
     return rows
 
 

@@ -115,14 +115,10 @@ def choose_weights(run: Path, checkpoint: str = "last", weights: str = "auto") -
         name, why = "model", f"the EMA is far below ({gap(scores)}); --weights ema takes it all the same"
     else:
         name, why = "ema", "the run kept an EMA" + (f" ({gap(scores)})" if "ema_top1" in scores else "")
-    return RunWeights(folder, checkpoint, step, name, why, _scores(scores, name))
-
-
-def _scores(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     prefix = "ema_" if name == "ema" else ""
     logged = ("top1", "top5", "val_loss", "calibration_error")
-    found = {one: row[prefix + one] for one in logged if prefix + one in row}
-    return found | {"epoch": row["epoch"]} if found else {}
+    found = {one: scores[prefix + one] for one in logged if prefix + one in scores}
+    return RunWeights(folder, checkpoint, step, name, why, found | {"epoch": scores["epoch"]} if found else {})
 
 
 def _checkpoint(run: Path, which: str) -> Path:

@@ -54,12 +54,10 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
     workers = 0 if recipe.data.on_device else choose_workers(recipe.data.workers, small, world.local)
     if world.device.type == "cpu":
         torch.set_num_threads(choose_threads(recipe.run.threads, workers, world.local))
-    batch = per_step // (world.size * accumulate)
+    batch, share = per_step // (world.size * accumulate), (world.rank, world.size)
     try:
         augment = TrainingAugmentation(settings, size)
-        order = EpochSampler(
-            len(data.train), recipe.run.seed, batch, per_step, settings.repeats, world.rank, world.size
-        )
+        order = EpochSampler(len(data.train), recipe.run.seed, batch, per_step, settings.repeats, *share)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     crop, pin = EvaluationCrop(size, settings.eval_crop), world.device.type == "cuda"
@@ -69,6 +67,5 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
         training, kept = hold_on_device(data, settings, order, crop, world.device, bad, filled, compiled)
         return Batches(order, training, partial(iter, kept), crop, bad)
     training = TrainingBatches(TrainingSamples(data.train, augment, recipe.run.seed), order, workers, pin, bad)
-    share = world.rank, world.size
     validation = partial(evaluation_batches, data.val, crop, batch, workers, pin, share, bad, filled)
     return Batches(order, training, validation, crop, bad)

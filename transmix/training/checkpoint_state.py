@@ -1,6 +1,8 @@
-"""What a run saves and takes back: everything that the next step depends on, and nothing else."""
+"""A run's state in one place; of it, what is saved and taken back: all that the next step depends on, no more."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,25 +10,103 @@ from typing import Any
 from torch import Tensor, nn
 
 from transmix import distributed
-from transmix.distributed import World
+from transmix.attention import AttentionReader
+from transmix.data.dataset import ImageData
+from transmix.data.sampler import EpochSampler
+from transmix.distributed import World, cut_like, gather_whole
+from transmix.error import one_line
+from transmix.recipes import Recipe
 from transmix.runs.checkpoint import (
     Checkpoint,
     load_optimizer_tensors,
     newest_checkpoint,
     optimizer_tensors,
     random_state,
+    remove_old_checkpoints,
     save_checkpoint,
+    settle_checkpoints,
 )
 from transmix.runs.error import CheckpointError, RunError
-from transmix.runs.retention import remove_old_checkpoints, settle_checkpoints
-from transmix.training.sharding import cut_like, gather_whole
-from transmix.training.state import RunState
+from transmix.runs.log import RunLog
+from transmix.training.batches import Batches
+from transmix.training.optimizer import WeightAverage
+from transmix.training.step import TrainingStep
 
 SHOWN = 8
 """More samples than these are in a dump, not in its message."""
 
 MAX_FAILED_SAVES = 3
 """So many in a row stop a run; fewer cost it no more than a line."""
+
+
+@dataclass(eq=False)
+class RunState:
+    """What a run is made of, and how far it has come.
+
+    Attributes:
+        recipe: every setting.
+        folder: run folder.
+        world: this process among all.
+        data: all of it.
+        batches: this process's share of it.
+        bare: the model, not wrapped, not compiled.
+        average: EMA of its weights, if there is one.
+        step: what an optimizer step changes: optimizer, scaler, meter.
+        reader: of the model's attention, for labels or for pictures alone; None if it cannot be read.
+        say: prints a line beside the progress bar.
+        log: of the main process.
+        step_number: optimizer steps that are done.
+        best: score, step, epoch and weights of the best evaluation.
+        scores: of the last evaluation.
+        reliability: of the last evaluation, of "model" and "ema".
+        reads: of the meter, in this epoch.
+        random_states: generators before each step since the last read, by its number.
+        pending_random_state: generators that a checkpoint held, until the first step takes them.
+        failed_saves: checkpoints in a row that could not be written.
+        log_rows: rows of the log that a checkpoint knew of.
+    """
+
+    recipe: Recipe
+    folder: Path
+    world: World
+    data: ImageData
+    batches: Batches
+    bare: nn.Module
+    average: WeightAverage | None
+    step: TrainingStep
+    reader: AttentionReader | None
+    say: Callable[[str], None] = print
+    log: RunLog | None = None
+    step_number: int = 0
+    best: dict[str, Any] | None = None
+    scores: dict[str, Any] | None = None
+    reliability: dict[str, Any] = field(default_factory=dict)
+    reads: list[dict[str, Any]] = field(default_factory=list)
+    random_states: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    pending_random_state: dict[str, Tensor] | None = None
+    failed_saves: int = 0
+    log_rows: int | None = None
+
+    @property
+    def order(self) -> EpochSampler:
+        """In which the training images come."""
+        return self.batches.order
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are sharded over the processes."""
+        return self.recipe.run.shard and self.world.size > 1
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run, cool-down included."""
+        return self.recipe.optimization.epochs + self.recipe.optimization.cooldown_epochs
+
+    @property
+    def last_step(self) -> int:
+        """Number of the step at which this run stops."""
+        steps = self.epochs * self.order.steps_per_epoch
+        return min(steps, self.recipe.run.max_steps or steps)
 
 
 def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str]]:
@@ -38,17 +118,16 @@ def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str
         RunError: the checkpoints cannot be listed.
     """
     root = folder / "checkpoints"
-    name, problem, said = None, "", []
+    newest, problem, said = None, "", []
     if world.is_main:
         try:
             newest, said = settle_checkpoints(root)
-            name = newest.name if newest is not None else None
         except CheckpointError as error:
             problem = str(error)
-    name, problem = distributed.from_first((name, problem), world)
+    name, problem = distributed.from_first((newest and newest.name, problem), world)
     if problem:
         raise RunError(problem)
-    return (None if name is None else root / name), said
+    return name and root / name, said
 
 
 def save(run: RunState, last: bool = False) -> None:
@@ -144,15 +223,13 @@ def restore(run: RunState, checkpoint: Checkpoint) -> None:
             if run.average.warmup:  # runs from before there was a warm-up did not count
                 run.average.updates.fill_(checkpoint.state["ema_updates"])
         weights: dict[str, Tensor] = dict(run.bare.named_parameters())
-        kept = checkpoint.tensors["optimizer"].items()
-        states = {name: cut_like(value, weights[name.rsplit("|", 1)[0]]) for name, value in kept}
-        load_optimizer_tensors(run.step.optimizer, states, weights)
+        load_optimizer_tensors(run.step.optimizer, checkpoint.tensors["optimizer"], weights)
         state = checkpoint.state
         run.step_number, run.best, run.reads = state["step"], state["best"], state["reads"]
         run.log_rows = state.get("log_rows")
         run.step.scaler.load_state_dict(state["scaler"])
     except (KeyError, RuntimeError) as error:
-        step, problem = checkpoint.state["step"], " ".join(str(error).split())[:300]
+        step, problem = checkpoint.state["step"], one_line(error)
         raise RunError(f"the checkpoint of step {step} in {run.folder} is not of this run: {problem}") from error
     # A process that was not there before has no state to take back and keeps its own. Not set here: what is yet to
     # be made before the first step, such as the loader's iterator, draws from the generators too.
@@ -188,10 +265,8 @@ def write_dump(run: RunState, step: int) -> str:
     RUN/nonfinite/step-N holds weights, optimizer and generators as that step found them, and which images it saw.
     """
     accumulate = run.recipe.optimization.accumulate
-    samples = [
-        [index for batch in islice(run.order.batches_of(step, rank), accumulate) for _, index, _ in batch]
-        for rank in range(run.world.size)
-    ]
+    shares = [islice(run.order.batches_of(step, rank), accumulate) for rank in range(run.world.size)]
+    samples = [[index for batch in share for _, index, _ in batch] for share in shares]
     tensors = _gather_tensors(run, run.random_states.get(step, {}), ema=run.recipe.mixing.guide == "ema")
     if run.world.is_main:
         about = {"step": step, "samples": samples, "processes": run.world.size, "accumulate": accumulate}

@@ -20,28 +20,24 @@ from transmix.data.class_names import class_name
 from transmix.data.dataset import ImageData, printable
 from transmix.data.seeding import derive_seed
 from transmix.data.source import in_classes, load_data
-from transmix.distributed import World
+from transmix.distributed import World, shard
 from transmix.evaluation.evaluate import evaluate
 from transmix.metrics import METRICS, added_metrics, in_log
 from transmix.models.build import AMP, check_forward, normaliser, start_model
 from transmix.models.start import Start
 from transmix.recipes import Recipe, RecipeError, check_recipe, resolved
-from transmix.recipes.cadence import parse_cadence
 from transmix.recipes.mixing import mixes_in, title
+from transmix.recipes.settings import parse_cadence
 from transmix.runs import folder as run_folder
 from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_state
 from transmix.runs.log import RunLog
 from transmix.runs.weights import better_weights, ema_is_far_below, gap, start_weights
 from transmix.training.batches import Batches, prepare_batches
-from transmix.training.checkpoint_state import choose_checkpoint, restore, save, write_dump
-from transmix.training.ema import WeightAverage, a_copy
-from transmix.training.nonfinite import NotFiniteError
-from transmix.training.optimizer import build_optimizer, lr_at
+from transmix.training.checkpoint_state import RunState, choose_checkpoint, restore, save, write_dump
+from transmix.training.optimizer import WeightAverage, a_copy, build_optimizer, lr_at
 from transmix.training.probe_images import draw_boxes, keep_examples
 from transmix.training.progress import Progress
-from transmix.training.sharding import shard
-from transmix.training.state import RunState
-from transmix.training.step import TrainingStep, build_transmix
+from transmix.training.step import NotFiniteError, TrainingStep, build_transmix, where_to_read
 from transmix.training.stopping import StoppedError, Watch
 
 
@@ -69,9 +65,7 @@ def train(
     check_recipe(recipe)
     recipe = resolved(recipe)
     if recipe.run.tensorboard and find_spec("tensorboard") is None:
-        raise RecipeError(
-            "tensorboard is not installed: pip install 'transmix[tensorboard]', or leave --tensorboard out"
-        )
+        raise RecipeError("tensorboard is not installed: pip install 'transmix[tensorboard]', or leave it out")
     folder = Path(out)
     world = distributed.start(recipe.run.device, recipe.run.wait_minutes)
     try:
@@ -117,11 +111,11 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
     if world.is_main:
         run_folder.write_start(folder, recipe, data, world, start)
         run.log = RunLog(folder, run.step_number, recipe.run.tensorboard, run.log_rows)
+        lines = [_introduction(run), *filter(None, [start]), *data.notes]
+        if recipe.model.compile:
+            lines.append("compiling the model at the first step takes a minute or more; --no-compile leaves it out")
+        print(*lines, sep="\n", flush=True)
     distributed.wait_for_all(world)
-    lines = [_introduction(run), *([] if start is None else [str(start)]), *data.notes]
-    if recipe.model.compile:
-        lines.append("compiling the model at the first step takes a minute or more; --no-compile leaves it out")
-    run.introduction = lines
     return run
 
 
@@ -147,18 +141,16 @@ def _prepare_model(
     check_forward(bare, recipe.data.image_size, len(data.classes))
     sharded = recipe.run.shard and world.size > 1
     # FSDP2 takes contiguous weights alone; the images' format is what convolutions follow.
-    last = recipe.model.channels_last and not sharded
-    memory = torch.channels_last if last else torch.preserve_format
+    memory = torch.channels_last if recipe.model.channels_last and not sharded else torch.preserve_format
     bare = bare.to(device=world.device, memory_format=memory)  # type: ignore[call-overload]
     decay = recipe.optimization.ema_decay
     averaged = a_copy(bare) if decay is not None else None  # whole, and sharded next as the model is
     tm = build_transmix(recipe.mixing, bare, averaged)
-    reader, mixing = tm.reader, recipe.mixing
+    guide = tm.guide.reader if tm.guide is not None and tm.guide.source is bare else None
+    reader = tm.reader or guide
     if reader is None:
         with suppress(AttentionError):  # it is for pictures alone
-            reader = AttentionReader(
-                bare, mixing.module, prefix_tokens=mixing.prefix_tokens, grid=mixing.grid, training=False
-            )
+            reader = AttentionReader(bare, **where_to_read(recipe.mixing), training=False)
     if sharded:
         for model in filter(None, (bare, averaged)):
             shard(model, world)
@@ -180,8 +172,6 @@ def finish(run: RunState, watch: Watch) -> dict[str, Any]:
     batch, per_epoch = run.recipe.optimization.batch_size, run.order.steps_per_epoch
     progress = Progress(run.last_step, run.step_number, run.epochs, batch, not run.world.is_main)
     run.say = progress.say
-    for line in run.introduction:
-        run.say(line)
     if run.reads and run.step_number % per_epoch == 0:  # stopped while it was evaluated
         _end_epoch(run, watch, progress, run.step_number // per_epoch - 1, None)
     while run.step_number < run.last_step:
@@ -313,16 +303,10 @@ def _evaluate(run: RunState, watch: Watch) -> dict[str, float]:
     """Return the scores of the model, and of the EMA as ema_..., on the validation split."""
     found: dict[str, float] = {}
     models = {"": run.bare} if run.average is None else {"": run.bare, "ema_": run.average.model}
+    how: dict[str, Any] = {"normalise": run.step.normalise, "amp_dtype": AMP[run.recipe.model.amp]}
     for prefix, model in models.items():
         distributed.share_buffers(model, run.world)
-        scores = evaluate(
-            model,
-            _validation_batches(run, watch),
-            len(run.data.classes),
-            run.world.device,
-            normalise=run.step.normalise,
-            amp_dtype=AMP[run.recipe.model.amp],
-        )
+        scores = evaluate(model, _validation_batches(run, watch), len(run.data.classes), run.world.device, **how)
         run.scores, run.reliability["ema" if prefix else "model"] = scores, scores["reliability"]
         found |= {prefix + in_log(name): scores[name] for name in (*METRICS, *added_metrics())}
     assert run.scores is not None

@@ -11,7 +11,7 @@ from transmix.data.loader import EvaluationSamples
 from transmix.recipes.mixing import build_rule
 from transmix.runs import folder as run_folder
 from transmix.runs.error import RunError
-from transmix.training.state import RunState
+from transmix.training.checkpoint_state import RunState
 
 COUNT = 8
 """How many fixed validation images are looked at."""
@@ -60,8 +60,8 @@ def draw_boxes(run: RunState, name: str) -> None:
     run.step.keep_boxes, run.step.boxes = False, None
     if not run.world.is_main or path.exists():
         return
-    from transmix.visual.mixed_batch import mixed_batch_figure
     from transmix.visual.page import save_figure
+    from transmix.visual.pairs import mixed_batch_figure
 
     images, mixed, attention = kept
     mean, std = (torch.tensor(v)[:, None, None] for v in (run.recipe.augmentation.mean, run.recipe.augmentation.std))

@@ -17,13 +17,13 @@ from transmix.data.bad_images import BadImages, allowed_bad
 from transmix.data.dataset import ImageData
 from transmix.data.loader import TrainingSamples
 from transmix.data.on_device import TrainingImages
-from transmix.data.sampler import EpochSampler, SampleKey
+from transmix.data.sampler import EpochSampler
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import mixes_in
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
 from transmix.runs.folder import RunError, read_recipe
-from transmix.training.ema import a_copy
+from transmix.training.optimizer import a_copy
 from transmix.training.loop import load_run_data
 from transmix.training.optimizer import build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
@@ -72,9 +72,7 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
             model.zero_grad()
 
 
-def _loader(
-    recipe: Recipe, data: ImageData, device: torch.device
-) -> Callable[[list[SampleKey]], tuple[Tensor, Tensor]]:
+def _loader(recipe: Recipe, data: ImageData, device: torch.device) -> Callable[[list], tuple[Tensor, Tensor]]:
     """Return what makes a batch of sample keys as the run did."""
     settings, size, seed = recipe.augmentation, recipe.data.image_size, recipe.run.seed
     if recipe.data.on_device:

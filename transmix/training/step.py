@@ -1,14 +1,22 @@
-"""One optimizer step: mix, run the model, weigh the labels by its attention, follow the gradient."""
+"""One optimizer step: mix, run the model, weigh the labels by its attention, follow the gradient.
+
+What it counts stays on the device until it is read: sums to report, and steps that were not finite.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from transmix.attention.error import AttentionError
 from transmix.attention.reader import Attention
 from transmix.data.seeding import derive_seed
+from transmix.distributed import World, whole
+from transmix.error import TransMixError
+from transmix.evaluation.accumulators import sum_dtype
 from transmix.losses import mixed_accuracy
 from transmix.methods import SMMix
 from transmix.mixing.mixed import Mixed
@@ -16,12 +24,92 @@ from transmix.models.build import AMP
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.mixing import build_criterion, build_mixer, rule_name
 from transmix.recipes.settings import Mixing
-from transmix.training.ema import WeightAverage
-from transmix.training.meter import Meter
-from transmix.training.nonfinite import NotFinite
-from transmix.training.optimizer import set_lr
-from transmix.training.sharding import whole
-from transmix.transmix import TransMix
+from transmix.training.optimizer import WeightAverage, set_lr
+from transmix.transmix import TransMix, label_shift
+
+NAMES = ("loss", "mixed_accuracy", "label_shift", "empty_boxes", "boxes", "batches")
+
+
+class Meter:
+    """Running sums over the micro-batches since the last read.
+
+    Args:
+        device: where the sums live.
+    """
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(len(NAMES), device=device, dtype=sum_dtype(device))
+
+    def add(self, loss: Tensor, accuracy: Tensor, mixed: Mixed) -> None:
+        """Add one micro-batch; nothing is read back."""
+        # Zeros in place of what is missing keep the sum one tensor, which is read back in a single copy.
+        one, nothing = loss.new_ones(()), loss.new_zeros(())
+        shift = empty = boxes = nothing
+        if mixed.mask is not None and mixed.rule != "area":
+            measured = label_shift(mixed)
+            empty, boxes = measured["empty_boxes"], measured["boxes"]
+            shift = measured["label_shift"] * boxes
+        self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one])
+
+    def read(self, world: World) -> dict[str, float]:
+        """Return means since the last read, over all processes, and start anew.
+
+        Returns:
+            loss, mixed_accuracy; with labels other than the area's also label_shift (mean |lam_area - lam| of rows with
+            a box) and empty_boxes (share of boxes with evidence under a tenth of their area).
+        """
+        if world.size > 1:
+            dist.all_reduce(self.sums)
+        sums = dict(zip(NAMES, (self.sums / world.size).tolist(), strict=True))
+        self.sums = torch.zeros_like(self.sums)
+        means = {name: sums[name] / max(sums["batches"], 1) for name in ("loss", "mixed_accuracy")}
+        if sums["boxes"] > 0:
+            means["label_shift"] = sums["label_shift"] / sums["boxes"]
+            means["empty_boxes"] = sums["empty_boxes"] / sums["boxes"]
+        return means
+
+
+class NotFiniteError(TransMixError):
+    """Loss or gradients became infinite or not a number, and training was stopped."""
+
+    code = 1
+
+
+class NotFinite:
+    """Counts on the device which steps were not finite, and says which to skip.
+
+    Args:
+        device: where gradients are.
+        stays: after one such step skip all later ones too: weights then are still those it was taken from when
+            the count is read and training stops.
+    """
+
+    def __init__(self, device: torch.device, stays: bool):
+        self.stays = stays
+        self.counts = torch.zeros(4, dtype=torch.int64, device=device)  # steps, first, row now, longest row
+
+    def skip(self, step: int, bad: Tensor) -> Tensor:
+        """Note whether a step (counted from 1) is bad, and return whether to skip it, as bool on the device."""
+        steps, first, row, longest = self.counts
+        bad = bad & (steps == 0) if self.stays else bad  # what follows a skipped step says nothing new
+        row = (row + 1) * bad
+        first = torch.where((first == 0) & bad, step, first)
+        self.counts = torch.stack([steps + bad, first, row, torch.maximum(longest, row)])
+        return bad | (self.counts[0] > 0) if self.stays else bad
+
+    def read(self, world: World) -> tuple[int, int, int]:
+        """Return the largest count of any process, and start anew; an unfinished series goes on.
+
+        Returns:
+            How many steps were not finite since the last read; the number of the first of them, 0 if there was none;
+            the longest row of them, those before the last read included.
+        """
+        counts = self.counts.clone()
+        if world.size > 1:
+            dist.all_reduce(counts, dist.ReduceOp.MAX)
+        steps, first, row, longest = counts.tolist()
+        self.counts = torch.tensor([0, 0, row, row], device=self.counts.device)
+        return steps, first, longest
 
 
 class TrainingStep:
@@ -122,6 +210,11 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
 
+def where_to_read(mixing: Mixing) -> dict[str, Any]:
+    """Return where a recipe has a model's attention read, in the words of `TransMix` and `AttentionReader`."""
+    return {"module": mixing.module, "prefix_tokens": mixing.prefix_tokens, "grid": mixing.grid}
+
+
 def build_transmix(mixing: Mixing, model: nn.Module, average: nn.Module | None = None) -> TransMix:
     """Return mixing, label rule and loss of a recipe, for a model that is not wrapped, and its EMA.
 
@@ -132,17 +225,8 @@ def build_transmix(mixing: Mixing, model: nn.Module, average: nn.Module | None =
     mixer, look = build_mixer(mixing), None if mixing.guide == "model" else average
     kind = SMMix if any(isinstance(method, SMMix.method) for method in mixer.methods) else TransMix
     try:
-        return kind(
-            model,
-            mixer=mixer,
-            guide=look,
-            labels=rule_name(mixing),
-            labels_options=mixing.labels_options,
-            criterion=build_criterion(mixing),
-            module=mixing.module,
-            prefix_tokens=mixing.prefix_tokens,
-            grid=mixing.grid,
-        )
+        how = where_to_read(mixing) | {"labels": rule_name(mixing), "labels_options": mixing.labels_options}
+        return kind(model, mixer=mixer, criterion=build_criterion(mixing), guide=look, **how)
     except AttentionError as error:
         raise AttentionError(f"{error}. (A recipe asks for that head with class_attention)") from error
     except (ValueError, TypeError) as error:

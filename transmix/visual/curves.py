@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from transmix.metrics import METRICS, TRAINING_METRICS
 from transmix.runs.log import training_windows
@@ -156,10 +156,8 @@ def draw_curves(
     first, last = ends or (min(steps), max(steps))
     margin = 0.04 * (last - first) or 0.5
     axes.set_xlim(first - margin, last + margin)
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{100 * value:.4g}%") if share else FuncFormatter(_number)
-    )
-    axes.xaxis.set_major_formatter(FuncFormatter(_number))
+    axes.yaxis.set_major_formatter((lambda value, _: f"{100 * value:.4g}%") if share else _number)
+    axes.xaxis.set_major_formatter(_number)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     return axes

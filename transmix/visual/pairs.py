@@ -1,5 +1,7 @@
 """The figure of mixed pairs: both images, the mask, what came out, where the class token looked, and both labels.
 
+A mixed batch is drawn so too, one row a sample, from the record that mixing makes.
+
 Blue is image A and its class, orange image B, whose pixels were pasted in, in frames and bars alike. On a page the
 bars stand beside the images, in a column below them.
 """
@@ -12,7 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from transmix.visual.overlay import Grid, attention_notes, attention_overlay, draw_outline, draw_picture, scale_end
+from transmix.visual.overlay import (
+    Grid,
+    as_array,
+    as_picture,
+    attention_notes,
+    attention_overlay,
+    check_attention,
+    draw_outline,
+    draw_picture,
+    scale_end,
+)
 from transmix.visual.page import Page, shorten, text_width
 from transmix.visual.palette import GAP, INK, MARGIN, OWN, PAGE, PARTNER, SMALL, TEXT, our_style
 
@@ -81,7 +93,7 @@ def pairs_figure(
         centre = MARGIN + column * (layout.side + layout.gap) + layout.side / 2
         size = SMALL if narrow else TEXT
         page.text(centre, HEAD - 0.1, title, ha="center", size=size, weight="bold")
-    if layout.beside:
+    if width >= WIDE:
         page.text(layout.bars_left, HEAD - 0.1, heading, weight="bold")
     for line, (pair, panels) in enumerate(zip(pairs, columns, strict=True)):
         top = HEAD + line * (layout.row + GAP)
@@ -91,9 +103,9 @@ def pairs_figure(
             draw_picture(axes, picture, frame)
             if frame is None:
                 draw_outline(axes, pair.mask >= 0.5)  # of a soft mask, where B has the larger share
-        size = width - MARGIN - layout.bars_left, layout.bars_height
+        size = width - MARGIN - layout.bars_left, layout.row - layout.bars_top
         bars = page.axes(layout.bars_left, top + layout.bars_top, *size)
-        _draw_shares(bars, pair.shares, pair.names, size, stacked=layout.beside)
+        _draw_shares(bars, pair.shares, pair.names, size, stacked=width >= WIDE)
     return page.figure
 
 
@@ -113,14 +125,12 @@ def _panels(pair: Pair, grid: Grid | None, mask: bool, end: float | None) -> lis
 class _Layout(NamedTuple):
     """Places of one pair in inches; `row` is the height of all of it."""
 
-    beside: bool
     side: float
     height: float
     gap: float
     row: float
     bars_left: float
     bars_top: float
-    bars_height: float
 
 
 def _layout(width: float, panels: int, size: tuple[int, int], shares: int) -> _Layout:
@@ -131,9 +141,8 @@ def _layout(width: float, panels: int, size: tuple[int, int], shares: int) -> _L
     height = min(side * size[0] / size[1], HIGHEST)
     bars = (2 if beside else 1) * LINE + 0.05 + shares * (BAR + 0.07)
     if not beside:
-        return _Layout(beside, side, height, gap, height + 0.06 + bars, MARGIN, height + 0.06, bars)
-    row = max(height, bars)
-    return _Layout(beside, side, height, gap, row, MARGIN + panels * (side + gap) + GAP, 0.0, row)
+        return _Layout(side, height, gap, height + 0.06 + bars, MARGIN, height + 0.06)
+    return _Layout(side, height, gap, max(height, bars), MARGIN + panels * (side + gap) + GAP, 0.0)
 
 
 def _legend(with_images: bool, with_box: bool) -> tuple[str, ...]:
@@ -166,9 +175,99 @@ def _draw_shares(
         style: dict[str, Any] = {"size": TEXT, "color": INK, "va": "center_baseline"}
         axes.text(0, middle, share.rule, **style)
         axes.text(left - 0.05, middle, f"{own}%", ha="right", **style)
-        axes.add_patch(Rectangle((left, top), length * share.own, BAR, color=OWN, linewidth=0))
-        axes.add_patch(
-            Rectangle((left + length * share.own, top), length * (1 - share.own), BAR, color=PARTNER, linewidth=0)
-        )
+        for start, part, colour in ((0, share.own, OWN), (share.own, 1 - share.own, PARTNER)):
+            axes.add_patch(Rectangle((left + length * start, top), length * part, BAR, color=colour, linewidth=0))
         axes.text(left + length + 0.05, middle, f"{100 - own}%", ha="left", **style)
         top += step
+
+
+def mixed_batch_figure(
+    mixed: Any,
+    attention: Any,
+    grid: tuple[int, int] | None,
+    class_names: Sequence[str],
+    *,
+    base_images: Any = None,
+    rows: int = 6,
+    width: float = PAGE,
+    weight: float | None = None,
+) -> Figure:
+    """Draw a mixed batch with its labels by area, by attention and as trained.
+
+    Columns: image A and image B (if `base_images` is given), the mixed image with the box outlined, the
+    attention over it (if `attention` is given), and the label: by area, by attention alone, and as it was trained.
+
+    Args:
+        mixed: The mixed batch, a `transmix.mixing.Mixed`: images (B, 3, H, W), uint8 or float in 0..1; labels
+            (B,) int64; partner (B,) int64; lam and lam_area (B,), weight of the own label; mask (B or 1, H, W),
+            true where the partner's pixels are, or None.
+        attention: (B, P) attention of the class token over the patches, row by row of the grid, or None.
+        grid: Patches (h, w), h * w = P; needed with `attention`.
+        class_names: K names.
+        base_images: (B, 3, H, W) the batch before mixing, or None.
+        rows: Samples to draw at most, those first whose label the attention changed most.
+        width: Of the figure in inches.
+        weight: Share of the rule's evidence in the label that is trained; None: not said.
+
+    Raises:
+        ValueError: If shapes do not fit together, float images leave 0..1, attention is negative or not finite, or
+            labels have no name.
+    """
+    _check(mixed, base_images, class_names, rows)
+    labels, partner = as_array(mixed.labels), as_array(mixed.partner)
+    looked = [None] * len(labels) if attention is None else check_attention(attention, len(labels), grid)
+    pairs = []
+    for row in choose_rows(mixed, rows):
+        two = row, int(partner[row])
+        own, other = (None if base_images is None else as_picture(base_images[one]) for one in two)
+        names = class_names[int(labels[two[0]])], class_names[int(labels[two[1]])]
+        shown = own, other, as_picture(mixed.images[row]), row_mask(mixed, row), looked[row]
+        pairs.append(Pair(*shown, names, row_shares(mixed, row)))
+    notes = () if weight is None or mixed.rule == "area" else (trained_note(weight, mixed.rule),)
+    return pairs_figure(pairs, grid, width=width, notes=notes)
+
+
+def choose_rows(mixed: Any, rows: int) -> list[int]:
+    """Choose at most `rows` samples, first those whose label by attention differs most from that by area."""
+    change = np.abs(as_array(mixed.lam) - as_array(mixed.lam_area))
+    return np.argsort(-change, kind="stable")[:rows].tolist()
+
+
+def row_mask(mixed: Any, row: int) -> np.ndarray:
+    """Give the partner's share of each pixel in one sample: (H, W) bool or float, 0 if the batch has no masks."""
+    if mixed.mask is None:
+        return np.zeros(mixed.images.shape[-2:], dtype=bool)
+    return as_array(mixed.mask[row if len(mixed.mask) > 1 else 0])
+
+
+def row_shares(mixed: Any, row: int) -> list[Share]:
+    """Return the label of one sample: by area, by attention (or the rule's evidence) alone where known, and as trained.
+
+    Without a mask it is as trained alone. A weight of the partner's label of its own (`lam_partner`) is drawn as its
+    share of both.
+    """
+    trained = float(mixed.lam[row])
+    if mixed.lam_partner is not None:
+        trained /= max(trained + float(mixed.lam_partner[row]), 1e-12)
+    if not row_mask(mixed, row).any():
+        return label_shares(None, None, trained)
+    evidence = None if mixed.lam_evidence is None else float(mixed.lam_evidence[row])
+    return label_shares(float(mixed.lam_area[row]), evidence, trained, mixed.rule)
+
+
+def _check(mixed: Any, base_images: Any, class_names: Sequence[str], rows: int) -> None:
+    shape = tuple(mixed.images.shape)
+    if len(shape) != 4 or shape[1] != 3:
+        raise ValueError(f"expected images (B, 3, H, W), got {shape}")
+    if shape[0] == 0 or rows < 1:
+        raise ValueError(f"nothing to draw: {shape[0]} images and at most {rows} rows")
+    if base_images is not None and tuple(base_images.shape) != shape:
+        raise ValueError(f"base_images are {tuple(base_images.shape)} and mixed images {shape}")
+    for name in ("labels", "partner", "lam", "lam_area"):
+        if tuple(getattr(mixed, name).shape) != shape[:1]:
+            raise ValueError(f"expected {name} {shape[:1]}, got {tuple(getattr(mixed, name).shape)}")
+    lowest, highest = int(mixed.labels.min()), int(mixed.labels.max())
+    if not 0 <= lowest <= highest < len(class_names):
+        raise ValueError(f"labels {lowest}..{highest} do not fit {len(class_names)} class names")
+    if mixed.mask is not None and tuple(mixed.mask.shape) not in (shape[:1] + shape[2:], (1, *shape[2:])):
+        raise ValueError(f"expected mask ({shape[0]} or 1, {shape[2]}, {shape[3]}), got {mixed.mask.shape}")

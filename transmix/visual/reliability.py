@@ -42,15 +42,17 @@ def reliability(logits: Any, labels: Any, bins: int = 15) -> Reliability:
         raise ValueError("no predictions to sort by confidence")
     if bad := int((~np.isfinite(values).all(1)).sum()):
         raise ValueError(f"{bad} of {len(values)} predictions are not finite; they have no confidence to sort by")
-    shifted = np.exp(values - values.max(1, keepdims=True))
-    confidence = shifted.max(1) / shifted.sum(1)
+    confidence = 1 / np.exp(values - values.max(1, keepdims=True)).sum(1)
     hit = values.argmax(1) == truth
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
+    return of_bins(*(np.bincount(place, weights, bins) for weights in (hit, confidence, None)))
+
+
+def of_bins(hits: np.ndarray, confidence: np.ndarray, counts: np.ndarray) -> Reliability:
+    """Make the means of the bins' sums, each (M,): of right predictions, of confidence, and of samples."""
     with np.errstate(invalid="ignore"):
-        accuracy = np.bincount(place, hit, bins) / counts
-        mean = np.bincount(place, confidence, bins) / counts
-    return Reliability(counts, accuracy, mean, float(np.nansum(counts * np.abs(accuracy - mean)) / len(values)))
+        accuracy, mean = hits / counts, confidence / counts
+    return Reliability(counts, accuracy, mean, float(np.nansum(counts * np.abs(accuracy - mean)) / counts.sum()))
 
 
 @our_style()
@@ -102,9 +104,7 @@ def reliability_figure(
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     upright = text_width(str(found.counts.max()), COUNT) > each / bins  # side by side they would touch
     lower.set_ylim(0, found.counts.max() * (1.6 if upright else 1.22))
+    turned: dict[str, Any] = {"rotation": 90 if upright else 0, "ha": "center", "va": "bottom", "size": COUNT}
     for edge, count in zip(edges[full], found.counts[full], strict=True):
-        turned: dict[str, Any] = {"rotation": 90 if upright else 0, "ha": "center", "va": "bottom"}
-        lower.annotate(
-            str(count), (edge + 0.5 / bins, count), (0, 1.5), textcoords="offset points", size=COUNT, **turned
-        )
+        lower.annotate(str(count), (edge + 0.5 / bins, count), (0, 1.5), textcoords="offset points", **turned)
     return page.figure

@@ -1,7 +1,0 @@
-"""What goes wrong when a run's model is written for other programs."""
-
-from transmix.error import TransMixError
-
-
-class ExportError(TransMixError):
-    """A model that cannot be exported or loaded as asked; the message says why and what to do."""
