@@ -23,9 +23,8 @@ from transmix.recipes import Recipe
 from transmix.recipes.mixing import mixes_in
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
 from transmix.runs.folder import RunError, read_recipe
-from transmix.training.optimizer import a_copy
 from transmix.training.loop import load_run_data
-from transmix.training.optimizer import build_optimizer
+from transmix.training.optimizer import a_copy, build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
 
 
