@@ -53,7 +53,6 @@ class _Named(TransMix):
 
     method: ClassVar[Any]
     rule_type: ClassVar[Any] = AreaLabels
-    prob: ClassVar[float] = 1.0
 
     def __init__(
         self,
@@ -73,12 +72,11 @@ class _Named(TransMix):
             {name: settings[name] for name in names if name in settings} for names in (*known, MIXER)
         )
         methods = [self.method(**of_method)]
-        mixer = Mixer(**{"prob": self.prob} | of_mixer, methods=methods, generator=generator)
-        if labels is None:
-            labels = self.rule_type(**of_rule)
-        elif of_rule:
+        mixer = Mixer(**of_mixer, methods=methods, generator=generator)
+        if labels is not None and of_rule:
             raise TypeError(f"{', '.join(of_rule)} belong to the labels of {type(self).__name__}, but labels is given")
-        super().__init__(model, mixer=mixer, labels=labels, smoothing=smoothing, guide=guide)
+        rule: str | Rule = self.rule_type(**of_rule) if labels is None else labels
+        super().__init__(model, mixer=mixer, labels=rule, smoothing=smoothing, guide=guide)
 
     def __repr__(self) -> str:
         return super().__repr__().replace("TransMix(", f"{type(self).__name__}(", 1)
@@ -108,7 +106,8 @@ class TLAlign(_Named):
     method, rule_type = mixing.GridCutMix, RolloutLabels
 
     def __init__(self, model: nn.Module, **settings: Any):
-        super().__init__(model, **{"cell": _patch_side(model)} | settings)
+        settings.setdefault("cell", _patch_side(model))
+        super().__init__(model, **settings)
 
 
 class SMMix(_Named):

@@ -129,7 +129,8 @@ class Look:
         maps = self._found[0]
         if kind in maps:
             return maps[kind]
-        if not isinstance(self._guide.source, nn.Module):  # a function of the user's gives what is asked for
+        # What the class token attends to is the saliency of a model; a function of the user's gives what is asked for.
+        if kind == "saliency" or not isinstance(self._guide.source, nn.Module):
             return maps["class"]
         raise AttentionError(
             f"{type(unwrap(self._guide.source)).__name__} gives no maps of {KINDS[kind]}: in its last block the class "

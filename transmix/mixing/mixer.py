@@ -148,8 +148,8 @@ class Mixer:
             ValueError: shapes that do not fit, or a method that looks at the model where there is no `look`.
         """
         check_batch(images, labels)
-        draw = self.draw(len(images), *images.shape[-2:], look or _Saliency(images))
-        return draw.apply(images, labels)
+        height, width = images.shape[-2:]
+        return self.draw(len(images), height, width, look or _Saliency(images)).apply(images, labels)
 
     def draw(self, batch_size: int, height: int, width: int, look: Look | None = None) -> Draw:
         """Draw how a batch of `batch_size` images of `height` x `width` pixels is mixed; `look` as above."""
