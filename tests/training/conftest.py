@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from transmix.recipes import dump_recipe
-from transmix.visual import mixed_batch
+from transmix.visual import pairs as pictures
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "chaos.py"
 
@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "chaos.py"
 @pytest.fixture(autouse=True)
 def _empty_pictures(monkeypatch):
     """Draw no boxes: they take longer than a small run. What a fixture of a module trains has its pictures."""
-    monkeypatch.setattr(mixed_batch, "mixed_batch_figure", lambda *_, **__: Figure((1, 1)))
+    monkeypatch.setattr(pictures, "mixed_batch_figure", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture(scope="session")

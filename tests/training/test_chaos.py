@@ -17,8 +17,8 @@ from transmix.training.loop import train
 WITHOUT_BOXES = f"""
 import sys
 from matplotlib.figure import Figure
-from transmix.visual import mixed_batch
-mixed_batch.mixed_batch_figure = lambda *_, **__: Figure((1, 1))  # drawing them takes longer than the run
+from transmix.visual import pairs as pictures
+pictures.mixed_batch_figure = lambda *_, **__: Figure((1, 1))  # drawing them takes longer than the run
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2] / "scripts")!r})
 import chaos
 sys.exit(chaos.main())

@@ -36,7 +36,7 @@ from transmix.training import batches as loading
 from transmix.training import loop, step, stopping
 from transmix.training.optimizer import WeightAverage, a_copy, build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
-from transmix.visual import mixed_batch
+from transmix.visual import pairs as pictures
 
 DEADLINE = 240  # seconds for a pair of processes: a hang is a failure
 WAYS = {"ddp": False, "fsdp": True}
@@ -193,7 +193,7 @@ def serve():
     import torch.distributed.fsdp
 
     torch.set_num_threads(1)
-    mixed_batch.mixed_batch_figure = lambda *_, **__: Figure((1, 1))  # the boxes take longer than a small run
+    pictures.mixed_batch_figure = lambda *_, **__: Figure((1, 1))  # the boxes take longer than a small run
     for line in sys.stdin:
         print(json.dumps(run_pair(*json.loads(line))), flush=True)
 
