@@ -1,4 +1,4 @@
-"""Processes: who this one is, where it computes, and the little they say to each other."""
+"""Distributed processes: rank, device, and the few collective operations that are needed."""
 
 import inspect
 import os
@@ -24,21 +24,21 @@ failure that it sees first, and ends the others itself."""
 
 
 class LostProcessError(TransMixError):
-    """Another process has failed, or does not answer."""
+    """Another process failed or does not respond."""
 
     code = 1
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all that train together (one, unless started by torchrun).
+    """Rank, device and number of processes (one process, unless started by torchrun).
 
     Attributes:
-        rank: number of this process, 0 writes the run folder.
+        rank: rank of this process; rank 0 writes the run folder.
         size: number of processes.
         local: number of processes on this machine.
-        device: where this process computes.
-        restarted: torchrun has started the processes again after a failure.
+        device: device of this process.
+        restarted: whether torchrun restarted the processes after a failure.
     """
 
     rank: int
@@ -49,19 +49,19 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
 
 def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
-    """Find out about this process, and join the others if torchrun started it.
+    """Return this process's `World`; join the process group if torchrun started it.
 
     Args:
         device: "auto", "cpu", "cuda", ...
-        wait_minutes: how long to wait for the others, now and whenever something is shared, before it is an error.
+        wait_minutes: timeout in minutes for joining and for every collective operation.
 
     Raises:
-        RecipeError: a device that this machine does not have, or processes that cannot find each other.
+        RecipeError: the device does not exist on this machine, or the processes cannot connect.
     """
     rank, size, local_rank, local = (
         int(os.environ.get(name, default))
@@ -95,12 +95,11 @@ def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
 
 
 def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> tuple[Store, int]:
-    """Return a part of torchrun's store in which nothing is left from before a restart, and which life this is, from 1.
+    """Return a part of torchrun's store without entries from before a restart, and the number of this start, from 1.
 
-    torchrun keeps one store over all restarts, in which the addresses of the processes that died still stand; whoever
-    reads one before its new owner has written it cannot connect. torchrun's count of restarts differs between
-    machines, so the first process names the life, and tells it to each other process under a word that this one
-    alone has just made up.
+    torchrun keeps one store over all restarts, with old addresses of dead processes. A process that reads an old
+    address cannot connect. torchrun's restart count differs between machines, so rank 0 chooses the number of this
+    start, and sends it to each other process under a random key that this process has just created.
     """
     word = uuid.uuid4().hex
     if rank > 0:
@@ -113,7 +112,7 @@ def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> 
         end = time.monotonic() + wait.total_seconds()
         while store.add(f"transmix/knows/{life}", 0) < size - 1:
             if time.monotonic() > end:
-                raise dist.DistError(f"not all of {size} processes have come within {wait}")
+                raise dist.DistError(f"not all of {size} processes joined within {wait}")
             for other in range(1, size):
                 if store.check([f"transmix/asks/{other}"]):  # now, or in an earlier life: nobody reads that answer
                     store.set(f"transmix/told/{store.get(f'transmix/asks/{other}').decode()}", life)
@@ -122,7 +121,7 @@ def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> 
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:
-    """Let a model's gradients be averaged over all processes."""
+    """Wrap a model so that its gradients are averaged over all processes."""
     if world.size == 1:
         return model
     # Views into DDP's buckets spare a copy of all gradients. Buffers are sent around only where there are any.
@@ -134,16 +133,16 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
 
 
 def is_part(tensor: Tensor) -> bool:
-    """Whether a tensor is cut up over processes (a DTensor, whose import would take seconds)."""
+    """Whether a tensor is sharded over processes (a DTensor, checked without its import, which takes seconds)."""
     return hasattr(tensor, "full_tensor")
 
 
 @contextmanager
 def losing_others(world: World, remedy: str) -> Iterator[None]:
-    """Turn what torch raises when another process fails or hangs into one error that says so, and the remedy.
+    """Convert torch's errors about a failed or hanging process into one error with a remedy.
 
     Raises:
-        LostProcessError: the failure is not this process's.
+        LostProcessError: another process failed.
     """
     try:
         yield
@@ -154,13 +153,13 @@ def losing_others(world: World, remedy: str) -> Iterator[None]:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             time.sleep(PAUSE)
         raise LostProcessError(
-            f"process {world.rank} has lost another process, which failed or does not answer; look for what that one "
-            f"said, and {remedy} ({said.splitlines()[0][:200]})"
+            f"process {world.rank} lost contact with another process, which failed or hangs; read the error of that "
+            f"process, then {remedy} ({said.splitlines()[0][:200]})"
         ) from error
 
 
 def wait_for_all(world: World) -> None:
-    """Return once every process has come here."""
+    """Wait until every process has reached this point."""
     if world.size > 1:
         dist.barrier()
 
@@ -173,14 +172,14 @@ def average(values: Tensor, world: World) -> Tensor:
 
 
 def share_buffers(model: nn.Module, world: World) -> None:
-    """Give every process the first one's buffers (running means of batch norm), so that all evaluate one model."""
+    """Copy rank 0's buffers (batch norm statistics) to every process, so that all evaluate the same model."""
     if world.size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def gather(mine: Any, world: World) -> list[Any]:
-    """Return what every process has, small and for pickle, in the order of ranks, to every process."""
+    """Return the small, picklable objects of all processes, in the order of ranks, in every process."""
     if world.size == 1:
         return [mine]
     gathered: list = [None] * world.size
@@ -189,7 +188,7 @@ def gather(mine: Any, world: World) -> list[Any]:
 
 
 def from_first(value: Any, world: World) -> Any:
-    """Return the first process's value, which pickle can hold, in every process."""
+    """Return the value of rank 0 in every process. It must be picklable."""
     values = [value]
     if world.size > 1:
         dist.broadcast_object_list(values, 0)
@@ -197,6 +196,6 @@ def from_first(value: Any, world: World) -> Any:
 
 
 def stop() -> None:
-    """Leave the group of processes, if there is one."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -534,7 +534,7 @@ def test_tokens_that_do_not_add_up_are_refused_until_their_place_is_named(front,
     mixed = cutmix(*batch(), (0, 0, 16, 24))
     assert refusal(lambda: model(mixed.images)) == (
         "'vit.blocks.1.attn' (Attention) attends over 28 tokens, but 1 before (4, 6) = 24 patches make 25: 3 are "
-        "unknown. Pass prefix_tokens=4 if they come before the patches, prefix_tokens=1 if behind them"
+        "unknown. Pass prefix_tokens=4 if they come before the patches, prefix_tokens=1 if after them"
     )
     model = MoreTokens(front, behind)
     tm = made(model, module="vit.blocks.1.attn", prefix_tokens=prefix)
@@ -639,8 +639,8 @@ def test_video_is_refused():
     model = Frames()
     made(model, module="vit.blocks.1.attn")
     assert refusal(lambda: model(torch.rand(2, 3, 4, *SIZE))) == (
-        "Frames was given (2, 3, 4, 32, 48): attention over several frames has no one grid. Mix and read single frames "
-        "(B, C, H, W)"
+        "Frames was given (2, 3, 4, 32, 48): patches of several frames do not form one 2-D grid. Mix and read single "
+        "frames (B, C, H, W)"
     )
 
 
@@ -909,5 +909,5 @@ def test_a_token_behind_the_patches_of_a_pool_is_not_taken_for_a_class_token():
     model.attn_pool.register_forward_pre_hook(lambda _, args: (torch.cat([args[0], args[0][:, :1]], 1),))
     assert refusal(lambda: model(batch()[0])) == (
         "'attn_pool' (AttentionPoolLatent) attends over 25 tokens, but 0 before (4, 6) = 24 patches make 24: 1 are "
-        "unknown. Pass prefix_tokens=1 if they come before the patches, prefix_tokens=0 if behind them"
+        "unknown. Pass prefix_tokens=1 if they come before the patches, prefix_tokens=0 if after them"
     )

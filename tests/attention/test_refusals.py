@@ -44,7 +44,7 @@ def test_swin_is_refused(make_timm):
 
 AVERAGED = (
     "averages its class token away or leaves it unused (global_pool='avg'): its attention does not "
-    f"say where the prediction looks. Create the model with global_pool='token', or {HEAD}"
+    f"belong to the prediction. Create the model with global_pool='token', or {HEAD}"
 )
 
 
@@ -57,7 +57,7 @@ AVERAGED = (
         (
             "vit_base_patch16_siglip_gap_224",
             {},
-            "VisionTransformer has no class token (global_pool='avg'): nothing attends for its class prediction. "
+            "VisionTransformer has no class token (global_pool='avg'): no attention belongs to its class prediction. "
             f"Use a model with a class token and global_pool='token', or {HEAD}",
         ),
         ("cait_xxs24_224", {"global_pool": "avg"}, f"Cait {AVERAGED}"),
@@ -116,7 +116,7 @@ def test_two_calls_in_one_module_are_refused():
     model = nn.Sequential(Calls(2))
     AttentionReader(model, "0")
     assert failure(model, torch.rand(2, 5, 4)) == (
-        f"expected '0' (Calls) {ONCE} 2 times. Point at the one module that attends for the class token"
+        f"expected '0' (Calls) {ONCE} 2 times. Point at the one module that computes the class token's attention"
     )
 
 
@@ -132,7 +132,7 @@ def test_two_softmaxes_in_one_module_are_refused():
     model = nn.Sequential(Gated())
     AttentionReader(model, "0")
     assert failure(model, torch.rand(2, 5, 4)) == (
-        f"expected '0' (Gated) {ONCE} 2 times. Point at the one module that attends for the class token"
+        f"expected '0' (Gated) {ONCE} 2 times. Point at the one module that computes the class token's attention"
     )
 
 

@@ -70,7 +70,7 @@ def test_a_run_without_an_ema_gives_its_model_unless_the_ema_is_asked_for(run_wi
     run = run_without_ema
     assert load_model(run).name == "model"
     assert complaint(capsys, run, "--weights", "ema") == (
-        f"{run} kept no EMA (ema_decay was not set); use --weights model"
+        f"{run} has no EMA (ema_decay was not set); use --weights model"
     )
     assert not (run / "export").exists()
 

@@ -55,7 +55,7 @@ def test_a_run_goes_on_when_a_save_fails_and_ends_with_the_same_bits(
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     assert said == [
         f"warning: step 5 is not saved: cannot write {tmp_path}/run/checkpoints/step-00000005: No space left on device "
-        f"(free some space there). There is no good checkpoint. Training goes on"
+        f"(free some space there). There is no good checkpoint. Training continues"
     ]
 
 
@@ -69,7 +69,7 @@ def test_a_run_whose_last_save_fails_ends_with_one_line_and_resumes_to_the_same_
     assert capsys.readouterr().err.splitlines() == [
         f"transmix: step 10 is not saved: cannot write {run}/checkpoints/step-00000010: No space left on device "
         f"(free some space there). The newest good checkpoint is step-00000005. "
-        f"--resume goes on from the last good checkpoint"
+        f"--resume continues from the last good checkpoint"
     ]
     assert not (run / "summary.json").exists()
     free()

@@ -1,4 +1,4 @@
-"""What the page shows, worked out from what the controls hold: read the images, find the box, run the model, label."""
+"""Compute what the page shows from the values of its controls: read images, find the box, run the model, label."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +17,20 @@ from transmix.visual.html import png_uri
 
 @dataclass(frozen=True)
 class Controls:
-    """What the controls hold, as it came from the browser.
+    """Values of the page's controls, as the browser sent them.
 
     Attributes:
-        own: File of image A, None where there is none.
+        own: File of image A; None: not chosen yet.
         partner: File of image B.
-        box: (top, left, height, width) in pixels; what is None is not filled in.
-        anchor: The box last set by hand, which the ratio scales.
-        ratio: lam, 0..1: in a blend the weight of A, else the area left to A.
+        box: (top, left, height, width) in pixels; None for an empty field.
+        anchor: Last box set by hand; the ratio slider scales it.
+        ratio: lam in 0..1: the weight of A in a blend, else the area fraction of A.
         blend: Mixup instead of a box.
         rule: As in `Setting`.
-        layer: Number of a layer, or `LAST`.
-        head: Of a head, or `MEAN`.
+        layer: Layer number, or `LAST`.
+        head: Head number, or `MEAN`.
         downsample: "nearest" or "fraction".
-        moved: What was moved last: "ratio", "box", or anything else.
+        moved: Control that changed last: "ratio", "box", or another name.
     """
 
     own: Path | None
@@ -51,14 +51,14 @@ class Answer:
     """What the page shows.
 
     Attributes:
-        setting: What was understood.
-        anchor: As in `Controls`, for the next time.
-        lam: Of the mixing ratio's control.
-        images: A and B as the model takes them, (3, H, W) uint8; None where there is none.
-        shown: None unless both images are there.
-        code: Python that reproduces `shown`; None where it is None.
-        errors: What cannot be done, and why.
-        remarks: What else is to be said.
+        setting: Setting that follows from the controls.
+        anchor: As in `Controls`, for the next call.
+        lam: New value of the mixing ratio's control.
+        images: A and B cropped for the model, (3, H, W) uint8; None for a missing image.
+        shown: Result of mixing; None unless both images are given.
+        code: Python that reproduces `shown`; None if `shown` is None.
+        errors: Error messages.
+        remarks: Other notes for the user.
     """
 
     setting: Setting
@@ -82,10 +82,10 @@ class Answer:
 
 
 def answer(controls: Controls, model: PageModel) -> Answer:
-    """Work out what the page shows; what is wrong with an image or the box is said, not raised.
+    """Compute what the page shows; an invalid image or box becomes a message, not an exception.
 
     Args:
-        controls: What was chosen.
+        controls: Values of the controls.
         model: The model.
     """
     errors: list[str] = []
@@ -122,7 +122,7 @@ def _settle(controls: Controls, model: PageModel) -> tuple[Setting, Box, float]:
 
 
 def _image(path: Path | None, model: PageModel, errors: list[str]) -> Tensor | None:
-    """Read an image as the model takes it; what is wrong with it is added to the errors."""
+    """Read and crop an image for the model; append a message to the errors if that fails."""
     if path is None:
         return None
     try:

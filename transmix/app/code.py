@@ -1,4 +1,4 @@
-"""The Python that reproduces what is on the page: the public functions, the same images, the same numbers."""
+"""Python code that reproduces the page: public functions, the same images, the same numbers."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def write_code(setting: Setting, own: Path, partner: Path, model: PageModel) -> 
     """Write a program that prints the shares that the page shows.
 
     Args:
-        setting: What was chosen.
+        setting: Setting of the controls.
         own: File of image A.
         partner: File of image B.
         model: The model.

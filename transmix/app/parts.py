@@ -34,9 +34,9 @@ def shares_part(outcome: Outcome, setting: Setting, weight: float) -> str:
     """Write the label by the chosen rule, and the shares of A and B by every rule, in numbers and bars.
 
     Args:
-        outcome: What came out.
-        setting: What was chosen.
-        weight: Of attention in the label that is trained.
+        outcome: Result of mixing.
+        setting: Setting of the controls.
+        weight: Weight of attention in the trained label.
     """
     notes = {"area": "CutMix", "attention": "alone", "trained": f"{weight:.0%} attention, {1 - weight:.0%} area"}
     shares = {rule: percents(lam) for rule, lam in outcome.lam.items()}
@@ -54,7 +54,7 @@ def attention_part(outcome: Outcome, setting: Setting) -> str:
 
 
 def classes_part(outcome: Outcome, names: Sequence[str] | None) -> str:
-    """Write which classes the model finds most likely in the mixed image."""
+    """Write the most likely classes of the mixed image."""
     found = outcome.classes
     return piece("classes", [(names[one] if names else f"class {one}", f"{share:.1%}") for one, share in found])
 
@@ -68,5 +68,5 @@ def field_part(image: Tensor | None, letter: str) -> str:
 
 
 def remarks_part(errors: Sequence[str], remarks: Sequence[str]) -> str:
-    """Write what went wrong, and what is odd."""
+    """Write errors and notes."""
     return piece("remarks", [("error", text) for text in errors] + [("remark", text) for text in remarks])

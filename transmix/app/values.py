@@ -1,6 +1,6 @@
-"""What is on the page, as numbers: from two images, a box and a rule to attention, shares of the label, and classes.
+"""The numbers on the page: from two images, a box and a rule to attention, label weights, and classes.
 
-Nothing here knows of a page. `lam` is the weight of image A's own label everywhere.
+Independent of the page itself. `lam` is the weight of image A's own label everywhere.
 """
 
 import math
@@ -21,17 +21,16 @@ from transmix.visual.boxes import PastedBox, paste
 
 @dataclass(frozen=True)
 class Setting:
-    """What someone chose.
+    """Setting of the controls.
 
     Attributes:
         box: (top, left, bottom, right) in pixels of the model's input.
         lam: Weight of image A in a blend, 0..1.
         blend: Mixup instead of a box.
-        rule: The one that gives the label: "area", CutMix; "attention" alone; "trained", what the run trains, or
-            TransMix would.
-        layer: Whose attention counts, or `LAST`.
-        head: The head whose attention counts, or `MEAN`.
-        downsample: How the box comes down to patches, as in `attention_labels`.
+        rule: Label rule: "area" (CutMix), "attention" alone, or "trained" (the run's rule, else TransMix).
+        layer: Layer whose attention is used, or `LAST`.
+        head: Head whose attention is used, or `MEAN`.
+        downsample: How the box mask is downsampled to patches, as in `attention_labels`.
     """
 
     box: Box
@@ -45,7 +44,7 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What follows from a setting.
+    """Result of a setting.
 
     Attributes:
         mixed: (3, H, W) uint8.
@@ -53,8 +52,8 @@ class Outcome:
         attention: (P,) of the class token over the mixed image.
         grid: (h, w), h * w = P.
         lam: Rule -> weight of image A's label.
-        classes: Position and probability of the classes that the model finds most likely, the first the most.
-        remarks: Sentences on what is odd about the box.
+        classes: Index and probability of the most likely classes, most likely first.
+        remarks: Notes about unusual boxes, one sentence each.
     """
 
     mixed: Tensor
@@ -67,14 +66,14 @@ class Outcome:
 
 
 def show(setting: Setting, own: Tensor, partner: Tensor, model: PageModel, most: int = 3) -> Outcome:
-    """Mix image A with image B, look at what came out, and weigh the labels.
+    """Mix image A with image B, run the model, and compute the label weights.
 
     Args:
-        setting: What was chosen.
+        setting: Setting of the controls.
         own: Image A, (3, H, W) uint8.
         partner: Image B, (3, H, W) uint8.
         model: The model.
-        most: How many classes to name at most.
+        most: Maximum number of classes.
     """
     mixed = mix(setting, own, partner)
     attention, logits = model.see(mixed.images[0], setting.layer, setting.head)
@@ -87,7 +86,7 @@ def show(setting: Setting, own: Tensor, partner: Tensor, model: PageModel, most:
 
 
 def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:
-    """Return the one mixed image of a setting; its partner is no row of the batch."""
+    """Return the mixed image of a setting as a batch of one; its partner is not in the batch."""
     if not setting.blend:
         return paste([PastedBox(0, 1, setting.box)], [own, partner].__getitem__)
     both = mixup(torch.stack([own, partner]), torch.tensor([0, 1]), setting.lam)
@@ -95,7 +94,7 @@ def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:
 
 
 def remarks(mixed: Mixed, grid: tuple[int, int], setting: Setting) -> tuple[str, ...]:
-    """Say what is odd about a mix."""
+    """Return notes about an unusual mix."""
     if mixed.mask is None:
         return ("A blend has no box, so attention cannot weigh it: by every rule the label is the mixing ratio.",)
     if not mixed.mask.any():
@@ -117,7 +116,7 @@ def sides_of(box: Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def box_within(sides: Sequence[float | None], height: int, width: int) -> Box:
-    """Make a box of (top, left, height, width) as someone typed or dragged them: whole pixels, inside the image.
+    """Make a box from (top, left, height, width) that a user typed or dragged: whole pixels, clipped to the image.
 
     Raises:
         ValueError: They are not four finite numbers.
@@ -133,9 +132,8 @@ def box_within(sides: Sequence[float | None], height: int, width: int) -> Box:
 def scaled_box(box: Box, lam: float, height: int, width: int) -> Box:
     """Scale a box around its centre until it leaves `lam` of the image's area to image A, up to whole pixels.
 
-    It keeps its shape, that of the image if it is empty, as CutMix's boxes do. Those are cut off where they leave the
-    image, so that their area no longer fits `lam`; this one is moved inside, and grows the other way where a side has
-    reached the image's.
+    The aspect ratio stays; an empty box takes the image's, as in CutMix. CutMix clips a box at the image border, so its
+    area no longer fits `lam`; here the box is moved inside instead, and if one side is full, the other one grows.
     """
     top, left, bottom, right = box
     ratio = (bottom - top) / (right - left) if box_area(box) else height / width

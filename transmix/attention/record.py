@@ -64,7 +64,7 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
             + (
                 "Attention of another kind, or inside an extension, cannot be read: point at another module"
                 if not rows
-                else "Point at the one module that attends for the class token"
+                else "Point at the one module that computes the class token's attention"
             )
         )
     row, queries = rows[0]
@@ -76,7 +76,7 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
                 "Its block drops whole samples (stochastic depth over a part of the batch): set drop_path of this "
                 "block to 0"
                 if len(row) < len(seen)
-                else "Windows, frames or crops in the batch's axis cannot be told apart: read one image a row"
+                else "Windows, frames or crops in the batch axis cannot be separated: use one image per row"
             )
         )
     grid, covers = grid_of(module, args[0], output) if reading.tells_grid else (reading.grid, reading.covers)
@@ -111,7 +111,7 @@ def _patch_columns(
         least = 1 if known is None else known
         raise AttentionError(
             f"{what}but {least} before {grid} = {patches} patches make {least + patches}: {extra} are unknown. Pass "
-            f"prefix_tokens={least + extra} if they come before the patches, prefix_tokens={least} if behind them"
+            f"prefix_tokens={least + extra} if they come before the patches, prefix_tokens={least} if after them"
         )
     return prefix, patches
 
@@ -143,8 +143,8 @@ def note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
     images = [value for value in given if value.ndim == 4] or given
     if any(value.ndim == 5 for value in given) and reading.training and place.module.training:
         raise AttentionError(
-            f"{type(place.module).__name__} was given {tuple(images[0].shape)}: attention over several frames has no "
-            f"one grid. Mix and read single frames (B, C, H, W)"
+            f"{type(place.module).__name__} was given {tuple(images[0].shape)}: patches of several frames do not "
+            f"form one 2-D grid. Mix and read single frames (B, C, H, W)"
         )
     # An alias and no copy: the identity of this memory is what tells later whose row it is.
     reading.cut = reading.grid = reading.covers = None

@@ -17,10 +17,10 @@ FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 def read_hf(name: str, choice: Choice = USUAL) -> ImageData:
-    """Read a data set with `datasets`, its images undecoded.
+    """Read a data set with `datasets`, without decoding images.
 
     Args:
-        name: a folder of Parquet files, images or whatever else `datasets` loads; one that `save_to_disk` wrote; a
+        name: a folder of Parquet files, images or another format of `datasets`; one that `save_to_disk` wrote; a
             Parquet or Arrow file; or a name on the hub, with a configuration after a colon.
         choice: which part to hold out, and which columns to take.
 

@@ -1,7 +1,7 @@
 """Parquet files as on the Hugging Face hub: encoded images, integer labels, class names in the schema.
 
-They are read here and not with the package `datasets`, which first converts all of them to a second copy on disk, and
-then knows neither the file nor the row of an image that cannot be read.
+The package `datasets` is not used here: it first converts all files to a second copy on disk, and then cannot name the
+file and row of an unreadable image.
 """
 
 import os
@@ -16,26 +16,26 @@ from transmix.data.tables import Table, read_tables
 
 
 def holds_parquet(root: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder, or `data` inside it, has Parquet files named after the training split."""
+    """Whether a folder, or `data` inside it, has Parquet files named after the training split."""
     return any(name.lower() in TRAIN for name in _parts(Path(root)))
 
 
 def read_parquet(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageData:
-    """Read a data set kept as Parquet files, such as `train-00000-of-00002.parquet`.
+    """Read a data set of Parquet files, such as `train-00000-of-00002.parquet`.
 
     The training split is every `train-*.parquet` (or `train.parquet`) in the folder or in `data` inside it;
-    the other split is called `val`, `valid`, `validation`, ... or `test`, the first of these that is there. What the
-    columns hold is told by `read_tables`.
+    the other split is the first of `val`, `valid`, `validation`, ..., `test` that exists. `read_tables` describes the
+    columns.
 
-    The encoded bytes of all images are held in memory; they are decoded when indexed.
+    The encoded bytes of all images are kept in memory; they are decoded on indexing.
 
     Args:
         root: The folder with the files.
         choice: Which part to hold out, and which columns to take.
 
     Raises:
-        DataError: If files or columns are missing, a label or an image is null, a label has no name or is no class of
-            training, or a class has no training image. The message names the file and row.
+        DataError: If files or columns are missing, a label or an image is null, a label has no name or is not a
+            training class, or a class has no training image. The message names the file and row.
     """
     root = Path(root)
     present = _parts(root)
@@ -55,7 +55,7 @@ def _parts(root: Path) -> dict[str, list[Path]]:
 
 
 def _whole(files: list[Path], split: str) -> list[Path]:
-    """Check that none of a numbered series is missing."""
+    """Check that no file of a numbered series is missing."""
     series = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
     if series and series != {len(files)}:
         raise DataError(
@@ -73,7 +73,7 @@ def _table(path: Path) -> Table:
 
 
 def _readable(path: Path, read: Callable[[], Any]) -> Any:
-    """Read a file; what pyarrow says against it becomes one line."""
+    """Read a file; an error of pyarrow becomes one line."""
     import pyarrow as pa
 
     try:

@@ -18,10 +18,10 @@ from transmix.data.grey import EACH_IMAGE, Grey
 
 
 class Look(NamedTuple):
-    """What one image looks like.
+    """Result of checking one image.
 
     Attributes:
-        pixels: a fingerprint that images of the same decoded pixels share; None if it cannot be decoded.
+        pixels: fingerprint of the decoded pixels; equal for equal pixels; None if it cannot be decoded.
         oddities: (kind of finding, detail).
     """
 
@@ -30,14 +30,14 @@ class Look(NamedTuple):
 
 
 def look_at_pixels(image: np.ndarray) -> Look:
-    """Look at a decoded image, (H, W, 3) uint8."""
+    """Check a decoded image, (H, W, 3) uint8."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return Look(digest.digest())
 
 
 def look_at_file(path: Path, grey: Grey = EACH_IMAGE) -> Look:
-    """Look at an image file, or at what bears the name of one; `grey` as in `decode_image`."""
+    """Check an image file, or another entry with an image suffix; `grey` as in `decode_image`."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return Look(None, (("not-a-file", "a folder, pipe, socket or device"),))
@@ -48,7 +48,7 @@ def look_at_file(path: Path, grey: Grey = EACH_IMAGE) -> Look:
 
 
 def look_at_content(content: bytes, suffix: str | None = None, grey: Grey = EACH_IMAGE) -> Look:
-    """Look at an encoded image; `suffix` is what its name ends in, None if it has none; `grey` as in `decode_image`."""
+    """Check an encoded image; `suffix` of its name, or None; `grey` as in `decode_image`."""
     if not content:
         return Look(None, (("empty-file", ""),))
     with warnings.catch_warnings():
@@ -71,7 +71,7 @@ def _refusal(content: bytes, error: DataError) -> tuple[str, str]:
 
 
 def _ends_early(content: bytes) -> bool:
-    """Tell whether the mark is missing with which a sound file ends, or bytes that its header counts."""
+    """Whether the end marker is missing, or the file is shorter than its header says."""
     if content.startswith(b"\xff\xd8\xff"):
         return b"\xff\xd9" not in content[-64:]
     if content.startswith(b"\x89PNG"):
@@ -104,7 +104,7 @@ def _oddities(content: bytes, suffix: str | None) -> list[tuple[str, str]]:
 
 
 def _has_more_frames(image: Any) -> bool:
-    """Tell whether there is an animation or a second page; a camera's preview (MPO) counts as neither."""
+    """Whether there is an animation or a second page; a camera's preview image (MPO) does not count."""
     try:
         return image.format != "MPO" and getattr(image, "is_animated", False)
     except Exception:  # a second frame that is damaged, where the first is sound

@@ -1,7 +1,6 @@
 """Measures that need every sample's confidence, sorted: calibration errors and AURRA.
 
-Samples of equal confidence have no order. Each counts as right by their mean accuracy, so that no result depends on the
-order of the samples.
+Samples of equal confidence get their mean accuracy, so that no result depends on the order of the samples.
 """
 
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ class Confidences:
 
     Args:
         num_classes: K.
-        device: device of the samples' numbers, on which processes exchange them.
+        device: device of the values, also used to exchange them between processes.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -62,7 +61,7 @@ class Confidences:
 
 
 def ascending(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sort (N,) confidences, lowest first, with how often each is right in 0..1: float64, the mean among equals."""
+    """Sort (N,) confidences, lowest first; return them with their accuracy in 0..1, float64, averaged over ties."""
     distinct, group = np.unique(confidence, return_inverse=True)
     samples = np.bincount(group, minlength=len(distinct))
     right = np.bincount(group, weights=hits, minlength=len(distinct)) / samples
@@ -96,7 +95,7 @@ def gaps(confidence: np.ndarray, right: np.ndarray, starts: np.ndarray) -> tuple
         starts: (M,) where each bin begins; it ends where the next one begins. Empty bins are left out.
 
     Returns:
-        Of each bin, its share of the samples, and |accuracy - mean confidence|.
+        For each bin, its fraction of the samples, and |accuracy - mean confidence|.
     """
     starts = np.unique(starts[starts < len(right)])
     samples = np.diff(starts, append=len(right))
@@ -111,8 +110,8 @@ def mean_gap(share: np.ndarray, gap: np.ndarray) -> float:
 def root_mean_square_gap(share: np.ndarray, gap: np.ndarray) -> float:
     """RMS calibration error: the root of the sum of share * gap^2.
 
-    With bins of 100 samples it is that of Hendrycks et al. (Deep Anomaly Detection with Outlier Exposure, ICLR 2019,
-    appendix; Natural Adversarial Examples, CVPR 2021).
+    With bins of 100 samples it is the measure of Hendrycks et al. (Deep Anomaly Detection with Outlier Exposure, ICLR
+    2019, appendix; Natural Adversarial Examples, CVPR 2021).
     """
     return float(np.sqrt((share * gap**2).sum()))
 
@@ -120,8 +119,8 @@ def root_mean_square_gap(share: np.ndarray, gap: np.ndarray) -> float:
 def published_rms(confidence: np.ndarray, right: np.ndarray) -> float:
     """Return the RMS calibration error as the published code computes it, for comparison with published numbers.
 
-    calibration_tools.py of hendrycks/natural-adv-examples leaves the last bin (the most confident 100 to 199 samples)
-    out of the sum, but still divides by all samples. Nan with fewer than two bins.
+    calibration_tools.py of hendrycks/natural-adv-examples omits the last bin (the most confident 100 to 199 samples)
+    from the sum, but still divides by all samples. Nan with fewer than two bins.
     """
     share, gap = gaps(confidence, right, equal_count(len(right)))
     return root_mean_square_gap(share[:-1], gap[:-1]) if len(gap) > 1 else float("nan")

@@ -22,7 +22,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def holds_corruptions(folder: str | Path) -> bool:
-    """Tell whether a folder holds corruptions by severity; class folders may be called `snow` or `frost` too."""
+    """Whether a folder holds corruptions by severity; the names alone do not tell, a class may be called `snow` too."""
     return any((Path(folder) / name / str(severity)).is_dir() for name in CORRUPTIONS for severity in SEVERITIES)
 
 
@@ -32,7 +32,7 @@ def open_corruptions(
     """Return for each corruption its folders by severity, 1 to 5, `<corruption>/<severity>/<class>`.
 
     Raises:
-        DataError: a corruption, a severity, or in one of them a class is missing; all of them are named.
+        DataError: a corruption, severity or class is missing; the message lists all.
     """
     folder = Path(folder)
     places = {name: [folder / name / str(severity) for severity in SEVERITIES] for name in CORRUPTIONS}
@@ -52,10 +52,10 @@ def open_corruptions(
 
 
 def read_baseline(path: str | Path | None) -> dict[str, float]:
-    """Read the baseline's error for each corruption from JSON {corruption: error in 0..1}; AlexNet's without a file.
+    """Read the baseline's error for each corruption from JSON {corruption: error in 0..1}; without a file, AlexNet's.
 
     Raises:
-        DataError: the file is not there, is not JSON, lacks a corruption, or has an error outside (0, 1].
+        DataError: the file is missing, is not JSON, lacks a corruption, or has an error outside (0, 1].
     """
     if path is None:
         return ALEXNET_ERRORS
@@ -79,5 +79,5 @@ def _is_error(value: object) -> bool:
 
 
 def corruption_errors(errors: Mapping[str, Sequence[float]], baseline: Mapping[str, float]) -> dict[str, float]:
-    """Return CE of each corruption: the mean of its errors over severities, over the baseline's; mCE is their mean."""
+    """Return CE per corruption: its mean error over severities, divided by the baseline's. mCE is their mean."""
     return {name: sum(by_severity) / len(by_severity) / baseline[name] for name, by_severity in errors.items()}

@@ -24,20 +24,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on batches of labelled images.
 
-    If a process group is initialised, every rank calls this with its own share of the data, however large or
-    small (none at all too), and every rank gets the result for the whole.
+    If a process group is initialised, every rank must call this with its own share of the data (may be empty), and
+    every rank gets the result for all data.
 
     Args:
-        model: Gives logits (B, K) for images. Every module is in evaluation mode meanwhile, and back in its
-            own mode after, also if something raises.
-        batches: Gives (images, labels, valid): images (B, 3, H, W), uint8 or float; labels (B,) int64; valid
-            (B,) bool, False for rows that only fill up the batch, or None if all count. Padding rows pass the
-            model, so that shapes stay the same, but no metric. Keep `valid` on the CPU: on a GPU it costs a
-            host read a batch.
+        model: Returns logits (B, K) for images. It is set to evaluation mode here; each module's own mode is restored
+            at the end, also after an exception.
+        batches: Yields (images, labels, valid): images (B, 3, H, W), uint8 or float; labels (B,) int64; valid (B,)
+            bool, False for padding rows, or None if all count. Padding rows go through the model, so that shapes stay
+            the same, but do not count. Keep `valid` on the CPU: on a GPU it costs a device synchronisation per batch.
         num_classes: K.
-        device: Where the model is; batches are moved there.
-        normalise: Makes the model's float input of the images as they came, on the device.
-        amp_dtype: Type for autocast, e.g. torch.bfloat16; None for none.
+        device: Device of the model; batches are moved there.
+        normalise: Converts images to the model's float input, on the device.
+        amp_dtype: Autocast dtype, e.g. torch.bfloat16; None: no autocast.
 
     Returns:
         'images', their number; 'loss' in nats; 'nonfinite_logits', a number of images; 'top1', 'top5',
@@ -46,8 +45,8 @@ def evaluate(
         add, by their names.
 
     Raises:
-        ValueError: If no rank has an image that counts, or shapes do not fit.
-        TypeError: If `normalise` does not give floating point, or labels are not int64.
+        ValueError: No rank has a valid image, or shapes do not fit.
+        TypeError: `normalise` does not return floating point, or labels are not int64.
     """
     device = torch.device(device)
     if isinstance(model, DistributedDataParallel):
@@ -65,7 +64,7 @@ def evaluate(
 
     images_seen = int(sum_over_ranks(accuracy).count)
     if images_seen == 0:
-        raise ValueError("nothing to evaluate: the evaluation set gave no image that counts, on any rank")
+        raise ValueError("nothing to evaluate: no rank has a valid image")
     scores: dict[str, Any] = {"images": images_seen}
     for accumulator in accumulators:
         scores.update(sum_over_ranks(accumulator).compute())
@@ -82,7 +81,7 @@ def _answers(
     normalise: Callable[[Tensor], Tensor],
     amp_dtype: torch.dtype | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits and labels of the rows that count."""
+    """Yield logits and labels of the valid rows."""
     for images, labels, valid in batches:
         pixels = normalise(images.to(device, non_blocking=True))
         if not pixels.is_floating_point():

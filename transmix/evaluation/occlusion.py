@@ -1,13 +1,15 @@
-"""The suite 'occlusion': how accuracy falls as patches are dropped, at random, the salient ones, or the others.
+"""The suite 'occlusion': how accuracy falls when patches are dropped: random, salient, or non-salient ones.
 
 Source: Naseer et al., Intriguing Properties of Vision Transformers (NeurIPS 2021, arXiv 2105.10497), and its code. As
-there, floor(ratio * P) of the P patches are dropped, and a dropped patch is black, 0 before normalisation. Differently:
-- every image has patches of its own dropped, where the code drops the same ones in a whole batch;
-- at a higher ratio the patches of a lower one are dropped too, which makes curves smooth;
-- saliency is the model's own class attention, and a ratio is one of patches; there it is a share of the attention of
-  one head of DINO. A model whose class attention cannot be read is occluded at random only;
-- patches are those of the model's class attention or, in a plain ViT, of its embedding; there they are always 14 x 14,
-  as here in all other models.
+    there, floor(ratio * P) of the P patches are dropped, and a dropped patch is black, 0 before normalisation.
+    Differences:
+- each image drops its own patches; the published code drops the same ones in a whole batch;
+- a higher ratio also drops the patches of the lower ones, which makes curves smooth;
+- saliency is the model's own class attention, and a ratio counts patches; there it is a fraction of the attention of
+one
+  head of DINO. A model without readable class attention gets random occlusion only;
+- the patches are those of the model's class attention or, in a plain ViT, of its embedding; in other models they are
+  14 x 14, as always in the published code.
 """
 
 from collections.abc import Iterator
@@ -32,7 +34,7 @@ WITHOUT_PATCHES = (14, 14)
 
 
 def occlusion(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
-    """Yield the grid, what saliency is, the ratios, and for each way of dropping the top-1 accuracies at them.
+    """Yield the grid, the source of saliency, the ratios, and for each way of dropping the top-1 accuracies.
 
     Raises:
         RecipeError: a ratio outside 0..1.
@@ -76,16 +78,16 @@ def _measure(
 
 
 def drop_count(ratio: float, patches: int) -> int:
-    """Return floor(ratio * patches), where 0.7 of 10 is 7 whatever the last bit of 0.7."""
+    """Return floor(ratio * patches), robust to rounding: 0.7 of 10 is 7."""
     return int(ratio * patches + 1e-9)
 
 
 def drop(pixels: Tensor, patches: Tensor, grid: tuple[int, int], fill: Tensor) -> Tensor:
-    """Return images with some of their patches filled.
+    """Return a copy of images with some patches filled.
 
     Args:
         pixels: (B, C, H, W).
-        patches: (B, n) int64, which to drop, row-major; pixel row y belongs to row floor(y * h / H) of the grid.
+        patches: (B, n) int64, patches to drop, row-major; pixel row y belongs to row floor(y * h / H) of the grid.
         grid: (h, w).
         fill: (C,), the colour.
     """
@@ -95,7 +97,7 @@ def drop(pixels: Tensor, patches: Tensor, grid: tuple[int, int], fill: Tensor) -
 
 
 def _try(evaluator: Evaluator) -> tuple[tuple[int, int], str]:
-    """Return the grid of patches and what saliency is, by a look at one black image, the same on every process."""
+    """Return the patch grid and the source of saliency, from a forward of one black image; equal on every process."""
     black = torch.zeros(1, 3, *evaluator.preprocessing.height_width, device=evaluator.device)
     try:
         with _reader(evaluator.model) as reader:

@@ -1,4 +1,4 @@
-"""Folders of class folders made for evaluation, whose classes are some or all of a model's."""
+"""Evaluation folders with class folders for some or all of a model's classes."""
 
 import csv
 import json
@@ -18,9 +18,9 @@ class ShiftedFolder:
     """A folder `<folder>/<class>/*.jpg`.
 
     Attributes:
-        path: where it is.
+        path: its path.
         folders: its class folders, sorted.
-        classes: (n,) int64, which of the model's classes each of them is.
+        classes: (n,) int64, the model's class of each folder.
     """
 
     path: Path
@@ -29,11 +29,11 @@ class ShiftedFolder:
 
     @property
     def subset(self) -> np.ndarray:
-        """The model's classes that occur, ascending: (m,) int64, m <= n."""
+        """The model's classes that have a folder, ascending: (m,) int64, m <= n."""
         return np.unique(self.classes)
 
     def read(self) -> Split:
-        """List the images; labels are positions in `subset`.
+        """List the images; labels are indices into `subset`.
 
         Raises:
             DataError: a class folder has no image.
@@ -43,10 +43,10 @@ class ShiftedFolder:
 
 
 def open_shifted(path: str | Path, classes: Sequence[str], class_map: Mapping[str, str]) -> ShiftedFolder:
-    """Match the class folders in a folder with a model's classes, by name or through a map from name to name.
+    """Match class folders with a model's classes, by name or by a map from name to name.
 
     Raises:
-        DataError: there is no such folder, it has no class folders, or one of them is no class of the model.
+        DataError: there is no such folder, it has no class folders, or the model has no such class.
     """
     path = Path(path)
     if not path.is_dir():
@@ -58,17 +58,17 @@ def open_shifted(path: str | Path, classes: Sequence[str], class_map: Mapping[st
     if unknown := [folder for folder, name in names.items() if name not in position]:
         raise DataError(
             f"{path}: the model has no class for the class folders {listing(unknown)}; its classes are "
-            f"{listing(classes, 3)}; say which is which in a file: --class-map FILE"
+            f"{listing(classes, 3)}; map folders to classes in a file: --class-map FILE"
         )
     positions = np.array([position[names[folder]] for folder in written], dtype=np.int64)
     return ShiftedFolder(path, tuple(written.values()), positions)
 
 
 def read_class_map(path: str | Path | None) -> dict[str, str]:
-    """Read which class of the model a class folder is: JSON {folder: class}, or CSV with the columns folder and class.
+    """Read the map from class folders to classes: JSON {folder: class}, or CSV with the columns folder and class.
 
     Raises:
-        DataError: the file is not there, or is neither.
+        DataError: the file is missing, or has neither format.
     """
     if path is None:
         return {}

@@ -1,4 +1,4 @@
-"""The suite 'shifts': images that differ from those of training: natural ones, corrupted ones, of no class at all."""
+"""The suite 'shifts': scores under distribution shift: natural images, corrupted images, and outliers."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ Named = Iterator[tuple[str, Value]]
 
 
 def shifts(evaluator: Evaluator, data: ImageData, settings: Settings) -> Named:
-    """Yield the scores of each folder, every name with the folder's own in front: 'imagenet-a/top1'.
+    """Yield the scores of each folder, with the folder's name as prefix: 'imagenet-a/top1'.
 
     Raises:
         RecipeError: no folder is given.
@@ -43,15 +43,17 @@ def shifts(evaluator: Evaluator, data: ImageData, settings: Settings) -> Named:
         outliers = open_shifted(folder, classes, class_map)
         inliers = np.flatnonzero(np.isin(data.val.labels, outliers.subset))
         if len(inliers) == 0:
-            raise DataError(f"{data.name}: no validation image has a class of {folder}, to set it against")
+            raise DataError(
+                f"{data.name}: no validation image has a class of {folder}: there are no inliers to compare with"
+            )
         measured.append(_outliers(evaluator, outliers, part_of(data.val, inliers)))
     return ((f"{name}/{score}", value) for name, found in zip(names, measured, strict=True) for score, value in found)
 
 
 def _natural(evaluator: Evaluator, folder: ShiftedFolder) -> Named:
-    """Accuracy and calibration among the classes that the folder has.
+    """Accuracy and calibration among the classes of the folder.
 
-    As published for ImageNet-A: the logits of the other classes are left out before the softmax (Hendrycks et al.,
+    As published for ImageNet-A: the logits of the other classes are dropped before the softmax (Hendrycks et al.,
     Natural Adversarial Examples, CVPR 2021, and its code).
     """
     classes = len(folder.subset)
@@ -67,7 +69,7 @@ def _natural(evaluator: Evaluator, folder: ShiftedFolder) -> Named:
 
 
 def _corrupted(evaluator: Evaluator, folders: Mapping[str, list[ShiftedFolder]], baseline: dict[str, float]) -> Named:
-    """Top-1 error of each corruption by severity, and over the baseline's: the mean of those is mCE."""
+    """Top-1 error of each corruption by severity, and divided by the baseline's; the mean of these is mCE."""
     errors: dict[str, list[float]] = {}
     for corruption, by_severity in folders.items():
         errors[corruption] = []
@@ -83,10 +85,10 @@ def _corrupted(evaluator: Evaluator, folders: Mapping[str, list[ShiftedFolder]],
 
 
 def _outliers(evaluator: Evaluator, folder: ShiftedFolder, inliers: Split) -> Named:
-    """Area under the precision-recall curve of telling outliers from images of the classes they are set against.
+    """Area under the precision-recall curve for detecting outliers among images of the inlier classes.
 
-    As published for ImageNet-O: an image's anomaly score is minus the highest softmax probability among those classes,
-    and outliers are the positives (Hendrycks et al., Natural Adversarial Examples, CVPR 2021, and its code).
+    As published for ImageNet-O: an image's anomaly score is minus the highest softmax probability among the inlier
+    classes, and outliers are the positives (Hendrycks et al., Natural Adversarial Examples, CVPR 2021, and its code).
     """
     inside, outside = (Confidences(len(folder.subset), evaluator.device) for _ in range(2))
     inliers = Split(inliers.images, np.searchsorted(folder.subset, inliers.labels), bad=inliers.bad)
@@ -111,7 +113,7 @@ def average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
     """Return the area under the precision-recall curve: sum over thresholds of (recall gained) * precision.
 
     Args:
-        positives: (n,) scores, higher where something is more surely positive.
+        positives: (n,) scores, higher means more likely positive.
         negatives: (m,) scores. No threshold separates equal scores.
 
     Returns:

@@ -1,7 +1,7 @@
-"""The suite 'shuffle': accuracy once an image is cut into patches that change places, which destroys its structure.
+"""The suite 'shuffle': accuracy on images with shuffled patches, which destroys their structure.
 
 Source: Naseer et al., Intriguing Properties of Vision Transformers (NeurIPS 2021, arXiv 2105.10497), section 3.4, and
-its code, which gives a whole batch one permutation; here every image has its own.
+its code. The code uses one permutation for a whole batch; here every image has its own.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def _measure(evaluator: Evaluator, data: ImageData, grids: tuple[int, ...], seed
 
 
 def random_order(index: Tensor, patches: int, *key: int | str) -> Tensor:
-    """Return a random order of P patches for each image, (b, P) int64; it follows from the key and the index alone."""
+    """Return a random order of P patches for each image, (b, P) int64; it depends only on the key and the index."""
     orders = [
         np.random.Generator(np.random.Philox(derive_seed(*key, image))).permutation(patches) for image in index.tolist()
     ]
@@ -55,7 +55,7 @@ def random_order(index: Tensor, patches: int, *key: int | str) -> Tensor:
 
 
 def shuffled(pixels: Tensor, order: Tensor, grid: int) -> Tensor:
-    """Return images (B, C, S, S) whose patch p is patch order[:, p] of what they were."""
+    """Return images (B, C, S, S) whose patch p is patch order[:, p] of the input."""
     batch, channels, side, _ = pixels.shape
     small = side // grid
     cut = pixels.view(batch, channels, grid, small, grid, small).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)

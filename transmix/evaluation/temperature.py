@@ -1,4 +1,4 @@
-"""Temperature scaling: the number by which logits are divided so that the model's confidence fits its accuracy."""
+"""Temperature scaling: divide logits by a number so that confidence matches accuracy."""
 
 import math
 
@@ -12,11 +12,12 @@ COLDEST, HOTTEST = 0.01, 100.0
 
 
 class Temperature:
-    """Logits of some samples, and the temperature that fits them best.
+    """Collects logits, and fits the temperature.
 
         T = argmin over T of mean over samples of (log sum_k exp(z_k / T) - z_label / T)
 
-    Memory: 4 * K bytes a sample on the device, because it keeps the logits; 100 MB for 25,000 samples of 1,000 classes,
+    Memory: 4 * K bytes per sample on the device, because it keeps the logits; 100 MB for 25,000 samples of 1,000
+        classes,
     divided over the processes.
 
     Source: Guo et al., On Calibration of Modern Neural Networks (ICML 2017, arXiv 1706.04599), section 4.2.

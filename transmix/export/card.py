@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: what the model is, how well it does, how to load it."""
+"""The model card (README.md) of an export: the model, its scores, and how to load it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from transmix.training.optimizer import peak_lr
 
 
 def card(loaded: LoadedModel, formats: Sequence[str]) -> str:
-    """Return the model card as Markdown, with the header that the Hugging Face hub reads.
+    """Return the model card as Markdown, with the metadata header of the Hugging Face hub.
 
     Raises:
-        ExportError: the model is of no run.
+        ExportError: the model does not come from a run.
     """
     recipe, chosen, classes = loaded.recipe, loaded.chosen, loaded.classes or ()
     if recipe is None or chosen is None:

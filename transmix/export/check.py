@@ -1,4 +1,4 @@
-"""A check that exported files give the logits of the run's model."""
+"""Check that exported files give the same logits as the run's model."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,15 @@ TOLERANCE = 1e-4
 
 
 def check_same(loaded: LoadedModel, load: Callable[[], Callable[[Tensor], Tensor]], program: str) -> None:
-    """Open what was written and compare its logits on noise, for a batch of one and of three images.
+    """Load an export and compare its logits on noise, with batches of one and three images.
 
     Args:
-        loaded: what was exported.
-        load: opens it; gives a function from normalised images (B, 3, S, S) to logits (B, K).
-        program: that opens it, for the message.
+        loaded: the exported model.
+        load: loads the export; returns a function from normalised images (B, 3, S, S) to logits (B, K).
+        program: name of the library that loads it, for the message.
 
     Raises:
-        ExportError: it cannot be opened, or gives other logits.
+        ExportError: it cannot be loaded, or gives other logits.
     """
     try:
         other = load()

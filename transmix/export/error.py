@@ -1,4 +1,4 @@
-"""What goes wrong when a run's model is written for other programs."""
+"""The error of exporting a model."""
 
 from transmix.error import TransMixError
 

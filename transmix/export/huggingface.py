@@ -1,4 +1,4 @@
-"""Hugging Face Transformers: it opens timm's layout by itself, as TimmWrapperForImageClassification."""
+"""Hugging Face Transformers: it loads timm's layout directly, as TimmWrapperForImageClassification."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ def check_huggingface(folder: Path, loaded: LoadedModel) -> None:
     """Open a folder in timm's layout with Transformers and compare logits and class names.
 
     Raises:
-        ExportError: it does not give the run's logits or names.
+        ExportError: logits or class names differ from the run's.
     """
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -35,7 +35,7 @@ def check_huggingface(folder: Path, loaded: LoadedModel) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars and notes on choices that are right here off the terminal."""
+    """Hide progress bars and irrelevant warnings of the library."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""A run's model in the formats asked for, in one folder that is either whole or not there."""
+"""Write a run's model in the requested formats, into one folder that is either complete or absent."""
 
 import os
 import shutil
@@ -23,20 +23,20 @@ PACKAGES = {"timm": (), "huggingface": ("transformers",), "onnx": ("onnx", "onnx
 def export_run(
     run: Path, out: Path, formats: Sequence[str] = ("timm",), *, checkpoint: str = "last", weights: str = "auto"
 ) -> LoadedModel:
-    """Write a run's model for other programs; nothing is left behind if that fails.
+    """Export a run's model for other programs; a failed export leaves no files.
 
     Args:
-        run: its folder.
-        out: the folder to make; absent or empty.
+        run: run folder.
+        out: output folder; must be absent or empty.
         formats: "timm", "huggingface" (the same files, checked with Transformers), "onnx".
         checkpoint: "last" or "best".
-        weights: "model", "ema", or "auto": the EMA where the run kept one that is not far below.
+        weights: "model", "ema", or "auto": the EMA if the run has one whose score is not far below the model's.
 
     Returns:
-        What was exported.
+        The exported model.
 
     Raises:
-        ExportError: a package that is missing, a folder with something in it, or a model that the format cannot hold.
+        ExportError: a missing package, a folder that is not empty, or a model that the format does not support.
         RunError, CheckpointError, RecipeError: the run cannot be opened.
 
     Example:
@@ -52,7 +52,7 @@ def export_run(
 
 
 def write_export(loaded: LoadedModel, out: Path, formats: Sequence[str]) -> None:
-    """Write what is already open; arguments and errors as `export_run`."""
+    """Export a loaded model; arguments and errors as in `export_run`."""
     if "huggingface" in formats and loaded.settings.class_attention:
         raise ExportError(
             "Transformers opens plain timm models only, and this one has a class-attention head in place of its "
@@ -72,7 +72,7 @@ def check_formats(formats: Sequence[str]) -> None:
     """Check that each format is known and its packages are installed.
 
     Raises:
-        ExportError: the format, or the package and how to get it.
+        ExportError: an unknown format, or a missing package.
     """
     if not formats or not set(formats) <= set(PACKAGES):
         raise ExportError(f"formats are {', '.join(PACKAGES)}, one or more, not {' '.join(formats) or 'none'}")
@@ -88,7 +88,7 @@ def check_absent(out: Path) -> None:
     """Check that a folder is absent or empty.
 
     Raises:
-        ExportError: it is not.
+        ExportError: it is neither.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists already; give another --out, or remove it first")
@@ -96,7 +96,7 @@ def check_absent(out: Path) -> None:
 
 @contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside `out` to write in; it gets that name if nothing raises, and goes if something does."""
+    """Yield a temporary folder; rename it to `out` on success, remove it on an error."""
     out = out.resolve()
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""How often to save: so many steps, minutes or epochs."""
+"""How often to save: every N steps, minutes or epochs."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cadence:
-    """One of three is set; the others are None."""
+    """Interval between checkpoints: one field is set, the others are None."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -22,7 +22,7 @@ class Cadence:
 
 
 def parse_cadence(text: int | str | None) -> Cadence:
-    """Understand 500, "500steps", "15min" or "2epochs"; None is every epoch.
+    """Parse 500, "500steps", "15min" or "2epochs"; None means every epoch.
 
     Raises:
         ValueError: anything else.

@@ -10,27 +10,27 @@ Option = Scalar | tuple[Scalar, ...]
 
 @dataclass(frozen=True)
 class Model:
-    """The network, from timm, and how it runs."""
+    """The timm model, and how it runs."""
 
     model: str = "deit_small_patch16_224"
     """Name of a timm model."""
     model_options: dict[str, Option] = field(default_factory=dict)
     """More arguments for timm.create_model: patch_size, embed_dim, depth, depths=[2,2], ...
-    On the command line they add to the recipe's; NAME= takes one of the recipe's away."""
+    On the command line they are added to the recipe's; NAME= removes one of the recipe's."""
     class_attention: bool = False
-    """Put a class-attention head in place of the average pooling, in models without a class token (Swin, PVT, ...)."""
+    """Replace the average pooling by a class-attention head, in models without a class token (Swin, PVT, ...)."""
     drop_path: float = 0.0
-    """Stochastic depth: chance of leaving out a block, rising linearly to this at the last block."""
+    """Stochastic depth: probability of dropping a block, rising linearly to this at the last block."""
     pretrained: bool = False
     """Start from the model's own published weights."""
     init: str | None = None
-    """Start from the weights of another timm model (by name), of a file (.safetensors, or .pth and the like, read with
-    weights_only) or of a run's folder. The head is made anew if the classes differ, position embeddings are resized;
-    what was loaded is printed and kept in start.json, and weights that do not fit are an error."""
+    """Start from the weights of another timm model (by name), of a file (.safetensors, or .pth and similar, read with
+    weights_only) or of a run folder. The head is re-initialised if the classes differ; position embeddings are
+    resized. A report is printed and saved in start.json. Weights that do not fit are an error."""
     linear_init: Literal["timm", "xavier"] = "timm"
-    """What the weights of linear layers start from: 'timm', as the model draws them, most with a standard deviation of
-    0.02 whatever their width; 'xavier', by width, without which models of 64 channels stay at chance for epochs.
-    Weights that pretrained or init bring stay as they are."""
+    """Initialisation of linear layers: 'timm': the model's own, usually a standard deviation of 0.02 for any width;
+    'xavier': scaled by width; models with only 64 channels need it, else they stay at chance for epochs.
+    Weights loaded by pretrained or init are not changed."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Autocast type."""
     compile: bool = False
@@ -38,4 +38,4 @@ class Model:
     channels_last: bool = False
     """Keep images in channels-last memory format."""
     grad_checkpointing: bool = False
-    """Trade compute for memory."""
+    """Gradient checkpointing: use less memory and more compute."""

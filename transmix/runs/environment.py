@@ -1,4 +1,4 @@
-"""What else a result depends on: versions, commit, machine, command."""
+"""The environment of a run: versions, commit, machine, command."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from transmix.distributed import World
 
 
 def environment(world: World) -> dict[str, Any]:
-    """Return what else a result depends on: versions, commit (of a checkout), machine, processes, command."""
+    """Return the environment of a run: versions, commit of a checkout, machine, processes, command."""
     found = {}
     for name in ("transmix", "torch", "torchvision", "timm", "numpy", "pillow"):
         with suppress(metadata.PackageNotFoundError):
@@ -35,7 +35,7 @@ def environment(world: World) -> dict[str, Any]:
 
 
 def commit(checkout: Path) -> str | None:
-    """Return the commit that a checkout is at, with "+" behind it if files differ; None where this is none."""
+    """Return the commit of a checkout, with "+" appended if files differ; None without a checkout."""
     if not (checkout / ".git").exists():
         return None
     git = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]

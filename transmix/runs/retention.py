@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest and the best; damaged ones go aside, and nothing that looks whole is half gone.
+"""Checkpoint retention: keep the newest and the best, rename damaged ones, and never leave one half deleted.
 
 Only the main process calls these.
 """
@@ -14,10 +14,10 @@ from transmix.runs.error import CheckpointError
 
 
 def settle_checkpoints(root: Path) -> tuple[Path | None, list[str]]:
-    """Set damaged checkpoints aside and clear up after broken saves, before a run goes on.
+    """Rename damaged checkpoints and clean up after interrupted saves, before a run continues.
 
     Returns:
-        The newest checkpoint that verifies, and what there is to say about the others.
+        The newest valid checkpoint, and messages about the others.
 
     Raises:
         CheckpointError: the folder cannot be listed.
@@ -41,9 +41,9 @@ def settle_checkpoints(root: Path) -> tuple[Path | None, list[str]]:
 
 
 def remove_old_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
-    """Remove all checkpoints but the `keep` newest and the best one, and the remains of broken saves.
+    """Remove all checkpoints but the `keep` newest and the best one, and the files of interrupted saves.
 
-    The last one that verifies is never removed. What cannot be removed stays, and is tried again next time.
+    The last valid checkpoint is never removed. A failed removal is tried again next time.
     """
     with suppress(CheckpointError):
         _clear_up(root)
@@ -67,7 +67,7 @@ def _remove(folder: Path) -> None:
 
 
 def _clear_up(root: Path) -> None:
-    """Remove what broken saves and removals left, and put back a checkpoint whose replacement never came."""
+    """Remove files of interrupted saves and removals, and restore a checkpoint whose replacement was not completed."""
     with suppress(OSError):
         for path in list(root.glob(".step-*")):
             folder = root / path.name[1:].removesuffix(".replaced")

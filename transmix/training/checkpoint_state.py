@@ -1,4 +1,4 @@
-"""What a run saves and takes back: everything that the next step depends on, and nothing else."""
+"""Save and restore the state of a run: everything that the next step depends on."""
 
 import json
 from itertools import islice
@@ -30,9 +30,9 @@ MAX_FAILED_SAVES = 3
 
 
 def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str]]:
-    """Return the checkpoint to go on from, if any, the same in every process; every process calls this.
+    """Return the checkpoint to resume from, if any, equal in all processes; every process must call this.
 
-    Damaged ones are set aside by the main process, which alone gets lines to say about them.
+    The main process renames damaged checkpoints, and only it gets messages about them.
 
     Raises:
         RunError: the checkpoints cannot be listed.
@@ -52,16 +52,16 @@ def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str
 
 
 def save(run: RunState, last: bool = False) -> None:
-    """Write a checkpoint of a run at its present step; every process calls this.
+    """Write a checkpoint of a run at its current step; every process must call this.
 
-    If it cannot be written, training goes on with a line that says so: the next one may succeed.
+    If it cannot be written, training continues with a warning: the next one may succeed.
 
     Args:
         run: what to save.
-        last: no other save will come, so this one must succeed.
+        last: the final save, which must succeed.
 
     Raises:
-        RunError: in every process: the last one failed, or MAX_FAILED_SAVES in a row, or the run folder is gone.
+        RunError: in every process: the final save failed, or MAX_FAILED_SAVES in a row, or the run folder is gone.
     """
     tensors = _gather_tensors(run, random_state(run.world.device), ema=run.average is not None)
     reason = _write(run, tensors, last) if run.world.is_main else ""
@@ -71,7 +71,7 @@ def save(run: RunState, last: bool = False) -> None:
 
 
 def _gather_tensors(run: RunState, generators: dict[str, Tensor], ema: bool) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of a checkpoint, whole in the main process: weights, optimizer, generators of each process."""
+    """Return the unsharded tensors of a checkpoint (in the main process): weights, optimizer, all random states."""
     names: dict[Tensor, str] = {weight: name for name, weight in run.bare.named_parameters()}
     tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
     if ema and run.average is not None:
@@ -83,7 +83,7 @@ def _gather_tensors(run: RunState, generators: dict[str, Tensor], ema: bool) -> 
 
 
 def _write(run: RunState, tensors: dict[str, dict[str, Tensor]], last: bool) -> str:
-    """Write a checkpoint, and return why the run must stop, or nothing."""
+    """Write a checkpoint; return the reason if the run must stop, else an empty text."""
     root = run.folder / "checkpoints"
     try:
         assert run.log is not None
@@ -96,8 +96,8 @@ def _write(run: RunState, tensors: dict[str, dict[str, Tensor]], last: bool) -> 
         row = f" {run.failed_saves} saves in a row have failed." if run.failed_saves > 1 else ""
         message = f"step {run.step_number} is not saved: {error}.{row} {_newest_good(root)}"
         if last or run.failed_saves >= MAX_FAILED_SAVES:
-            return f"{message} --resume goes on from the last good checkpoint"
-        run.say(f"warning: {message} Training goes on")
+            return f"{message} --resume continues from the last good checkpoint"
+        run.say(f"warning: {message} Training continues")
         return ""
     run.failed_saves = 0
     remove_old_checkpoints(root, run.recipe.run.keep_checkpoints, run.best["step"] if run.best else None)
@@ -126,16 +126,16 @@ def _newest_good(root: Path) -> str:
 
 
 def restore(run: RunState, checkpoint: Checkpoint) -> None:
-    """Put a run where `save` was called.
+    """Restore a run to the state at `save`.
 
     Raises:
-        RunError: the training data has grown or shrunk since, or the checkpoint is of another model.
+        RunError: the number of training images has changed, or the checkpoint is from another model.
     """
     before, now = checkpoint.state.get("training_images"), len(run.data.train)
     if before != now:
         raise RunError(
-            f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}; put it back as it "
-            f"was (images called .jfif, .jp2, ... and linked folders were once passed over; they count now)"
+            f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}; restore the "
+            f"data (older versions skipped linked folders and images with suffixes such as .jfif and .jp2)"
         )
     try:
         _load(run.bare, checkpoint.tensors["model"])
@@ -153,20 +153,22 @@ def restore(run: RunState, checkpoint: Checkpoint) -> None:
         run.step.scaler.load_state_dict(state["scaler"])
     except (KeyError, RuntimeError) as error:
         step, problem = checkpoint.state["step"], " ".join(str(error).split())[:300]
-        raise RunError(f"the checkpoint of step {step} in {run.folder} is not of this run: {problem}") from error
+        raise RunError(
+            f"the checkpoint of step {step} in {run.folder} does not belong to this run: {problem}"
+        ) from error
     # A process that was not there before has no state to take back and keeps its own. Not set here: what is yet to
     # be made before the first step, such as the loader's iterator, draws from the generators too.
     run.pending_random_state = checkpoint.tensors.get(f"random-{run.world.rank}")
 
 
 def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give a model whole tensors, of which each process keeps its part if the model is sharded."""
+    """Load full tensors into a model; if it is sharded, each process keeps its shard."""
     mine = model.state_dict()
     model.load_state_dict({name: cut_like(value, mine.get(name, value)) for name, value in tensors.items()})
 
 
 def weights_metadata(run: RunState) -> dict[str, str]:
-    """Return what a weights file must say to be used by itself: the model, its classes, its preprocessing."""
+    """Return the metadata that makes a weights file usable alone: model, classes, preprocessing."""
     model, augmentation = run.recipe.model, run.recipe.augmentation
     about = {
         "model": model.model,
@@ -185,7 +187,7 @@ def weights_metadata(run: RunState) -> dict[str, str]:
 def write_dump(run: RunState, step: int) -> str:
     """Write the state before a NaN/Inf step, and return a message about it.
 
-    RUN/nonfinite/step-N holds weights, optimizer and generators as that step found them, and which images it saw.
+    RUN/nonfinite/step-N holds weights, optimizer and random states before the step, and the keys of its images.
     """
     accumulate = run.recipe.optimization.accumulate
     samples = [

@@ -9,19 +9,19 @@ from transmix.training.sharding import own_part
 
 
 class WeightAverage:
-    """A copy of a model whose weights follow the trained ones: average = decay * average + (1 - decay) * weights.
+    """EMA of a model's weights: average = decay * average + (1 - decay) * weights.
 
     With warm-up, update t = 0, 1, ... uses min(decay, (1 + t) / (10 + t)), as TensorFlow's ExponentialMovingAverage:
-    without it the average of a short run is still the random weights that it started as.
+    without it the average of a short run is still close to the random initial weights.
 
     Args:
         model: not wrapped, not compiled.
         decay: per optimizer step, in [0, 1).
-        start: what the average starts as, `a_copy` of the model. Sharded if the model is.
-        warmup: whether the decay warms up.
+        start: initial average, `a_copy` of the model. Sharded if the model is.
+        warmup: use the warm-up.
 
     Attributes:
-        updates: scalar int64 on the device, how often the average has followed; skipped steps do not count.
+        updates: scalar int64 on the device, number of updates; skipped steps do not count.
     """
 
     def __init__(self, model: nn.Module, decay: float, start: nn.Module, *, warmup: bool = True):
@@ -34,7 +34,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, went: Tensor) -> None:
-        """Follow the model by one step.
+        """Update the average once.
 
         Args:
             went: scalar on the device, 1 if the optimizer stepped and 0 if it was skipped.
@@ -50,5 +50,5 @@ class WeightAverage:
 
 
 def a_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that is not trained."""
+    """Return a copy of a model without gradients."""
     return copy.deepcopy(model).requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""What training reports between two reads: sums on the device, read back all at once."""
+"""Training statistics: sums on the device, read back all at once."""
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ class Meter:
     """Running sums over the micro-batches since the last read.
 
     Args:
-        device: where the sums live.
+        device: device of the sums.
     """
 
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(len(NAMES), device=device, dtype=sum_dtype(device))
 
     def add(self, loss: Tensor, accuracy: Tensor, mixed: Mixed) -> None:
-        """Add one micro-batch; nothing is read back."""
+        """Add one micro-batch, without device synchronisation."""
         # Zeros in place of what is missing keep the sum one tensor, which is read back in a single copy.
         one, nothing = loss.new_ones(()), loss.new_zeros(())
         shift = empty = boxes = nothing
@@ -33,11 +33,11 @@ class Meter:
         self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one])
 
     def read(self, world: World) -> dict[str, float]:
-        """Return means since the last read, over all processes, and start anew.
+        """Return the means since the last read, over all processes, and reset.
 
         Returns:
-            loss, mixed_accuracy; with labels other than the area's also label_shift (mean |lam_area - lam| of rows with
-            a box) and empty_boxes (share of boxes with evidence under a tenth of their area).
+            loss, mixed_accuracy; for label rules other than area also label_shift (mean |lam_area - lam| of rows
+            with a box) and empty_boxes (fraction of boxes with an evidence share below a tenth of their area share).
         """
         sums = dict(zip(NAMES, average(self.sums, world).tolist(), strict=True))
         self.sums = torch.zeros_like(self.sums)

@@ -9,18 +9,18 @@ from transmix.error import TransMixError
 
 
 class NotFiniteError(TransMixError):
-    """Loss or gradients became infinite or not a number, and training was stopped."""
+    """Loss or gradients became NaN or Inf, and training was stopped."""
 
     code = 1
 
 
 class NotFinite:
-    """Counts on the device which steps were not finite, and says which to skip.
+    """Tracks NaN/Inf steps on the device, and decides which steps to skip.
 
     Args:
-        device: where gradients are.
-        stays: after one such step skip all later ones too: weights then are still those it was taken from when
-            the count is read and training stops.
+        device: device of the gradients.
+        stays: after one such step also skip all later ones, so that the weights are still those before it when
+            training stops.
     """
 
     def __init__(self, device: torch.device, stays: bool):
@@ -28,7 +28,7 @@ class NotFinite:
         self.counts = torch.zeros(4, dtype=torch.int64, device=device)  # steps, first, row now, longest row
 
     def skip(self, step: int, bad: Tensor) -> Tensor:
-        """Note whether a step (counted from 1) is bad, and return whether to skip it, as bool on the device."""
+        """Record whether a step (counted from 1) is bad; return whether to skip it, a bool on the device."""
         steps, first, row, longest = self.counts
         bad = bad & (steps == 0) if self.stays else bad  # what follows a skipped step says nothing new
         row = (row + 1) * bad
@@ -38,11 +38,11 @@ class NotFinite:
         return bad | (self.counts[0] > 0) if self.stays else bad
 
     def read(self, world: World) -> tuple[int, int, int]:
-        """Return the largest count of any process, and start anew; an unfinished series goes on.
+        """Return the largest counts over all processes, and reset; a series of bad steps at the end is continued.
 
         Returns:
-            How many steps were not finite since the last read; the number of the first of them, 0 if there was none;
-            the longest row of them, those before the last read included.
+            Number of NaN/Inf steps since the last read; number of the first such step, or 0; length of the longest
+            series, including steps before the last read.
         """
         counts = self.counts.clone()
         if world.size > 1:

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate, both pure functions of the recipe and the step."""
+"""The optimizer and its learning rate, as pure functions of the recipe and the step."""
 
 import math
 
@@ -10,7 +10,7 @@ from transmix.recipes.settings import Optimization
 
 
 def build_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Optimizer:
-    """Return fused AdamW; biases, norms and what the model exempts get no weight decay, layers their own rate."""
+    """Return fused AdamW; no weight decay for biases, norms and exempt tensors; layer-wise rates."""
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
     if settings.layer_decay is None:
         groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=exempt)
@@ -22,15 +22,15 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Opt
 
 
 def peak_lr(settings: Optimization) -> float:
-    """Return the learning rate at the end of warm-up, scaled to the batch size where the recipe says so."""
+    """Return the learning rate at the end of warm-up, scaled by the batch size if the recipe sets lr_batch."""
     return settings.lr * (settings.batch_size / settings.lr_batch if settings.lr_batch else 1.0)
 
 
 def lr_at(step: int, steps_per_epoch: int, settings: Optimization) -> float:
     """Return the learning rate of a step: linear warm-up, then a cosine to min_lr, then min_lr.
 
-    The cosine runs over all `epochs`, warm-up included, as in timm and DeiT; both change it once an epoch, this
-    changes it every step.
+    The cosine runs over all `epochs`, warm-up included, as in timm and DeiT; they change it once per epoch, this one
+    every step.
     """
     peak, epoch = peak_lr(settings), step / steps_per_epoch
     if epoch < settings.warmup_epochs:

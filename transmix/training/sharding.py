@@ -1,6 +1,6 @@
-"""Sharded training (FSDP2): weights, gradients and optimizer state cut up over the processes, block by block.
+"""Sharded training (FSDP2): weights, gradients and optimizer state are split over processes, block by block.
 
-Checkpoints know nothing of it: they hold whole tensors under the model's own names, as those of any other run.
+Checkpoints do not depend on it: they hold full tensors under the model's own names, as without sharding.
 """
 
 from collections import Counter
@@ -13,9 +13,9 @@ from transmix.distributed import World, is_part
 
 
 def shard(model: nn.Module, world: World) -> nn.Module:
-    """Cut up a model's weights over all processes, in place; each block by itself, and then what is left.
+    """Shard a model's weights over all processes, in place: first each block, then the rest.
 
-    All processes start from the first one's weights, as they do under DDP.
+    All processes start from the weights of rank 0, as in DDP.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -32,10 +32,10 @@ def shard(model: nn.Module, world: World) -> nn.Module:
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that a model is a stack of; none if it is not.
+    """Return the blocks of a model; empty if it has none.
 
-    Stacks are lists of modules of one class; of the class that fills most places in them all modules are blocks, in
-    whichever stage.
+    Stacks are lists of modules of one class. All modules of the most frequent class in such lists are blocks, in any
+    stage.
     """
     places = Counter()
     for module in model.modules():
@@ -54,27 +54,27 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether a module is made of others, is no mere list of them, and has weights."""
+    """Whether a module has submodules and weights, and is not just a list."""
     is_list = isinstance(module, nn.ModuleList | nn.Sequential)
     return not is_list and any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """Return this process's shard of a sharded tensor, in the same memory; any other tensor unchanged."""
+    """Return this process's shard of a sharded tensor, in the same memory; other tensors unchanged."""
     return tensor.detach().to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor gathered whole (every process must call this); any other tensor unchanged."""
+    """Return a sharded tensor as a full tensor (every process must call this); other tensors unchanged."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def gather_whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Return tensors with those that are cut up whole; every process calls this.
+    """Return tensors with sharded ones as full tensors; every process must call this.
 
     Args:
         tensors: the same names in the same order in every process.
-        keep: whether this process wants them; the others take part and get nothing, which saves their memory.
+        keep: whether this process keeps the result; others take part but get nothing, which saves memory.
     """
     if not any(map(is_part, tensors.values())):
         return tensors
@@ -87,7 +87,7 @@ def gather_whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 
 def cut_like(tensor: Tensor, weight: Tensor) -> Tensor:
-    """Return a whole tensor sharded like a weight; unchanged if the weight is whole or has another shape."""
+    """Shard a full tensor like a weight; unchanged if the weight is not sharded or has another shape."""
     if not is_part(weight) or tensor.shape != weight.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor

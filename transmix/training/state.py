@@ -1,4 +1,4 @@
-"""A run's state, in one place: what the loop, checkpoints, dumps and pictures share."""
+"""The state of a run, shared by the loop, checkpoints, dumps and pictures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,30 +20,30 @@ from transmix.training.step import TrainingStep
 
 @dataclass(eq=False)
 class RunState:
-    """What a run is made of, and how far it has come.
+    """The parts of a run, and its progress.
 
     Attributes:
-        recipe: every setting.
+        recipe: settings.
         folder: run folder.
-        world: this process among all.
-        data: all of it.
-        batches: this process's share of it.
-        bare: the model, not wrapped, not compiled.
+        world: rank and device of this process.
+        data: the full data set.
+        batches: this process's batches.
+        bare: the model, neither wrapped nor compiled.
         average: EMA of its weights, if there is one.
-        step: what an optimizer step changes: optimizer, scaler, meter.
-        reader: of the model's attention, for labels or for pictures alone; None if it cannot be read.
-        introduction: lines about what is trained, for the start.
-        say: prints a line beside the progress bar.
-        log: of the main process.
-        step_number: optimizer steps that are done.
+        step: the training step with optimizer, scaler and meter.
+        reader: attention reader, for labels or only for pictures; None if attention cannot be read.
+        introduction: lines to print at the start.
+        say: prints a line above the progress bar.
+        log: log; only in the main process.
+        step_number: number of finished optimizer steps.
         best: score, step, epoch and weights of the best evaluation.
-        scores: of the last evaluation.
-        reliability: of the last evaluation, of "model" and "ema".
-        reads: of the meter, in this epoch.
-        random_states: generators before each step since the last read, by its number.
-        pending_random_state: generators that a checkpoint held, until the first step takes them.
-        failed_saves: checkpoints in a row that could not be written.
-        log_rows: rows of the log that a checkpoint knew of.
+        scores: scores of the last evaluation.
+        reliability: reliability bins of the last evaluation, for "model" and "ema".
+        reads: meter reads of this epoch.
+        random_states: step number -> random state before it, for each step since the last read.
+        pending_random_state: random state from a checkpoint, until the first step uses it.
+        failed_saves: number of consecutive checkpoints that could not be written.
+        log_rows: number of log rows at the checkpoint.
     """
 
     recipe: Recipe
@@ -70,7 +70,7 @@ class RunState:
 
     @property
     def order(self) -> EpochSampler:
-        """In which the training images come."""
+        """The sampler of the training images."""
         return self.batches.order
 
     @property

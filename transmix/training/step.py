@@ -1,4 +1,4 @@
-"""One optimizer step: mix, run the model, weigh the labels by its attention, follow the gradient."""
+"""One optimizer step: mix, run the model, compute labels from its attention, update the weights."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,17 +24,17 @@ from transmix.transmix import TransMix
 
 
 class TrainingStep:
-    """Everything that a step changes or needs, and the step itself.
+    """An optimizer step with its state.
 
     Args:
-        model: wrapped for all processes, compiled or not.
-        transmix: mixes, and reads the bare model if the label rule looks at it.
-        optimizer: of the bare model's parameters.
-        average: of the weights, or None.
+        model: the model, wrapped for DDP or FSDP, compiled or not.
+        transmix: mixes, and reads the unwrapped model if the label rule needs it.
+        optimizer: optimizer of the unwrapped model's parameters.
+        average: EMA of the weights, or None.
         normalise: uint8 images -> the model's input on the device.
-        recipe: the run's.
-        device: where the model is.
-        rank: of this process.
+        recipe: recipe of the run.
+        device: device of the model.
+        rank: rank of this process.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class TrainingStep:
         self.boxes: tuple[Tensor, Mixed, Attention | None] | None = None
 
     def __call__(self, step: int, micro_batches: list[tuple[Tensor, Tensor]], lr: float, mix: bool = True) -> None:
-        """Take one optimizer step; nothing is read back from the device.
+        """Take one optimizer step, without device synchronisation.
 
         Args:
-            step: number of the step, counted over the whole run.
-            micro_batches: uint8 images (b, 3, S, S) and labels (b,) int64 whose gradients are added up.
+            step: step number, counted over the whole run.
+            micro_batches: uint8 images (b, 3, S, S) and labels (b,) int64 whose gradients are summed.
             lr: learning rate.
-            mix: whether to mix at this step.
+            mix: whether to mix in this step.
         """
         self.model.train()
         self.transmix.mixer.enabled = mix
@@ -86,7 +86,7 @@ class TrainingStep:
         self._descend(step + 1, torch.stack(losses))
 
     def forward(self, step: int, micro: int, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of one micro-batch: the three lines that anyone's loop has."""
+        """Return the loss of one micro-batch: the three lines of the README's loop."""
         tm = self.transmix
         images, labels = self.normalise(images), labels.to(self.device, non_blocking=True)
         tm.mixer.generator.manual_seed(derive_seed(self.seed, "mix", step, micro, self.rank))
@@ -101,7 +101,7 @@ class TrainingStep:
         return loss
 
     def _descend(self, step: int, losses: Tensor) -> None:
-        """Step the optimizer, unless the gradient is not finite: then the device itself skips the step."""
+        """Step the optimizer; if the gradient is not finite, the step is skipped on the device."""
         self.scaler.unscale_(self.optimizer)  # before clipping: the norm is that of the gradients themselves
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         finite = norm.isfinite()  # the same on every process: gradients were averaged
@@ -122,11 +122,11 @@ class TrainingStep:
 
 
 def build_transmix(mixing: Mixing, model: nn.Module) -> TransMix:
-    """Return mixing, label rule and loss of a recipe, for a model that is not wrapped.
+    """Return mixing, label rule and loss of a recipe, for an unwrapped model.
 
     Raises:
-        RecipeError: a method or rule that is not known, or a setting that it does not have.
-        AttentionError: the rule looks at attention, and the model's cannot be read.
+        RecipeError: an unknown method or rule, or an unknown setting of it.
+        AttentionError: the rule needs attention, and the model's cannot be read.
     """
     try:
         return TransMix(
@@ -140,6 +140,6 @@ def build_transmix(mixing: Mixing, model: nn.Module) -> TransMix:
             grid=mixing.grid,
         )
     except AttentionError as error:
-        raise AttentionError(f"{error}. (A recipe asks for that head with class_attention)") from error
+        raise AttentionError(f"{error}. (In a recipe: class_attention: true)") from error
     except (ValueError, TypeError) as error:
         raise RecipeError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Values with their intervals, a row each: label rules beside the truth, and differences between groups of runs."""
+"""Values with intervals, one row each: label rules against the truth, and differences between groups of runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ PANELS = {"error": ("mean error", MODEL), "rank_correlation": ("rank correlation
 
 
 class Estimate(NamedTuple):
-    """A value, its interval if there is one, and the values that it is the mean of."""
+    """A mean, its interval if there is one, and the single values."""
 
     value: float
     low: float | None = None
@@ -34,17 +34,17 @@ def label_truth_figure(
     title: str = "",
     width: float = PAGE,
 ) -> Figure:
-    """Draw one row a rule, in two panels side by side; a line through both marks the baseline.
+    """Draw one row per rule, in two panels side by side; a line marks the baseline.
 
     Args:
-        found: Rule -> 'error' and 'rank_correlation', each (value, low, high), as
-            `transmix.evaluation.label_truth.agreement` gives them.
-        baseline: The rule that others are compared with, in grey; it need not be among them.
-        title: Above it all.
-        width: Of the figure in inches.
+        found: Rule -> 'error' and 'rank_correlation', each (value, low, high), from
+            `transmix.evaluation.label_truth.agreement`.
+        baseline: The rule that others are compared with, in grey; it need not be in `found`.
+        title: Title.
+        width: Figure width in inches.
 
     Raises:
-        ValueError: No rule.
+        ValueError: There is no rule.
     """
     if not found:
         raise ValueError("no label rule to draw")
@@ -69,11 +69,11 @@ def label_truth_figure(
 
 @our_style()
 def differences_figure(found: Mapping[str, Estimate], *, width: float = COLUMN) -> Figure:
-    """Draw one row a difference around a line at 0: every seed, their mean, its interval; the name stands above.
+    """Draw one row per difference with a line at 0: name, every seed, mean and interval.
 
     Args:
-        found: Name -> the difference, in the unit in which it is to be read.
-        width: Of the figure in inches.
+        found: Name -> the difference, in the displayed unit.
+        width: Figure width in inches.
     """
     row = 2 * ROW
     page = Page(width, row * len(found) + BELOW)

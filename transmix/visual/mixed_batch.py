@@ -1,4 +1,4 @@
-"""The picture of a mixed batch, one row a sample, from the record that mixing makes."""
+"""The figure of a mixed batch, one row per sample, from a `Mixed` record."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,13 +35,13 @@ def mixed_batch_figure(
         grid: Patches (h, w), h * w = P; needed with `attention`.
         class_names: K names.
         base_images: (B, 3, H, W) the batch before mixing, or None.
-        rows: Samples to draw at most, those first whose label the attention changed most.
-        width: Of the figure in inches.
-        weight: Share of the rule's evidence in the label that is trained; None: not said.
+        rows: Maximum number of samples; those with the largest change of the label by attention come first.
+        width: Figure width in inches.
+        weight: Weight of the rule's evidence in the trained label; None: not shown.
 
     Raises:
-        ValueError: If shapes do not fit together, float images leave 0..1, attention is negative or not finite, or
-            labels have no name.
+        ValueError: Shapes do not match, float images are outside 0..1, attention is negative or not finite, or labels
+            have no name.
     """
     _check(mixed, base_images, class_names, rows)
     labels, partner = as_array(mixed.labels), as_array(mixed.partner)
@@ -59,23 +59,23 @@ def mixed_batch_figure(
 
 
 def choose_rows(mixed: Any, rows: int) -> list[int]:
-    """Choose at most `rows` samples, first those whose label by attention differs most from that by area."""
+    """Choose at most `rows` samples; those whose labels by attention and by area differ most come first."""
     change = np.abs(as_array(mixed.lam) - as_array(mixed.lam_area))
     return np.argsort(-change, kind="stable")[:rows].tolist()
 
 
 def row_mask(mixed: Any, row: int) -> np.ndarray:
-    """Give the partner's share of each pixel in one sample: (H, W) bool or float, 0 if the batch has no masks."""
+    """Return the partner's share of each pixel in one sample: (H, W) bool or float, 0 if the batch has no masks."""
     if mixed.mask is None:
         return np.zeros(mixed.images.shape[-2:], dtype=bool)
     return as_array(mixed.mask[row if len(mixed.mask) > 1 else 0])
 
 
 def row_shares(mixed: Any, row: int) -> list[Share]:
-    """Return the label of one sample: by area, by attention (or the rule's evidence) alone where known, and as trained.
+    """Return the label of one sample: by area, by attention (or other evidence) alone if known, and as trained.
 
-    Without a mask it is as trained alone. A weight of the partner's label of its own (`lam_partner`) is drawn as its
-    share of both.
+    Without a mask only the trained label is returned. A separate weight of the partner's label (`lam_partner`) is drawn
+    as its share of the sum.
     """
     trained = float(mixed.lam[row])
     if mixed.lam_partner is not None:

@@ -1,4 +1,4 @@
-"""The figure of mixed pairs: both images, the mask, what came out, where the class token looked, and both labels.
+"""The figure of mixed pairs: both images, the mask, the mixed image, the class token's attention, and both labels.
 
 Blue is image A and its class, orange image B, whose pixels were pasted in, in frames and bars alike. On a page the
 bars stand beside the images, in a column below them.
@@ -30,18 +30,18 @@ class Share(NamedTuple):
 
 
 def label_shares(area: float | None, evidence: float | None, trained: float, rule: str = "attention") -> list[Share]:
-    """Return the label's shares in the order in which they are drawn; what is None is left out."""
+    """Return the label's shares in drawing order; None is left out."""
     weights = (("area", area), (rule, evidence), ("trained", trained))
     return [Share(name, own) for name, own in weights if own is not None]
 
 
 def trained_note(weight: float, rule: str = "attention") -> str:
-    """Say what the label that is trained is made of."""
+    """Return a note on how the trained label is computed."""
     return f"trained: {weight:.0%} {rule}, {1 - weight:.0%} area"
 
 
 class Pair(NamedTuple):
-    """One mixed sample for a drawing; a part that is None is left out."""
+    """One mixed sample to draw; parts that are None are left out."""
 
     own: np.ndarray | None  # (H, W, 3) in 0..1, image A
     partner: np.ndarray | None  # (H, W, 3) in 0..1, image B
@@ -59,11 +59,11 @@ def pairs_figure(
     """Draw mixed pairs one below the other.
 
     Args:
-        pairs: At least one, all of one image size.
-        grid: Patches (h, w), where there is attention.
-        width: Of the figure in inches.
+        pairs: At least one pair; all images have the same size.
+        grid: Patches (h, w), if there is attention.
+        width: Figure width in inches.
         mask: Draw the mask too.
-        notes: What else to say below.
+        notes: Other notes below the figure.
     """
     rows = [pair.attention for pair in pairs if pair.attention is not None]
     end = scale_end(rows) if rows else None
@@ -98,7 +98,7 @@ def pairs_figure(
 
 
 def _panels(pair: Pair, grid: Grid | None, mask: bool, end: float | None) -> list[tuple[str, np.ndarray, str | None]]:
-    """Return title, picture and colour of the frame; a picture without a frame has the box outlined."""
+    """Return title, picture and frame colour of each panel; pictures without a frame get the outline of the box."""
     panels: list[tuple[str, np.ndarray, str | None]] = []
     if pair.own is not None and pair.partner is not None:
         panels += [("image A", pair.own, OWN), ("image B", pair.partner, PARTNER)]
@@ -111,7 +111,7 @@ def _panels(pair: Pair, grid: Grid | None, mask: bool, end: float | None) -> lis
 
 
 class _Layout(NamedTuple):
-    """Places of one pair in inches; `row` is the height of all of it."""
+    """Layout of one pair in inches; `row` is its total height."""
 
     beside: bool
     side: float

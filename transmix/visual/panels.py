@@ -1,4 +1,4 @@
-"""Figures of many small pictures: a block per image, its picture at the left and what is to be compared beside it."""
+"""Figures of many small pictures: one block per image, its picture at the left and the panels to compare beside it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Panel(NamedTuple):
 
 
 class Arrangement(NamedTuple):
-    """How blocks of one picture and k panels fill a width."""
+    """Arrangement of blocks with one picture and k panels in a width."""
 
     across: int  # blocks side by side
     columns: int  # panels side by side in a block, beside its picture
@@ -35,10 +35,10 @@ class Arrangement(NamedTuple):
 
 
 def arrange(panels: int, blocks: int, width: float) -> Arrangement:
-    """Choose how `blocks` blocks of a picture and `panels` panels fill `width` inches.
+    """Arrange `blocks` blocks of a picture and `panels` panels in `width` inches.
 
-    Several blocks side by side if their pictures stay large, else one; its panels in one line if they stay readable,
-    else in as few lines as needed, about equally long.
+    Several blocks per row if their pictures stay large, else one. The panels of a block are in one line if they stay
+    readable, else in as few lines of about equal length as needed.
     """
     room = width - 2 * MARGIN
     block = (1 + panels) * (WISHED + GAP) - GAP
@@ -57,13 +57,13 @@ def panels_figure(
     """Draw blocks of pictures of one size.
 
     Args:
-        blocks: For each image its picture, then the panels to compare, equally many in all blocks.
-        width: Of the figure in inches.
-        notes: What to say below.
-        scale: Where the scale of attention ends; None: there is none.
+        blocks: For each image its picture, then the panels to compare, the same number in all blocks.
+        width: Figure width in inches.
+        notes: Notes below the figure.
+        scale: Upper end of the attention scale; None: no scale.
 
     Raises:
-        ValueError: If there is nothing to draw.
+        ValueError: There is nothing to draw.
     """
     if not blocks or len(blocks[0]) < 2:
         raise ValueError(
