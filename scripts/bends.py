@@ -301,7 +301,7 @@ def siamese(make: Callable[..., Case], told: str, whole: bool = False) -> None:
 
 
 def as_told(case: Case, told: str, where: str = "before") -> dict[str, Any]:
-    """Return the arguments that refusals say to pass, if the tokens that are unknown come before or behind."""
+    """Return the arguments that refusals name, if the unknown tokens come before or after the patches."""
     asked: dict[str, Any] = {"grid": case.grid} if "grid=(h, w)" in told else {}
     if found := re.search(rf"prefix_tokens=(\d+) if (?:they come )?{where}", told):
         asked["prefix_tokens"] = int(found[1])
@@ -405,7 +405,7 @@ def change_tokens(case: Case, change: Callable[[Tensor, int], Tensor]) -> None:
 
 
 def extra_tokens(make: Callable[..., Case], told: str, where: str = "before", another_grid: bool = False) -> None:
-    """Put prompts among the tokens, before the patches or behind them; as many as patches of a larger grid would be."""
+    """Put prompts among the tokens, before the patches or after them; as many as patches of a larger grid would be."""
     case = make()
     h, w = case.grid
     count = (h + 1) * (w + 1) - h * w if another_grid else 1
@@ -419,7 +419,7 @@ def extra_tokens(make: Callable[..., Case], told: str, where: str = "before", an
     case.read(**as_told(case, told, where))
     mixed = case.mix()
     case.run(mixed.images)
-    case.check(mixed, behind=count if where == "behind" else 0)
+    case.check(mixed, behind=count if where == "after" else 0)
 
 
 def patch_dropout(make: Callable[..., Case], told: str) -> None:
@@ -646,7 +646,7 @@ class Bend:
     remedied: bool = False
 
 
-HAND_OVER = "Hand over mixed.images as they are"
+HAND_OVER = "Pass mixed.images unchanged"
 TOKENS = "prefix_tokens=|grid=(h, w)"
 DROPPED = "patch dropout|grid=(h, w)"
 BENDS = (
@@ -673,8 +673,8 @@ BENDS = (
     Bend("a sample dropped by the last block", dropped_samples, "set drop_path of this block to 0"),
     Bend("prompts before the patches", extra_tokens, TOKENS, True),
     Bend("prompts before the patches", partial(extra_tokens, another_grid=True), TOKENS, True),
-    Bend("prompts behind the patches", partial(extra_tokens, where="behind"), TOKENS, True),
-    Bend("prompts behind the patches", partial(extra_tokens, where="behind", another_grid=True), TOKENS, True),
+    Bend("prompts after the patches", partial(extra_tokens, where="after"), TOKENS, True),
+    Bend("prompts after the patches", partial(extra_tokens, where="after", another_grid=True), TOKENS, True),
     Bend("overlapping patches: half the stride", smaller_stride, "grid=(h, w)", True),
     Bend("H > W, W > H", partial(other_size, tall=True)),
     Bend("H > W, W > H", partial(other_size, tall=False)),

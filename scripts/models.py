@@ -229,7 +229,7 @@ TEXT = """<!-- Made by `make models` from transmix/models/readable.csv; changes 
 # Models that are read
 
 {count} models of {families} families, each measured. `transmix models FILTER` shows the rows whose family, library or
-model holds a word. Other members of a family run the same code; what is not listed may be readable all the same: try
+model holds a word. Other members of a family run the same code; models that are not listed may work too: try
 `transmix.AttentionReader(model)`, which raises an error with a remedy where it is not.
 
 - **model**: as `timm.create_model`, `torchvision.models.get_model` or, in transformers, a configuration takes it; the

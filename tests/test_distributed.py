@@ -65,7 +65,7 @@ def test_a_process_that_asked_and_died_is_not_counted(connect):
 
 
 def test_who_does_not_come_is_waited_for_only_so_long(connect):
-    with pytest.raises(dist.DistError, match=r"not all of 2 processes have come within 0:00:00\.2"):
+    with pytest.raises(dist.DistError, match=r"not all of 2 processes joined within 0:00:00\.2"):
         _store_of_this_life(connect(), 0, 2, timedelta(seconds=0.2))
 
 

@@ -216,7 +216,7 @@ def test_yaml_that_swells_is_refused_before_it_does(tmp_path):
     for text in ("\n".join(lines), "\n".join(merged), "a: &a [*a]", "a: &a {b: *a}"):
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
-        with pytest.raises(RecipeError, match=r"repeats a part by an alias \(\*name\); write it out"):
+        with pytest.raises(RecipeError, match=r"uses a YAML alias \(\*name\); write the value out"):
             load_recipe(str(path))
     path.write_text("x" * 200_000)
     with pytest.raises(RecipeError, match="longer than 100000 letters"):

@@ -29,21 +29,21 @@ failure that it sees first, and ends the others itself."""
 
 
 class LostProcessError(TransMixError):
-    """Another process has failed, or does not answer."""
+    """Another process failed or does not respond."""
 
     code = 1
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all that train together (one, unless started by torchrun).
+    """Rank, device and number of processes (one process, unless started by torchrun).
 
     Attributes:
-        rank: number of this process, 0 writes the run folder.
+        rank: rank of this process; rank 0 writes the run folder.
         size: number of processes.
         local: number of processes on this machine.
-        device: where this process computes.
-        restarted: torchrun has started the processes again after a failure.
+        device: device of this process.
+        restarted: whether torchrun restarted the processes after a failure.
     """
 
     rank: int
@@ -54,19 +54,19 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
 
 def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
-    """Find out about this process, and join the others if torchrun started it.
+    """Return this process's `World`; join the process group if torchrun started it.
 
     Args:
         device: "auto", "cpu", "cuda", ...
-        wait_minutes: how long to wait for the others, now and whenever something is shared, before it is an error.
+        wait_minutes: timeout in minutes for joining and for every collective operation.
 
     Raises:
-        RecipeError: a device that this machine does not have, or processes that cannot find each other.
+        RecipeError: the device does not exist on this machine, or the processes cannot connect.
     """
     absent = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     rank, size, local_rank, local = (int(os.environ.get(name, value)) for name, value in absent.items())
@@ -98,12 +98,11 @@ def start(device: str = "auto", wait_minutes: float = 10.0) -> World:
 
 
 def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> tuple[Store, int]:
-    """Return a part of torchrun's store in which nothing is left from before a restart, and which life this is, from 1.
+    """Return a part of torchrun's store without entries from before a restart, and the number of this start, from 1.
 
-    torchrun keeps one store over all restarts, in which the addresses of the processes that died still stand; whoever
-    reads one before its new owner has written it cannot connect. torchrun's count of restarts differs between
-    machines, so the first process names the life, and tells it to each other process under a word that this one
-    alone has just made up.
+    torchrun keeps one store over all restarts, with old addresses of dead processes. A process that reads an old
+    address cannot connect. torchrun's restart count differs between machines, so rank 0 chooses the number of this
+    start, and sends it to each other process under a random key that this process has just created.
     """
     word = uuid.uuid4().hex
     if rank > 0:
@@ -116,7 +115,7 @@ def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> 
         end = time.monotonic() + wait.total_seconds()
         while store.add(f"transmix/knows/{life}", 0) < size - 1:
             if time.monotonic() > end:
-                raise dist.DistError(f"not all of {size} processes have come within {wait}")
+                raise dist.DistError(f"not all of {size} processes joined within {wait}")
             for other in range(1, size):
                 if store.check([f"transmix/asks/{other}"]):  # now, or in an earlier life: nobody reads that answer
                     store.set(f"transmix/told/{store.get(f'transmix/asks/{other}').decode()}", life)
@@ -125,7 +124,7 @@ def _store_of_this_life(store: Store, rank: int, size: int, wait: timedelta) -> 
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:
-    """Let a model's gradients be averaged over all processes."""
+    """Wrap a model so that its gradients are averaged over all processes."""
     if world.size == 1:
         return model
     # Views into DDP's buckets spare a copy of all gradients. Buffers are sent around only where there are any.
@@ -138,10 +137,10 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
 
 @contextmanager
 def losing_others(world: World, remedy: str) -> Iterator[None]:
-    """Turn what torch raises when another process fails or hangs into one error that says so, and the remedy.
+    """Convert torch's errors about a failed or hanging process into one error with a remedy.
 
     Raises:
-        LostProcessError: the failure is not this process's.
+        LostProcessError: another process failed.
     """
     try:
         yield
@@ -152,26 +151,26 @@ def losing_others(world: World, remedy: str) -> Iterator[None]:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             time.sleep(PAUSE)
         raise LostProcessError(
-            f"process {world.rank} has lost another process, which failed or does not answer; look for what that one "
-            f"said, and {remedy} ({said.splitlines()[0][:200]})"
+            f"process {world.rank} lost contact with another process, which failed or hangs; read the error of that "
+            f"process, then {remedy} ({said.splitlines()[0][:200]})"
         ) from error
 
 
 def wait_for_all(world: World) -> None:
-    """Return once every process has come here."""
+    """Wait until every process has reached this point."""
     if world.size > 1:
         dist.barrier()
 
 
 def share_buffers(model: nn.Module, world: World) -> None:
-    """Give every process the first one's buffers (running means of batch norm), so that all evaluate one model."""
+    """Copy rank 0's buffers (batch norm statistics) to every process, so that all evaluate the same model."""
     if world.size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def gather(mine: Any, world: World) -> list[Any]:
-    """Return what every process has, small and for pickle, in the order of ranks, to every process."""
+    """Return the small, picklable objects of all processes, in the order of ranks, in every process."""
     if world.size == 1:
         return [mine]
     gathered: list = [None] * world.size
@@ -180,7 +179,7 @@ def gather(mine: Any, world: World) -> list[Any]:
 
 
 def from_first(value: Any, world: World) -> Any:
-    """Return the first process's value, which pickle can hold, in every process."""
+    """Return the value of rank 0 in every process. It must be picklable."""
     values = [value]
     if world.size > 1:
         dist.broadcast_object_list(values, 0)
@@ -188,14 +187,14 @@ def from_first(value: Any, world: World) -> Any:
 
 
 def is_part(tensor: Tensor) -> bool:
-    """Whether a tensor is cut up over processes (a DTensor, whose import would take seconds)."""
+    """Whether a tensor is sharded over processes (a DTensor, checked without its import, which takes seconds)."""
     return hasattr(tensor, "full_tensor")
 
 
 def shard(model: nn.Module, world: World) -> nn.Module:
-    """Cut up a model's weights over all processes, in place; each block by itself, and then what is left.
+    """Shard a model's weights over all processes, in place: first each block, then the rest.
 
-    All processes start from the first one's weights, as they do under DDP.
+    All processes start from the weights of rank 0, as in DDP.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -212,10 +211,10 @@ def shard(model: nn.Module, world: World) -> nn.Module:
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that a model is a stack of; none if it is not.
+    """Return the blocks of a model; empty if it has none.
 
-    Stacks are lists of modules of one class; of the class that fills most places in them all modules are blocks, in
-    whichever stage.
+    Stacks are lists of modules of one class. All modules of the most frequent class in such lists are blocks, in any
+    stage.
     """
     places = Counter()
     for module in model.modules():
@@ -234,27 +233,27 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether a module is made of others, is no mere list of them, and has weights."""
+    """Whether a module has submodules and weights, and is not just a list."""
     is_list = isinstance(module, nn.ModuleList | nn.Sequential)
     return not is_list and any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """Return this process's shard of a sharded tensor, in the same memory; any other tensor unchanged."""
+    """Return this process's shard of a sharded tensor, in the same memory; other tensors unchanged."""
     return tensor.detach().to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor gathered whole (every process must call this); any other tensor unchanged."""
+    """Return a sharded tensor as a full tensor (every process must call this); other tensors unchanged."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def gather_whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Return tensors with those that are cut up whole; every process calls this.
+    """Return tensors with sharded ones as full tensors; every process must call this.
 
     Args:
         tensors: the same names in the same order in every process.
-        keep: whether this process wants them; the others take part and get nothing, which saves their memory.
+        keep: whether this process keeps the result; others take part but get nothing, which saves memory.
     """
     if not any(map(is_part, tensors.values())):
         return tensors
@@ -267,7 +266,7 @@ def gather_whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 
 def cut_like(tensor: Tensor, weight: Tensor) -> Tensor:
-    """Return a whole tensor sharded like a weight; unchanged if the weight is whole or has another shape."""
+    """Shard a full tensor like a weight; unchanged if the weight is not sharded or has another shape."""
     if not is_part(weight) or tensor.shape != weight.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -278,6 +277,6 @@ def cut_like(tensor: Tensor, weight: Tensor) -> Tensor:
 
 
 def stop() -> None:
-    """Leave the group of processes, if there is one."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()

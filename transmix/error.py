@@ -2,7 +2,7 @@
 
 
 class TransMixError(Exception):
-    """What went wrong and what to do, in one line. Any other exception is a mistake in the program."""
+    """An error with its remedy, in one line. Any other exception is a bug."""
 
     code = 2
     """Exit code of the command line: 2 for what cannot be done as asked, 1 for what failed on the way."""
@@ -15,4 +15,4 @@ def one_line(error: BaseException, named: bool = False) -> str:
 
 
 class RecipeError(TransMixError):
-    """Settings that cannot be used: which setting, what is wrong, what to do."""
+    """Invalid settings: the message names the setting, the problem and the remedy."""

@@ -1,9 +1,10 @@
-"""The table of metrics, `metrics.csv`: what is measured of a model or a run, how it is called, written and read.
+"""The table of metrics, `metrics.csv`: names, units and meanings of all values measured of a model or a run.
 
-Logs, reports, comparisons, curves, model cards and `transmix evaluate` take labels from here and nowhere else.
+Logs, reports, comparisons, curves, model cards and `transmix evaluate` take their labels only from here.
 
-A package adds a metric by the entry point `metric.NAME`: a `Metric` with an accumulator, which every evaluation then
-updates, in training too; `NAME` (and `ema_NAME`) stands in logs, comparisons, reports and what `evaluate` prints.
+A package adds a metric by the entry point `metric.NAME`: a `Metric` with an accumulator. Every evaluation updates it,
+in
+training too; `NAME` (and `ema_NAME`) appears in logs, comparisons, reports and the output of `evaluate`.
 """
 
 import csv
@@ -28,7 +29,7 @@ class Accumulator(Protocol):
     """Sums over batches, in tensors on the device; see `transmix.evaluation.accumulate`."""
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1; nothing is read back."""
+        """Add a batch: logits (B, K) float, labels (B,) int64 in 0..K-1; without device synchronisation."""
         ...
 
     def compute(self) -> Iterator[tuple[str, Any]]:
@@ -38,16 +39,16 @@ class Accumulator(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number is called and written: multiplied by `factor`, with `decimals` and `unit`.
+    """Name and number format of a metric: multiplied by `factor`, with `decimals` and `unit`.
 
     Attributes:
-        label: name for people.
-        factor: 100 where a share is shown in percent.
+        label: display name.
+        factor: 100 to show a fraction in percent.
         decimals: digits after the point.
         unit: "%", "nats", "s", ...
-        accumulator: (number of classes, device) -> what is updated with every batch and yields the metric by its
-            name. None: not measured by an accumulator of its own.
-        better: which way is better; None: neither.
+        accumulator: (number of classes, device) -> an `Accumulator` that yields the metric by its name. None: the
+            metric has no accumulator of its own.
+        better: whether higher or lower is better; None: neither.
         meaning: one sentence, without a capital letter and full stop.
     """
 
@@ -66,22 +67,22 @@ class Metric:
 
     @property
     def difference_unit(self) -> str:
-        """The unit of a difference: of percentages, points."""
+        """The unit of a difference; for percentages, points."""
         return "points" if self.unit == "%" else self.unit
 
     def write(self, value: Any, unit: bool = True) -> str:
-        """Write a value: 0.9194 -> '91.94 %'; without its unit '91.94'; what is no finite number in words."""
+        """Format a value: 0.9194 -> '91.94 %', or '91.94' without unit; missing and non-finite values become words."""
         thousands = "," if unit else ""
         text = written(value, lambda real: f"{self.factor * real:{thousands}.{self.decimals}f}")
         return f"{text} {self.unit}" if unit and self.unit and text[-1].isdigit() else text
 
     def write_difference(self, value: float | None) -> str:
-        """Write a difference with its sign and no unit: '+1.20', '−0.30'."""
+        """Format a difference with sign, without unit: '+1.20', '−0.30'."""
         return written(value, lambda real: f"{self.factor * real:+.{self.decimals}f}".replace("-", "−"))
 
 
 def written(value: Any, write: Callable[[float], str]) -> str:
-    """Write a number if it is one; what is none, or not finite, is said."""
+    """Format a number; missing and non-finite values become words."""
     if type(value) not in (int, float):
         return NONE
     return write(value) if math.isfinite(value) else "not a number" if math.isnan(value) else "infinite"
@@ -113,13 +114,13 @@ def added_metrics() -> dict[str, Metric]:
     """Return the metrics of installed packages.
 
     Raises:
-        UnknownNameError: one cannot be imported, or has a name that is taken.
+        UnknownNameError: a metric cannot be imported, or its name is taken.
     """
     return {name: plugins.find("metric", METRICS, name) for name in plugins.added()["metric"]}
 
 
 def in_log(name: str) -> str:
-    """Return what the log calls a metric of validation images: there, "loss" is that of training."""
+    """Return the log's name of a validation metric: in the log, "loss" is the training loss."""
     return "val_loss" if name == "loss" else name
 
 
@@ -131,10 +132,10 @@ def log_metrics() -> dict[str, Metric]:
 
 
 def headlines(suite: str | None, found: Mapping[str, Mapping[str, Any]]) -> list[tuple[Metric, dict[str, Any]]]:
-    """Return the figures that are printed of a suite, each with its value by weights; of a package's, every number.
+    """Return the main scores of a suite with their values per set of weights; for an added suite, every number.
 
     Args:
-        suite: its name; None: the scores of every evaluation.
+        suite: name of the suite; None: the standard scores.
         found: weights ("model", "ema") -> name -> value, as a suite yields them.
     """
     names = dict.fromkeys(name for values in found.values() for name in values)

@@ -1,6 +1,6 @@
-"""What installed packages add to our tables, by the entry point group `transmix.plugins`.
+"""Plugins: entries that installed packages add to our tables, by the entry point group `transmix.plugins`.
 
-A package says in its pyproject.toml, kind and name before the sign, the object after it:
+A package declares KIND.NAME = OBJECT in its pyproject.toml:
 
     [project.entry-points."transmix.plugins"]
     "method.roundmix" = "roundmix.mixing:RoundMix"
@@ -9,7 +9,7 @@ A package says in its pyproject.toml, kind and name before the sign, the object 
     "suite.upside-down" = "roundmix.suites:upside_down"
     "data.shapes" = "roundmix.data:shapes"
 
-An object is imported when its name is asked for. Files of recipes name entries, and never a path to code.
+An object is imported when its name is used. Recipe files contain names of entries, never a path to code.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ RESERVED = ("none", "all", "transmix")
 
 
 class UnknownNameError(RecipeError, ValueError):
-    """A name that is in no table, or an entry of a package that cannot be used."""
+    """An unknown name, or an unusable entry of a package."""
 
 
 @cache
 def added() -> dict[str, dict[str, list[EntryPoint]]]:
-    """Return kind -> name -> entry points of all installed packages; more than one where packages share a name."""
+    """Return kind -> name -> entry points of all installed packages; several if packages share a name."""
     found: dict[str, dict[str, list[EntryPoint]]] = {kind: {} for kind in KINDS}
     for entry in entry_points(group=GROUP):
         kind, dot, name = entry.name.partition(".")
@@ -54,16 +54,16 @@ def added() -> dict[str, dict[str, list[EntryPoint]]]:
 
 
 def names(kind: str, ours: Mapping[str, Any]) -> list[str]:
-    """Return the names of a table: ours in their order, then what packages add."""
+    """Return the names in a table: ours in order, then those of packages."""
     return [*ours, *sorted(added()[kind].keys() - ours.keys())]
 
 
 def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
-    """Return an entry of a table by its name, ours or a package's.
+    """Return an entry of a table by name, ours or a package's.
 
     Raises:
-        UnknownNameError: no such name (with the nearest), a name that we and a package have, or a package's entry
-            that cannot be imported.
+        UnknownNameError: an unknown name (the message gives the nearest), a name that we and a package both have, or an
+            entry that cannot be imported.
     """
     entries = added()[kind].get(name, [])
     if not entries:
@@ -84,12 +84,12 @@ def find(kind: str, ours: Mapping[str, Any], name: str) -> Any:
 
 
 def make(kind: str, ours: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> Any:
-    """Return an entry of a table whose entries are frozen dataclasses, with its settings.
+    """Create an object from a table of frozen dataclasses, with the given settings.
 
     Raises:
         UnknownNameError: as `find`.
-        TypeError: the entry has no such setting; the message gives those that it has.
-        ValueError: a setting out of its range.
+        TypeError: the entry has no such setting; the message lists its settings.
+        ValueError: a setting is out of range.
     """
     entry = find(kind, ours, name)
     known = [field.name for field in dataclasses.fields(entry)] if dataclasses.is_dataclass(entry) else []
@@ -101,7 +101,7 @@ def make(kind: str, ours: Mapping[str, Any], name: str, options: Mapping[str, An
 
 
 def converted(kind: Any, value: Any, name: str) -> Any:
-    """Return a setting in the type of its field: YAML reads 1e-1, without a dot, as text.
+    """Convert a setting to the type of its field: YAML reads 1e-1, without a dot, as text.
 
     Raises:
         ValueError: a value of another type.

@@ -1,11 +1,11 @@
-"""Text that comes from files, made fit for a terminal and for the room there is.
+"""Make text from files safe for a terminal, and short enough.
 
-Needs nothing but Python, so that any complaint can use it.
+Needs only the standard library, so that any error message can use it.
 """
 
 
 def printable(text: str) -> str:
-    """Write a text on one line that any terminal and file takes: escapes for control characters, letters stay."""
+    """Write a text as one safe line: control characters are escaped, letters stay."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 

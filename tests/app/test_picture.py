@@ -48,7 +48,7 @@ def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, page_model
     expected = {
         "text.png": f"text.png: {NO_IMAGE}",
         "empty.png": "empty.png: the file is empty",
-        "gone.png": "gone.png: the file is no longer there; give it again",
+        "gone.png": "gone.png: the file no longer exists; upload it again",
     }
     for name, message in expected.items():
         with pytest.raises(DataError) as error:
@@ -71,8 +71,8 @@ def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, page_model
 
 def test_deep_grey_is_scaled_by_the_range_of_the_model_and_refused_where_it_has_none(files, page_model, monkeypatch):
     message = (
-        "deep.png: grey of more than 8 bits, and no range of values is known to scale it by; give the values that are "
-        "black and white: --grey-range LOW HIGH"
+        "deep.png: grey of more than 8 bits, and its value range is unknown; give the values for black "
+        "and white: --grey-range LOW HIGH"
     )
     with pytest.raises(DataError, match=f"^{message}$"):
         received({"path": str(files["deep"])}, files["deep"].parent)
@@ -88,11 +88,11 @@ def test_deep_grey_is_scaled_by_the_range_of_the_model_and_refused_where_it_has_
 def test_only_files_given_to_the_page_are_read(tmp_path, files):
     folder = files["plain"].parent
     assert received({"path": str(files["plain"])}, folder) == files["plain"].resolve()
-    with pytest.raises(DataError, match="not a file that was given to this page"):
+    with pytest.raises(DataError, match="not a file that was uploaded to this page"):
         received({"path": str(folder / ".." / "elsewhere.png")}, folder)
     with pytest.raises(DataError, match=r"^big\.png: 100 MB are too much; up to 32 MB are read$"):
         received({"name": "big.png", "size": 100 * 2**20}, tmp_path)
-    with pytest.raises(DataError, match=r"^a\.png: the file did not arrive; give it again$"):
+    with pytest.raises(DataError, match=r"^a\.png: the upload failed; upload it again$"):
         received({"name": "a.png", "size": 3}, tmp_path)
 
 

@@ -251,8 +251,7 @@ def test_a_reader_of_a_plain_module_holds_no_patch_embedding():
     with pytest.raises(AttentionError) as error:
         reader.take()
     assert str(error.value) == (
-        "'0.self_attn' attends over 6 patches, but no module that is known saw images of which to tell their grid: "
-        "pass grid=(h, w)"
+        "'0.self_attn' attends over 6 patches, but no known module got images that give their grid: pass grid=(h, w)"
     )
     reader.detach()
     reader = AttentionReader(model, "0.self_attn", grid=(2, 3))

@@ -498,7 +498,7 @@ def test_tokens_that_do_not_add_up_are_refused_until_their_place_is_named(front,
     mixed = cutmix(*batch(), (0, 0, 16, 24))
     assert refusal(lambda: model(mixed.images)) == (
         "'vit.blocks.1.attn' (Attention) attends over 28 tokens, but 1 before (4, 6) = 24 patches make 25: 3 are "
-        "unknown. Pass prefix_tokens=4 if they come before the patches, prefix_tokens=1 if behind them"
+        "unknown. Pass prefix_tokens=4 if they come before the patches, prefix_tokens=1 if after them"
     )
     model, tm = around(with_prompts(front, behind), {"prefix_tokens": prefix})
     model(mixed.images)
@@ -562,8 +562,8 @@ def test_a_siamese_model_is_read_for_the_images_of_each_branch():
 def test_video_is_refused():
     model, _ = around(lambda vit, clips: vit(clips.transpose(1, 2).flatten(0, 1)))
     assert refusal(lambda: model(torch.rand(2, 3, 4, *SIZE))) == (
-        "Around was given (2, 3, 4, 32, 48): attention over several frames has no one grid. Mix and read single frames "
-        "(B, C, H, W)"
+        "Around was given (2, 3, 4, 32, 48): patches of several frames do not form one 2-D grid. Mix and read single "
+        "frames (B, C, H, W)"
     )
 
 
@@ -819,5 +819,5 @@ def test_a_token_behind_the_patches_of_a_pool_is_not_taken_for_a_class_token():
     model.attn_pool.register_forward_pre_hook(lambda _, args: (torch.cat([args[0], args[0][:, :1]], 1),))
     assert refusal(lambda: model(batch()[0])) == (
         "'attn_pool' (AttentionPoolLatent) attends over 25 tokens, but 0 before (4, 6) = 24 patches make 24: 1 are "
-        "unknown. Pass prefix_tokens=1 if they come before the patches, prefix_tokens=0 if behind them"
+        "unknown. Pass prefix_tokens=1 if they come before the patches, prefix_tokens=0 if after them"
     )

@@ -44,7 +44,7 @@ def test_swin_is_refused(make_timm):
 
 AVERAGED = (
     "averages its class token away or leaves it unused (global_pool='avg'): its attention does not "
-    f"say where the prediction looks. Create the model with global_pool='token', or {HEAD}"
+    f"belong to the prediction. Create the model with global_pool='token', or {HEAD}"
 )
 
 
@@ -57,7 +57,7 @@ AVERAGED = (
         (
             "vit_base_patch16_siglip_gap_224",
             {},
-            "VisionTransformer has no class token (global_pool='avg'): nothing attends for its class prediction. "
+            "VisionTransformer has no class token (global_pool='avg'): no attention belongs to its class prediction. "
             f"Use a model with a class token and global_pool='token', or {HEAD}",
         ),
         ("cait_xxs24_224", {"global_pool": "avg"}, f"Cait {AVERAGED}"),
@@ -118,7 +118,7 @@ ONCE = (
     "to compute attention once, with torch's scaled_dot_product_attention or a softmax over (batch, heads, queries, "
     "keys), but it did"
 )
-TWICE = f"{ONCE} 2 times. Point at the one module that attends for the class token"
+TWICE = f"{ONCE} 2 times. Point at the one module that computes the class token's attention"
 NONE = f"{ONCE} 0 times. Attention of another kind, or inside an extension, cannot be read: point at another module"
 OTHER = "patch dropout, merged patches, or not the class token's attention"
 

@@ -143,8 +143,8 @@ def test_a_pool_of_several_queries():
     model.attn_pool = AttentionPoolLatent(48, num_heads=2, latent_len=2, pool_type="avg")
     text = refusal(model)
     assert text == (
-        "VisionTransformer's attention pool averages several queries: no one row says where its prediction looks. Give "
-        "it a pool of one query (in timm, AttentionPoolLatent with latent_len=1 and pool_type='token')"
+        "VisionTransformer's attention pool averages several queries: no single row belongs to the prediction. Use one "
+        "query (in timm, AttentionPoolLatent with latent_len=1 and pool_type='token')"
     )
     model.attn_pool = AttentionPoolLatent(48, num_heads=2, latent_len=1, pool_type="token")
     assert_is_read_and_used(shake(model), torch.randn(3, 3, 32, 48))
@@ -222,7 +222,7 @@ class Clips(nn.Module):
 
 def test_patches_of_several_frames():
     text = (
-        "Clips cuts its patches with a Conv3d, from several frames: attention over these has no one grid. Mix and read "
+        "Clips cuts its patches with a Conv3d, from several frames: its patches do not form one 2-D grid. Mix and read "
         "single frames (B, C, H, W) with a 2-D model"
     )
     assert refusal(Clips()) == refusal(Clips(), "attn") == text
@@ -230,8 +230,8 @@ def test_patches_of_several_frames():
 
 
 NO_PLACE = {
-    "efficientvim_m1": "EfficientViM's features are a list of 4, each with a pooling of its own: no one head could "
-    "replace them. Use another model",
+    "efficientvim_m1": "EfficientViM's features are a list of 4, each with its own pooling: one head cannot replace "
+    "them. Use another model",
     **{
         name: f"{kind} never pools its features: its forward does not come to forward_head, where a head would pool "
         "them. Use a model that classifies"
@@ -283,8 +283,8 @@ def test_a_head_reads_images_and_refuses_patches_of_many_sizes(name):
         model(packed)
     kind = type(model).__mro__[2].__name__
     assert str(error.value) == (
-        f"{kind} was given patches of images of many sizes, some of them padding: over these no box lies alike. Give "
-        "images (B, C, H, W) of one size"
+        f"{kind} was given patches of images of different sizes, some of them padding: one box mask does not fit all. "
+        "Give images (B, C, H, W) of one size"
     )
 
 

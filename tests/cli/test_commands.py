@@ -69,9 +69,7 @@ def test_an_existing_run_is_refused_until_resume_is_given(recipe_file, tmp_path,
     command = ["train", "--recipe", recipe_file, "--out", str(tmp_path / "run")]
     assert main(command) == 0
     capsys.readouterr()
-    assert complaint(capsys, *command).endswith(
-        "exists already; give --resume to go on with that run, or another --out"
-    )
+    assert complaint(capsys, *command).endswith("exists already; give --resume to continue that run, or another --out")
     assert main([*command, "--resume"]) == 0
     assert "finished already" in capsys.readouterr().out
 

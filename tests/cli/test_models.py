@@ -50,8 +50,8 @@ def test_another_size_than_224_is_said(capsys):
 def test_a_refused_model_is_shown_with_its_error(capsys):
     assert shown(capsys, "coat_tiny") == [
         "refused:",
-        "  timm coat_tiny: CoaT factorises its attention: there is no softmax over the patches that says where its "
-        "class tokens look. Use another model",
+        "  timm coat_tiny: CoaT factorises its attention: its class tokens have no softmax over the "
+        "patches. Use another model",
     ]
 
 

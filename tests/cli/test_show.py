@@ -217,16 +217,16 @@ def test_a_model_without_readable_attention_is_told_the_remedy(images, small_rec
     for what in ("heads", "layers", "rollout", "pair"):
         assert complaint(capsys, what, run, "--out", tmp_path / "x.png") == (
             "VisionTransformer averages its class token away or leaves it unused (global_pool='avg'): its attention "
-            "does not say where the prediction looks. Create the model with global_pool='token', or put a "
+            "does not belong to the prediction. Create the model with global_pool='token', or put a "
             "class-attention head in place of its pooling: transmix.attention.with_class_attention(model)"
         )
     assert complaint(capsys, "epochs", run, "--out", tmp_path / "x.png") == (
-        f"{run} keeps no attention: that of its model cannot be read. Train one with a class token, or give it a "
-        f"class-attention head: --class-attention"
+        f"{run} has no attention maps: the attention of its model cannot be read. Train one with a class token, or "
+        f"give it a class-attention head: --class-attention"
     )
     shutil.rmtree(run / "examples")
     assert complaint(capsys, "epochs", run, "--out", tmp_path / "x.png") == (
-        f"{run} keeps no validation images (examples/); they are written when an epoch is evaluated"
+        f"{run} has no validation images (examples/); they are written when an epoch is evaluated"
     )
     assert main(["show", "reliability", str(run), "--out", str(tmp_path / "x.png")]) == 0
 

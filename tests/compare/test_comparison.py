@@ -126,4 +126,4 @@ def test_groups_without_a_common_seed_have_no_difference_and_that_is_said(made_r
 def test_where_a_run_kept_no_average_the_weights_themselves_are_compared(made_run, tmp_path):
     comparison = compared([made_run(tmp_path / "a", "cutmix"), made_run(tmp_path / "b", "transmix", ema_decay=None)])
     assert comparison.score == "top1"
-    assert any(one.startswith("Some runs kept no EMA") for one in comparison.cautions)
+    assert any(one.startswith("Some runs have no EMA") for one in comparison.cautions)

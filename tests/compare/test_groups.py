@@ -63,7 +63,7 @@ def test_an_unfinished_run_is_named_with_where_it_is(run):
     stopped = run("transmix", 1, done=2)
     assert cautions(groups_of(run("transmix", 0), stopped))[0] == (
         f"transmix seed 1 ({stopped}) is not finished: 2 of 6 epochs. It is left out of all scores; transmix train "
-        f"--resume goes on with it."
+        f"--resume continues it."
     )
 
 

@@ -129,7 +129,7 @@ def test_each_gpu_is_a_place(recipe_file, monkeypatch):
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in places(recipe)[1]] == ["0", "1", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,7")
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in places(recipe)[1]] == ["2", "7"]
-    with pytest.raises(RecipeError, match=r"^--at-once 3 is more than the 2 GPUs there are; a run takes one$"):
+    with pytest.raises(RecipeError, match=r"^--at-once 3 is more than the 2 GPUs available; each run uses one$"):
         places(recipe, 3)
 
 
@@ -221,9 +221,9 @@ def test_a_signal_stops_it_and_a_second_call_goes_on(recipe_file, tmp_path):
     with pytest.raises(RunError) as stopped:
         compare(recipe_file, out, *words)
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert str(stopped.value) == ("stopped by SIGTERM with 1 of 2 runs finished; the same command goes on from there")
+    assert str(stopped.value) == ("stopped by SIGTERM with 1 of 2 runs finished; repeat the command to continue")
     assert refused == [
-        f"another transmix compare is at work in {out}, or trainings that it started; wait for them to end"
+        f"another transmix compare is running in {out}, or training runs that it started; wait until they end"
     ]
     (out / "hang-transmix-seed0").unlink()
     assert compare(recipe_file, out, *words) == 0
@@ -242,7 +242,7 @@ def test_a_signal_stops_it_and_a_second_call_goes_on(recipe_file, tmp_path):
         (["--mix", "cutmix", "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (
             ["--mix", "cutmix", "--seeds", "1"],
-            "one run is nothing to compare; name more mixes or labels, or give more --seeds",
+            "one run cannot be compared; name more mixes or labels, or give more --seeds",
         ),
         (["--mix", "cutmix", "--at-once", "0"], "--at-once must be at least 1, not 0"),
         (["--mix", "cutmix", "--seed", "3"], "give --seeds N, the number of seeds, instead of --seed"),

@@ -97,9 +97,9 @@ def test_a_decoded_or_empty_split_is_returned_as_it_is(images):
 
 def test_a_split_refuses_parts_of_different_lengths():
     images = np.zeros((3, 2, 4, 3), dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"equally many, got lengths \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"the same length, got \[2, 3\]"):
         Split(images, np.zeros(2, dtype=np.int64))
-    with pytest.raises(ValueError, match=r"equally many, got lengths \[1, 3\]"):
+    with pytest.raises(ValueError, match=r"the same length, got \[1, 3\]"):
         Split(images, np.zeros(3, dtype=np.int64), masks=np.zeros((1, 2, 4), dtype=bool))
 
 

@@ -199,7 +199,7 @@ def test_a_range_that_a_hot_pixel_spoils_is_refused_with_a_better_one(scans):
     refuses(
         root,
         f"scans: 98 % of the values of each grey training image of more than 8 bits lie in {low:.6g} to {high:.6g}, to "
-        f"which the grey range 900 to 65535 leaves fewer than 8 of 256 levels; give the values that are black and "
+        f"which the grey range 900 to 65535 leaves fewer than 8 of 256 levels; give the values for black and "
         f"white, for example --grey-range {low:.6g} {high:.6g}",
     )
     assert load_data(Data(str(root), grey_range=(LOW, HIGH)), seed=0).grey == (LOW, HIGH)
@@ -212,15 +212,15 @@ def test_where_no_range_can_be_known_that_is_an_error(tmp_path):
     refuses(
         even,
         "even: every pixel of the 2 grey training images of more than 8 bits is 700, which says nothing of their "
-        "range; give the values that are black and white: --grey-range LOW HIGH",
+        "range; give the values for black and white: --grey-range LOW HIGH",
     )
     images = four(lambda _: np.zeros((H, W), np.uint8))
     images["val", "b", "0"] = twelve_bits(0)
     root = put(tmp_path / "late", images)
     refuses(
         root,
-        f"late: 1 of 2 images to evaluate on are grey of more than 8 bits, the first is {root}/val/b/0.png, and no "
-        "range of values is known to scale them by; give the values that are black and white: --grey-range LOW HIGH",
+        f"late: 1 of 2 images to evaluate on are grey of more than 8 bits, the first is {root}/val/b/0.png, and their "
+        "value range is unknown; give the values for black and white: --grey-range LOW HIGH",
     )
 
 

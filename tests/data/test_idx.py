@@ -187,7 +187,7 @@ def test_damaged_gzip_is_an_error(mnist, harm):
     path = mnist / "train-labels-idx1-ubyte.gz"
     (mnist / "train-labels-idx1-ubyte").unlink()
     path.write_bytes(harm(gzip.compress(encoded(np.random.default_rng(0).integers(0, 3, 400)))))
-    refuses(mnist, f"{path}: cut off or damaged (")
+    refuses(mnist, f"{path}: truncated or damaged (")
 
 
 def test_a_gzip_bomb_is_not_unpacked_further_than_announced(mnist, monkeypatch):

@@ -134,7 +134,7 @@ def test_every_image_that_is_not_trained_on_is_counted_and_named(pets):
     data = read_folder(pets)
     assert len(data.train) == len(before.train)
     assert before.notes == ()
-    assert data.notes == (f"passed over 7 files that look like images; transmix doctor {pets} names each",)
+    assert data.notes == (f"skipped 7 files that look like images; transmix doctor {pets} names each",)
     report = examine(pets, progress=False)
     assert {one.places[0] for one in report.of("left-out")} == left.keys()
     assert not report.sound

@@ -70,9 +70,9 @@ def test_what_is_known_to_be_bad_stays_so():
 
 
 def test_too_many_and_too_few_are_refused():
-    with pytest.raises(DataError, match=r"^train_images 11 is more than the 10 training images there are$"):
+    with pytest.raises(DataError, match=r"^train_images 11 is more than the 10 training images available$"):
         choose(split_of([0, 1] * 5), 11)
-    with pytest.raises(DataError, match=r"^train_images 1 is less than one of each of 2 classes$"):
+    with pytest.raises(DataError, match=r"^train_images 1 is less than one image for each of 2 classes$"):
         choose(split_of([0, 1] * 5), 1)
 
 

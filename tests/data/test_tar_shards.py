@@ -180,7 +180,10 @@ def test_a_file_of_names_names_the_classes_and_labels_may_use_them(shards):
         ([("a.png", b"")], "sample a: no label (.cls, .json with an entry 'label', .txt); image and label must be"),
         ([("a.png", b""), ("b.png", b""), ("a.cls", b"0"), ("b.cls", b"0")], "sample a: no label"),
         ([("a.png", b""), ("a.jpg", b""), ("a.cls", b"0")], "sample a: more than one image (jpg, png)"),
-        ([("a.png", b""), ("a.PNG", b""), ("a.cls", b"0")], "sample a: two members .png; give each sample a name"),
+        (
+            [("a.png", b""), ("a.PNG", b""), ("a.cls", b"0")],
+            "sample a: two members .png for one sample; give each sample its own name",
+        ),
         (
             [("a.png", b""), ("a.cls", b"")],
             "sample a: the label in .cls is ''; write a number from 0 on, or a class name",
@@ -227,7 +230,7 @@ def test_a_shard_that_is_cut_off_anywhere_is_an_error(shards):
     between_members_and_inside_them = [0, 1, 511, 512, *ends[1:5], ends[3] + 100, ends[4] + 600, end - 512, end]
     for length in between_members_and_inside_them:
         path.write_bytes(whole[:length])
-        refuses(shards, f"{path}: cut off, or not a tar file (")
+        refuses(shards, f"{path}: truncated, or not a tar file (")
     path.write_bytes(whole[: end + 512])
     assert len(read_tar_shards(shards).train) == 30
 
@@ -239,7 +242,7 @@ def test_a_flipped_byte_in_any_header_is_an_error(shards):
         offsets = [member.offset for member in tar.getmembers()]
     for offset in offsets[::3]:
         path.write_bytes(whole[: offset + 126] + bytes([whole[offset + 126] ^ 1]) + whole[offset + 127 :])  # the size
-        refuses(shards, f"{path}: cut off, or not a tar file (")
+        refuses(shards, f"{path}: truncated, or not a tar file (")
 
 
 def test_a_header_that_leads_back_is_an_error(shards):
@@ -249,14 +252,14 @@ def test_a_header_that_leads_back_is_an_error(shards):
     info.size = -1536
     whole[:512] = info.tobuf(tarfile.GNU_FORMAT)
     path.write_bytes(whole)
-    refuses(shards, f"{path}: cut off, or not a tar file (")
+    refuses(shards, f"{path}: truncated, or not a tar file (")
 
 
 def test_a_size_that_leads_back_is_an_error_and_not_a_loop_without_end(shards):
     info = tarfile.TarInfo("a.png")
     info.pax_headers = {"size": "-1536"}
     path = write(shards / "pets-train-000001.tar", [info, ("a.cls", b"0")], format=tarfile.PAX_FORMAT)
-    refuses(shards, f"{path}: cut off, or not a tar file (a.png does not fit into the file); fetch it again")
+    refuses(shards, f"{path}: truncated, or not a tar file (the data of a.png exceeds the end of the file)")
 
 
 def test_compressed_shards_are_refused_with_the_remedy(shards):
@@ -271,7 +274,7 @@ def test_missing_shards_and_splits_are_errors(shards, tmp_path):
     refuses(shards, f"{shards}: shards are missing between the first and the last: pets-train-1 (zeros left out)")
     shard(shards / "pets-train-000001.tar", range(3))
     shard(shards / "train" / "0.tar", range(3))
-    refuses(shards, f"shards of train both here and in {shards / 'train'}; move one lot away")
+    refuses(shards, f"shards of train both here and in {shards / 'train'}; move one of them away")
     (shards / "train" / "0.tar").unlink()
     (shards / "pets-val-000000.tar").unlink()
     refuses(shards, f"{shards}: no shards val-*.tar or valid-*.tar or validation-*.tar")
@@ -291,7 +294,7 @@ def test_a_shard_that_shrinks_or_goes_during_training_is_an_error(shards):
     data = read_tar_shards(shards)
     path = shards / "pets-train-000002.tar"
     os.truncate(path, 2000)
-    with pytest.raises(DataError, match=re.escape(f"{path}: has become shorter since training began; put it back")):
+    with pytest.raises(DataError, match=re.escape(f"{path}: was truncated after training began; restore")):
         data.train.images[29]
     path.unlink()
     with pytest.raises(DataError, match=re.escape(f"{path}: cannot read the shard (No such file or directory)")):

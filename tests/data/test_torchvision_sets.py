@@ -765,7 +765,7 @@ def test_a_set_is_fetched_once_and_read(published, tmp_path, name, made):
 def test_an_archive_of_another_checksum_leaves_nothing(published, tmp_path, monkeypatch):
     for kind, name in ((torchvision.datasets.CIFAR10, "tgz_md5"), (torchvision.datasets.DTD, "_MD5")):
         monkeypatch.setattr(kind, name, "0" * 32)
-        with pytest.raises(DataError, match=rf"^torchvision:{kind.__name__}: cannot be fetched into .*corrupted"):
+        with pytest.raises(DataError, match=rf"^torchvision:{kind.__name__}: cannot be downloaded to .*corrupted"):
             open_data(f"torchvision:{kind.__name__}", download=tmp_path / "sets")
         assert left(tmp_path / "sets") == []
 
@@ -829,8 +829,8 @@ def test_no_network_is_one_line_and_leaves_no_run(tmp_path, monkeypatch, capsys)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert re.fullmatch(
-        r"transmix: torchvision:CIFAR10: cannot be fetched into .*/d \(URLError: .*refused.*\); without network, bring "
-        r"its files by other means and give their folder: --data-dir FOLDER",
+        r"transmix: torchvision:CIFAR10: cannot be downloaded to .*/d \(URLError: .*refused.*\); without network, copy "
+        r"its files here and give their folder: --data-dir FOLDER",
         said[0],
     )
     assert not (tmp_path / "run").exists()

@@ -376,7 +376,7 @@ def test_the_size_of_batches_changes_nothing():
 def test_images_without_foreground_are_left_out():
     found = measure(LooksAtBright(6.0), bright_data(empty=(2, 5)))
     assert (found["images"], found["left_out"]) == (11, 2)
-    with pytest.raises(DataError, match=r"^bright: no validation image has foreground in what the model sees of it$"):
+    with pytest.raises(DataError, match=r"^bright: no validation image has foreground inside the evaluation crop$"):
         measure(LooksAtBright(6.0), bright_data(3, empty=(0, 1, 2)))
 
 

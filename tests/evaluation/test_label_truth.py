@@ -137,7 +137,7 @@ def test_the_truth_is_the_share_of_what_is_seen(seen, hidden):
 
 
 def test_a_truth_by_something_else_is_refused():
-    with pytest.raises(ValueError, match="a label is true by 'object' or by 'pixel', not 'area'"):
+    with pytest.raises(ValueError, match="by must be 'object' or 'pixel', not 'area'"):
         truth.true_lam(np.ones((1, 2)), np.ones((1, 2)), "area")
 
 

@@ -246,7 +246,9 @@ def test_folders_that_do_not_fit_are_refused_before_anything_runs(opened, noise,
     with pytest.raises(DataError, match=r"two folders to evaluate on are called natural; rename one"):
         shifts(one, data, Settings(shift_data=(str(natural), str(again))))
     without = ImageData("noise", CLASSES, data.val, replace(data.val, labels=np.zeros(23, dtype=np.int64)))
-    with pytest.raises(DataError, match=r"noise: no validation image has a class of .*natural, to set it against"):
+    with pytest.raises(
+        DataError, match=r"noise: no validation image has a class of .*natural: there are no inliers to compare with"
+    ):
         shifts(one, without, Settings(outlier_data=(str(natural),)))
 
 

@@ -233,7 +233,7 @@ def test_other_seeds_and_processes_draw_otherwise(noise, tmp_path):
 
 # -------------------------------------------------------------------------------------------------- refusals
 
-CANNOT = "TransMixTrainer cannot train so: "
+CANNOT = "TransMixTrainer does not support these arguments: "
 
 
 def assert_refused(text, make):

@@ -143,12 +143,12 @@ def test_the_page_is_made_from_the_table():
 
 HEAD = "put a class-attention head in place of its pooling: transmix.attention.with_class_attention(model)"
 NO_TOKEN = (
-    "has no class token (global_pool='avg'): nothing attends for its class prediction. Use a model with a class token "
-    f"and global_pool='token', or {HEAD}"
+    "has no class token (global_pool='avg'): no attention belongs to its class prediction. Use a model with a class "
+    f"token and global_pool='token', or {HEAD}"
 )
 AVERAGED = (
-    "averages its class token away or leaves it unused (global_pool='avg'): its attention does not say where the "
-    f"prediction looks. Create the model with global_pool='token', or {HEAD}"
+    "averages its class token away or leaves it unused (global_pool='avg'): its attention does not belong to the "
+    f"prediction. Create the model with global_pool='token', or {HEAD}"
 )
 UNKNOWN = "is not a model whose class attention is known."
 POINT = (
@@ -156,8 +156,7 @@ POINT = (
     "module=...; its last attention-like modules:"
 )
 TEXTS = {
-    "coat_tiny": "CoaT factorises its attention: there is no softmax over the patches that says where its class tokens "
-    "look. Use another model",
+    "coat_tiny": "CoaT factorises its attention: its class tokens have no softmax over the patches. Use another model",
     "vit_small_patch16_18x2_224": f"VisionTransformer {UNKNOWN} {POINT} blocks.16.attns.1.attn, "
     "blocks.17.attns.0.attn, blocks.17.attns.1.attn. If they come from an average instead, use a model whose logits "
     "come from a class token",
@@ -171,10 +170,10 @@ TEXTS = {
     "levit_128s": f"LevitDistilled {NO_TOKEN}",
     "convnext_atto": f"ConvNeXt {UNKNOWN} It holds no module that looks like attention. If it averages its features "
     f"instead, {HEAD}",
-    "naflexvit_base_patch16_map": "NaFlexEmbeds was given patches (2, 24, 192) instead of images: every sample has a "
-    "grid of its own, over which no box lies alike. Give images (B, C, H, W) of one size",
+    "naflexvit_base_patch16_map": "NaFlexEmbeds was given patches (2, 24, 192) instead of images: every sample then "
+    "has its own grid, and one box mask does not fit all. Give images (B, C, H, W) of one size",
     "BeitForImageClassification": "BeitForImageClassification averages its patches (use_mean_pooling=True): its class "
-    "token says nothing of the prediction. Create the model with use_mean_pooling=False",
+    "token does not affect the prediction. Create the model with use_mean_pooling=False",
     "ViTForImageClassification": "attn_implementation='flex_attention' computes attention outside torch's functions, "
     "where it cannot be read; call model.set_attn_implementation('sdpa'), which is fused too",
 }

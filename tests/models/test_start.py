@@ -178,7 +178,7 @@ def test_several_models_in_one_file_are_an_error_unless_one_is_known_for_the_ave
     assert equal(model, trained) == []
     assert str(start).endswith("the prefix 'teacher.' taken off, tensors without it not used: 32")
     saved(path, prefixed("left.", other) | prefixed("right.", trained))
-    with pytest.raises(RecipeError, match=r"holds several models that fit \(left\., right\.\); save the one"):
+    with pytest.raises(RecipeError, match=r"holds several models that fit \(left\., right\.\); save only the"):
         start_model(settings(path), 5, 16)
 
 
@@ -221,8 +221,8 @@ def test_without_the_hub_published_weights_are_one_line_after_one_question(monke
     for changes in ({"init": "deit_tiny_patch16_224"}, {"pretrained": True}):
         with says(
             RecipeError,
-            "cannot fetch the published weights of deit_tiny_patch16_224 from the Hugging Face hub (Name or service "
-            "not known), and they are not on this machine. Go online, or fetch them elsewhere (hf download "
+            "cannot download the published weights of deit_tiny_patch16_224 from the Hugging Face hub (Name or service "
+            "not known), and they are not on this machine. Go online, or download them elsewhere (hf download "
             "timm/deit_tiny_patch16_224.fb_in1k model.safetensors) and give the file: --init model.safetensors",
         ):
             start_model(Model("deit_tiny_patch16_224", **changes), 5, 224)
@@ -268,7 +268,7 @@ def test_a_weights_file_that_is_not_of_the_model_is_neither_evaluated_nor_shown(
     assert main([verb, *words, str(path), "--model", "test_vit", *more, value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        f"transmix: the weights in {path} are not of test_vit: they lack norm.weight; they have registers beside"
+        f"transmix: the weights in {path} do not belong to test_vit: they lack norm.weight; they also have registers"
     )
 
 

@@ -171,7 +171,7 @@ def test_what_happened_is_told(run_folder, parsed):
         "2 images left out because unreadable (bad_images.txt). a/b.jpg: is empty c.jpg: is no image",
         "1 damaged checkpoint set aside. damaged-step-00000010",
         "Training stopped at a step that was not finite",
-        "gone on with at the end of epoch 1",
+        "resumed at the end of epoch 1",
         "about",
     ):
         assert said in text, said

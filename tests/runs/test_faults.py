@@ -191,7 +191,7 @@ def test_a_run_that_saves_never_sees_an_error_of_the_disk(way, run, disk):
                 f"warning: step 2 is not saved: cannot write {run.folder}/checkpoints/step-00000002: "
             )
             newest = "step-00000002" if saved else "step-00000001"  # renamed, and then not synced
-            assert line.endswith(f". The newest good checkpoint is {newest}. Training goes on")
+            assert line.endswith(f". The newest good checkpoint is {newest}. Training continues")
         run.step_number = 3
         checkpoint_state.save(run, last=True)
         assert run.failed_saves == 0

@@ -108,7 +108,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, small_recipe, says):
     (folder / "thesis.txt").write_text("ten years of work")
     with says(RunError, f"{folder} holds files but no run (recipe.yaml); give another --out"):
         run_folder.check_run(folder, recipe, resume=True)
-    with says(RunError, f"{folder}/thesis.txt exists already; give --resume to go on with that run, or another --out"):
+    with says(RunError, f"{folder}/thesis.txt exists already; give --resume to continue that run, or another --out"):
         run_folder.check_run(folder / "thesis.txt", recipe, resume=True)
 
 
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_stops_with_one_line(tmp_path, run, smal
     monkeypatch.setattr(os, "mkdir", refuse(errno.EROFS))
     with pytest.raises(RunError) as caught:
         run_folder.write_start(folder, small_recipe("digits"), two_classes(), run.world)
-    message = "Read-only file system (check the disk); --resume goes on from the last checkpoint"
+    message = "Read-only file system (check the disk); --resume continues from the last checkpoint"
     assert str(caught.value) == f"cannot write {folder}: {message}"
     assert caught.value.code == 1
     with says(RunError, f"cannot write {tmp_path}/examples/epoch-0003.safetensors: {message}"):

@@ -124,7 +124,7 @@ def test_what_the_disk_does_not_take_stops_with_a_line_that_names_the_file(tmp_p
                 operation()
         assert str(caught.value) == (
             f"cannot write {tmp_path}/{name}: No space left on device (free some space there); "
-            f"--resume goes on from the last checkpoint"
+            f"--resume continues from the last checkpoint"
         )
         assert caught.value.code == 1
         assert (tmp_path / name).read_bytes() == before
@@ -159,7 +159,7 @@ def test_a_run_folder_that_is_gone_stops_with_one_line(operation, tmp_path, says
     with says(
         RunError,
         f"cannot write {folder}/metrics.jsonl: No such file or directory (if the folder was moved or removed, put it "
-        f"back); --resume goes on from the last checkpoint",
+        f"back); --resume continues from the last checkpoint",
     ):
         operation(log)
     assert not folder.exists()

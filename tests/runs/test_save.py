@@ -59,7 +59,7 @@ def test_a_failing_save_is_a_line_and_training_goes_on(run, full_disk):
         checkpoint_state.save(run)
     save_steps(run, 2, 3)
     start = f"cannot write {root}: No space left on device (free some space there)."
-    end = "The newest good checkpoint is step-00000001. Training goes on"
+    end = "The newest good checkpoint is step-00000001. Training continues"
     assert run.said == [
         f"warning: step 2 is not saved: {start} {end}",
         f"warning: step 3 is not saved: {start} 2 saves in a row have failed. {end}",
@@ -75,7 +75,7 @@ def test_three_in_a_row_stop_the_run(run, full_disk, says):
     with says(
         RunError,
         f"step 3 is not saved: cannot write {run.folder}/checkpoints: No space left on device (free some space there). "
-        f"3 saves in a row have failed. There is no good checkpoint. --resume goes on from the last good checkpoint",
+        f"3 saves in a row have failed. There is no good checkpoint. --resume continues from the last good checkpoint",
     ) as caught:
         save_steps(run, 3)
     assert caught.value.code == 1
@@ -110,7 +110,7 @@ def test_what_the_system_says_is_said_with_a_remedy(number, run, monkeypatch):
     remedy = "free some space there" if number == errno.EDQUOT else "check the disk"
     assert run.said == [
         f"warning: step 1 is not saved: cannot write {run.folder}/checkpoints/step-00000001: {os.strerror(number)} "
-        f"({remedy}). There is no good checkpoint. Training goes on"
+        f"({remedy}). There is no good checkpoint. Training continues"
     ]
 
 
@@ -126,13 +126,13 @@ def test_a_checkpoint_of_other_data_or_another_model_is_refused(run):
     saved = load_checkpoint(run.folder / "checkpoints" / "step-00000001")
     for tensors, state, message in (
         ({}, {"training_images": 41}, "images had 41 training images when .* was trained, now 40"),
-        ({"model": {"weight": torch.zeros(2, 4)}}, {}, r"of step 1 in .*/run is not of this run: .*size mismatch"),
-        ({"optimizer": {"other|step": torch.tensor(1.0)}}, {}, "is not of this run: 'other'"),
+        ({"model": {"weight": torch.zeros(2, 4)}}, {}, r"of step 1 in .*/run does not belong to this run: .*mismatch"),
+        ({"optimizer": {"other|step": torch.tensor(1.0)}}, {}, "does not belong to this run: 'other'"),
     ):
         with pytest.raises(RunError, match=message):
             checkpoint_state.restore(run, Checkpoint(saved.tensors | tensors, saved.state | state, {}))
     del saved.tensors["model"]
-    with pytest.raises(RunError, match="is not of this run: 'model'"):
+    with pytest.raises(RunError, match="does not belong to this run: 'model'"):
         checkpoint_state.restore(run, saved)
 
 

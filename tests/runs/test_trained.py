@@ -56,12 +56,12 @@ def test_a_run_goes_on_when_a_save_fails_ends_with_one_line_when_the_last_does_a
     said = capsys.readouterr()
     assert [line for line in said.out.splitlines() if line.startswith("warning")] == [
         f"warning: step 4 is not saved: cannot write {run}/checkpoints/step-00000004: No space left on device "
-        f"(free some space there). There is no good checkpoint. Training goes on"
+        f"(free some space there). There is no good checkpoint. Training continues"
     ]
     assert said.err.splitlines() == [
         f"transmix: step 10 is not saved: cannot write {run}/checkpoints/step-00000010: No space left on device "
         f"(free some space there). The newest good checkpoint is step-00000008. "
-        f"--resume goes on from the last good checkpoint"
+        f"--resume continues from the last good checkpoint"
     ]
     assert not (run / "summary.json").exists()
     free()

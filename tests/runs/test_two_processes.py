@@ -78,6 +78,6 @@ def test_the_first_process_alone_sets_aside_and_writes_and_all_stop_together(che
     assert first["saves"] == [["model", "optimizer", "random-0", "random-1"]] * 2
     assert (second["saves"], second["lines"]) == ([], [])
     assert first["lines"] == [
-        "warning: step 3 is not saved: cannot write it. The newest good checkpoint is step-00000001. Training goes on"
+        "warning: step 3 is not saved: cannot write it. The newest good checkpoint is step-00000001. Training continues"
     ]
     assert first["reason"] == second["reason"] != ""

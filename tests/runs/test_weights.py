@@ -118,8 +118,8 @@ def test_a_run_that_kept_no_average_says_so(slow, tmp_path, says):
         (folder / "ema.safetensors").unlink()
         (folder / "manifest.json").unlink()
         write_manifest(folder)
-    assert str(choose_weights(run)) == "model of step 15 (last checkpoint): the run kept no EMA"
-    with says(RunError, f"{run} kept no EMA (ema_decay was not set); use --weights model"):
+    assert str(choose_weights(run)) == "model of step 15 (last checkpoint): the run has no EMA"
+    with says(RunError, f"{run} has no EMA (ema_decay was not set); use --weights model"):
         choose_weights(run, weights="ema")
 
 
@@ -146,7 +146,7 @@ def test_a_run_from_before_there_was_a_warm_up_goes_on_without_again_and_again(i
         capsys.readouterr()
         train(small_recipe(images, max_steps=steps, **plain), tmp_path / "run", resume=True)
         assert capsys.readouterr().out.splitlines()[0] == (
-            "as the run was started, it goes on with ema_warmup: True -> False (asked for -> used)"
+            "as the run was started, it continues with ema_warmup: True -> False (asked for -> used)"
         )
     for name in ("model", "ema"):
         ours, expected = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("run", "whole"))

@@ -65,7 +65,7 @@ def test_its_weights_file_can_be_evaluated_and_started_from(trained, images, sma
     with pytest.raises(RecipeError) as error:
         build_model(small_recipe(images, **settings).model, 2, 32)
     assert str(error.value) == (
-        f"the weights in {file} are of a model with a class-attention head; ask for one: --class-attention"
+        f"the weights in {file} belong to a model with a class-attention head; add one: --class-attention"
     )
 
 
@@ -74,7 +74,7 @@ def test_without_the_head_the_remedy_is_named(images, small_recipe, tmp_path):
     with pytest.raises(AttentionError) as error:
         train(recipe, tmp_path / "run")
     assert str(error.value).endswith(
-        "transmix.attention.with_class_attention(model). (A recipe asks for that head with class_attention)"
+        "transmix.attention.with_class_attention(model). (In a recipe: class_attention: true)"
     )
 
 

@@ -109,7 +109,7 @@ def test_skipping_goes_on_up_to_so_many_in_a_row(steps, ends, images, small_reci
             train(recipe, tmp_path / "run")
         assert str(error.value) == (
             "loss or gradient was not finite in 3 steps in a row, up to step 4; max_nonfinite allows 2. All were "
-            "skipped; --resume goes on from the last checkpoint"
+            "skipped; --resume continues from the last checkpoint"
         )
 
 

@@ -215,7 +215,7 @@ def test_without_the_position_in_the_epoch_the_resumed_run_differs(control, chao
     ids=["model", "ema", "reads"],
 )
 def test_what_is_not_there_at_all_is_refused(lose, control, tmp_path, monkeypatch):
-    with pytest.raises(RunError, match=r"the checkpoint of step 6 in .* is not of this run"):
+    with pytest.raises(RunError, match=r"the checkpoint of step 6 in .* does not belong to this run"):
         control[1](tmp_path / "run", monkeypatch, lose)
 
 

@@ -142,7 +142,7 @@ def test_the_best_checkpoint_is_the_one_with_the_best_score(finished):
 def test_an_existing_run_is_refused_and_left_as_it_is(finished, images, small_recipe):
     folder, recipe, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(RunError, match="exists already; give --resume to go on with that run, or another --out"):
+    with pytest.raises(RunError, match="exists already; give --resume to continue that run, or another --out"):
         train(recipe, folder)
     with pytest.raises(RunError, match=r"was trained with other settings: lr: 0.001 -> 0.1. Resume with the same ones"):
         train(small_recipe(images, lr=0.1), folder, resume=True)

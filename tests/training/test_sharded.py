@@ -573,14 +573,14 @@ def test_a_number_that_is_not_finite_on_one_stops_both_at_that_step(way, pair, r
 def test_when_one_dies_in_a_step_the_other_says_so_and_ends(way, pair, recipe, tmp_path):
     found = pair("one_dies", shards(recipe, WAYS[way]), tmp_path / "run")
     assert found["codes"] == [1, 9], found["said"]
-    assert "transmix: process 0 has lost another process, which failed or does not answer" in found["said"][0]
+    assert "transmix: process 0 lost contact with another process, which failed or hangs" in found["said"][0]
     assert "Traceback" not in found["said"][0]
 
 
 def test_when_one_does_not_answer_the_other_waits_only_as_long_as_it_was_told(pair, recipe, tmp_path):
     found = pair("one_stalls", shards(recipe, True), tmp_path / "run")
     assert found["codes"] == [1, -signal.SIGKILL], found["said"]
-    assert "transmix: process 0 has lost another process" in found["said"][0]
+    assert "transmix: process 0 lost contact with another process" in found["said"][0]
 
 
 def test_when_one_cannot_read_its_data_the_other_does_not_wait_for_it(pair, recipe, tmp_path):

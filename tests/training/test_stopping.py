@@ -65,7 +65,7 @@ def test_a_signal_saves_and_stops_and_the_resumed_run_ends_with_the_same_bits(
             train(recipe, folder)
     step = {("evaluation", 1): 5, ("evaluation", 3): 10}.get((where, when), when)
     assert str(stopped.value) == (
-        f"stopped by {signal.Signals(number).name} after step {step}; --resume goes on from there"
+        f"stopped by {signal.Signals(number).name} after step {step}; --resume continues from there"
     )
     assert [signal.getsignal(one) for one in SIGNALS] == handlers
     assert sorted((folder / "checkpoints").glob("step-*"))[-1].name == f"step-{step:08d}"
@@ -94,7 +94,7 @@ def test_the_command_ends_with_128_and_the_signal(number, images, small_recipe, 
     code = main(["train", "--recipe", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run")])
     assert code == 128 + number
     said = capsys.readouterr().err.strip()
-    assert said == f"transmix: stopped by {signal.Signals(number).name} after step 3; --resume goes on from there"
+    assert said == f"transmix: stopped by {signal.Signals(number).name} after step 3; --resume continues from there"
 
 
 TWICE = """

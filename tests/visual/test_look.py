@@ -64,7 +64,7 @@ def test_layers_in_which_the_class_token_alone_asks_are_read_and_those_before_it
     assert [number for number, _ in layer_rows(looked)] == [3, 4]
     with pytest.raises(AttentionError) as error:
         head_rows(looked, 1)
-    assert str(error.value) == "in layer 1 no class token looks at the 4 x 6 patches; it does in 3, 4"
+    assert str(error.value) == "in layer 1 no class token attends to the 4 x 6 patches; it does in 3, 4"
 
 
 def test_channel_attention_leaves_the_class_attention_layers(tiny):

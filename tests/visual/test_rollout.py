@@ -106,6 +106,6 @@ def test_pooled_keys_are_refused():
     with pytest.raises(AttentionError) as error:
         rollout(looked(softmaxes((24, 6), (7, 7))))
     assert str(error.value) == (
-        "layer 0 looks from 24 tokens at 6, not from the 6 patches at themselves: attention cannot be rolled out over "
+        "layer 0 has 24 queries and 6 keys, not self-attention over 6 patches: attention rollout is not defined for "
         "it; show heads or layers instead"
     )

@@ -1,4 +1,4 @@
-"""What happens when a control of the page is used: one question to `answer`, and its answer to the components."""
+"""Event handlers of the page: one call of `answer` per change of a control, and its result to the components."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -35,12 +35,12 @@ HOW: dict[str, Any] = {
 
 
 def connect(page: gr.Blocks, parts: Mapping[str, Any], model: PageModel) -> None:
-    """Connect the components of a page, by name, to what they do."""
+    """Connect the components of a page, by name, to their event handlers."""
     inputs = {parts[name] for name in ASKED}
     outputs = [part for name, part in parts.items() if name not in ("swap", "examples")]
 
     def respond(held: Mapping[Any, Any], moved: str, refused: str = "", **changes: Any) -> dict[Any, Any]:
-        """Answer, with `changes` over what the components hold, and bring them in step."""
+        """Compute the answer for the components' values with `changes` applied, and update the components."""
         values = {name: held[parts[name]] for name in ASKED} | changes
         try:
             found = answer(controls_of(values, moved), model)
@@ -86,7 +86,7 @@ def connect(page: gr.Blocks, parts: Mapping[str, Any], model: PageModel) -> None
 
 
 def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
-    """Make `Controls` of what the components hold, by name."""
+    """Make `Controls` from the components' values, by name."""
     own, partner = (Path(values[name]) if values[name] else None for name in ("own", "partner"))
     box, blend = tuple(values[side] for side in SIDES), values["method"] == "mixup"
     chosen = values["rule"], int(values["layer"]), int(values["head"]), values["downsample"]
@@ -95,7 +95,7 @@ def controls_of(values: Mapping[str, Any], moved: str) -> Controls:
 
 
 def read(found: Answer, model: PageModel, refused: str = "") -> dict[str, Any]:
-    """Return what there is to read in an answer, by component."""
+    """Return the texts and pictures of an answer, by component."""
     errors = [*([refused] if refused else []), *found.errors]
     written = {"remarks": remarks_part(errors, found.remarks)}
     if found.shown is None:
@@ -111,7 +111,7 @@ def read(found: Answer, model: PageModel, refused: str = "") -> dict[str, Any]:
 def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]) -> dict[str, Any]:
     """Return new values for controls whose value an answer changed.
 
-    What someone has typed into another field since then is left alone, and so is the control in their hand.
+    Fields that the user has edited since then, and the control that the user is moving, are not changed.
     """
     changed: dict[str, Any] = {"anchor": found.anchor}
     if moved != "stage":
@@ -138,5 +138,5 @@ def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]
 
 
 def head_choices(model: PageModel, layer: int) -> list[tuple[str, int]]:
-    """Return what can be chosen among the heads of a layer: label and value."""
+    """Return the choices for the heads of a layer: (label, value)."""
     return [("mean", MEAN), *((str(head), head) for head in range(model.heads.get(model.number_of(layer), 0)))]

@@ -1,4 +1,4 @@
-"""The model of the page: on its device, with what it saw in the last images and how a program loads it."""
+"""The model of the page: on its device, with cached results and the code that loads it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -37,18 +37,18 @@ class PageModel:
 
     Args:
         loaded: The model.
-        device: Where it is to run.
-        options: Arguments of `load_model` that it was loaded with, for the program that the page offers.
+        device: Target device.
+        options: Arguments of `load_model` that it was loaded with, for the code that the page shows.
 
     Attributes:
-        loaded: The same, on the device.
-        classes: K names, or None where the columns of the logits have none.
+        loaded: The model, on the device.
+        classes: K class names; None: the logits have no class names.
         code: The call that loads it.
-        notice: What has to be known before anything is believed.
+        notice: Warning to show first, for example that the weights are random.
         size: (H, W) of the images it takes.
         grid: (h, w) of its patches.
-        heads: Number of each layer in which the class token looks at the patches -> number of its heads.
-        weights: Rule -> how much it heeds attention; "trained" as the run does, or as the paper.
+        heads: Layer number -> number of heads, for each layer in which the class token attends to the patches.
+        weights: Rule -> weight of attention in its label; "trained": the run's weight, else the paper's.
 
     Raises:
         AttentionError: The model's attention cannot be read.
@@ -77,10 +77,10 @@ class PageModel:
         return max(self.heads, default=LAST) if layer == LAST else layer
 
     def see(self, image: Tensor, layer: int = LAST, head: int = MEAN) -> tuple[Tensor, Tensor]:
-        """Return what the class token looks at in an image (3, H, W) uint8, (P,), and the logits (K,).
+        """Return the class token's attention (P,) over an image (3, H, W) uint8, and the logits (K,).
 
-        One forward for an image that was not seen lately, and one more for the first head or layer of it other than
-        the row that TransMix reads, because whole maps cost memory that a dragged box need not pay.
+        An image that is not cached costs one forward. Another head or layer costs a second one: full attention maps
+        take much memory, and dragging a box does not need them.
         """
         pixels = image.contiguous().numpy().tobytes()
         if layer == LAST and head == MEAN:

@@ -36,9 +36,9 @@ def shares_part(outcome: Outcome, setting: Setting, weight: float) -> str:
     """Write the label by the chosen rule, and the shares of A and B by every rule, in numbers and bars.
 
     Args:
-        outcome: What came out.
-        setting: What was chosen.
-        weight: Of attention in the label that is trained.
+        outcome: Result of mixing.
+        setting: Setting of the controls.
+        weight: Weight of attention in the trained label.
     """
     notes = {"area": "CutMix", "attention": "alone", "trained": f"{weight:.0%} attention"}
     shares = {rule: percents(lam) for rule, lam in outcome.lam.items()}
@@ -56,7 +56,7 @@ def attention_part(outcome: Outcome, setting: Setting) -> str:
 
 
 def classes_part(outcome: Outcome, names: Sequence[str] | None) -> str:
-    """Write which classes the model finds most likely in the mixed image."""
+    """Write the most likely classes of the mixed image."""
     found = outcome.classes
     return piece("classes", [(names[one] if names else f"class {one}", f"{share:.1%}") for one, share in found])
 
@@ -70,7 +70,7 @@ def field_part(image: Tensor | None, letter: str) -> str:
 
 
 def remarks_part(errors: Sequence[str], remarks: Sequence[str]) -> str:
-    """Write what went wrong, and what is odd."""
+    """Write errors and notes."""
     return piece("remarks", [("error", text) for text in errors] + [("remark", text) for text in remarks])
 
 
@@ -78,7 +78,7 @@ def write_code(setting: Setting, own: Path, partner: Path, model: PageModel) -> 
     """Write a program that prints the shares that the page shows.
 
     Args:
-        setting: What was chosen.
+        setting: Setting of the controls.
         own: File of image A.
         partner: File of image B.
         model: The model.

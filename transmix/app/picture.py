@@ -1,4 +1,4 @@
-"""Images that people give: read within bounds, or refused in a sentence."""
+"""Uploaded images: read within size limits, or rejected with a message."""
 
 import filecmp
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ def is_sample(path: Path) -> bool:
 
 
 def received(sent: Mapping[str, Any], folder: Path, grey: Grey = None) -> Path:
-    """Return the file that a browser sent, after a check that it can be read.
+    """Return the path of an uploaded file after checking that it can be read.
 
     Args:
-        sent: What drop.js says: `path` of the file as the app received it, or `name` and `size` of one it did not.
-        folder: Where the app keeps what it receives.
+        sent: What drop.js reports: `path` of a received file, or `name` and `size` of a file that was not received.
+        folder: Upload folder of the app.
         grey: As in `decode_image`.
 
     Raises:
@@ -45,17 +45,17 @@ def received(sent: Mapping[str, Any], folder: Path, grey: Grey = None) -> Path:
     if "path" not in sent:
         name, size = str(sent.get("name", "the file")), int(sent.get("size", 0))
         _check_bytes(name, size)
-        raise DataError(f"{printable(name)}: the file did not arrive; give it again")
+        raise DataError(f"{printable(name)}: the upload failed; upload it again")
     path = Path(str(sent["path"])).resolve()
     if not path.is_relative_to(folder.resolve()):  # a path that this page did not get from us
-        raise DataError(f"{printable(path.name)}: not a file that was given to this page")
+        raise DataError(f"{printable(path.name)}: not a file that was uploaded to this page")
     read_picture(path, grey)
     return path
 
 
 @lru_cache(maxsize=8)
 def read_picture(path: Path, grey: Grey = None) -> np.ndarray:
-    """Decode an image file that someone gave, `grey` as in `decode_image`: (H, W, 3) uint8, not to be written to.
+    """Decode an uploaded image, `grey` as in `decode_image`: (H, W, 3) uint8, read-only.
 
     Raises:
         DataError: It is no image, damaged, or too large; the message names the file, without its folder.
@@ -64,7 +64,7 @@ def read_picture(path: Path, grey: Grey = None) -> np.ndarray:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{name}: the file is no longer there; give it again") from error
+        raise DataError(f"{name}: the file no longer exists; upload it again") from error
     if size == 0:
         raise DataError(f"{name}: the file is empty")
     _check_bytes(name, size)

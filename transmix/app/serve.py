@@ -1,4 +1,4 @@
-"""Serving the page to this computer alone: no other host is asked for anything, nothing is shared or counted."""
+"""Serve the page to this computer only: no connection to other hosts, no sharing, no telemetry."""
 
 import os
 import tempfile
@@ -28,13 +28,13 @@ MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, Liberation Mono, monospac
 
 @contextmanager
 def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
-    """Serve a page while the context lasts, and give its address.
+    """Serve a page inside a `with` block and yield its URL.
 
-    Files that people upload lie in a folder of their own, deleted at the end.
+    Uploaded files go to a separate folder, which is deleted at the end.
 
     Args:
-        page: Of `build_page`, made inside `private_files`.
-        port: Where; None: 7860, or the first free one after it.
+        page: Result of `build_page`, called inside `private_files`.
+        port: Port number; None: 7860, or the first free one after it.
 
     Raises:
         RecipeError: The port is taken or not allowed.

@@ -1,6 +1,6 @@
 """What the page shows, worked out from what the controls hold: images read, the box found, the model run, labels.
 
-Nothing here knows of a page. `lam` is the weight of image A's own label everywhere.
+Independent of the page itself. `lam` is the weight of image A's own label everywhere.
 """
 
 import math
@@ -24,17 +24,16 @@ from transmix.visual.boxes import PastedBox, paste
 
 @dataclass(frozen=True)
 class Setting:
-    """What someone chose.
+    """Setting of the controls.
 
     Attributes:
         box: (top, left, bottom, right) in pixels of the model's input.
         lam: Weight of image A in a blend, 0..1.
         blend: Mixup instead of a box.
-        rule: The one that gives the label: "area", CutMix; "attention" alone; "trained", what the run trains, or
-            TransMix would.
-        layer: Whose attention counts, or `LAST`.
-        head: The head whose attention counts, or `MEAN`.
-        downsample: How the box comes down to patches, as in `attention_labels`.
+        rule: Label rule: "area" (CutMix), "attention" alone, or "trained" (the run's rule, else TransMix).
+        layer: Layer whose attention is used, or `LAST`.
+        head: Head whose attention is used, or `MEAN`.
+        downsample: How the box mask is downsampled to patches, as in `attention_labels`.
     """
 
     box: Box
@@ -48,7 +47,7 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What follows from a setting.
+    """Result of a setting.
 
     Attributes:
         mixed: (3, H, W) uint8.
@@ -56,8 +55,8 @@ class Outcome:
         attention: (P,) of the class token over the mixed image.
         grid: (h, w), h * w = P.
         lam: Rule -> weight of image A's label.
-        classes: Position and probability of the classes that the model finds most likely, the first the most.
-        remarks: Sentences on what is odd about the box.
+        classes: Index and probability of the most likely classes, most likely first.
+        remarks: Notes about unusual boxes, one sentence each.
     """
 
     mixed: Tensor
@@ -71,20 +70,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Controls:
-    """What the controls hold, as it came from the browser.
+    """Values of the page's controls, as the browser sent them.
 
     Attributes:
-        own: File of image A, None where there is none.
+        own: File of image A; None: not chosen yet.
         partner: File of image B.
-        box: (top, left, height, width) in pixels; what is None is not filled in.
-        anchor: The box last set by hand, which the ratio scales.
-        ratio: lam, 0..1: in a blend the weight of A, else the area left to A.
+        box: (top, left, height, width) in pixels; None for an empty field.
+        anchor: Last box set by hand; the ratio slider scales it.
+        ratio: lam in 0..1: the weight of A in a blend, else the area fraction of A.
         blend: Mixup instead of a box.
         rule: As in `Setting`.
-        layer: Number of a layer, or `LAST`.
-        head: Of a head, or `MEAN`.
+        layer: Layer number, or `LAST`.
+        head: Head number, or `MEAN`.
         downsample: "nearest" or "fraction".
-        moved: What was moved last: "ratio", "box", or anything else.
+        moved: Control that changed last: "ratio", "box", or another name.
     """
 
     own: Path | None
@@ -105,14 +104,14 @@ class Answer:
     """What the page shows.
 
     Attributes:
-        setting: What was understood.
-        anchor: As in `Controls`, for the next time.
-        lam: Of the mixing ratio's control.
+        setting: Setting that follows from the controls.
+        anchor: As in `Controls`, for the next call.
+        lam: New value of the mixing ratio's control.
         files: Of A and B.
         images: The two as the model takes them, (3, H, W) uint8; None where there is none.
-        shown: None unless both images are there.
-        errors: What cannot be done, and why.
-        remarks: What else is to be said.
+        shown: Result of mixing; None unless both images are given.
+        errors: Error messages.
+        remarks: Other notes for the user.
     """
 
     setting: Setting
@@ -126,10 +125,10 @@ class Answer:
 
 
 def answer(controls: Controls, model: PageModel) -> Answer:
-    """Work out what the page shows; what is wrong with an image or the box is said, not raised.
+    """Compute what the page shows; an invalid image or box becomes a message, not an exception.
 
     Args:
-        controls: What was chosen.
+        controls: Values of the controls.
         model: The model.
     """
     errors: list[str] = []
@@ -163,7 +162,7 @@ def _settle(controls: Controls, model: PageModel) -> tuple[Setting, Box, float]:
 
 
 def _image(path: Path | None, model: PageModel, errors: list[str]) -> Tensor | None:
-    """Read an image as the model takes it; what is wrong with it is added to the errors."""
+    """Read and crop an image for the model; append a message to the errors if that fails."""
     if path is None:
         return None
     try:
@@ -174,14 +173,14 @@ def _image(path: Path | None, model: PageModel, errors: list[str]) -> Tensor | N
 
 
 def show(setting: Setting, own: Tensor, partner: Tensor, model: PageModel, most: int = 3) -> Outcome:
-    """Mix image A with image B, look at what came out, and weigh the labels.
+    """Mix image A with image B, run the model, and compute the label weights.
 
     Args:
-        setting: What was chosen.
+        setting: Setting of the controls.
         own: Image A, (3, H, W) uint8.
         partner: Image B, (3, H, W) uint8.
         model: The model.
-        most: How many classes to name at most.
+        most: Maximum number of classes.
     """
     mixed = mix(setting, own, partner)
     attention, logits = model.see(mixed.images[0], setting.layer, setting.head)
@@ -194,7 +193,7 @@ def show(setting: Setting, own: Tensor, partner: Tensor, model: PageModel, most:
 
 
 def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:
-    """Return the one mixed image of a setting; its partner is no row of the batch."""
+    """Return the mixed image of a setting as a batch of one; its partner is not in the batch."""
     if not setting.blend:
         return paste([PastedBox(0, 1, setting.box)], [own, partner].__getitem__)
     both = mixup(torch.stack([own, partner]), torch.tensor([0, 1]), setting.lam)
@@ -202,7 +201,7 @@ def mix(setting: Setting, own: Tensor, partner: Tensor) -> Mixed:
 
 
 def remarks(mixed: Mixed, grid: tuple[int, int], setting: Setting) -> tuple[str, ...]:
-    """Say what is odd about a mix."""
+    """Return notes about an unusual mix."""
     if mixed.mask is None:
         return ("A blend has no box, so attention cannot weigh it: by every rule the label is the mixing ratio.",)
     if not mixed.mask.any():
@@ -224,7 +223,7 @@ def sides_of(box: Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def box_within(sides: Sequence[float | None], height: int, width: int) -> Box:
-    """Make a box of (top, left, height, width) as someone typed or dragged them: whole pixels, inside the image.
+    """Make a box from (top, left, height, width) that a user typed or dragged: whole pixels, clipped to the image.
 
     Raises:
         ValueError: They are not four finite numbers.
@@ -240,9 +239,8 @@ def box_within(sides: Sequence[float | None], height: int, width: int) -> Box:
 def scaled_box(box: Box, lam: float, height: int, width: int) -> Box:
     """Scale a box around its centre until it leaves `lam` of the image's area to image A, up to whole pixels.
 
-    It keeps its shape, that of the image if it is empty, as CutMix's boxes do. Those are cut off where they leave the
-    image, so that their area no longer fits `lam`; this one is moved inside, and grows the other way where a side has
-    reached the image's.
+    The aspect ratio stays; an empty box takes the image's, as in CutMix. CutMix clips a box at the image border, so its
+    area no longer fits `lam`; here the box is moved inside instead, and if one side is full, the other one grows.
     """
     top, left, bottom, right = box
     ratio = (bottom - top) / (right - left) if box_area(box) else height / width

@@ -1,4 +1,4 @@
-"""Reading what the class token sees, without touching model code and with fused attention left on."""
+"""Reading what the class token sees, without touching model code while fused attention stays on."""
 
 from transmix.attention.error import AttentionError
 from transmix.attention.head import ClassAttentionHead, with_class_attention

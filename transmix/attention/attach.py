@@ -1,7 +1,7 @@
 """Stand in front of the forward of single modules, without touching model code, weights or hooks.
 
 A `Place` is a callable in the instance's own dict under "forward". torch.compile traces through it and notices when it
-comes or goes, state_dict and hooks stay as they are, and a copy of the module gets a place of its own.
+comes or goes, state_dict and hooks stay as they are, and a copy of the module gets its own place.
 """
 
 import importlib
@@ -24,15 +24,15 @@ class Row(NamedTuple):
 
     Attributes:
         row: (B, P) float32, the class token's softmax over the patches.
-        grid: (h, w) of the patches, where the model told.
+        grid: (h, w) of the patches, if the model gives it.
         images: what the model was called with (an alias, no copy), if that was one tensor.
         cut: the input of the module that cuts patches (an alias too).
-        covers: (height, width) in pixels of `cut` that the patches cover.
-        prefix: tokens before the patches.
-        by_patches: (B, P) float32, what the patches attend to: the mean over heads and their queries. None unless the
-            reader was asked for it, or where the class token alone asks.
-        blocks: the calls of attention in every block, first to last; () unless the reader was asked for them.
-        tokens: (B, P, D), the patches' tokens after the last norm, with gradient; None unless the reader was asked.
+        covers: (height, width) of the area of `cut` that the patches cover, in pixels.
+        prefix: number of tokens before the patches.
+        by_patches: (B, P) float32, attention from the patches: mean over heads and patch queries. None unless the
+            reader was asked for it, or if the class token is the only query.
+        blocks: the attention calls of all blocks, first to last; () unless the reader was asked for them.
+        tokens: (B, P, D), patch tokens after the last norm, with gradient; None unless the reader was asked for them.
     """
 
     row: Tensor
@@ -55,11 +55,11 @@ class Reading:
         prefix_tokens: tokens before the patches, if known.
         prefix_given: whether the user gave their number.
         given_grid: (h, w) of the patches, if the user gave it.
-        tells_grid: whether the module that is read gets features with spatial axes.
+        tells_grid: whether the input of the module has spatial axes.
         training: read in training mode.
         eval: read in eval mode.
-        patches: in eval mode, read what the patches attend to as well.
-        every_block: record the attention of every block as well.
+        patches: in eval mode, also read the attention from the patches.
+        every_block: also record the attention of every block.
         active: whether a reader is attached.
     """
 
@@ -119,7 +119,7 @@ class Place:
         return self.work(self, *args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward that this stands in for."""
+        """Run the module's original forward."""
         if self.inner is not None:
             return self.inner(*args, **kwargs)
         return type(self.module).forward(self.module, *args, **kwargs)
@@ -150,7 +150,7 @@ def attach(module: nn.Module, reading: Reading, work: Callable[..., Any]) -> Non
     """Put a place in front of a module's forward.
 
     Raises:
-        AttentionError: another reader is at work there.
+        AttentionError: the module already has a reader.
     """
     standing = module.__dict__.get("forward")
     if isinstance(standing, Place):
@@ -165,7 +165,7 @@ def attach(module: nn.Module, reading: Reading, work: Callable[..., Any]) -> Non
 
 @contextmanager
 def readers_paused(model: nn.Module) -> Iterator[None]:
-    """Pause the readers of a model: the attention that they compute themselves is not the model's."""
+    """Pause the readers of a model, so that attention computed by our own code is not recorded."""
     places = [place for module in model.modules() if isinstance(place := module.__dict__.get("forward"), Place)]
     active = [(place.reading, place.reading.active) for place in places]
     for reading, _ in active:

@@ -1,4 +1,4 @@
-"""Whose row is it? Find out whether a model saw a batch: by memory where possible, else by pixels."""
+"""Whose row is it? Find out whether a model saw a batch: by comparing memory if possible, else pixels."""
 
 import math
 
@@ -49,8 +49,9 @@ def compare(images: Tensor, seen: Tensor) -> str:
         seen: (B, C', H', W') that the model, or what cuts its patches, was given.
 
     Returns:
-        "same" (but for values: normalised, cast), "padded" at the right and bottom, "resized", "flat" (images of one
-        colour, which tell nothing); or else a reason why patches of `seen` do not lie where those of `images` do.
+        "same" (only the values changed: normalised, cast), "padded" at the right and bottom, "resized", "flat" (images
+        of one colour, which cannot be compared); else the reason why the patches of `seen` are not
+        aligned with those of `images`.
     """
     if seen.ndim != 4:
         return f"has the shape {tuple(seen.shape)}, not (B, C, H, W)"
@@ -89,9 +90,9 @@ def compare(images: Tensor, seen: Tensor) -> str:
 
 
 def best_window(large: Tensor, small: Tensor) -> tuple[float, tuple[int, int]]:
-    """Return how alike the most similar part of large (B, H, W) is to small (B, h, w), and (top, left) of that part.
+    """Find the part of large (B, H, W) that is most similar to small (B, h, w); return its similarity and (top, left).
 
-    At most 9 x 9 places are tried, the corners among them. (-1, (0, 0)) where small does not fit in.
+    Tries at most 9 x 9 positions, including the corners. (-1, (0, 0)) where small does not fit in.
     """
     height, width = small.shape[1:]
     room = large.shape[1] - height, large.shape[2] - width

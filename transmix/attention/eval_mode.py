@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, module by module."""
+"""Temporary evaluation mode, module by module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and each back in its own after: what was frozen stays frozen."""
+    """Set every module to evaluation mode, and restore each module's own mode at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Find the module of a model whose attention the class prediction comes from, and the module that cuts the patches."""
+"""Find the module that computes the attention behind the class prediction, and the module that makes the patches."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,14 +38,14 @@ HEAD = "put a class-attention head in place of its pooling: transmix.attention.w
 
 @dataclass(frozen=True)
 class ClassAttention:
-    """The module whose attention the class prediction comes from.
+    """The module that computes the attention behind the class prediction.
 
     Attributes:
         name: the module's dotted name in the model.
         module: its query is the class token alone, or has the class token first.
-        grid_from: the module whose input or output tells the grid of these patches, if there is one.
-        size_from: else a module that sees the images, whose size tells it together with the number of patches.
-        prefix_tokens: tokens before the patches (class, distillation, registers), if the model says.
+        grid_from: the module whose input or output has the shape of the patch grid, if there is one.
+        size_from: else a module that gets the images: their size and the number of patches give the grid.
+        prefix_tokens: number of tokens before the patches (class, distillation, registers), if known.
     """
 
     name: str
@@ -80,12 +80,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 def find_class_attention(
     model: nn.Module, module: nn.Module | str | None = None, prefix_tokens: int | None = None
 ) -> ClassAttention:
-    """Find the module whose attention the class prediction comes from.
+    """Find the module that computes the attention behind the class prediction.
 
     Args:
         model: unwrapped.
-        module: the module itself or its dotted name, where the model is not known or another layer is wanted.
-        prefix_tokens: tokens before the patches among those attended to, where the model does not say.
+        module: the module itself or its dotted name, for an unknown model or another layer.
+        prefix_tokens: number of key tokens before the patches, for an unknown model.
 
     Raises:
         AttentionError: no such module, a model whose logits do not come from a class token, one that cuts clips and
@@ -122,8 +122,8 @@ def _attention_pool(model: nn.Module) -> ClassAttention | None:
         return None
     if getattr(pool, "latent_len", 1) != 1 or getattr(pool, "pool", "token") != "token":
         raise AttentionError(
-            f"{type(model).__name__}'s attention pool averages several queries: no one row says where its prediction "
-            f"looks. Give it a pool of one query (in timm, AttentionPoolLatent with latent_len=1 and pool_type='token')"
+            f"{type(model).__name__}'s attention pool averages several queries: no single row belongs to the "
+            f"prediction. Use one query (in timm, AttentionPoolLatent with latent_len=1 and pool_type='token')"
         )
     return ClassAttention("attn_pool", pool, *_patches_of(model), None)
 
@@ -146,7 +146,7 @@ def _hugging_face(model: nn.Module) -> ClassAttention | None:
         remedy = "call model.set_attn_implementation('sdpa'), which is fused too"
         raise AttentionError(f"{what}, where it cannot be read; {remedy}")
     if getattr(config, "use_mean_pooling", False):
-        why = "its class token says nothing of the prediction. Create the model with use_mean_pooling=False"
+        why = "its class token does not affect the prediction. Create the model with use_mean_pooling=False"
         raise AttentionError(f"{type(model).__name__} averages its patches (use_mean_pooling=True): {why}")
     prefix = HUGGING_FACE[config.model_type] + getattr(config, "num_register_tokens", 0)  # type: ignore[union-attr]
     name, attention = [(n, m) for n, m in model.named_modules() if type(m).__name__.endswith("Attention")][-1]
@@ -179,7 +179,7 @@ def _torchvision(model: nn.Module) -> ClassAttention | None:
 def _timm(model: nn.Module) -> ClassAttention | None:
     kind = type(model).__name__
     if kind == "CoaT":
-        why = "there is no softmax over the patches that says where its class tokens look. Use another model"
+        why = "its class tokens have no softmax over the patches. Use another model"
         raise AttentionError(f"CoaT factorises its attention: {why}")
     found = next((found for path in TIMM_PATHS if (found := _resolve(model, path))), None)
     if found is None and (block := _resolve(model, "blocks.-1")) and hasattr(block[1], "fused_attn"):
@@ -198,11 +198,11 @@ def _check_pool(model: nn.Module, kind: str, pool: object) -> None:
     if pool == "token" and has_token:
         return
     if not has_token:
-        what = f"{kind} has no class token (global_pool={pool!r}): nothing attends for its class prediction"
+        what = f"{kind} has no class token (global_pool={pool!r}): no attention belongs to its class prediction"
         raise AttentionError(f"{what}. Use a model with a class token and global_pool='token'{_or_head(model)}")
     raise AttentionError(
         f"{kind} averages its class token away or leaves it unused (global_pool={pool!r}): its attention does not "
-        f"say where the prediction looks. Create the model with global_pool='token'{_or_head(model)}"
+        f"belong to the prediction. Create the model with global_pool='token'{_or_head(model)}"
     )
 
 
@@ -286,7 +286,7 @@ def class_head(model: nn.Module) -> nn.Module:
 
 
 def _instead(model: nn.Module) -> str:
-    """Say what to read where a module that was asked for is not there."""
+    """Return a hint which module to read instead of one that does not exist."""
     try:
         return f"Its class token looks in {_known(model).name!r}, which is found without module="
     except AttentionError as error:
@@ -294,7 +294,7 @@ def _instead(model: nn.Module) -> str:
 
 
 def _token_and_modules(model: nn.Module) -> str:
-    """Say what a model holds; name modules only where a class token is there that may look in them."""
+    """Describe a model's tokens; list candidate modules only if it has a class token."""
     token = _class_token(model)
     kinds = ((name, type(module).__name__.lower()) for name, module in model.named_modules() if name)
     names = [name for name, kind in kinds if "attention" in kind or "attn" in kind]

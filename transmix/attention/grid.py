@@ -38,8 +38,9 @@ def grid_of(module: nn.Module, seen: Tensor, output: Any) -> tuple[tuple[int, in
         first = seen.shape[1] == module.width
         return ((seen.shape[2], seen.shape[3]) if first else (seen.shape[1], seen.shape[2])), None
     if seen.ndim != 4:
-        why = "every sample has a grid of its own, over which no box lies alike. Give images (B, C, H, W) of one size"
-        raise AttentionError(f"{type(module).__name__} was given patches {tuple(seen.shape)} instead of images: {why}")
+        why = "every sample then has its own grid, and one box mask does not fit all"
+        what = f"{type(module).__name__} was given patches {tuple(seen.shape)} instead of images"
+        raise AttentionError(f"{what}: {why}. Give images (B, C, H, W) of one size")
     height, width = seen.shape[2:]
     if isinstance(module, nn.Conv2d):
         grid = (output.shape[2], output.shape[3])
@@ -68,17 +69,17 @@ def stride_of(model: nn.Module, name: str) -> int | None:
 def find_grid(patches: int, height: int, width: int, stride: int | None = None) -> tuple[int, int]:
     """Return the grid (h, w) of `patches` patches over an image of `height` x `width` pixels.
 
-    Layers whose strides multiply to s leave h = H / s and w = W / s patches, rounded down or up, and a longer side
-    never fewer than a shorter one. A grid with nothing to round comes first, then one with both sides rounded alike.
+    With a total stride s, h = H / s and w = W / s, each rounded down or up; the longer side of the image never has
+    fewer patches than the shorter one. An exact grid is preferred, then one that rounds both sides the same way.
 
     Args:
-        patches: how many there are.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        stride: pixels from one to the next, or a multiple of them, as the model says; None: it does not.
+        patches: P, number of patches.
+        height: image height in pixels.
+        width: image width in pixels.
+        stride: total stride in pixels or a multiple of it, if the model declares one; None: unknown.
 
     Raises:
-        ValueError: no stride makes that many patches, or several strides make different grids.
+        ValueError: no stride gives this number of patches, or several strides give different grids.
     """
     exact, alike, unlike = set(), set(), set()
     for step in range(1, max(height, width) + 1):

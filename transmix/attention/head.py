@@ -17,13 +17,13 @@ HEAD_WIDTH = 64
 class ClassAttentionHead(nn.Module):
     """One class-attention block: a learned class token looks at the features once and becomes the pooled feature.
 
-        token  = token + Attention(norm([token, features]))      the token alone asks
+        token  = token + Attention(norm([token, features]))      the token is the only query
         pooled = token + MLP(norm(token))
 
     Args:
         width: C, channels of the features.
-        heads: G; None: as many as give heads of 64 channels, or nearly.
-        mlp_ratio: hidden width of the MLP over C; 0 leaves the MLP out.
+        heads: G; None: chosen for about 64 channels per head.
+        mlp_ratio: hidden width of the MLP divided by C; 0: no MLP.
         keep_axes: return (B, C, 1, 1), as the average pooling of torchvision's models does, instead of (B, C).
 
     Raises:
@@ -99,7 +99,7 @@ def as_patches(features: Tensor, width: int) -> Tensor:
     """Return features (B, P, C), (B, C, h, w) or (B, h, w, C) as (B, P, C), patches in row-major order.
 
     Raises:
-        AttentionError: none of these, or a channel axis that cannot be told.
+        AttentionError: another shape, or an ambiguous channel axis.
     """
     if features.ndim == 3 and features.shape[2] == width:
         return features
@@ -110,31 +110,32 @@ def as_patches(features: Tensor, width: int) -> Tensor:
 
 
 def with_class_attention(model: nn.Module, *, heads: int | None = None, mlp_ratio: float = 4.0) -> nn.Module:
-    """Put a class-attention head in the place of a model's average pooling, so that TransMix can read it.
+    """Replace a model's average pooling by a class-attention head, so that TransMix can read its attention.
 
     The backbone, its weights and its classifier stay; the head comes before the classifier, with random weights.
-    timm's parameter groups stay too: the head falls into the last group (no layer decay), its token and norms decay
-    as their like do. `model.class_attention.cost(patches)` (torchvision: `model.avgpool.cost`) says what it adds.
+    timm's parameter groups stay too: the head is in the last group (no layer decay); its token and norms get the weight
+    decay of other tokens and norms. `model.class_attention.cost(patches)` (torchvision: `model.avgpool.cost`) returns
+    its parameters and FLOPs.
 
     Args:
         model: a timm model (Swin, PVTv2, Twins, MaxViT, ConvNeXt, an average-pooled ViT, ...) or one of torchvision's
             that ends in `avgpool` (Swin, ConvNeXt, ResNet); it is changed in place, as torch's own converters do.
         heads: attention heads; None: of 64 channels each.
-        mlp_ratio: hidden width of the block's MLP over its width; 0 leaves the MLP out.
+        mlp_ratio: hidden width of the block's MLP divided by its width; 0: no MLP.
 
     Returns:
         The model.
 
     Raises:
-        AttentionError: a model that has a head already, features in no one piece, no pooling, or its class token in
-            use; a wrapper around a model.
+        AttentionError: the model already has such a head, uses a class token, has no pooling or several feature
+            tensors; or it is a wrapper around a model.
 
     Example:
         >>> model = with_class_attention(timm.create_model("swin_tiny_patch4_window7_224"))
         >>> tm = transmix.TransMix(model)
 
     Source: the idea of CA-Swin in Chen et al., TransMix (CVPR 2022), section 4.5. Differs: the paper's code for it was
-    not released; here the block comes on top of a whole backbone, whose weights can be loaded.
+    not released; here the block is added to a complete backbone, so that pretrained weights can be loaded.
     """
     reason = why_no_head(model)
     if reason is not None:
@@ -152,7 +153,7 @@ def with_class_attention(model: nn.Module, *, heads: int | None = None, mlp_rati
 
 
 def why_no_head(model: nn.Module) -> str | None:
-    """Say why `with_class_attention` refuses a model; None if it takes it. Leaves the model as it is."""
+    """Return why `with_class_attention` rejects a model; None if it accepts it. Does not change the model."""
     kind = type(model).__name__
     if any(isinstance(module, ClassAttentionHead) for module in model.modules()):
         return f"{kind} has a class-attention head already"
@@ -178,7 +179,7 @@ def is_timms(model: nn.Module) -> bool:
 
 
 def _try(model: Any) -> str | None:
-    """Run a model with a head once, without memory or arithmetic: say why its head would not pool the features."""
+    """Run a model with a head once on fake tensors; return why the head cannot pool its features."""
     kind, calls = type(model), []
     double = copy.copy(model)  # shares the weights; what is put in its place is put into the double alone
     double.__dict__.pop("forward", None)

@@ -25,15 +25,15 @@ def attention_maps(model: nn.Module, images: Tensor, layers: str | int | Iterabl
     """Return the attention of every token, layer by layer. Runs one forward without gradient, in evaluation mode.
 
     Args:
-        model: of timm, torchvision, Hugging Face or one's own; wrapped, compiled or neither.
-        images: (B, C, H, W), as the model takes them.
-        layers: "all", or which of them in order of depth, negative from the end: -1 is the last.
+        model: a timm, torchvision, Hugging Face or custom model; may be wrapped or compiled.
+        images: (B, C, H, W), normalised for the model.
+        layers: "all", or layer numbers in order of depth; negative counts from the end: -1 is the last.
 
     Returns:
-        For each layer (B, G, N, N) float32, rows summing to 1: query, key. Layers in which the class token alone asks
-        (CaiT, XCiT, VOLO, attention pools, class-attention heads) give (B, G, 1, N); pooled keys (PVT, MViT) make the
-        last axis shorter. N is the layer's own number of tokens, prefix tokens first. Attention over channels or within
-        windows is no map of the image and left out.
+        For each layer (B, G, N, N) float32, (query, key), rows sum to 1. If the class token is the only query (CaiT,
+        XCiT, VOLO, attention pools, class-attention heads), the shape is (B, G, 1, N); pooled keys (PVT, MViT) make
+        the last axis shorter. N is the layer's number of tokens, prefix tokens first. Layers that attend over
+        channels or within windows are left out.
 
     Raises:
         AttentionError: no such layer, or none that attends over the whole image.

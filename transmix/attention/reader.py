@@ -204,8 +204,8 @@ class AttentionReader:
                     return index
         if torch.compiler.is_compiling():
             raise AttentionError(
-                "inside torch.compile a row is known by its images alone, and no forward of the model was given the "
-                "very tensor mixed.images: normalise and cast before mixing, or call tm.relabel outside of the "
+                "inside torch.compile attention is matched to the tensor mixed.images itself, and no forward of the "
+                "model got that tensor: normalise and cast before mixing, or call tm.relabel outside of the "
                 "compiled function"
             )
         fitting = [
@@ -256,8 +256,8 @@ class AttentionReader:
         became = compare(images, seen if rows is None else seen[rows])
         if became not in FITS:
             raise AttentionError(
-                f"what {self.name!r} attends over {became}: its patches do not lie where those of the mixed images do. "
-                f"Hand over mixed.images as they are (normalise, crop, pad and transpose before mixing), and call "
+                f"what {self.name!r} attends over {became}: its patches are not aligned with the mixed images. "
+                f"Pass mixed.images unchanged (normalise, crop, pad and transpose before mixing), and call "
                 f"mixed = tm.relabel(mixed) right after the forward on them"
             )
         if became != "flat":

@@ -62,7 +62,7 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
     rows = watch.fused or watch.formed  # a fused function may itself call softmax
     kind = type(module).__name__
     if len(rows) != 1:
-        remedy = "Point at the one module that attends for the class token"
+        remedy = "Point at the one module that computes the class token's attention"
         if not rows:
             remedy = "Attention of another kind, or inside an extension, cannot be read: point at another module"
         raise AttentionError(
@@ -73,7 +73,7 @@ def read_row(place: Place, *args: Any, **kwargs: Any) -> Any:
     row = first_row(weights)
     seen = reading.cut if reading.cut is not None else reading.images
     if seen is not None and seen.ndim == 4 and len(row) != len(seen):
-        remedy = "Windows, frames or crops in the batch's axis cannot be told apart: read one image a row"
+        remedy = "Windows, frames or crops in the batch axis cannot be separated: use one image per row"
         if len(row) < len(seen):
             why = "Its block drops whole samples (stochastic depth over a part of the batch)"
             remedy = f"{why}: set drop_path of this block to 0"
@@ -113,7 +113,7 @@ def _patch_columns(
         least = 1 if known is None else known
         raise AttentionError(
             f"{what}but {least} before {grid} = {patches} patches make {least + patches}: {extra} are unknown. Pass "
-            f"prefix_tokens={least + extra} if they come before the patches, prefix_tokens={least} if behind them"
+            f"prefix_tokens={least + extra} if they come before the patches, prefix_tokens={least} if after them"
         )
     return prefix, patches
 
@@ -169,7 +169,7 @@ def note_images(place: Place, *args: Any, **kwargs: Any) -> Any:
     given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 2]
     images = [value for value in given if value.ndim == 4] or given
     if any(value.ndim == 5 for value in given) and reading.training and place.module.training:
-        why = "attention over several frames has no one grid. Mix and read single frames (B, C, H, W)"
+        why = "patches of several frames do not form one 2-D grid. Mix and read single frames (B, C, H, W)"
         raise AttentionError(f"{type(place.module).__name__} was given {tuple(images[0].shape)}: {why}")
     # An alias and no copy: the identity of this memory is what tells later whose row it is.
     reading.cut = reading.grid = reading.covers = None

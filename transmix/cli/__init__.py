@@ -1,4 +1,4 @@
-"""The command line: one verb a file, imported when called."""
+"""The command line: one file per command, imported when called."""
 
 import importlib
 import os
@@ -35,7 +35,7 @@ EXTRAS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0 done, 1 failed, 2 bad usage or input, 128 + n stopped by signal n."""
+    """Run one command and return the exit code: 0 done, 1 failed, 2 bad usage or input, 128 + n stopped by signal n."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(verb: str, rest: list[str]) -> int:
-    """Import a verb, run it, and turn what goes wrong into one line and an exit code."""
+    """Import a command, run it, and turn errors into one line and an exit code."""
     module = importlib.import_module(f"transmix.cli.{verb}")
     try:
         return _recorded(module.main)(rest) or 0
@@ -72,12 +72,12 @@ def _run(verb: str, rest: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        return complain("interrupted; a run goes on with --resume", code=130)
+        return complain("interrupted; continue a run with --resume", code=130)
     return 0
 
 
 def _recorded(function: Callable[[list[str]], int | None]) -> Callable[[list[str]], int | None]:
-    """Under torchrun, record an error in its file, so that torchrun's report shows the process that failed first."""
+    """Under torchrun, record errors in torchrun's error file: its report then shows the first failed process."""
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return function
     from torch.distributed.elastic.multiprocessing.errors import record
@@ -86,7 +86,7 @@ def _recorded(function: Callable[[list[str]], int | None]) -> Callable[[list[str
 
 
 def complain(message: str, code: int = 2) -> int:
-    """Say what was wrong in one line and return the exit code."""
+    """Print an error in one line and return the exit code."""
     # A file's name in it may hold what a terminal obeys.
     print(f"transmix: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
@@ -100,7 +100,7 @@ def _help() -> str:
 
 
 def _bare() -> list[str]:
-    """Return what to install, if nothing but torch is there."""
+    """Return the packages to install, if only torch is installed."""
     try:
         there = all(map(find_spec, ("numpy", "tyro", "timm")))
     except ModuleNotFoundError:

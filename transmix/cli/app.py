@@ -26,21 +26,22 @@ class App:
     """
 
     target: Annotated[str | None, tyro.conf.Positional, "page"] = None
-    """A run folder; an exported folder; a .safetensors file; a timm name, whose published weights are fetched unless
-    they are here; nothing: deit_tiny_patch16_224, with its published weights if they are here, else random ones."""
+    """A run folder; an exported folder; a .safetensors file; a timm name, whose published weights are downloaded if
+    needed. Default: deit_tiny_patch16_224, with its published weights if
+    they are on this machine, else random ones."""
     port: int | None = None
-    """Where the page is served; None: 7860, or the first free one after it."""
+    """Port of the page; None: 7860, or the first free one after it."""
     checkpoint: Annotated[Literal["last", "best"], "model"] = "last"
-    """Which checkpoint of a run."""
+    """Checkpoint of a run to use."""
     weights: Literal["auto", "model", "ema"] = "auto"
-    """Of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if there is
-    one and its score is not far below the model's."""
+    """Weights of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if
+    there is one and its score is not far below the model's."""
     model: str | None = None
-    """timm name of the model in a .safetensors file that does not say so itself."""
+    """timm name of the model in a .safetensors file without that name in its metadata."""
     grey_range: tuple[float, float] | None = None
-    """The values that are black and white in grey images of more than 8 bits; None: those that a run has kept."""
+    """Pixel values for black and white in grey images of more than 8 bits; None: the range saved in the run."""
     device: str = "auto"
-    """'auto': cuda where there is one, else cpu."""
+    """'auto': cuda if there is a GPU, else cpu."""
 
 
 def main(arguments: list[str]) -> int:

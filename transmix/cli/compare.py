@@ -1,4 +1,4 @@
-"""transmix compare: runs beside each other, on a page; with --mix, trained first where they are missing."""
+"""transmix compare: compare runs on a page; with --mix, train missing runs first."""
 
 import shlex
 import signal
@@ -27,7 +27,7 @@ TRAIN_FIRST = "train first, then compare"
 
 @dataclass(frozen=True)
 class CompareRuns:
-    """Compare runs: scores over seeds, paired differences and whether they are more than noise, curves.
+    """Compare runs: scores over seeds, paired differences with their significance, curves.
 
     Runs whose recipes differ only in the seed are one group. With --mix or --labels, the runs are trained first:
     transmix compare --mix none cutmix transmix --seeds 3 --recipe digits.
@@ -43,20 +43,20 @@ class CompareRuns:
 
 @dataclass(frozen=True)
 class Mixes:
-    """Mixes and label rules to train with; given like this, they are several values, taken before all others."""
+    """Mixes and label rules to train with. These options take several values."""
 
     mix: Annotated[tuple[str, ...], TRAIN_FIRST] = ()
-    """Mixes to train with: none, mixup, cutmix, transmix, ...; none given: the recipe's."""
+    """Mixes to train with: none, mixup, cutmix, transmix, ...; default: the recipe's."""
     labels: tuple[str, ...] = ()
-    """Label rules to train each mix with: area, attention, line, centre; none given: the mix's own."""
+    """Label rules to train each mix with: area, attention, line, centre; default: the mix's own."""
 
 
 @dataclass(frozen=True)
 class TrainAndCompare:
     """Train a recipe with each of several mixes, label rules and seeds, then compare.
 
-    Runs that OUT holds are taken or continued, so that the same command goes on after a stop. Any setting of transmix
-    train can be given and holds for all runs.
+    Finished runs in OUT are reused and stopped ones are resumed, so repeat the same command after a stop. Any option of
+    transmix train can be given; it applies to all runs.
     """
 
     seeds: Annotated[int, TRAIN_FIRST] = 3
@@ -68,7 +68,7 @@ class TrainAndCompare:
     baseline: str | None = None
     """Group that the others are compared with; None: CutMix if it is there, else the first."""
     at_once: int | None = None
-    """Number of runs trained at the same time; None: one per CPU core (a run has one thread), or one per GPU."""
+    """Number of runs to train in parallel; None: one per CPU core (each run uses one thread), or one per GPU."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
 
 
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
 
 
 def take_words(arguments: Sequence[str], option: str) -> tuple[list[str] | None, list[str]]:
-    """Return the words after an option, up to the next option, and all others; None if it is not there."""
+    """Return the words after an option up to the next option, and all other words; None if the option is not given."""
     others = [words for words in split_options(list(arguments)) if words[:1] != [option]]
     return words_of(list(arguments), option), [word for words in others for word in words]
 
@@ -127,7 +127,7 @@ def _train_and_compare(
         name = signal.Signals(outcome.signal).name
         finished = sum((folder / run / "summary.json").exists() for run in planned)
         raise RunError(
-            f"stopped by {name} with {finished} of {len(planned)} runs finished; the same command goes on from there",
+            f"stopped by {name} with {finished} of {len(planned)} runs finished; repeat the command to continue",
             128 + outcome.signal,
         )
     ways = list(dict.fromkeys(name.rpartition("-seed")[0] for name in planned))

@@ -16,22 +16,22 @@ from transmix.recipes.check import check_grey_range
 
 @dataclass(frozen=True)
 class Doctor:
-    """Look at every image of a data set: broken files, odd kinds, duplicates, leaks from train to val, folders.
+    """Check every image of a data set: broken files, unusual formats, duplicates, leaks from train to val, folders.
 
     Exit code 0: nothing that would stop or mislead training; 1: problems were found; 2: there is no such data set.
     """
 
     data: Annotated[str, tyro.conf.Positional, "data"]
-    """Data set: 'digits', or a folder in any layout that training takes."""
+    """Data set: 'digits', or a folder in any layout that `transmix train` reads."""
     grey_range: tuple[float, float] | None = None
-    """Values that become black and white in grey images of more than 8 bits; None: the least and the greatest of the
-    training images."""
+    """Pixel values for black and white in grey images of more than 8 bits; None: minimum and maximum over the training
+    images."""
     workers: int | None = None
-    """Number of processes that look at images; None: as many as the cores allow."""
+    """Number of worker processes; None: chosen from the CPU cores."""
     all: Annotated[bool, "output"] = False
     """List all findings, not only the first three of each kind."""
     json: Path | None = None
-    """JSON file to write the findings to as well."""
+    """Also write the findings to this JSON file."""
 
 
 def main(arguments: list[str]) -> int:

@@ -27,52 +27,52 @@ MOST_LINES = 5
 class Evaluate:
     """Measure top-1, top-5, loss, calibration error and per-class accuracy of a model.
 
-    Suites measure more, on the same images unless they bring their own.
+    Suites measure more, on the same images unless they have their own data.
     """
 
     target: Annotated[str, tyro.conf.Positional, "what to measure"]
     """A run folder; an exported folder; a .safetensors file; or a timm name, whose published weights are used."""
     suite: tuple[str, ...] = ()
-    """Measure these too. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion: accuracy
-    without some of the patches; shuffle: accuracy with patches in other places; shifts: images of --shift-data and
-    --outlier-data; attention-quality: what the class token looks at; label-truth: mixed labels against masks; all:
-    those that apply. Installed packages may add more."""
+    """Extra suites to run. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion:
+    accuracy without some of the patches; shuffle: accuracy on shuffled patches; shifts: scores on --shift-data and
+    --outlier-data; attention-quality: class token's attention against masks; label-truth: mixed labels against masks;
+    all: every suite that fits the model and data. Installed packages may add more."""
     data: str | None = None
-    """Data set to evaluate on, its validation split; a run's own if not given. Classes are matched by name."""
+    """Data set; its validation split is used. Default: the run's own data. Classes are matched by name."""
     download: str | None = None
     """Folder to download a torchvision:NAME data set to, unless its files are there."""
     data_dir: str | None = None
     """Folder with the files of a torchvision:NAME data set; nothing is downloaded. None: a run's own, else data."""
     checkpoint: Literal["last", "best"] = "last"
-    """Which checkpoint of a run."""
+    """Checkpoint of a run to use."""
     model: str | None = None
-    """timm name of the model in a .safetensors file that does not say so itself."""
+    """timm name of the model in a .safetensors file without that name in its metadata."""
     grey_range: tuple[float, float] | None = None
-    """The values that are black and white in grey images of more than 8 bits; None: those that the run or the weights
-    file has kept, for others the least and the greatest of the training images in --data."""
+    """Pixel values for black and white in grey images of more than 8 bits; None: the range saved in the run or weights
+    file, else the minimum and maximum over the training images in --data."""
     batch_size: Annotated[int, "computing"] = 128
-    """Images at once."""
+    """Images per batch."""
     device: str = "auto"
-    """'auto': cuda where there is one, else cpu."""
+    """'auto': cuda if there is a GPU, else cpu."""
     workers: int | None = None
-    """Processes that load images; None: what the cores allow."""
+    """Number of loader workers; None: chosen from the CPU cores."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Autocast type."""
     compile: bool = False
     """torch.compile the model."""
     on_bad_image: Annotated[Literal["error", "skip"], "bad images and output"] = "error"
-    """'skip': leave images that cannot be read out of all scores, and name them."""
+    """'skip': exclude unreadable images from all scores, and list them."""
     max_bad_images: int = 100
-    """How many may be skipped; more are an error."""
+    """Maximum number of skipped images; more are an error."""
     out: Path | None = None
-    """Where the scores are written as JSON; a run's own folder (evaluation.json) if not given."""
+    """JSON file for the scores; default: evaluation.json in the run folder."""
     settings: Annotated[Settings, "suites"] = field(default_factory=Settings)
 
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, measure, print a few lines for the scores and for each suite, and write JSON.
 
-    Under torchrun every process measures its share, and the first prints and writes.
+    Under torchrun every process evaluates its share; rank 0 prints and writes.
     """
     asked = parse(Evaluate, "evaluate", arguments)
     if (asked.settings.shift_data or asked.settings.outlier_data) and not {"shifts", "all"} & set(asked.suite):
@@ -128,12 +128,12 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
 
 
 def _as_json(value: Any) -> str:
-    """Return JSON that every reader takes: numbers that are none become null."""
+    """Return valid JSON: NaN and infinity become null."""
     return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)
 
 
 def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) -> None:
-    """Print a line for each score, and in the first the class that is recognised worst."""
+    """Print a line per score; the first one also names the class with the lowest accuracy."""
     lines = _lines(None, scores)
     weights, last = list(scores.items())[-1]
     accuracies = zip(last["per_class_accuracy"], classes, strict=True)
@@ -144,7 +144,7 @@ def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) ->
 
 
 def print_suite(suite: str, found: dict[str, dict[str, Any]]) -> None:
-    """Print a suite's headline figures, and how it was measured where there is room."""
+    """Print a suite's main scores, and how they were measured if there is room."""
     said = {name: value for values in found.values() for name, value in values.items() if isinstance(value, str)}
     lines = _lines(suite, found)
     room = max(MOST_LINES - len(lines), 0)
@@ -153,7 +153,7 @@ def print_suite(suite: str, found: dict[str, dict[str, Any]]) -> None:
 
 
 def _lines(suite: str | None, found: dict[str, dict[str, Any]]) -> list[str]:
-    """Return a line for each figure: its label, its value by each set of weights, and which way is better."""
+    """Return a line per score: its label, its value for each set of weights, and whether higher or lower is better."""
     figures = headlines(suite, found)
     width = max((len(metric.label) for metric, _ in figures), default=0)
     lines = []

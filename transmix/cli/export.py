@@ -17,9 +17,9 @@ class Export:
     run: Annotated[Path, tyro.conf.Positional, "export"]
     """A run folder."""
     out: Path | None = None
-    """The folder to make; RUN/export if not given. One that holds something is refused."""
+    """Output folder, must be absent or empty; default: RUN/export."""
     format: tuple[Literal["timm", "huggingface", "onnx"], ...] = ("timm",)
-    """One or more. timm and huggingface are the same files, each checked with its own library."""
+    """One or more formats. timm and huggingface write the same files; each is checked with its own library."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of the run."""
     weights: Literal["auto", "model", "ema"] = "auto"

@@ -1,4 +1,4 @@
-"""The text of --help: the options of a command in named groups, read from the dataclass that they fill.
+"""The text of --help: the options of a command in named groups, read from its dataclass.
 
 A text in the annotation of a field begins a group, `out: Annotated[Path, "output"]`; the fields after it belong to it
 too. A field that is a dataclass is a group by itself, under the field's name unless a text gives another.
@@ -30,8 +30,8 @@ def help_text(verb: str, kinds: dict[type, Any]) -> str:
 
     Args:
         verb: name of the command.
-        kinds: dataclass that the options fill -> an instance with the defaults, or None for the dataclass's own. The
-            first one's docstring explains the command. An option that several have is that of the first.
+        kinds: dataclass of the options -> an instance with the defaults, or None for the dataclass's own. The first
+            docstring describes the command. If several dataclasses have an option, the first one is used.
     """
     groups: dict[str, dict[str, str]] = {}  # title -> option -> explanation
     for kind, default in kinds.items():
@@ -76,7 +76,7 @@ def _options(kind: type, default: Any, title: str = "options") -> Iterator[tuple
 
 
 def _option(name: str, hint: Any, positional: bool) -> str:
-    """Return how an option is written: NAME, --name VALUE, or both signs of a flag."""
+    """Return the syntax of an option: NAME, --name VALUE, or --flag and --no-flag."""
     if positional:
         return name.upper() + (" ..." if typing.get_origin(hint) is tuple else "")
     name = name.replace("_", "-")
@@ -84,7 +84,7 @@ def _option(name: str, hint: Any, positional: bool) -> str:
 
 
 def _values(hint: Any) -> str:
-    """Return what is typed after an option, by its type."""
+    """Return the placeholder of an option's value, from its type."""
     origin, parts = typing.get_origin(hint), [part for part in typing.get_args(hint) if part is not type(None)]
     if origin is typing.Literal:
         return "{" + ",".join(map(str, parts)) + "}"
@@ -96,7 +96,7 @@ def _values(hint: Any) -> str:
 
 
 def _said(value: Any) -> str:
-    """Return a default in brackets, as it would be typed."""
+    """Return a default in brackets, in command line syntax."""
     if value is tyro.MISSING:
         return " (required)"
     if isinstance(value, dict):
@@ -108,7 +108,7 @@ def _said(value: Any) -> str:
 
 
 def name_value_words(options: dict[str, Any]) -> list[str]:
-    """Return settings as they are typed: NAME=VALUE, NAME=[VALUE,VALUE]."""
+    """Return settings in command line syntax: NAME=VALUE, NAME=[VALUE,VALUE]."""
     lists = {name: f"[{','.join(map(str, value))}]" for name, value in options.items() if isinstance(value, tuple)}
     return [f"{name}={value}" for name, value in (options | lists).items()]
 

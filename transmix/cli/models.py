@@ -1,4 +1,4 @@
-"""transmix models: which models are read, where, and how well; shown from a table that comes with the package."""
+"""transmix models: list the models whose attention can be read, from a table of the package."""
 
 import difflib
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ TITLES = ("family", "library", "model", "read", "module", "grid", "difference", 
 
 @dataclass(frozen=True)
 class Models:
-    """List the models whose attention TransMix reads, and models that it refuses, as they were measured.
+    """List the models whose attention TransMix can read, and models that it rejects, with measurements.
 
-      read: what asks: the class token, a class-attention layer, an attention pool, or a class-attention head that
+      read: the query: the class token, a class-attention layer, an attention pool, or a class-attention head that
         transmix.attention.with_class_attention(model) puts in place of the average pooling
-      grid: patches of an image of 224 x 224 pixels, or of the size that is given
+      grid: patch grid of an image of 224 x 224 pixels, or of the given size
       difference: largest difference from an explicit softmax
       compiled: whether torch.compile(fullgraph=True) works with reading
       overhead: time of a training step with reading over the time without
 
-    A model that is not listed may be readable too. For one that is not, an error says what to do.
+    Models that are not listed may work too. If a model does not, the error message says what to do.
     """
 
     filter: Annotated[str, tyro.conf.Positional, "models"] = ""
@@ -32,7 +32,7 @@ class Models:
 
 
 def main(arguments: list[str]) -> None:
-    """Show the rows that a filter leaves."""
+    """Show the rows that match a filter."""
     found = _holding(parse(Models, "models", arguments).filter)
     read = [row for row in found if row["read"] != "refused"]
     if read:

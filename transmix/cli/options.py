@@ -1,4 +1,4 @@
-"""Options to dataclass with tyro, and its complaints as one line."""
+"""Parse options to a dataclass with tyro; its errors become one line."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ def parse(kind: type[Options], verb: str, arguments: list[str], default: Options
     """Fill a dataclass from command line arguments; --help prints and exits.
 
     Raises:
-        RecipeError: an unknown option (with the nearest), a missing one, a value of the wrong type.
+        RecipeError: an unknown option (the message names the nearest), a missing option, or a value of the wrong type.
     """
     if {"-h", "--help"} & set(arguments):
         print(help_text(verb, {kind: default}))
@@ -46,9 +46,9 @@ def parse(kind: type[Options], verb: str, arguments: list[str], default: Options
 
 
 def split_options(arguments: list[str]) -> list[list[str]]:
-    """Return a command line option by option, each with the words up to the next; first the words before any.
+    """Split a command line into options, each with its values; the first item holds the words before any option.
 
-    An option is written with hyphens, and apart from its value: --lr_batch=1 is ["--lr-batch", "1"].
+    Names get hyphens and are separated from their value: --lr_batch=1 is ["--lr-batch", "1"].
     """
     parts: list[list[str]] = [[]]
     for word in arguments:
@@ -106,8 +106,8 @@ def with_current_names(arguments: list[str]) -> list[str]:
 def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
     """Return a recipe as the defaults of a command line.
 
-    A mix that is given there brings its own labels with it, unless --labels is given too; settings of the recipe's
-    label rule do not go over to another.
+    A mix on the command line implies its own labels, unless --labels is given too. Settings of the recipe's label rule
+    are not passed on to another rule.
 
     Raises:
         RecipeError: settings of a label rule where labels are by area.
@@ -126,9 +126,9 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
 
 
 def given_options(base: Recipe, given: Recipe) -> Recipe:
-    """Return a recipe whose NAME=VALUE settings are those of `base` with those given over them.
+    """Return a recipe in which the given NAME=VALUE settings are merged over those of `base`.
 
-    NAME= takes one away.
+    NAME= removes one.
     """
 
     def over(section: str, *names: str) -> Any:
@@ -142,7 +142,7 @@ def given_options(base: Recipe, given: Recipe) -> Recipe:
 
 
 def _one_line(box: str) -> str:
-    """Return the gist of what tyro wrote into a box: the problem, and options it thinks are meant."""
+    """Return the main text of tyro's error box: the problem and the options that it suggests."""
     # With borders, where the output can show them, the title is part of the border; without, a line over a rule.
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     is_rule = [bool(line) and set(line) <= {"─", "-"} for line in lines]
@@ -158,7 +158,7 @@ def _one_line(box: str) -> str:
 
 @_REGISTRY.primitive_rule
 def _name_value_pairs(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Take a dict as NAME=VALUE words."""
+    """Let tyro parse a dict from NAME=VALUE words."""
     if info.type != dict[str, Option]:
         return None
 

@@ -19,11 +19,11 @@ class Recipes:
     """
 
     action: Annotated[Literal["ls", "show", "cp"], tyro.conf.Positional, "recipes"] = "ls"
-    """ls: list names, and what each is for. show: print a recipe, with the sources of its numbers. cp: copy it."""
+    """ls: list names with a description. show: print a recipe, with the sources of its numbers. cp: copy it."""
     name: Annotated[str | None, tyro.conf.Positional] = None
     """Recipe to show or copy."""
     file: Annotated[Path | None, tyro.conf.Positional] = None
-    """File to copy it to; None: NAME.yaml here. An existing file is not overwritten."""
+    """File to copy the recipe to; None: NAME.yaml in the current folder. An existing file is not overwritten."""
 
 
 def main(arguments: list[str]) -> None:

@@ -15,7 +15,7 @@ class Replay:
     """Re-run a step with NaN or Inf and locate it: the module, the images, the gradients."""
 
     run: Annotated[Path, tyro.conf.Positional, "run"]
-    """Folder of a run that stopped at a loss or gradient with NaN or Inf."""
+    """Folder of a run that stopped because of a NaN/Inf loss or gradient."""
     device: str = "auto"
     """Device to compute on: cpu, cuda, ...; auto: cuda if there is a GPU, else cpu."""
 

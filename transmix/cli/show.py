@@ -37,11 +37,11 @@ What = Literal["pair", "sheet", "heads", "layers", "rollout", "epochs", "gallery
 class Show:
     """Draw a figure of a run, an exported folder, a weights file or a timm model.
 
-    pair: two images, the mask, the mix, the class token's attention over it, the label by area and by attention.
-    sheet: several pairs. gallery: of many boxes, those whose two labels differ most.
-    heads, layers: attention head by head in one layer, and layer by layer. rollout: rolled out over the layers.
-    epochs: attention over the same validation images epoch by epoch. curves: the log of a run.
-    reliability: how often a model is right that says 80 %, on its validation images.
+    pair: two images, the mask, the mixed image with the class token's attention, and its labels by area and attention.
+    sheet: several pairs. gallery: the boxes, out of many, whose labels by area and by attention differ most.
+    heads: attention of each head in one layer. layers: attention of each layer. rollout: attention rollout.
+    epochs: attention on the same validation images after each epoch. curves: training curves of a run.
+    reliability: accuracy against confidence on the validation images.
     """
 
     what: Annotated[What, tyro.conf.Positional, "figure"]
@@ -51,36 +51,36 @@ class Show:
     out: Path
     """The file to write, .png or .svg."""
     images: Annotated[tuple[Path, ...], "images"] = ()
-    """Image files instead of validation images (pair: two)."""
+    """Image files instead of validation images; pair needs two."""
     data: str | None = None
-    """Data set whose validation images are used; a run's own if not given."""
+    """Data set whose validation images are used; default: the run's own."""
     checkpoint: Annotated[Literal["last", "best"], "model"] = "last"
-    """Which checkpoint of a run."""
+    """Checkpoint of a run to use."""
     weights: Literal["auto", "model", "ema"] = "auto"
-    """Of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if there is
-    one and its score is not far below the model's."""
+    """Weights of a run: 'model', the weights as trained; 'ema', their exponential moving average; 'auto', the EMA if
+    there is one and its score is not far below the model's."""
     device: str = "auto"
-    """'auto': cuda where there is one, else cpu."""
+    """'auto': cuda if there is a GPU, else cpu."""
     model: str | None = None
-    """timm name of the model in a .safetensors file that does not say so itself."""
+    """timm name of the model in a .safetensors file without that name in its metadata."""
     size: tuple[int, int] | None = None
-    """Height and width of the images that the model sees; its own if not given."""
+    """Height and width of the model input in pixels; default: the model's own."""
     grey_range: tuple[float, float] | None = None
-    """The values that are black and white in grey images of more than 8 bits; None: those that a run has kept."""
+    """Pixel values for black and white in grey images of more than 8 bits; None: the range saved in the run."""
     layer: Annotated[int, "what is drawn"] = -1
-    """heads: number of the layer, from 0; negative from the end."""
+    """heads: layer number, from 0; negative counts from the end."""
     count: int | None = None
-    """How many images or pairs; None: what the figure has room for."""
+    """Number of images or pairs; None: as many as fit into the figure."""
     boxes: int = 512
-    """gallery: how many boxes to draw."""
+    """gallery: number of random boxes to try."""
     empty: bool = False
-    """gallery: only boxes that get less of the attention than of the area."""
+    """gallery: only boxes whose attention share is below their area share."""
     box: tuple[int, int, int, int] | None = None
-    """pair: top, left, bottom and right of the box in pixels, instead of one drawn."""
+    """pair: top, left, bottom and right of the box in pixels, instead of a random one."""
     seed: int = 0
-    """pair, sheet, gallery: decides images and boxes."""
+    """pair, sheet, gallery: seed of the random images and boxes."""
     width: Annotated[float, "output"] = PAGE
-    """Inches; 3.3 is a column of a paper, 6.9 its page."""
+    """Figure width in inches; 3.3 fits a column of a paper, 6.9 its page."""
     dpi: int = 220
     """Pixels per inch of a PNG."""
 
@@ -113,7 +113,7 @@ def _check(asked: Show) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """A model on its device and the images to show it."""
+    """A model on its device and the images to run it on."""
 
     loaded: LoadedModel
     device: torch.device
@@ -127,7 +127,7 @@ class _Scene:
 
     @property
     def mixing(self) -> Mixing:
-        """How the run mixed; for other models the paper's way."""
+        """The run's mixing settings; for other models the paper's."""
         return self.loaded.recipe.mixing if self.loaded.recipe else Mixing()
 
 
@@ -180,7 +180,7 @@ def _pairs(asked: Show) -> Figure:
 
 
 def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:
-    """Return the scene, images (B, 3, H, W) uint8 and their names: all files, or validation images evenly spaced."""
+    """Return the scene, images (B, 3, H, W) uint8 and names: the given files, or evenly spaced validation images."""
     scene = _scene(asked)
     positions = spaced(range(scene.number), asked.count or (scene.number if asked.images else count))
     return scene, torch.stack([scene.image(one) for one in positions]), [scene.name(one) for one in positions]

@@ -22,7 +22,7 @@ class Train:
     recipe: str = DEFAULT_RECIPE
     """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file."""
     resume: bool = False
-    """Continue the run in --out if it stopped; start it if there is none; do nothing if it is finished."""
+    """Continue the run in --out if it stopped; start a new one if there is none; do nothing if it is finished."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
 
 
@@ -42,5 +42,5 @@ def _report(run: Path) -> None:
 
 
 def recipe_name(arguments: list[str]) -> str:
-    """Return what --recipe says: its values are the defaults of all other options, so it is needed before them."""
+    """Return the value of --recipe. It is needed first, because the recipe gives the defaults of all other options."""
     return value_of(arguments, "--recipe", DEFAULT_RECIPE)

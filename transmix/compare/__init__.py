@@ -1,4 +1,4 @@
-"""Runs beside each other: scores over seeds, paired differences, and whether they are more than noise."""
+"""Compare runs: scores over seeds, and paired differences with their significance."""
 
 from transmix.compare.comparison import Comparison, compare_runs
 from transmix.compare.groups import read_run

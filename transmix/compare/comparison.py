@@ -1,4 +1,4 @@
-"""Everything that a comparison says, as numbers: scores over seeds, paired differences, and what each is worth."""
+"""The numbers of a comparison: scores over seeds, paired differences, and their significance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +17,15 @@ NOT_COMPARED = {"loss", "mixed_accuracy", "empty_boxes", "lr"}
 
 @dataclass(frozen=True)
 class Compared:
-    """One group against another.
+    """One group of runs compared with another.
 
     Attributes:
-        group: name of the one.
-        baseline: name of the other, which is subtracted.
-        scores: metric -> difference, in the log's units (shares, nats).
-        shared: what the two saw alike.
-        p_holm: p of the compared score, raised for the number of comparisons; None for one seed.
-        verdict: whether it is more than noise, in words.
+        group: name of the group.
+        baseline: name of the group that is subtracted.
+        scores: metric -> difference, in the log's units (fractions, nats).
+        shared: which random draws both groups have in common; see `Shared`.
+        p_holm: p-value of the compared score, Holm-corrected for the number of comparisons; None for one seed.
+        verdict: a sentence: is the difference significant?
     """
 
     group: str
@@ -38,16 +38,16 @@ class Compared:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Groups of runs, beside each other.
+    """A comparison of groups of runs.
 
     Attributes:
         groups: in the order given.
         baseline: name of the group that others are compared with.
-        score: name of what is compared: the EMA's top-1 where all runs kept one, else top-1.
-        metrics: name in the log -> metric, of those that any run has.
-        means: group -> metric -> over the seeds that finished.
-        compared: each group against the baseline, then pairs that differ in the label alone.
-        cautions: what a reader must know first.
+        score: name of the compared score: top-1 of the EMA if all runs have one, else top-1 of the model.
+        metrics: name in the log -> metric, for all metrics that a run has.
+        means: group -> metric -> mean over the finished seeds.
+        compared: each group against the baseline, then pairs of groups that differ only in the label rule.
+        cautions: warnings for the reader, one sentence each.
     """
 
     groups: tuple[Group, ...]
@@ -60,10 +60,10 @@ class Comparison:
 
 
 def scores_of(run: RunRecord) -> dict[str, float]:
-    """Return the numbers of a run by their names in the log; of one that has not finished, none.
+    """Return the numbers of a finished run by their names in the log; empty for an unfinished run.
 
-    Scores are those after the last epoch; label shift that of the last epoch that mixed; time and speed those of the
-    training steps of the whole run.
+    Scores are from the last epoch, label shift from the last epoch with mixing; time and speed are those of all
+    training steps.
     """
     if not run.finished:
         return {}
@@ -89,11 +89,13 @@ def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> Comp
         baseline: name of the group that the others are compared with; None: CutMix where there is one, else the first.
 
     Raises:
-        RunError: runs that cannot be compared, none finished, or a baseline that is not there.
+        RunError: runs that cannot be compared, no finished run, or an unknown baseline.
     """
     groups = group_runs(runs)
     if not any(group.finished for group in groups):
-        raise RunError("none of these runs is finished: nothing to compare yet; transmix train --resume goes on")
+        raise RunError(
+            "none of these runs is finished: nothing to compare yet; continue them with transmix train --resume"
+        )
     base = _baseline(groups, baseline)
     finished = [run for group in groups for run in group.finished]
     measured = {id(run): scores_of(run) for run in finished}
@@ -102,7 +104,7 @@ def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> Comp
     known = {name: metric for name, metric in log_metrics().items() if name in in_any}
     notes = cautions(groups)
     if score == "top1" and "ema_top1" in known:
-        notes.append(f"Some runs kept no EMA: {known[score].label} of the model is compared.")
+        notes.append(f"Some runs have no EMA: {known[score].label} of the model is compared.")
     far = [run.folder.name for run in finished if ema_is_far_below(run.epochs[-1])]
     if score == "ema_top1" and far:
         notes.append(f"{known[score].label} is compared, but far below the model in {', '.join(far)}.")
@@ -137,7 +139,7 @@ def _baseline(groups: Sequence[Group], name: str | None) -> Group:
 
 
 def _pairs(groups: Sequence[Group], base: Group) -> list[tuple[Group, Group]]:
-    """Return each group with the baseline, and each with those that differ from it in the label alone."""
+    """Return pairs: each group with the baseline, and groups that differ only in the label rule."""
     pairs = [(group, base) for group in groups if group is not base]
     for group in groups:
         for other in groups:
@@ -152,7 +154,7 @@ def _pairs(groups: Sequence[Group], base: Group) -> list[tuple[Group, Group]]:
 
 
 def _with_verdicts(compared: Sequence[Compared], score: str) -> tuple[Compared, ...]:
-    """Add Holm's p, over all that have one, and the verdicts."""
+    """Add Holm-corrected p-values and the verdicts."""
     tested = {id(one): p for one in compared if (p := one.scores[score].p) is not None}
     p_holm = dict(zip(tested, holm(list(tested.values())), strict=True))
     return tuple(

@@ -28,8 +28,8 @@ class Group:
     """Runs of one recipe.
 
     Attributes:
-        name: what sets it apart from the other groups: its mix, or "mix, setting value, ...".
-        runs: by rising seed.
+        name: what differs from the other groups: its mix, or "mix, setting value, ...".
+        runs: sorted by seed.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Group:
 
     @property
     def finished(self) -> tuple[RunRecord, ...]:
-        """The runs that came to their end."""
+        """The finished runs."""
         return tuple(run for run in self.runs if run.finished)
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run of which everything that a comparison needs is whole.
+    """Read a run; check that the files for a comparison are complete.
 
     Raises:
-        RunError: no such folder, none of a run, or a damaged file.
+        RunError: no such folder, not a run folder, or a damaged file.
         RecipeError: its recipe cannot be read.
     """
     if folder.is_dir() and not (folder / "recipe.yaml").exists():
@@ -60,7 +60,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def group_runs(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
-    """Sort runs by recipe, the seed left out; groups stand in the order in which they first appear.
+    """Group runs whose recipes differ only in the seed; groups keep the order in which they first appear.
 
     Raises:
         RunError: fewer than two runs, different data, or a seed twice in a group.
@@ -85,7 +85,7 @@ def group_runs(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
 
 
 def check_same_data(runs: Sequence[RunRecord]) -> None:
-    """Refuse runs whose scores are not of the same task.
+    """Raise an error if the runs have different tasks.
 
     Raises:
         RunError: the data's names, the class lists or the numbers of validation images differ.
@@ -106,9 +106,9 @@ def check_same_data(runs: Sequence[RunRecord]) -> None:
 
 
 def differing(runs: Sequence[RunRecord]) -> list[str]:
-    """Return the names of the deciding settings in which runs differ, mix and labels first.
+    """Return the names of the settings that affect the result and differ between runs, mix and labels first.
 
-    A setting that belongs to the label rule of some alone counts among these.
+    This includes a setting that only some of the runs' label rules have.
     """
     settings = [_deciding(run) for run in runs]
     names = dict.fromkeys(name for one in settings for name in one)
@@ -117,7 +117,7 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def cautions(groups: Sequence[Group]) -> list[str]:
-    """Return what a reader must know before believing a comparison: one sentence each, none if all is well."""
+    """Return warnings about a comparison, one sentence each; empty if there are none."""
     found = []
     for name in differing([group.runs[0] for group in groups]):
         if name not in WAYS:
@@ -130,7 +130,7 @@ def cautions(groups: Sequence[Group]) -> list[str]:
                 done, epochs = len(run.epochs), run.settings["epochs"] + run.settings["cooldown_epochs"]
                 found.append(
                     f"{group.name} seed {run.seed} ({run.folder}) is not finished: {done} of {epochs} epochs. It is "
-                    f"left out of all scores; transmix train --resume goes on with it."
+                    f"left out of all scores; transmix train --resume continues it."
                 )
     seeds = {group.name: tuple(run.seed for run in group.finished) for group in groups}
     if len(set(seeds.values())) > 1:
@@ -152,13 +152,13 @@ def cautions(groups: Sequence[Group]) -> list[str]:
 
 
 def packages(run: RunRecord) -> dict[str, Any]:
-    """Return package -> version, as far as the run wrote it down."""
+    """Return package -> version, as recorded by the run."""
     found = run.environment.get("packages")
     return found if isinstance(found, dict) else {}
 
 
 def _listed(values: Sequence[Any], names: Sequence[str]) -> str:
-    """Return each value with the names that have it; the commonest with their number alone."""
+    """Return each value with the names that have it; for the most common value only their number."""
     texts = ["unknown" if value is None else str(value) for value in values]
     parts = []
     for rank, (text, count) in enumerate(Counter(texts).most_common()):

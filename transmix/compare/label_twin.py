@@ -1,6 +1,6 @@
-"""Which recipes mix alike: the same seed gives the same partners, boxes and ratios, or it does not.
+"""Find out whether two recipes draw the same partners, boxes and ratios from the same seed.
 
-What is drawn follows from (seed, step, micro-batch, process), so it is found out by drawing, not by reasoning about it.
+The draws depend on (seed, step, micro-batch, process). This module compares real draws instead of settings.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ NO_TWIN = (
 
 @dataclass(frozen=True)
 class Shared:
-    """How two recipes mix the same rows in the same steps, as shares of the rows looked at.
+    """How often two recipes mix a row in the same way, as fractions of the compared rows.
 
     Attributes:
-        same: mixed alike in every number (unmixed in both counts too).
+        same: all numbers of the draw are equal (includes rows that both leave unmixed).
         boxes: both paste a box.
         same_boxes: both paste the same box.
-        alike: whether all other settings are equal, but for the label's.
+        alike: whether all settings except the label rule's are equal.
     """
 
     same: float
@@ -45,11 +45,11 @@ class Shared:
 
     @property
     def all(self) -> bool:
-        """Whether the two see the very same mixed images."""
+        """Whether both groups see exactly the same mixed images."""
         return self.alike and self.same == 1
 
     def __str__(self) -> str:
-        """What two groups with the same seed have in common, in a few words."""
+        """Describe in a few words which draws both groups share."""
         if not self.alike:
             return "the seed alone: other settings differ too"
         if self.all:
@@ -59,12 +59,12 @@ class Shared:
 
 
 def shared_draws(one: RunRecord, other: RunRecord, steps: int = STEPS) -> Shared:
-    """Draw the first mixing of two recipes side by side, both with the first one's seed.
+    """Draw the first steps of two recipes with the same seed and compare the draws.
 
     Args:
-        one: a run of the one group.
-        other: of the other.
-        steps: about how many rows' draws to look at.
+        one: a run of the first group.
+        other: a run of the second group.
+        steps: approximate number of rows to compare.
     """
     rows_a, rows_b = _rows(one, one.seed, steps), _rows(other, one.seed, steps)
     pairs = list(zip(rows_a, rows_b, strict=False))
@@ -84,7 +84,7 @@ def shared_draws(one: RunRecord, other: RunRecord, steps: int = STEPS) -> Shared
 def _rows(run: RunRecord, seed: int, number: int) -> list[tuple]:
     """Return (lam, box, source box, shape, what holds for the batch) of the first rows that a run mixes.
 
-    One stands for the batch where it is drawn once for it.
+    If there is one draw per batch, it counts as one row.
     """
     mixing, size = run.recipe.mixing, run.recipe.data.image_size
     mixer = build_mixer(mixing)

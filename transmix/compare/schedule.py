@@ -1,4 +1,4 @@
-"""Commands run as processes, a few at a time. One that fails does not stop the others; a signal stops all in order."""
+"""Run commands as processes, a few at a time. A failure does not stop the others; a signal stops all cleanly."""
 
 import os
 import signal
@@ -22,10 +22,10 @@ class Task:
     """A command to run.
 
     Attributes:
-        name: for the reader.
+        name: shown to the user.
         command: program and arguments.
-        log: file that takes what it prints, after what is there.
-        share: how much of it is done, 0 to 1, with a word on where it is; asked now and then.
+        log: log file; the output is appended.
+        share: returns the progress, 0 to 1, and a short text; called regularly.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of tasks.
+    """Results of the tasks.
 
     Attributes:
-        done: names of those that ended well.
-        failed: name -> exit code of those that did not.
+        done: names of the successful tasks.
+        failed: name -> exit code of the failed tasks.
         signal: number of the signal that stopped the rest, or 0.
     """
 
@@ -50,14 +50,14 @@ class Outcome:
 
 
 def run_tasks(tasks: Sequence[Task], slots: Sequence[Mapping[str, str]], keep_open: Sequence[int] = ()) -> Outcome:
-    """Run tasks in their order, as many at a time as there are slots.
+    """Run tasks in order, one per slot at a time.
 
-    SIGTERM or Ctrl-C reaches the running ones as SIGTERM, once; no further one starts, and all are waited for. Another
-    signal kills them.
+    On SIGTERM or Ctrl-C the running tasks get one SIGTERM, no new one starts, and this function waits for them. A
+    second signal kills them.
 
     Args:
-        tasks: what to run.
-        slots: the environment variables of each place where a task can run (a GPU's number, say).
+        tasks: tasks to run.
+        slots: environment variables of each slot, for example a GPU number.
         keep_open: file descriptors that the processes inherit.
     """
     waiting, free, done, failed = list(tasks), list(slots), list[str](), dict[str, int]()
@@ -93,7 +93,7 @@ def run_tasks(tasks: Sequence[Task], slots: Sequence[Mapping[str, str]], keep_op
 
 
 def tail(log: Path, lines: int = 6) -> list[str]:
-    """Return the last lines of a file, without what a terminal would obey."""
+    """Return the last lines of a file, without terminal control characters."""
     try:
         with log.open("rb") as file:
             file.seek(max(log.stat().st_size - 10_000, 0))
@@ -118,7 +118,7 @@ def _start(task: Task, slot: Mapping[str, str], keep_open: Sequence[int]) -> sub
 
 
 def _stop(running: Collection[subprocess.Popen]) -> None:
-    """Let no process outlive this one's error: they are asked to stop, and waited for."""
+    """If an error occurs here, stop all child processes and wait for them."""
     for process in running:
         process.terminate()
     for process in running:
@@ -126,19 +126,19 @@ def _stop(running: Collection[subprocess.Popen]) -> None:
 
 
 class _Line:
-    """One live line in a terminal, with what is worth keeping above it; in a log only the latter."""
+    """A live progress line in a terminal with permanent lines above it; a log gets only the permanent lines."""
 
     def __init__(self, tasks: int):
         self.tasks, self.live, self.shown = tasks, sys.stdout.isatty(), 0.0
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print a line to stay."""
+        """Print a permanent line."""
         self.close()
         print(printable(text), flush=True)
 
     def show(self, ended: int, running: Sequence[Task]) -> None:
-        """Say once a second how far all are."""
+        """Show the progress of all tasks once a second."""
         if not self.live or time.monotonic() - self.shown < 1:
             return
         self.shown = time.monotonic()
@@ -152,7 +152,7 @@ class _Line:
         print(printable("  ".join(parts) + left)[: width - 1], end="", flush=True)
 
     def close(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self.live:
             print("\r\x1b[K", end="")
 

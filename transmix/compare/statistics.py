@@ -1,4 +1,4 @@
-"""Means over seeds, and differences seed by seed with what they can be trusted for."""
+"""Means over seeds, and paired differences with confidence intervals and p-values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,16 @@ class Difference:
     """A score of one group minus that of another, seed by seed.
 
     Attributes:
-        seeds: those that both have, rising.
-        each: the difference at each.
-        mean: of these.
-        sd: of these, n - 1 in the denominator; None for one seed.
-        low: lower end of the interval that holds the true mean difference in 95 of 100 experiments, by Student's t.
+        seeds: seeds that both groups have, ascending.
+        each: difference for each seed.
+        mean: mean of the differences.
+        sd: standard deviation of the differences, n - 1 in the denominator; None for one seed.
+        low: lower end of the 95 % confidence interval of the mean difference (Student's t).
         high: its upper end.
-        p: of a difference as large or larger if there were none (two-sided paired t-test).
+        p: p-value of the two-sided paired t-test.
 
-    low, high and p are None for one seed, and where all seeds differ by the very same: scores are counts of a few
-    hundred images, so that two seeds can agree by chance, and an interval of no width would be believed.
+    low, high and p are None for one seed, and if all seeds have exactly the same difference. Scores are counts over a
+    few hundred images, so equal differences can be chance, and an interval of zero width would be misleading.
     """
 
     seeds: tuple[int, ...]
@@ -44,7 +44,7 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval leaves 0 out; never without an interval."""
+        """Whether the interval excludes 0; False without an interval."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
@@ -58,12 +58,12 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     """Compare two groups over the seeds that both have; None if they share none.
 
     With d the n differences, the interval is mean(d) +- t * sd(d) / sqrt(n), t the 97.5 % point of Student's t with
-    n - 1 degrees of freedom (12.7 for two seeds, 4.3 for three, 2.8 for five). It takes the differences as draws from
-    a normal distribution, which a handful of seeds cannot show to be so.
+    n - 1 degrees of freedom (12.7 for two seeds, 4.3 for three, 2.8 for five). It assumes normally distributed
+    differences, which a few seeds cannot verify.
 
     Args:
         values: seed -> score.
-        baseline: seed -> score, of the group that is subtracted.
+        baseline: seed -> score of the group that is subtracted.
     """
     from scipy.special import stdtr, stdtrit  # scipy comes with scikit-learn; it takes a while to import
 
@@ -83,9 +83,10 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Raise the p of several tests so that the chance of any false alarm among them stays what each p says alone.
+    """Correct the p-values of several tests so that the family-wise error rate is controlled.
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below one before it, or exceeds 1.
+    The smallest of m is multiplied by m, the next by m - 1, and so on; no value is smaller than the one before it, or
+    larger than 1.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6 (1979).
     """

@@ -1,4 +1,4 @@
-"""How a comparison is put into words: the same on the page, in Markdown and in the terminal."""
+"""The texts of a comparison, shared by the page, Markdown and the terminal."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ ALWAYS = ("label_shift", "seconds", "images_per_second")
 
 
 def columns(comparison: Comparison) -> dict[str, Metric]:
-    """Return the metrics that tables show, by their names."""
+    """Return name -> metric for the columns of the tables."""
     added = [name for name in comparison.metrics if name.removeprefix("ema_") in added_metrics()]
     names = (*COLUMNS[comparison.score], *added, *ALWAYS)
     return {name: comparison.metrics[name] for name in names if name in comparison.metrics}
@@ -44,7 +44,7 @@ def show_p(p: float | None) -> str:
 
 
 def size(one: Compared, score: str, metric: Metric) -> str:
-    """Say how large a difference is, its interval, and over how many seeds."""
+    """Write a difference with its interval and the number of seeds."""
     found = one.scores[score]
     n = len(found.seeds)
     words = f"{metric.write_difference(found.mean)} {metric.difference_unit} of {metric.label}"
@@ -53,12 +53,12 @@ def size(one: Compared, score: str, metric: Metric) -> str:
 
 
 def weights_of(comparison: Comparison) -> str:
-    """Say which weights the compared score is of."""
+    """Name the weights (model or EMA) of the compared score."""
     return f"the {NAMES['ema' if comparison.score.startswith('ema_') else 'model']}"
 
 
 def reading_notes(comparison: Comparison) -> list[str]:
-    """Return what every reader of such tables should know, one sentence or two each."""
+    """Return general notes on how to read the tables, one or two sentences each."""
     runs = [run for group in comparison.groups for run in group.finished]
     notes = render(
         Path(__file__).with_name("notes.txt"),

@@ -1,4 +1,4 @@
-"""The runs that a comparison is made of: several mixes and seeds of one recipe, trained where they are missing."""
+"""Train the missing runs of a comparison: several mixes and seeds of one recipe."""
 
 import dataclasses
 import os
@@ -30,17 +30,17 @@ def plan(
     labels: Sequence[str] = (),
     own: Mapping[str, Mapping[str, Option]] = MappingProxyType({}),
 ) -> dict[str, Recipe]:
-    """Return what is to be trained: name of the run -> its recipe; seed by seed, so that pairs are complete early.
+    """Return the runs to train: name -> recipe, ordered by seed, so that pairs are complete early.
 
     Args:
-        recipe: what all runs have in common.
+        recipe: the common recipe.
         mixes: the mixes.
-        seeds: how many seeds.
-        labels: with each of them; none: each mix with the labels that it has by itself.
-        own: label rule -> settings for it alone; those in `recipe` are for every rule that has them.
+        seeds: number of seeds.
+        labels: label rules for each mix; empty: each mix with its default labels.
+        own: label rule -> settings for this rule only; those in `recipe` apply to every rule that has them.
 
     Raises:
-        RecipeError: a mix twice, fewer than two runs, or settings that a mix contradicts.
+        RecipeError: a repeated mix, fewer than two runs, or settings that contradict a mix.
     """
     for option, asked in (("--mix", mixes), ("--labels", labels)):
         if twice := sorted({one for one in asked if asked.count(one) > 1}):
@@ -49,7 +49,7 @@ def plan(
         raise RecipeError(f"--seeds must be at least 1, not {seeds}")
     ways = [(mix, rule) for mix in mixes for rule in labels or (None,)]
     if seeds * len(ways) < 2:
-        raise RecipeError("one run is nothing to compare; name more mixes or labels, or give more --seeds")
+        raise RecipeError("one run cannot be compared; name more mixes or labels, or give more --seeds")
     named: dict[str, Mixing] = {}
     for mix, rule in ways:
         mixing = replace(recipe.mixing, mix=mix, labels=rule)
@@ -76,7 +76,7 @@ def plan(
 
 
 def _own_options(mixing: Mixing) -> dict[str, dict[str, Option]]:
-    """Return those of the given settings that this run's methods and label rule have."""
+    """Keep the given settings that this run's mixing methods and label rule have."""
     rule = find_rule(mixing)
     has = [field.name for field in dataclasses.fields(rule)] if dataclasses.is_dataclass(rule) else []
     mix = mix_and_labels(mixing.mix, None)[0].split("+")
@@ -93,7 +93,7 @@ def _own_options(mixing: Mixing) -> dict[str, dict[str, Option]]:
 
 
 def _check_used(asked: Mixing, planned: Sequence[Mixing]) -> None:
-    """Refuse a setting that none of the runs has: a typo would else change nothing, in silence."""
+    """Raise an error for a setting that no run has: a typo would silently do nothing."""
     for option in ("labels_options", "mix_options", "mix_weights"):
         used = {name for mixing in planned for name in getattr(mixing, option)}
         if unused := sorted(getattr(asked, option).keys() - used):
@@ -101,7 +101,7 @@ def _check_used(asked: Mixing, planned: Sequence[Mixing]) -> None:
 
 
 def lacks_twin(planned: Iterable[Recipe]) -> bool:
-    """Whether labels by a rule are among these without the same mixed images with labels by area."""
+    """Whether some run with a label rule has no twin: the same mixed images with labels by area."""
     mixed = [mixing for recipe in planned if (mixing := resolved(recipe).mixing).mix != "none"]
     draws = [(build_mixer(mixing).methods, mixing.prob, mixing.mode, mixing.partner) for mixing in mixed]
     by_area = [drawn for mixing, drawn in zip(mixed, draws, strict=True) if mixing.labels == "area"]
@@ -109,18 +109,18 @@ def lacks_twin(planned: Iterable[Recipe]) -> bool:
 
 
 def places(recipe: Recipe, at_once: int | None = None) -> tuple[Recipe, list[dict[str, str]]]:
-    """Return the recipe with its threads and workers fixed, and the places where its runs can be trained side by side.
+    """Return the recipe with fixed threads and workers, and the slots on which its runs can train in parallel.
 
-    On a CPU a run has one thread (or as many as the recipe says) and no loader processes, whatever the number of runs
-    at a time, so that its results do not depend on it; there are as many places as that leaves cores for. Of GPUs,
-    each visible one is a place.
+    On a CPU each run has one thread (or the number in the recipe) and no loader workers, so that its results do not
+    depend on the number of parallel runs; the number of slots follows from the cores. On GPUs, each visible one is a
+    slot.
 
     Args:
-        recipe: of all runs.
-        at_once: how many runs at a time; None: as many as there is room for.
+        recipe: recipe of all runs.
+        at_once: number of parallel runs; None: as many as possible.
 
     Raises:
-        RecipeError: `at_once` is no number of runs, or more than there are GPUs.
+        RecipeError: `at_once` is below 1, or above the number of GPUs.
     """
     import torch
 
@@ -136,7 +136,7 @@ def places(recipe: Recipe, at_once: int | None = None) -> tuple[Recipe, list[dic
     names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     slots = [{"CUDA_VISIBLE_DEVICES": name} for name in names] if device in ("auto", "cuda") else [{}]
     if at_once is not None and at_once > len(slots):
-        raise RecipeError(f"--at-once {at_once} is more than the {len(slots)} GPUs there are; a run takes one")
+        raise RecipeError(f"--at-once {at_once} is more than the {len(slots)} GPUs available; each run uses one")
     slots = slots[:at_once]
     if len(slots) > 1 and recipe.data.workers is None:
         share = min(16, max(1, cores // len(slots) - 1))
@@ -145,12 +145,12 @@ def places(recipe: Recipe, at_once: int | None = None) -> tuple[Recipe, list[dic
 
 
 def train_missing(planned: Mapping[str, Recipe], folder: Path, slots: Sequence[Mapping[str, str]]) -> Outcome:
-    """Train what is not finished yet, each run in FOLDER/NAME as a process of its own.
+    """Train the unfinished runs, each in FOLDER/NAME as a separate process.
 
-    Beside a run stand NAME.yaml, its recipe, and NAME.log, what it printed. Runs that stopped are gone on with.
+    NAME.yaml holds the recipe of a run and NAME.log its output. Stopped runs are resumed.
 
     Raises:
-        RunError: a folder holds a run with other settings, or another comparison is at work in FOLDER.
+        RunError: a folder holds a run with other settings, or another comparison is running in FOLDER.
     """
     check_folders(planned, folder)
     try:
@@ -168,7 +168,7 @@ def train_missing(planned: Mapping[str, Recipe], folder: Path, slots: Sequence[M
 
 
 def check_folders(planned: Mapping[str, Recipe], folder: Path) -> None:
-    """Refuse run folders whose recipe differs from the one asked for, before anything is trained.
+    """Raise an error for run folders with a different recipe, before any training.
 
     Raises:
         RunError: which folder, and what differs.
@@ -202,7 +202,7 @@ def _task(name: str, recipe: Recipe, folder: Path) -> Task:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    """Take hold of a folder; the trainings inherit the hold, so that one left behind by a crash keeps it."""
+    """Lock a folder. Training processes inherit the lock, so a process that survives a crash still holds it."""
     try:
         import fcntl
     except ImportError:  # Windows has none
@@ -211,5 +211,5 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RunError(
-            f"another transmix compare is at work in {folder}, or trainings that it started; wait for them to end"
+            f"another transmix compare is running in {folder}, or training runs that it started; wait until they end"
         ) from error

@@ -1,4 +1,4 @@
-"""A comparison for people and programs: one page, a Markdown table, JSON."""
+"""Write a comparison as an HTML page, a Markdown table and JSON."""
 
 import json
 import re
@@ -17,18 +17,18 @@ from transmix.runs.read import RunRecord, number
 
 
 def write_comparison(comparison: Comparison, page: Path, **about: Any) -> list[Path]:
-    """Write page (.html), table (.md) and numbers (.json) beside each other.
+    """Write the page (.html), table (.md) and numbers (.json) into one folder.
 
     Args:
-        comparison: what is written.
-        page: where; the others have its name with their ending.
-        about: more for the JSON: command, failed runs, ...
+        comparison: the comparison.
+        page: path of the page; the other files have the same name with .md and .json.
+        about: more entries for the JSON: command, failed runs, ...
 
     Returns:
         The files.
 
     Raises:
-        RunError: one cannot be written.
+        RunError: a file cannot be written.
     """
     numbers = json.dumps({**about, **as_json(comparison)}, indent=1) + "\n"
     contents = {".html": html(comparison), ".md": markdown(comparison), ".json": numbers}
@@ -39,7 +39,7 @@ def write_comparison(comparison: Comparison, page: Path, **about: Any) -> list[P
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Return all numbers as what JSON takes, in the log's units: groups with their runs, and differences."""
+    """Return all numbers for JSON, in the log's units: groups with their runs, and differences."""
     return {
         "compared": comparison.score,
         "weights": text.weights_of(comparison),
@@ -84,7 +84,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def best_epoch(run: RunRecord, score: str) -> dict[str, Any] | None:
-    """Return the best score of any epoch and its epoch; optimistic, since the same images chose it."""
+    """Return the best score of any epoch and its epoch; optimistic, because it is selected on the same images."""
     known = [row for row in run.epochs if number(row.get(score)) is not None and "epoch" in row]
     best = max(known, key=lambda row: (row[score], -row["epoch"]), default=None)
     return best and {"score": float(best[score]), "epoch": best["epoch"]}
@@ -111,14 +111,14 @@ def html(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return cautions, tables and how to read them as Markdown."""
+    """Return warnings, tables and reading notes as Markdown."""
     cautions = "".join(f"> **Note:** {_escape(one)}\n\n" for one in comparison.cautions)
     notes = "".join(f"- {_escape(note)}\n" for note in text.reading_notes(comparison))
     return f"{cautions}{tables(comparison)}\n{notes}"
 
 
 def tables(comparison: Comparison) -> str:
-    """Return scores and differences as Markdown that lines up in a terminal too."""
+    """Return scores and differences as Markdown with aligned columns."""
     columns, score = text.columns(comparison), comparison.metrics[comparison.score]
     rows = [["", "seeds", *(metric.heading for metric in columns.values())]]
     for group in comparison.groups:
@@ -139,7 +139,7 @@ def tables(comparison: Comparison) -> str:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    """Return a table, its headings first, whose columns line up: the first to the left, the others to the right."""
+    """Return a table with aligned columns, headings first: first column left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *rest in rows:
@@ -150,5 +150,5 @@ def _table(rows: list[list[str]]) -> list[str]:
 
 
 def _escape(words: str) -> str:
-    """Return a text that Markdown and a terminal show as it is."""
+    """Escape a text for Markdown and a terminal."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", printable(words))

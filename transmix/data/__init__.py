@@ -1,1 +1,1 @@
-"""Data sets, keyed augmentation, and loaders that can resume anywhere."""
+"""Data sets, augmentation seeded per sample, and loaders that can resume at any step."""

@@ -1,4 +1,4 @@
-"""What happens to one image before it joins a batch: (H, W, 3) uint8 in, (3, S, S) uint8 out."""
+"""Augmentation of a single image: (H, W, 3) uint8 in, (3, S, S) uint8 out."""
 
 import math
 import random
@@ -15,14 +15,14 @@ from transmix.data.settings import Augmentation
 
 
 class TrainingAugmentation:
-    """Crop, flip, colour and erasing of one training image, all of it decided by the sample's key.
+    """Crop, flip, colour jitter and erasing of one training image; all random choices follow from the sample's key.
 
     Args:
-        settings: what to do.
-        size: S, side of the images that come out.
+        settings: augmentation settings.
+        size: S, side of the output in pixels.
 
     Raises:
-        ValueError: a policy that timm does not know.
+        ValueError: an unknown RandAugment policy.
     """
 
     def __init__(self, settings: Augmentation, size: int):
@@ -50,7 +50,7 @@ class TrainingAugmentation:
 
 
 class EvaluationCrop:
-    """The centre of the image: its shorter side resized to size / crop, bicubic; the deterministic counterpart.
+    """Deterministic evaluation crop: resize the shorter side to size / crop, bicubic, then crop the centre.
 
     Args:
         size: S.
@@ -74,8 +74,8 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
     """Resize (H, W, 3) so that its shorter side has `side` pixels, bicubic.
 
-    Of an image more than 16 times as long as wide, only the middle is kept: one of 1 x 50,000 pixels would fill the
-    memory, and nothing of its ends is ever in the centre.
+    An image more than 16 times as long as wide is cropped to its middle first: one of 1 x 50,000 pixels would fill the
+    memory, and its ends are never in the centre crop.
     """
     shorter = min(image.shape[:2])
     most = 16 * shorter
@@ -95,7 +95,7 @@ def centre(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def shift(image: np.ndarray, pad: int, rng: random.Random) -> np.ndarray:
-    """Move the image by up to `pad` pixels each way; what comes in at the border is mirrored."""
+    """Shift the image by up to `pad` pixels in each direction; the border is filled by reflection."""
     height, width = image.shape[:2]
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
     top, left = rng.randint(0, 2 * pad), rng.randint(0, 2 * pad)
@@ -103,7 +103,7 @@ def shift(image: np.ndarray, pad: int, rng: random.Random) -> np.ndarray:
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """Return (H, W, 3) uint8 as a (3, H, W) tensor with memory of its own."""
+    """Copy (H, W, 3) uint8 to a (3, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 

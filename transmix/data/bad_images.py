@@ -1,4 +1,4 @@
-"""Images that cannot be read, where a run is told to go on without them: each listed once, and bounded in number."""
+"""Unreadable images that a run may skip: each is listed once, and their number is limited."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ Found = tuple[tuple[str, str], ...]
 
 
 class BadImages:
-    """The bad images that a run has met, also before it was resumed and in its other processes.
+    """The unreadable images of a run so far, including those before a resume and in other processes.
 
     Args:
-        limit: More different images than this are an error; 0: the first one is.
-        path: The list. It is made when the first bad image is met; None keeps none.
+        limit: Maximum number of different bad images; one more is an error.
+        path: List file, created at the first bad image; None: no file.
     """
 
     def __init__(self, limit: int = 0, path: Path | None = None):
@@ -28,14 +28,14 @@ class BadImages:
         self.known: dict[str, str] = {}  # where -> reason
 
     def count(self) -> int:
-        """Return how many are known, also by other processes if there is a list."""
+        """Return the number of bad images so far, including those in the list file from other processes."""
         if self.path is not None and self.path.exists():
             with opened_alone(self.path) as file:
                 self.known |= _read(file)
         return len(self.known)
 
     def add(self, found: Iterable[tuple[str, str]]) -> None:
-        """Take note of bad images; those that are known already change nothing.
+        """Add bad images; known ones are ignored.
 
         Raises:
             UnreadableImageError: There is a bad image and none is allowed.
@@ -54,7 +54,7 @@ class BadImages:
         self.join([new])
 
     def join(self, others: Iterable[dict[str, str]]) -> None:
-        """Take note of what other processes, without a common list, have met.
+        """Add the bad images of other processes that do not share a list file.
 
         Raises:
             DataError: Together there are more than the limit.
@@ -66,7 +66,7 @@ class BadImages:
 
 
 def allowed_bad(settings: Data) -> int:
-    """Return how many images of a run may be bad."""
+    """Return the maximum number of bad images of a run."""
     return settings.max_bad_images if settings.on_bad_image == "skip" else 0
 
 
@@ -76,7 +76,7 @@ def _read(file: TextIO) -> dict[str, str]:
 
 @contextmanager
 def opened_alone(path: Path) -> Iterator[TextIO]:
-    """Open a text file to read it and append to it, while no other process does."""
+    """Open a text file for reading and appending, locked against other processes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+", encoding="utf-8") as file:

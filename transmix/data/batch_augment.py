@@ -1,6 +1,6 @@
-"""What `augment` does to one image, for a batch on the device: first draw for all samples, then change all pixels.
+"""Batched version of `augment` on the device: first draw for all samples, then change all pixels.
 
-Draws are whole numbers, and tables looked up by them. Each has the distribution that torchvision and timm draw from.
+Draws are integers, or lookup tables indexed by integers. They have the same distributions as in torchvision and timm.
 """
 
 import math
@@ -34,16 +34,16 @@ STEPS = 4096
 
 @dataclass(frozen=True)
 class Draws:
-    """What is to be done to n samples; None is not done at all.
+    """Random parameters for n samples; None: this augmentation is off.
 
     Attributes:
-        samples: (n, 3) int64, (epoch, index, repeat); erasing's noise follows from it.
-        shift: (n, 2) int64, rows and columns that the image moves up and left.
-        crop: (n, 4) int64, top, left, height and width in the image as it is kept.
+        samples: (n, 3) int64, (epoch, index, repeat), the key of the erasing noise.
+        shift: (n, 2) int64, shift in rows (up) and columns (left).
+        crop: (n, 4) int64, top, left, height and width in the stored image.
         order: (n, 3) int64, permutation of brightness 0, contrast 1 and saturation 2.
         factors: (n, 3) float32, of brightness, contrast and saturation.
         flip: (n,) bool.
-        erased: (n, 4) int64, top, left, height and width; 0, 0, 0, 0 where nothing is erased.
+        erased: (n, 4) int64, top, left, height and width; zeros if nothing is erased.
     """
 
     samples: Tensor
@@ -60,14 +60,14 @@ class Draws:
 
 
 class BatchAugmentation:
-    """Crop, flip, colour and erasing of a batch of training images, all of it decided by the samples' keys.
+    """Crop, flip, colour jitter and erasing of a batch; all random choices follow from the samples' keys.
 
     Args:
-        settings: what to do; `rand_augment` is not looked at.
-        source: height and width of the images that go in; but for crop 'random-resized', S each.
-        size: S, side of the images that come out.
-        seed: of the run.
-        device: of the images.
+        settings: augmentation settings; `rand_augment` is ignored.
+        source: height and width of the input; (S, S) except for crop 'random-resized'.
+        size: S, side of the output in pixels.
+        seed: run seed.
+        device: device of the images.
     """
 
     def __init__(self, settings: Augmentation, source: Size, size: int, seed: int, device: torch.device | str):
@@ -98,7 +98,7 @@ class BatchAugmentation:
         return Draws(samples, shift, crop, order, factors, flipped, erased)
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Do to images (n, 3, H, W) uint8 what was drawn; return (n, 3, S, S) uint8 with memory of its own."""
+        """Apply drawn augmentations to images (n, 3, H, W) uint8; return a new tensor (n, 3, S, S) uint8."""
         if draws.crop is not None:
             images = resized_crop(images, draws.crop, self.size)
         elif draws.shift is not None:
@@ -139,8 +139,8 @@ def crop_boxes(tried: Tensor, source: Size, scale: Range, ratio: Range, aspects:
     Args:
         tried: words (n, tries, 4).
         source: height and width of the image.
-        scale: area of the crop as a share of the image's, from and to.
-        ratio: width by height, from and to.
+        scale: area of the crop as a share of the image's, minimum and maximum.
+        ratio: width by height, minimum and maximum.
         aspects: quantiles (65536,) of width by height.
     """
     height, width = source

@@ -1,7 +1,7 @@
-"""Changes to the pixels of a batch, each sample by what was drawn for it.
+"""Pixel operations on a batch, with separate parameters for each sample.
 
-Pixels are moved, or computed in arithmetic that rounds nothing which the order of operations could change: a CPU and a
-GPU, and any batch that a sample is in, give the same bits. They are Pillow's, given the same draws.
+Results are bit-identical on CPU and GPU and for any batch size, because no rounding depends on the order of
+operations. For the same draws they equal Pillow's results.
 """
 
 import torch
@@ -14,7 +14,7 @@ PILLOW_BITS = 22
 
 
 def shifted(images: Tensor, shift: Tensor) -> Tensor:
-    """Move images (n, C, H, W) up and left by (n, 2); what comes in at the border is mirrored."""
+    """Shift images (n, C, H, W) up and left by (n, 2); the border is filled by reflection."""
     height, width = images.shape[2:]
     rows = _mirror(torch.arange(height, device=images.device) + shift[:, :1], height)
     columns = _mirror(torch.arange(width, device=images.device) + shift[:, 1:], width)
@@ -24,16 +24,16 @@ def shifted(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def _mirror(places: Tensor, length: int) -> Tensor:
-    """Bring places into [0, length) by reflection at the first and the last."""
+    """Map positions into [0, length) by reflection at both ends."""
     period = max(2 * (length - 1), 1)
     places = places % period
     return torch.where(places < length, places, period - places)
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut a box (n, 4) out of each of (n, C, H, W) uint8, resized to (n, C, S, S) as Pillow does: bicubic, first along.
+    """Cut a box (n, 4) out of each image (n, C, H, W) uint8 and resize it to (n, C, S, S) as Pillow does, bicubic.
 
-    Sums are of whole numbers in float64, which holds them exactly in whatever order they are added.
+    Sums are over integers in float64, which are exact in any order.
     """
     top, left, height, width = boxes.unbind(1)
     across = _weights(left, width, images.shape[3], size)
@@ -48,12 +48,12 @@ def _to_pixels(sums: Tensor) -> Tensor:
 
 
 def _weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
-    """Return the weight of each source pixel in each output pixel: (n, S, source), whole numbers in float64.
+    """Return the weight of each source pixel in each output pixel: (n, S, source), integers in float64.
 
     Args:
-        start: (n,) int64, first pixel that is seen.
-        length: (n,) int64, number of pixels that are seen.
-        source: pixels there are.
+        start: (n,) int64, first source pixel.
+        length: (n,) int64, number of source pixels.
+        source: size of the source in pixels.
         size: S.
     """
     scale = length.double()[:, None] / size
@@ -76,7 +76,7 @@ def _cubic(x: Tensor) -> Tensor:
 def jittered(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     """Change brightness, contrast and saturation of (n, 3, H, W) uint8 as Pillow's ImageEnhance does.
 
-    Each is a blend of the image with a lesser one: black, its mean grey, itself in grey.
+    Each blends the image with a degraded one: black, its mean grey, or its greyscale version.
 
     Args:
         images: (n, 3, H, W) uint8.
@@ -101,7 +101,7 @@ def erase(images: Tensor, boxes: Tensor, samples: Tensor, keys: tuple[int, int],
         images: (n, 3, H, W) uint8.
         boxes: (n, 4) int64, top, left, height and width.
         samples: (n, 3) int64, (epoch, index, repeat).
-        keys: of the run.
+        keys: Philox keys of the run.
         levels: quantiles (3, 65536) uint8 of each channel's noise.
     """
     count, _, height, width = images.shape

@@ -19,25 +19,25 @@ SETS = {
 
 
 def holds_cifar(root: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder, or the published folder inside it, has a training file of CIFAR."""
+    """Whether a folder, or the published folder inside it, has a training file of CIFAR."""
     return bool(_find(Path(root)))
 
 
 def _find(root: Path) -> dict[str, Path]:
-    """Return name -> folder of the sets that are there."""
+    """Return name -> folder of the CIFAR sets that were found."""
     folders = {name: folders_with(root, published, train) for name, (published, train, *_) in SETS.items()}
     return {name: found[0] for name, found in folders.items() if found}
 
 
 def read_cifar(root: str | os.PathLike[str]) -> ImageData:
-    """Read CIFAR-10 or CIFAR-100, whichever is there, from its binary version.
+    """Read CIFAR-10 or CIFAR-100 from the published binary files.
 
     CIFAR-10 is `data_batch_1.bin` to `data_batch_5.bin`, `test_batch.bin` and `batches.meta.txt`, with one
     label byte before the 3,072 bytes of an image. CIFAR-100 is `train.bin`, `test.bin` and
     `fine_label_names.txt`, with a coarse and a fine label byte; the fine one is used.
 
     Args:
-        root: The folder with these files, or the one that holds `cifar-10-batches-bin` or `cifar-100-binary`.
+        root: Folder with these files, or the parent folder of `cifar-10-batches-bin` or `cifar-100-binary`.
 
     Returns:
         The data set, its images as (N, 32, 32, 3) uint8 arrays. The published test part is `val`.
@@ -63,7 +63,7 @@ def read_cifar(root: str | os.PathLike[str]) -> ImageData:
 
 
 def folders_with(root: Path, published: str, files: Iterable[str]) -> list[Path]:
-    """Give those of `root` and `root/published` that hold one of the files."""
+    """Return the folders among `root` and `root/published` that hold one of the files."""
     return [folder for folder in (root, root / published) if any((folder / file).is_file() for file in files)]
 
 
@@ -78,7 +78,7 @@ def _read_records(path: Path, label_bytes: int, classes: tuple[str, ...]) -> tup
     record = label_bytes + PIXEL_BYTES
     content = np.fromfile(path, dtype=np.uint8)
     if content.size == 0 or content.size % record:
-        remedy = "the file is cut off or of another kind, unpack the published archive again"
+        remedy = "the file is truncated or of another kind; unpack the published archive again"
         raise DataError(f"{path}: {content.size} bytes are not a whole number of records of {record} bytes; {remedy}")
     rows = content.reshape(-1, record)
     labels = rows[:, label_bytes - 1].astype(np.int64)

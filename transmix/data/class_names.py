@@ -1,4 +1,4 @@
-"""The names of classes: as they are compared, and read from a file beside a data set that only numbers its classes."""
+"""Class names: how they are compared, and how they are read from a file if a data set only numbers its classes."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -13,30 +13,30 @@ CLASS_FILES = ("classnames.txt", "classes.txt")
 
 
 def class_name(name: str) -> str:
-    """Return a class name in Unicode's form NFC: names that look alike are the same, whichever system wrote them."""
+    """Return a class name in Unicode's form NFC: names that look the same are equal on all systems."""
     return unicodedata.normalize("NFC", name)
 
 
 def positions(names: Iterable[str], classes: Sequence[str]) -> np.ndarray:
-    """Return where each name is in a class list, (len(names),) int64; -1 for a name that is not in it."""
+    """Return the index of each name in a class list, (len(names),) int64; -1 if it is missing."""
     position = {class_name(one): index for index, one in enumerate(classes)}
     return np.array([position.get(class_name(one), -1) for one in names], dtype=np.int64)
 
 
 def is_utf8(name: str) -> bool:
-    """Tell whether a name that the system gave is UTF-8; the bytes of others come as lone surrogates."""
+    """Whether a file name is UTF-8; Python decodes other bytes as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def class_names(names: Iterable[str], where: object) -> dict[str, str]:
-    """Return class name -> how it is written, in the order of the names.
+    """Return class name -> name on disk, in the given order.
 
     Args:
-        names: as they are written.
-        where: they are written, for the message.
+        names: names on disk.
+        where: their location, for the message.
 
     Raises:
-        DataError: a name is not UTF-8, or two are the same as class names.
+        DataError: a name is not UTF-8, or two names are equal as class names.
     """
     found: dict[str, str] = {}
     for written in names:
@@ -52,7 +52,7 @@ def class_names(names: Iterable[str], where: object) -> dict[str, str]:
 
 
 def odd_names(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
-    """Return (names, what is odd about them) of class names that are easily mistaken or break a line."""
+    """Return (names, problem) for class names that are easily confused or contain line breaks."""
     found: list[tuple[tuple[str, ...], str]] = []
     alike: dict[str, list[str]] = {}
     for name in names:

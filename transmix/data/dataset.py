@@ -1,4 +1,4 @@
-"""What every data set is here: images, labels and class names, and the error for data that is not usable."""
+"""Types for data sets: images, labels and class names, and the error for unusable data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,11 +16,11 @@ class DataError(TransMixError):
 
 
 class UnreadableImageError(DataError):
-    """An image that cannot be read, today or tomorrow; a run may be told to do without it.
+    """An image that is permanently unreadable; a run may skip it.
 
     Attributes:
-        where: the file, or the file and row.
-        reason: what the decoder says.
+        where: the file, or file and row.
+        reason: message of the decoder.
     """
 
     def __init__(self, where: str, reason: str = ""):
@@ -32,8 +32,8 @@ class UnreadableImageError(DataError):
 class Images(Protocol):
     """A sequence of images: `images[i]` is an (H, W, 3) uint8 array.
 
-    Arrays and lists hold decoded images. Any other sequence decodes when it is indexed, and also offers
-    `size(i) -> (height, width)`, which looks at the header alone.
+    Arrays and lists hold decoded images. Any other sequence decodes on indexing, and has `size(i) -> (height, width)`,
+    which reads only the header.
     """
 
     def __len__(self) -> int: ...
@@ -47,10 +47,10 @@ class Split:
 
     Attributes:
         images: N images; `images[i]` is an (H, W, 3) uint8 array.
-        labels: (N,) int64, positions in the class list.
-        masks: (N, H, W) bool, true on the foreground; None where the data set has no masks.
-        bad: index -> what was wrong, of images that could not be decoded and are blank in `images`. `image` raises it.
-        encoded: the images as they lie on disk, where `images` holds them decoded; it can name them.
+        labels: (N,) int64, indices into the class list.
+        masks: (N, H, W) bool, true on the foreground; None without masks.
+        bad: index -> error of an image that could not be decoded and is blank in `images`. `image` raises it.
+        encoded: the encoded images on disk, if `images` holds decoded ones; used to name them.
     """
 
     images: Images
@@ -62,18 +62,18 @@ class Split:
     def __post_init__(self) -> None:
         lengths = {len(part) for part in (self.images, self.labels, self.masks) if part is not None}
         if len(lengths) > 1:
-            raise ValueError(f"images, labels and masks must be equally many, got lengths {sorted(lengths)}")
+            raise ValueError(f"images, labels and masks must have the same length, got {sorted(lengths)}")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def where(self, index: int) -> str:
-        """Name an image by its file, or its file and row; by its number where nothing names it."""
+        """Return the name of an image: its file, or file and row, else its number."""
         name = getattr(self.encoded if self.encoded is not None else self.images, "where", None)
         return name(index) if name else f"number {index}"
 
     def image(self, index: int) -> np.ndarray:
-        """Give an image, (H, W, 3) uint8.
+        """Return an image, (H, W, 3) uint8.
 
         Raises:
             UnreadableImageError: It cannot be read.
@@ -88,10 +88,10 @@ class Parts:
     """Where the two splits of a data set come from.
 
     Attributes:
-        held_out: What the part that is held out is called on disk.
-        unused: Parts that could be held out in its place.
-        columns: Of Parquet files, those of the images and of the labels.
-        val_fraction: Which fraction of the training images is held out; None: another part is.
+        held_out: Name on disk of the held-out part.
+        unused: Other parts that could be held out instead.
+        columns: Image column and label column of Parquet files.
+        val_fraction: Fraction of the training images that is held out; None: a separate part is.
     """
 
     held_out: str = "val"
@@ -102,19 +102,19 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set to train on: a name, its classes, and the two splits that are labelled with them.
+    """A data set to train on: name, classes, training and validation split.
 
     Attributes:
         name: The name.
-        classes: The class list, which labels are positions in.
+        classes: Class list; labels are indices into it.
         train: Images to train on.
         val: Images that are held out.
-        notes: What whoever uses the data has to know, a line each.
+        notes: Notes for the user, one line each.
         grey: How greyscale of more than 8 bits is scaled in both splits; None: there is none, or it is not known.
         parts: Where the splits come from.
 
     Raises:
-        DataError: If two classes have the same name, because splits are matched by name.
+        DataError: Two classes have the same name.
     """
 
     name: str
@@ -136,14 +136,14 @@ class ImageData:
 
 
 def listing(names: Iterable[str], limit: int = 10) -> str:
-    """Write names as one readable line, cut after `limit` of them: `'cat, dog and 98 more'`."""
+    """Write names as one readable line, shortened after `limit` names: `'cat, dog and 98 more'`."""
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
 
 def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
-    """Say how two class lists differ by name: `'missing: cat; unexpected: dog'`, empty if they do not."""
+    """Describe the difference of two class lists: `'missing: cat; unexpected: dog'`, empty if they are equal."""
     missing = sorted(set(expected) - set(found))
     unexpected = sorted(set(found) - set(expected))
     parts = (("missing", missing), ("unexpected", unexpected))
@@ -151,7 +151,7 @@ def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
 
 
 def classes_without(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Return the names of the classes that no label (N,) is a position of."""
+    """Return the names of the classes without a label."""
     counts = np.bincount(labels, minlength=len(classes))
     return [name for name, count in zip(classes, counts, strict=True) if count == 0]
 
@@ -162,7 +162,7 @@ def require_every_class(labels: np.ndarray, classes: Sequence[str], where: str) 
     Args:
         labels: (N,) integers in [0, len(classes)).
         classes: The class names.
-        where: What the labels belong to, for the message.
+        where: Name of the data, for the message.
 
     Raises:
         DataError: If a class has no image; the message lists all such classes.
@@ -172,15 +172,15 @@ def require_every_class(labels: np.ndarray, classes: Sequence[str], where: str) 
 
 
 def keep_decoded(split: Split, limit_bytes: int, max_bad: int = 0) -> Split:
-    """Decode all images once and keep them in memory, if they are expected to fit.
+    """Decode all images once and keep them in memory, if they probably fit.
 
-    The decoded size is estimated from the headers of up to 256 evenly spaced images, so nothing is decoded
-    to find out that a data set is too large.
+    The decoded size is estimated from the headers of up to 256 evenly spaced images, so a data set that is too large is
+    never decoded.
 
     Args:
-        split: Any split; one whose images are an array or a list is already decoded and returned as it is.
-        limit_bytes: The most that the decoded pixels may take.
-        max_bad: How many images may be unreadable; they come out blank, and are named in the split's `bad`.
+        split: Any split; one whose images are an array or a list is already decoded and is returned unchanged.
+        limit_bytes: Memory limit of the decoded pixels in bytes.
+        max_bad: Maximum number of unreadable images; they become blank and are listed in the split's `bad`.
 
     Returns:
         A split whose images are one (N, H, W, 3) array if all have the same size and a list of (H, W, 3)
@@ -201,7 +201,7 @@ def keep_decoded(split: Split, limit_bytes: int, max_bad: int = 0) -> Split:
 
 
 def size_of(images: Any, index: int, required: bool = False) -> tuple[int, int] | None:
-    """Read the (height, width) of an image that is no part of an array; None if it cannot be read and need not be."""
+    """Read the (height, width) of an image; None if it cannot be read and is not required."""
     if isinstance(images, list):
         return images[index].shape[:2]
     try:
@@ -215,7 +215,7 @@ def size_of(images: Any, index: int, required: bool = False) -> tuple[int, int] 
 def _decode_all(
     images: Images, expected_size: tuple[int, int] | None, max_bad: int
 ) -> tuple[np.ndarray | list[np.ndarray], dict[int, UnreadableImageError]]:
-    """Decode every image, straight into one array if they are expected to be of one size."""
+    """Decode every image, directly into one array if all probably have the same size."""
     bad: dict[int, UnreadableImageError] = {}
 
     def decode(index: int, size: tuple[int, int]) -> np.ndarray:
@@ -242,7 +242,7 @@ def _decode_all(
 
 
 def too_many(max_bad: int, places: Iterable[str]) -> DataError:
-    """Say that more images are bad than a run is to do without."""
+    """Return the error for more bad images than a run may skip."""
     return DataError(
         f"more than max_bad_images {max_bad} images cannot be read: {listing(map(printable, places), 3)}; "
         f"repair or remove them (transmix doctor lists all), or allow more"

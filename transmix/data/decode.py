@@ -1,4 +1,4 @@
-"""From an image file of any common kind to (H, W, 3) uint8 pixels, or an error that names the file."""
+"""Decode an image file of any common format to (H, W, 3) uint8 pixels, or raise an error that names the file."""
 
 import errno
 import io
@@ -41,29 +41,28 @@ _KINDS = {1: "bits", 2: "bits, signed", 3: "bits, floating point"}
 
 
 def decode_image(file_or_bytes: ImageSource, where: str, grey: Grey = None) -> np.ndarray:
-    """Decode an image to red, green and blue in 8 bits, the way a person would see it.
+    """Decode an image to 8-bit RGB, as an image viewer shows it.
 
-    The EXIF orientation is applied. Transparent pixels are laid over `BACKGROUND`. Greyscale of more than
+    The EXIF orientation is applied. Transparency is blended with `BACKGROUND`. Greyscale of more than
     8 bits is scaled by `grey`, the range of its data set; colour of 16 bits a channel keeps the upper 8 bits. Palette,
-    greyscale, black-and-white, CMYK and YCbCr images are converted; colour profiles are not applied. Of an animation,
-    the first frame is taken. Pillow's limit against decompression bombs stays as it is.
+    greyscale, black-and-white, CMYK and YCbCr images are converted; colour profiles are not applied. An animation gives
+    its first frame. Pillow's limit against decompression bombs is not changed.
 
-    Damage that the format cannot detect yields wrong pixels, not an error: mostly a flipped byte in a JPEG, or a JPEG
-    that was cut and then given an end again (the rest is grey).
+    Damage that the format cannot detect gives wrong pixels, not an error: for example a flipped byte in a JPEG, or a
+    truncated JPEG with a new end marker (the rest is grey).
 
     Args:
         file_or_bytes: A path, an open binary file or the encoded bytes.
         where: Where the image comes from, for the message.
-        grey: How greyscale of more than 8 bits becomes 8: (low, high), the stored values that become black and white;
-            None: such images are refused, because one image does not tell the scale of the others.
+        grey: Scale for greyscale of more than 8 bits: (low, high), the stored values for black and white; None: raise
+            an error, because one image does not give the scale of the data set.
 
     Returns:
         (H, W, 3) uint8, a fresh and writable array.
 
     Raises:
         UnreadableImageError: If the image cannot be read.
-        DataError: If it could not be read this time: memory, open files or the disk gave out; or if it is greyscale of
-            more than 8 bits and `grey` is None.
+        DataError: A temporary failure (memory, open files, disk); or greyscale of more than 8 bits and `grey` is None.
     """
     with _opened(file_or_bytes, where) as image:
         _check_tiles(image)
@@ -76,12 +75,12 @@ def decode_image(file_or_bytes: ImageSource, where: str, grey: Grey = None) -> n
 
 
 def read_deep_values(file_or_bytes: ImageSource, where: str, colour: bool = True) -> DeepValues | None:
-    """Look at the values of an image of more than 8 bits a channel; None for others, whose header alone is read.
+    """Read the values of an image with more than 8 bits per channel; None for other images (only the header is read).
 
     Args:
         file_or_bytes: A path, an open binary file or the encoded bytes.
         where: Where the image comes from, for the message.
-        colour: Look at colour too.
+        colour: Include colour images.
 
     Raises:
         UnreadableImageError, DataError: As `decode_image`.
@@ -97,7 +96,7 @@ def read_deep_values(file_or_bytes: ImageSource, where: str, colour: bool = True
 def image_size(file_or_bytes: ImageSource, where: str) -> tuple[int, int]:
     """Read the (height, width) that `decode_image` would return, from the header alone.
 
-    A PNG that stores its EXIF data behind the pixels counts as upright here.
+    The EXIF orientation of a PNG is ignored if it is stored after the pixels.
 
     Args:
         file_or_bytes: A path, an open binary file or the encoded bytes.
@@ -114,7 +113,7 @@ def image_size(file_or_bytes: ImageSource, where: str) -> tuple[int, int]:
 
 @contextmanager
 def _opened(source: ImageSource, where: str) -> Iterator[Image.Image]:
-    """Open an image; what goes wrong with it then, too, becomes an error that names it."""
+    """Open an image in a context; errors inside it are re-raised with the image's name."""
     try:
         if isinstance(source, str | os.PathLike) and not stat.S_ISREG(os.stat(source).st_mode):
             raise OSError("not a regular file")  # opening a FIFO would wait for ever, and a device may never end
@@ -127,7 +126,7 @@ def _opened(source: ImageSource, where: str) -> Iterator[Image.Image]:
 
 
 def _unreadable(where: str, error: Exception, source: ImageSource) -> DataError:
-    """Say what is wrong with an image, and whether it would be the same at the next try."""
+    """Describe a decoding error: permanent (unreadable image) or temporary."""
     reason = one_line(error, named=True)
     if isinstance(error, UnidentifiedImageError):
         reason = _describe_tiff(source) or "not an image, or of a kind that is not read"
@@ -137,7 +136,7 @@ def _unreadable(where: str, error: Exception, source: ImageSource) -> DataError:
 
 
 def _describe_tiff(source: ImageSource) -> str | None:
-    """Say what is in a TIFF that Pillow cannot open, and what to do; None if it is no TIFF.
+    """Describe a TIFF that Pillow cannot open, with a remedy; None if it is no TIFF.
 
     That is bands, or numbers of kinds that Pillow does not know: 'TIFF with 13 bands of 16 bits: write one of them as
     grey, or three as RGB of 8 bits'.
@@ -164,7 +163,7 @@ _LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.E
 
 
 def orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation, 1 (upright) where there is none or it is damaged."""
+    """Read the EXIF orientation; 1 (upright) if it is missing or damaged."""
     try:
         # the base class's method, because that of PNG decodes the pixels to look behind them
         return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
@@ -173,7 +172,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def _check_tiles(image: Image.Image) -> None:
-    """Refuse a TIFF whose strips do not reach its last row, which would come out black; call before loading.
+    """Raise an error for a TIFF without data for its last rows, which Pillow would show black. Call before loading.
 
     Raises:
         ValueError: It does not hold all its pixels.
@@ -186,7 +185,7 @@ def _check_tiles(image: Image.Image) -> None:
 
 
 def _check_rows(image: Image.Image, source: ImageSource) -> None:
-    """Refuse a PNG whose data stops early; to find that out costs time, so only where the last rows came out black.
+    """Raise an error for a truncated PNG. The check is slow, so it runs only if the last rows are black.
 
     Raises:
         ValueError: It does not hold all its pixels.
@@ -216,9 +215,9 @@ def _file(source: ImageSource) -> AbstractContextManager[BinaryIO]:
 
 
 def _lacks_pixels(content: bytes) -> bool:
-    """Tell whether a PNG's data inflates to fewer bytes than its header asks for.
+    """Whether a PNG's data inflates to fewer bytes than its header needs.
 
-    Pillow takes one whose data stops at an earlier row for whole.
+    Pillow does not notice if the data stops at an earlier row.
     """
     width, height, bits, colour, _, _, interlace = struct.unpack(">IIBBBBB", content[16:29])
     sizes = [
@@ -238,7 +237,7 @@ def _lacks_pixels(content: bytes) -> bool:
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:
-    """Bring a PNG's transparent colour to 8 bits a channel, as Pillow does with the pixels; call before loading."""
+    """Convert a PNG's transparent colour to 8 bits per channel, as Pillow does with the pixels. Call before loading."""
     if image.format != "PNG" or "transparency" not in image.info or not isinstance(image, ImageFile.ImageFile):
         return
     colour, stored = image.info["transparency"], str(image.tile[0][3])
@@ -255,11 +254,11 @@ def _is_deep_grey(image: Image.Image) -> bool:
 def _shallow(image: Image.Image, where: str, grey: Grey) -> Image.Image:
     """Convert greyscale of more than 8 bits a pixel to 8 bits; return other images unchanged.
 
-    Pillow hands these over as they lie in the file, so what the header of a TIFF says of them is done here.
+    Pillow returns these values as stored, so the TIFF header's conversions are applied here.
 
     Raises:
         ValueError: The values have no scale.
-        DataError: There is no range to scale by.
+        DataError: There is no grey range.
     """
     tags: Any = getattr(image, "tag_v2", {})
     if image.mode == "L" and _is_signed(tags):
@@ -268,7 +267,7 @@ def _shallow(image: Image.Image, where: str, grey: Grey) -> Image.Image:
         return image
     stored = _stored(image)
     if grey is None:
-        what = "grey of more than 8 bits, and no range of values is known to scale it by"
+        what = "grey of more than 8 bits, and its value range is unknown"
         raise DataError(f"{where}: {what}; {GIVE_RANGE}")
     pixels = to_8_bit(stored, grey, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
@@ -279,7 +278,7 @@ def _shallow(image: Image.Image, where: str, grey: Grey) -> Image.Image:
 
 
 def _stored(image: Image.Image) -> np.ndarray:
-    """Give the values of loaded greyscale of more than 8 bits: (H, W)."""
+    """Return the values of a loaded greyscale image with more than 8 bits: (H, W)."""
     values, unsigned = np.asarray(image), not _is_signed(getattr(image, "tag_v2", {}))
     return values.view(np.uint32) if image.mode == "I" and image.format == "TIFF" and unsigned else values
 
@@ -289,7 +288,7 @@ def _is_signed(tags: Any) -> bool:
 
 
 def stored_as(image: Any) -> str:
-    """Return the layout of pixels in the file, where Pillow tells: 'RGB;16B'; else the mode. Call before loading."""
+    """Return the pixel layout of the file ('RGB;16B') if Pillow knows it, else the mode. Call before loading."""
     arguments = image.tile[0][3] if getattr(image, "tile", None) else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else image.mode

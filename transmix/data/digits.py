@@ -22,7 +22,7 @@ STROKE_FROM = 0.35  # ink (0 to 1) from which a pixel belongs to the stroke
 
 
 class Sources(NamedTuple):
-    """What scikit-learn ships."""
+    """The data that scikit-learn contains."""
 
     ink: np.ndarray  # (1797, 8, 8) float32, 0 to 1
     labels: np.ndarray  # (1797,) int64
@@ -31,7 +31,7 @@ class Sources(NamedTuple):
 
 @dataclass(frozen=True)
 class Sketch:
-    """All random choices behind one image: which digit goes where, on which piece of which photograph."""
+    """All random choices behind one image: digit, position, photograph and crop."""
 
     original: int  # row of `Sources.ink`
     photo: int  # index in `Sources.photos`
@@ -51,19 +51,19 @@ def digits_on_textures(
     val_share: float = 0.2,
     scale: tuple[float, float] = (0.6, 0.9),
 ) -> ImageData:
-    """Draw handwritten digits on pieces of photographs, each with the mask of its stroke.
+    """Render handwritten digits on crops of photographs, each with the mask of its stroke.
 
-    The split is by original: every digit of scikit-learn is drawn in one split only, and each split has its
-    own part of the photographs. Validation does not depend on `train_copies`. Global random state is neither
+    The splits share no data: every digit of scikit-learn is used in one split only, and each split has its own part
+    of the photographs. Validation images do not depend on `train_copies`. Global random state is neither
     read nor changed.
 
     Args:
-        seed: fixes the split and every drawing.
+        seed: fixes the split and all images.
         image_size: height and width of the images, in pixels.
-        train_copies: drawings of each training original.
-        val_copies: drawings of each validation original.
-        val_share: share of each class's originals that goes to validation.
-        scale: smallest and largest side of the digit's square, as shares of the image's side.
+        train_copies: images per training digit.
+        val_copies: images per validation digit.
+        val_share: fraction of each class's digits for validation.
+        scale: smallest and largest side of the digit, as fractions of the image side.
 
     Returns:
         Classes '0' to '9'; in each split images (N, image_size, image_size, 3) uint8, labels (N,) int64 and
@@ -100,7 +100,7 @@ def load_sources() -> Sources:
 
 
 def split_originals(labels: np.ndarray, val_share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Deal the rows of each class out to "train" and "val", `val_share` of each class to val; rows ascend."""
+    """Split the rows of each class into "train" and "val", with `val_share` of each class in val; rows ascend."""
     val = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -111,7 +111,7 @@ def split_originals(labels: np.ndarray, val_share: float, rng: np.random.Generat
 def sketch(
     original: int, part: str, sources: Sources, size: int, scale: tuple[float, float], rng: np.random.Generator
 ) -> Sketch:
-    """Choose place, scale, texture and colour for one drawing of a digit; `part` is "train" or "val"."""
+    """Draw position, scale, texture and colour for one image of a digit; `part` is "train" or "val"."""
     photo = int(rng.integers(len(sources.photos)))
     height, width = sources.photos[photo].shape[:2]
     first, last = (round(share * width) for share in TEXTURE_COLUMNS[part])
@@ -129,7 +129,7 @@ def sketch(
 
 
 def render(drawing: Sketch, sources: Sources, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one sketch: image (size, size, 3) uint8 and mask (size, size) bool, true where the stroke is."""
+    """Render one sketch: image (size, size, 3) uint8 and mask (size, size) bool, true where the stroke is."""
     background = render_background(drawing, sources, size).astype(np.float32)
     left, top, side = drawing.digit
     ink = np.zeros((size, size), dtype=np.float32)
@@ -144,7 +144,7 @@ def render(drawing: Sketch, sources: Sources, size: int) -> tuple[np.ndarray, np
 
 
 def render_background(drawing: Sketch, sources: Sources, size: int) -> np.ndarray:
-    """Cut the sketch's texture out of its photograph: (size, size, 3) uint8."""
+    """Crop the sketch's texture from its photograph: (size, size, 3) uint8."""
     left, top, side = drawing.texture
     piece = sources.photos[drawing.photo][top : top + side, left : left + side, list(drawing.channels)]
     return np.asarray(Image.fromarray(piece).resize((size, size), Image.Resampling.BILINEAR))

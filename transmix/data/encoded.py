@@ -1,4 +1,4 @@
-"""Images as they lie on disk, decoded when they are indexed: what every reader of files gives."""
+"""Encoded images on disk, decoded on indexing: the result of every file reader."""
 
 import os
 from collections.abc import Iterable
@@ -14,18 +14,18 @@ from transmix.data.grey import Grey
 
 
 class Files(Protocol):
-    """Where encoded images are; rows are counted from 0."""
+    """A source of encoded images; rows are counted from 0."""
 
     def source(self, row: int) -> Path | bytes:
-        """Give an image as it is stored: the path of its file, or its bytes."""
+        """Return the encoded image: the path of its file, or its bytes."""
         ...
 
     def where(self, row: int) -> str:
-        """Name an image, for messages."""
+        """Return the name of an image, for messages."""
         ...
 
     def may_be_deep(self) -> np.ndarray:
-        """Tell which images may have more than 8 bits a channel, without opening them: (rows,) bool."""
+        """Return which images may have more than 8 bits per channel, without opening them: (rows,) bool."""
         ...
 
 
@@ -34,8 +34,8 @@ class EncodedImages:
     """N images that are decoded when indexed.
 
     Attributes:
-        files: where they are.
-        rows: (N,) int64, which of the files' images each one is.
+        files: source of the images.
+        rows: (N,) int64, row of each image in `files`.
         grey: how greyscale of more than 8 bits is scaled.
     """
 
@@ -54,31 +54,31 @@ class EncodedImages:
         return image_size(self.source(index), where=self.where(index))
 
     def source(self, index: int) -> Path | bytes:
-        """Give an image as it is stored: the path of its file, or its bytes."""
+        """Return the encoded image: the path of its file, or its bytes."""
         return self.files.source(int(self.rows[index]))
 
     def where(self, index: int) -> str:
-        """Name the file of an image, and its place there."""
+        """Return the file of an image, and its position there."""
         return self.files.where(int(self.rows[index]))
 
     def may_be_deep(self) -> np.ndarray:
-        """Return the positions of images that may have more than 8 bits a channel."""
+        """Return the indices of images that may have more than 8 bits per channel."""
         return np.flatnonzero(self.files.may_be_deep()[self.rows])
 
     def take(self, positions: np.ndarray) -> "EncodedImages":
-        """Return the images at some positions, (n,) int64."""
+        """Return the images at the given indices, (n,) int64."""
         return replace(self, rows=self.rows[positions])
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Images that are files of their own.
+    """Images stored as separate files.
 
     Attributes:
         folder: The folder that the paths are relative to.
-        paths: (N,) paths as bytes. One array instead of a million strings, because workers that are forked
-            would copy each string as soon as they touch it.
-        passed_over: how many other files beside these look like images.
+        paths: (N,) paths as bytes. One array instead of a million strings, because forked workers copy each
+            string that they access.
+        passed_over: number of skipped files that look like images.
     """
 
     folder: Path
@@ -86,20 +86,20 @@ class ImageFiles:
     passed_over: int = 0
 
     def source(self, row: int) -> Path:
-        """Give the path of an image."""
+        """Return the path of an image."""
         return self.folder / os.fsdecode(self.paths[row])
 
     def where(self, row: int) -> str:
-        """Name the file of an image."""
+        """Return the name of an image's file."""
         return str(self.source(row))
 
     def may_be_deep(self) -> np.ndarray:
-        """Tell by their names which images may have more than 8 bits a channel."""
+        """Return which images may have more than 8 bits per channel, judging by their suffixes."""
         shallow = tuple(suffix.encode() for suffix in SHALLOW)
         return np.fromiter((not path.lower().endswith(shallow) for path in self.paths), bool, len(self.paths))
 
 
 def image_files(folder: Path, paths: Iterable[str], passed_over: int = 0) -> EncodedImages:
-    """Return images that are files, by their paths relative to a folder."""
+    """Return image files from their paths relative to a folder."""
     encoded = np.array([os.fsencode(path) for path in paths], dtype="S")
     return EncodedImages(ImageFiles(folder, encoded, passed_over), np.arange(len(encoded)))

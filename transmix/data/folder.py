@@ -22,31 +22,31 @@ Refuse = Callable[[Path, OSError], None]
 
 
 def holds_class_folders(root: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder has a folder `train` in it, in letters of any case."""
+    """Whether a folder has a subfolder `train`, in upper or lower case."""
     return any(name.lower() in TRAIN for name in part_folders(Path(root)))
 
 
 def part_folders(root: Path) -> list[str]:
-    """List the folders in the folder of a data set, one of which each part is."""
+    """List the subfolders of a data set's folder: its possible parts."""
     return [entry.name for entry in entries_of(root) if is_folder(entry) and not entry.name.startswith(".")]
 
 
 def read_folder(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageData:
-    """Read a data set kept as one folder a class, under `train` and `val` (or `valid`, `validation`, ..., or `test`).
+    """Read a data set with one folder per class, under `train` and `val` (or `valid`, `validation`, ..., or `test`).
 
-    The classes are the names of the folders in `train`, sorted; the other split is matched to them by name, and may
-    lack some. Names are compared in Unicode's form NFC. Images may lie deeper inside a class folder, also behind links.
-    Names that begin with a dot are ignored. An image is what is called as one that the installed Pillow reads, whatever
-    the case of the letters; other files that look like images are counted in the data set's notes. Files are sorted by
-    path and decoded when indexed.
+    The classes are the names of the folders in `train`, sorted; the other split is matched by name and may lack
+    classes. Names are compared in Unicode's form NFC. Class folders are searched recursively, links included. Names
+    that begin with a dot are ignored. A file counts as an image if the installed Pillow reads its suffix, in upper or
+    lower case; other files that look like images are counted in the data set's notes. Files are sorted by path and
+    decoded on indexing.
 
     Args:
-        root: The folder that holds `train` and `val`.
+        root: The folder with `train` and `val`.
         choice: Which part to hold out.
 
     Raises:
         DataError: If a split is missing, a class folder of `train` has no image, the held-out part has a class that
-            `train` lacks, or class names are not UTF-8 or look the same.
+            `train` lacks, or class names are not UTF-8 or equal.
     """
     root = Path(root)
     if not root.is_dir():
@@ -64,7 +64,7 @@ def read_folder(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageDa
 
 
 def _read_held_out(folder: Path, classes: tuple[str, ...]) -> Split:
-    """List the images of the held-out part; labels are positions in the classes, of which it may lack some."""
+    """List the images of the held-out part; labels are indices into the classes; it may lack classes."""
     folders = class_folders(folder)
     if extra := [name for name in folders if name not in classes]:
         remedy = "remove their folders here, or add images to train"
@@ -76,18 +76,18 @@ def _read_held_out(folder: Path, classes: tuple[str, ...]) -> Split:
 
 
 def passed_over_note(root: Path, *splits: Split) -> tuple[str, ...]:
-    """Say how many files beside the images of splits look like images; nothing where there are none."""
+    """Return a note on skipped files that look like images; empty if there are none."""
     images: Any = {split.images for split in splits}
     count = sum(one.files.passed_over for one in images)
     files = "file that looks like an image" if count == 1 else "files that look like images"
-    return (f"passed over {count} {files}; transmix doctor {root} names each",) if count else ()
+    return (f"skipped {count} {files}; transmix doctor {root} names each",) if count else ()
 
 
 def class_folders(folder: Path) -> dict[str, str]:
     """List the folders in a folder: class name -> name of its folder, sorted by class name.
 
     Raises:
-        DataError: there is none, a name is not UTF-8, or two are the same as class names.
+        DataError: there is no folder, a name is not UTF-8, or two are equal as class names.
     """
     written = [entry.name for entry in entries_of(folder) if is_class_folder(entry)]
     if not written:
@@ -96,15 +96,15 @@ def class_folders(folder: Path) -> dict[str, str]:
 
 
 def is_class_folder(entry: os.DirEntry) -> bool:
-    """Tell whether an entry of a split's folder is a class: a folder, or a link to one that does not hold the link."""
+    """Whether an entry of a split's folder is a class: a folder, or a link to one that does not contain the link."""
     return is_folder(entry) and not entry.name.startswith(".") and not leads_back(entry)
 
 
 def read_split(folder: Path, classes: tuple[str, ...], may_be_empty: bool = False) -> Split:
-    """List the images in the class folders of a folder; labels are positions in the folders that are given.
+    """List the images in the given class folders; labels are indices into the list of folders.
 
     Raises:
-        DataError: if a class folder holds none and `may_be_empty` is false, or a folder cannot be listed.
+        DataError: a class folder is empty and `may_be_empty` is false, or a folder cannot be listed.
     """
     files = [_image_files(folder, name) for name in classes]
     without = [name for name, (paths, _) in zip(classes, files, strict=True) if not paths]
@@ -117,7 +117,7 @@ def read_split(folder: Path, classes: tuple[str, ...], may_be_empty: bool = Fals
 
 
 def in_no_class(entry: os.DirEntry) -> bool:
-    """Tell whether an entry beside the class folders is an image, or looks like one."""
+    """Whether an entry next to the class folders is an image, or looks like one."""
     if entry.name.startswith(".") or is_folder(entry):
         return False
     return has_suffix(entry.name) or looks_like_an_image(Path(entry.path))
@@ -140,16 +140,16 @@ def refuse(folder: Path, error: OSError) -> None:
 
 
 def walk(top: Path, unlisted: Refuse = refuse) -> Iterator[tuple[os.DirEntry, Kind]]:
-    """Yield every file in a folder and the folders below it, and every hidden entry and loop.
+    """Yield every file in a folder, recursively, and every hidden entry and link loop.
 
-    Links to folders are followed, but for those that lead back to a folder that holds them, which would never end.
+    Links to folders are followed, except those to a parent folder, which would never end.
 
     Args:
         top: the folder.
         unlisted: called with a folder that cannot be listed and the error.
 
     Raises:
-        DataError: a folder cannot be listed, unless `unlisted` does something else.
+        DataError: a folder cannot be listed, unless `unlisted` handles it.
     """
     waiting: list[tuple[Path, tuple[str, ...]]] = [(top, (os.path.realpath(top),))]
     while waiting:
@@ -178,7 +178,7 @@ def entries_of(folder: Path, unlisted: Refuse = refuse) -> list[os.DirEntry]:
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Tell whether an entry is a folder, or a link to one."""
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -186,10 +186,10 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def leads_back(entry: os.DirEntry) -> bool:
-    """Tell whether an entry is a link to a folder that holds it."""
+    """Whether an entry is a link to one of its parent folders."""
     return entry.is_symlink() and _holds(os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path)))
 
 
 def _holds(outer: str, inner: str) -> bool:
-    """Tell whether a folder is another or holds it; both without links."""
+    """Whether a folder equals or contains another; both without links."""
     return inner == outer or inner.startswith(os.path.join(outer, ""))

@@ -1,4 +1,4 @@
-"""Image file formats: suffixes that are read, and files that look like images but are not read."""
+"""Image file formats: supported suffixes, and files that look like images but are not supported."""
 
 import importlib.util
 import os
@@ -34,7 +34,7 @@ FORMAT_OF = _suffixes()
 """Suffix -> format, in Pillow's names, of files that are read: '.jpg' -> 'JPEG'."""
 
 SUFFIXES = frozenset(FORMAT_OF)
-"""The files that count as images, whatever the case of the letters; others are passed over."""
+"""The files that count as images, whatever the case of the letters; others are skipped."""
 
 SHALLOW = tuple(end for end, name in FORMAT_OF.items() if name in ("JPEG", "WEBP", "GIF", "BMP", "AVIF", "ICO", "HEIF"))
 """Suffixes of files that hold no more than 8 bits a channel, or of which Pillow gives no more."""
@@ -52,18 +52,18 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0
 
 
 def has_suffix(name: str) -> bool:
-    """Tell whether a file is called as an image that is read."""
+    """Whether a file has the suffix of a supported image format."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def looks_like_an_image(path: Path) -> bool:
-    """Whether a file whose suffix is not read is an image all the same."""
+    """Whether a file with an unsupported suffix is an image anyway."""
     suffix = path.suffix.lower()
     return suffix in PICTURES or (suffix not in _TEXT and _starts_like_an_image(path))
 
 
 def _starts_like_an_image(path: Path) -> bool:
-    """Tell from its first bytes whether a file is an image of a common kind."""
+    """Whether the first bytes of a file are those of a common image format."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False

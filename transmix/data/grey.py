@@ -8,12 +8,12 @@ GreyRange = tuple[float, float]
 """The stored values that become black and white."""
 
 EACH_IMAGE: Literal["each image"] = "each image"
-"""Each image on a scale of its own: what runs did before they kept a range."""
+"""Scale each image by itself, as old runs without a saved range did."""
 
 Grey = GreyRange | Literal["each image"] | None
 """How greyscale of more than 8 bits is scaled; None: not known, such images are refused."""
 
-GIVE_RANGE = "give the values that are black and white: --grey-range LOW HIGH"
+GIVE_RANGE = "give the values for black and white: --grey-range LOW HIGH"
 """What to do where no range is known."""
 
 SAMPLED = 2**16
@@ -21,10 +21,10 @@ SAMPLED = 2**16
 
 
 def as_grey(found: Any) -> Grey:
-    """Return what JSON says of a scale.
+    """Convert the JSON value of a grey range.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a grey range.
     """
     if found is None or found == EACH_IMAGE:
         return found
@@ -42,10 +42,10 @@ class DeepValues(NamedTuple):
     """The values of an image of more than 8 bits a channel.
 
     Attributes:
-        colour: Whether it is colour, whose upper 8 bits these are; else they are as stored.
-        low: The least value.
-        high: The greatest.
-        usual: Its 1st and 99th percentile.
+        colour: Whether the image is colour (values are the upper 8 bits); else values are as stored.
+        low: Minimum.
+        high: Maximum.
+        usual: 1st and 99th percentile.
     """
 
     colour: bool
@@ -55,7 +55,7 @@ class DeepValues(NamedTuple):
 
 
 def deep_values(stored: np.ndarray, colour: bool) -> DeepValues:
-    """Look at the values of an image, (H, W) or (H, W, C) of any number.
+    """Summarise the values of an image, (H, W) or (H, W, C) of any number type.
 
     Raises:
         ValueError: If one is not finite.
@@ -68,14 +68,14 @@ def deep_values(stored: np.ndarray, colour: bool) -> DeepValues:
 
 
 def to_8_bit(stored: np.ndarray, grey: GreyRange | Literal["each image"], bits: int = 16) -> np.ndarray:
-    """Rescale greyscale of more than 8 bits: (H, W) of any number to (H, W) uint8.
+    """Rescale greyscale of more than 8 bits: (H, W) of any number type to (H, W) uint8.
 
     With a range (low, high): round(255 * (x - low) / (high - low)), clipped to 0..255.
 
     Args:
-        stored: The values as they lie in the file.
+        stored: The values as stored.
         grey: The range, or "each image".
-        bits: How many a value has; used for "each image" alone.
+        bits: Bits per value; only used for "each image".
 
     Raises:
         ValueError: If a value is not finite.
@@ -93,10 +93,10 @@ def _between(stored: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _by_itself(stored: np.ndarray) -> np.ndarray:
-    """Scale an image without regard to others.
+    """Scale an image by its own values.
 
-    Integers in the 16-bit range keep their upper byte. Fractions are taken to reach from 0 to the smallest of 1, 255
-    and 65535 that holds them all. Anything else: its own least value becomes black and its greatest white.
+    Integers in the 16-bit range keep their upper byte. Floats are assumed to range from 0 to 1, 255 or 65535, whichever
+    is the smallest that fits. Otherwise the minimum becomes black and the maximum white.
     """
     low, high = float(stored.min()), float(stored.max())
     if stored.dtype.kind != "f" and low >= 0 and high <= 65535:

@@ -30,15 +30,15 @@ PIECE = 1024
 
 
 def scale_grey(data: ImageData, grey: Grey | Literal["find"]) -> ImageData:
-    """Give all images of a data set one scale for greyscale of more than 8 bits, and say in its notes which.
+    """Set one scale for all greyscale images of more than 8 bits in a data set, and add it to the notes.
 
     Args:
-        data: its images not decoded yet; a data set of arrays comes back as it is.
-        grey: (low, high); "find": the least and the greatest value of the training images; "each image": as runs did
-            that kept no range; None: there is no range, and greyscale of more than 8 bits is refused.
+        data: its images not decoded yet; a data set of arrays is returned unchanged.
+        grey: (low, high); "find": minimum and maximum over the training images; "each image": scale each image by
+            itself, as old runs did; None: no range, and greyscale of more than 8 bits is an error.
 
     Raises:
-        DataError: a range that leaves few grey levels, or none for images that need one.
+        DataError: a range with too few grey levels, or no range for images that need one.
     """
     notes: list[str] = []
     if grey == FIND:
@@ -64,17 +64,17 @@ def with_grey(split: Split, grey: Grey) -> Split:
 
 
 def leaving_notes(split: Split, grey: Grey, name: str) -> list[str]:
-    """Say how many images of a split to evaluate on leave a range.
+    """Return a note on how many evaluation images have values outside the range.
 
     Raises:
-        DataError: there is no range, but greyscale of more than 8 bits.
+        DataError: there is greyscale of more than 8 bits, but no range.
     """
     if grey == EACH_IMAGE:
         return []
     found = deep_values_of(split, colour=False)
     if grey is None and found:
         grey_ones = f"{len(found)} of {len(split)} images to evaluate on are grey of more than 8 bits"
-        why = f"the first is {split.where(min(found))}, and no range of values is known to scale them by"
+        why = f"the first is {split.where(min(found))}, and their value range is unknown"
         raise DataError(f"{name}: {grey_ones}, {why}; {GIVE_RANGE}")
     if grey is None or not (leaving := [one for one in found.values() if leaves(one, grey)]):
         return []
@@ -89,12 +89,12 @@ def leaves(values: DeepValues, grey: GreyRange) -> bool:
 
 
 def deep_values_of(split: Split, at_most: int | None = None, colour: bool = True) -> dict[int, DeepValues]:
-    """Look at the images of more than 8 bits a channel: position -> values. Images that cannot be read are left out.
+    """Summarise the images of more than 8 bits per channel: index -> values. Unreadable images are skipped.
 
     Args:
-        split: encoded images; others have none.
-        at_most: look at so many images, evenly spaced; None: at all.
-        colour: look at colour too, as far as it takes to know that it has values enough.
+        split: encoded images; decoded ones give an empty result.
+        at_most: maximum number of images, evenly spaced; None: all.
+        colour: include colour images, until they have enough different values.
     """
     images = split.images
     if not isinstance(images, EncodedImages):
@@ -125,7 +125,7 @@ def range_of(found: Iterable[DeepValues], name: str) -> GreyRange | None:
     """Return the range of the greyscale images among training images; None if there is none.
 
     Raises:
-        DataError: it would leave few grey levels, or the upper 8 bits of colour do.
+        DataError: too few grey levels would be left, in greyscale or in the upper 8 bits of colour.
     """
     found = list(found)
     colour = [one for one in found if one.colour]
@@ -146,10 +146,10 @@ def range_of(found: Iterable[DeepValues], name: str) -> GreyRange | None:
 
 
 def check_levels(found: Iterable[DeepValues], grey: GreyRange, name: str) -> None:
-    """Refuse a range in which the usual values of greyscale images are all but one grey.
+    """Raise an error if a range maps the usual values of greyscale images to almost one grey level.
 
     Raises:
-        DataError: what the usual values are.
+        DataError: the message gives the usual values.
     """
     if not (greys := [one.usual for one in found if not one.colour]):
         return
@@ -159,5 +159,5 @@ def check_levels(found: Iterable[DeepValues], grey: GreyRange, name: str) -> Non
         raise DataError(
             f"{name}: 98 % of the values of each grey training image of more than 8 bits lie in {as_range(usual)}, to "
             f"which the grey range {as_range(grey)} leaves fewer than {FEWEST_LEVELS} of 256 levels; give the values "
-            f"that are black and white, for example --grey-range {usual[0]:.6g} {usual[1]:.6g}"
+            f"for black and white, for example --grey-range {usual[0]:.6g} {usual[1]:.6g}"
         )

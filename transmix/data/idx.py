@@ -29,21 +29,21 @@ BEST_DEFLATE_RATIO = 1032  # of zlib's format: no stream decompresses to more
 
 
 def holds_idx(root: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder, or `raw` or `gzip` inside it, has training images as an idx file."""
+    """Whether a folder, or `raw` or `gzip` inside it, has training images as an idx file."""
     return _find(Path(root)) is not None
 
 
 def read_idx_files(root: str | os.PathLike[str]) -> ImageData:
-    """Read a data set kept as idx files under the names of MNIST, Fashion-MNIST, KMNIST or EMNIST.
+    """Read idx files with the names of MNIST, Fashion-MNIST, KMNIST or EMNIST.
 
-    Grey becomes red, green and blue alike, without more memory. EMNIST's files hold every image with rows and columns
-    exchanged; here they come out upright (torchvision hands them out as they lie).
+    Grey is expanded to RGB without more memory. EMNIST's files hold transposed images; here they are upright
+    (torchvision returns them transposed).
 
-    Classes are called as `classnames.txt` or `classes.txt` in the folder says; those of EMNIST by their characters,
-    if `emnist-...-mapping.txt` is there ('A', or 'Aa' where both cases are one class); else '0', '1', ...
+    Class names come from `classnames.txt` or `classes.txt` in the folder; for EMNIST from
+    `emnist-...-mapping.txt` ('A', or 'Aa' if both cases are one class); else '0', '1', ...
 
     Args:
-        root: The folder with the files, or the one that holds them in `raw` or `gzip`.
+        root: Folder with the files, or with a subfolder `raw` or `gzip` that has them.
 
     Returns:
         The data set, its images a read-only view (N, H, W, 3) uint8. The held-out part is `t10k` or `test`.
@@ -77,7 +77,7 @@ Files = dict[tuple[str, str, str], Path]
 
 
 def _find(root: Path) -> Files | None:
-    """List the idx files of the first folder that has training images, plain ones where they are there gzipped too."""
+    """List the idx files of the first folder with training images; plain files are preferred to gzipped ones."""
     for folder in (root / name for name in FOLDERS if (root / name).is_dir()):
         names = sorted(os.listdir(folder), key=len, reverse=True)
         matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
@@ -105,10 +105,10 @@ def _read_split(files: Files, folder: Path, prefix: str, splits: tuple[str, ...]
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Read an idx file of unsigned bytes: (N,) or (N, H, W) uint8.
 
-    No more is decompressed than the header announces, and no more is announced than the file can hold.
+    Decompression stops at the size in the header, and that size is checked against the file size.
 
     Raises:
-        DataError: If the file is cut off, longer than announced, damaged, or of another kind.
+        DataError: If the file is cut off, longer than the header says, damaged, or of another kind.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -116,7 +116,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             shape = _shape(path, header, dimensions)
             content = file.read(math.prod(shape) + 1)
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: cut off or damaged ({error}); fetch it again") from error
+        raise DataError(f"{path}: truncated or damaged ({error}); fetch it again") from error
     if len(content) != math.prod(shape):
         amount = "more" if len(content) > math.prod(shape) else f"only {len(content)}"
         raise DataError(f"{path}: {math.prod(shape)} values are announced, {amount} are there; fetch it again")
@@ -162,7 +162,7 @@ def _mapping(path: Path) -> tuple[list[int], tuple[str, ...]]:
 
 
 def _positions(labels: np.ndarray, numbers: list[int], folder: Path, what: str) -> np.ndarray:
-    """Translate labels (N,) as they are in the file to positions in the class list."""
+    """Convert labels (N,) of the file to indices into the class list."""
     position = {number: index for index, number in enumerate(numbers)}
     found = np.array([position.get(label, -1) for label in range(256)], dtype=np.int64)[labels]
     if (found < 0).any():

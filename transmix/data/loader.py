@@ -1,4 +1,4 @@
-"""Loaders: batches of uint8 images, made by torch's DataLoader from keyed samples."""
+"""Loaders: batches of uint8 images, made by torch's DataLoader; random numbers are keyed by sample."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ TRIES = 100
 
 
 class _Samples(Dataset):
-    """A split whose samples `load` gives by their keys."""
+    """A split whose samples are loaded by key."""
 
     load: Callable[[Any], Sample]
 
@@ -32,9 +32,9 @@ class _Samples(Dataset):
         return self.load(key)[:2]
 
     def __getitems__(self, keys: Sequence) -> list[Sample] | str:
-        """Load a batch, which torch asks for at once.
+        """Load a whole batch; torch calls this with all keys of a batch.
 
-        Of a problem with the data give the message, because torch would raise it with its traceback.
+        A data error is returned as a message, because torch would raise it with a traceback.
         """
         try:
             return [self.load(key) for key in keys]
@@ -43,29 +43,29 @@ class _Samples(Dataset):
 
 
 class TrainingSamples(_Samples):
-    """A split seen through the training augmentation; indexed by sample keys rather than by numbers.
+    """A split with training augmentation; indexed by sample keys instead of integers.
 
-    In place of an image that cannot be read stands another, with its label. Which one follows from (seed, epoch,
-    index), so that all processes and any number of workers agree, and a batch has its size.
+    An unreadable image is replaced by another image with its label, chosen from (seed, epoch, index). So all processes
+    and any number of workers agree, and the batch size stays.
 
     Args:
         split: N images.
         augment: (H, W, 3) uint8 array and key -> (3, S, S) uint8 tensor.
-        seed: of the run.
+        seed: run seed.
     """
 
     def __init__(self, split: Split, augment: Callable, seed: int):
         self.split, self.augment, self.seed = split, augment, seed
 
     def load(self, sample: SampleKey) -> Sample:
-        """Return an image, its label, and the images that could not be read in its place."""
+        """Return an image, its label, and the unreadable images that it replaces."""
         epoch, index, repeat = sample
         image, source, found = self.readable(epoch, index)
         image = self.augment(image, derive_seed(self.seed, "augment", epoch, index, repeat))
         return image, int(self.split.labels[source]), found
 
     def readable(self, epoch: int, index: int) -> tuple[np.ndarray, int, Found]:
-        """Return an image, its index, and the images that could not be read before it."""
+        """Return a readable image, its index, and the unreadable images tried before it."""
         source, found = index, []
         for attempt in range(TRIES):
             try:
@@ -77,13 +77,13 @@ class TrainingSamples(_Samples):
 
 
 class EvaluationSamples(_Samples):
-    """A split seen through the evaluation crop; indexed by numbers. An image that cannot be read is black."""
+    """A split with the evaluation crop; indexed by integers. An unreadable image is black."""
 
     def __init__(self, split: Split, crop: Callable):
         self.split, self.crop = split, crop
 
     def load(self, index: int) -> Sample:
-        """Return an image, its label, and whether it could not be read."""
+        """Return an image, its label, and whether it is unreadable."""
         label = int(self.split.labels[index])
         try:
             return self.crop(self.split.image(index)), label, ()
@@ -101,16 +101,16 @@ class EvaluationSamples(_Samples):
 
 
 class TrainingBatches:
-    """Batches (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is the epoch that `order` is at.
+    """Batches (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is one epoch, set by `order`.
 
     Iterating raises a DataError if more images are bad than `bad` allows.
 
     Args:
-        samples: what is loaded.
-        order: the keys of each batch.
-        workers: processes that load; 0: this one does.
-        pin: whether batches go to a GPU.
-        bad: what is met and what is allowed; None: any.
+        samples: source of the samples.
+        order: sampler of the keys of each batch.
+        workers: number of loader workers; 0: load in this process.
+        pin: pin memory, for batches that go to a GPU.
+        bad: collects bad images and limits them; None: no limit.
     """
 
     def __init__(
@@ -148,11 +148,10 @@ def evaluation_batches(
     bad: BadImages | None = None,
     even: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Yield this process's share of a split as (images, labels, valid), every image once over all processes.
+    """Yield this process's share of a split as (images, labels, valid), each image once over all processes.
 
-    `share` is (rank, number of processes).
-    valid (b,) bool, on the CPU, is False for images that do not count and are black: those that could not be read, and
-    with `even` what gives every process the same number of batches. None if there is none.
+    `share` is (rank, number of processes). valid (b,) bool, on the CPU, is False for black images that do not count:
+    unreadable ones and, with `even`, padding that gives every process the same number of batches. None if all count.
 
     Raises:
         DataError: if more images are bad than `bad` allows (None: any).
@@ -183,7 +182,7 @@ OUT_OF_SHARED_MEMORY = ("shared memory", "Bus error", "No space left on device",
 
 
 def in_shared_memory(batches: Iterator) -> Iterator:
-    """Yield a loader's batches; if workers run out of shared memory, say so in one line and not in torch's seventy."""
+    """Yield a loader's batches; if shared memory runs out, raise a one-line error, not torch's 70 lines."""
     try:
         yield from batches
     except (RuntimeError, OSError) as error:
@@ -203,8 +202,8 @@ def _checked(batch: tuple[Tensor, Tensor, list[Found]] | str, bad: BadImages) ->
 def choose_workers(asked: int | None, small_in_memory: bool, processes: int) -> int:
     """Return how many loader workers each of the machine's training processes gets.
 
-    On few cores a worker would fight with torch's own threads, which spin while they wait; small decoded images are
-    augmented faster in the training process itself.
+    On few cores, workers compete with torch's own threads, which spin while waiting. Small decoded images are augmented
+    faster in the training process itself.
     """
     if asked is not None:
         return asked
@@ -212,9 +211,9 @@ def choose_workers(asked: int | None, small_in_memory: bool, processes: int) -> 
 
 
 def choose_threads(asked: int | None, workers: int, processes: int) -> int:
-    """Return torch's CPU threads for each training process: the cores that its workers leave.
+    """Return the number of torch's CPU threads per training process: the cores not used by its workers.
 
-    OMP_NUM_THREADS, if set (torchrun sets it), is obeyed.
+    If `asked` is None, OMP_NUM_THREADS is used if it is set (torchrun sets it).
     """
     told = os.environ.get("OMP_NUM_THREADS", "")
     return asked or (int(told) if told.isdecimal() and int(told) else max(1, _cores() // processes - workers))
@@ -227,8 +226,8 @@ def _cores() -> int:
 def ignore_signals(_: int) -> None:
     """Make a loader worker ignore SIGINT, SIGTERM and SIGUSR1; a DataLoader's worker_init_fn.
 
-    A scheduler, or Ctrl-C, signals every process of a job. The training process then saves and stops, for which its
-    workers must live. They end when it tells them to, and by themselves soon after it has gone.
+    A scheduler, or Ctrl-C, signals every process of a job. The training process then saves and stops, and needs its
+    workers for that. Workers end when the training process tells them, or soon after it is gone.
     """
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
@@ -239,7 +238,7 @@ def ignore_signals(_: int) -> None:
 
 
 def _end_at_the_word_of(parent: int) -> None:
-    """Wait for SIGTERM from the training process itself: torch clears up workers that hang with it."""
+    """End on SIGTERM only if the training process itself sent it: torch uses it to stop hanging workers."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

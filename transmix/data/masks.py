@@ -1,4 +1,4 @@
-"""Foreground masks of validation images: where a data set keeps them, and how they are cropped as the images are."""
+"""Foreground masks of validation images: where data sets store them, and how to crop them like the images."""
 
 import io
 from collections.abc import Callable
@@ -34,14 +34,14 @@ def open_masks(data: ImageData) -> Masks:
 
     They come with the built-in digits; with Parquet files that have a column `mask` of encoded images; and with
     Oxford-IIIT Pet where `annotations/trimaps` is unpacked. Encoded masks are trimaps (1 foreground, 2 background, 3
-    not classified), or 0 for background and one other value, 1 or 255, for foreground.
+    not classified), or 0 for background and 1 or 255 for foreground.
 
     Args:
-        data: as `open_data` gives it, its images not decoded yet.
+        data: from `open_data`, with images not decoded yet.
 
     Returns:
-        A function from a position in `data.val` to a mask; it raises a DataError for one that cannot be read, has
-        other values, or another size than its image.
+        A function from an index of `data.val` to a mask; it raises a DataError for an unreadable mask, other values, or
+        another size than the image.
 
     Raises:
         DataError: The data set has no masks.
@@ -65,14 +65,14 @@ def open_masks(data: ImageData) -> Masks:
 
 
 def crop_mask(mask: np.ndarray, crop: Callable[[np.ndarray], Tensor]) -> Tensor:
-    """Bring a mask to what a model sees of its image.
+    """Crop a mask like its image.
 
-    The three values are laid into the three channels of a picture, that goes through the image's own crop, and each
-    pixel gets the value that covers most of it: the geometry is the image's, whatever the crop does. Where nothing is
-    resized, nothing changes.
+    The three mask values become three channels of an image, which goes through the image's own crop; then each pixel
+    gets the value with the largest channel. So mask and image have the same geometry for any crop. Without resizing,
+    values do not change.
 
     Args:
-        mask: (H, W) uint8, as `open_masks` gives it.
+        mask: (H, W) uint8, from `open_masks`.
         crop: (H, W, 3) uint8 array -> (3, H', W') uint8 tensor.
 
     Returns:
@@ -111,7 +111,7 @@ def _content(path: Path) -> tuple[bytes, str]:
 
 
 def _decode(encoded: bytes | None, where: str, size: tuple[int, int]) -> np.ndarray:
-    """Decode a mask of an image of some (height, width)."""
+    """Decode a mask for an image of size (height, width)."""
     if encoded is None:
         raise DataError(f"{where}: the mask is null; fill it in or drop the row")
     try:

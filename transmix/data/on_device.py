@@ -1,7 +1,7 @@
-"""A data set that lies decoded on the device, where its batches are cut and augmented too.
+"""A data set stored decoded on the device; batches are made and augmented there too.
 
-For small images the loader, image by image, takes longer than a small model. What a sample looks like follows from
-its key, as in the loader; the two draw other numbers from it, of the same distribution.
+For small images, loading one by one is slower than a small model. As in the loader, a sample depends only on its key;
+the random numbers differ from the loader's, with the same distribution.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,17 +22,17 @@ from transmix.data.settings import Augmentation
 from transmix.error import RecipeError
 
 BLOCK = 8192
-"""Samples that are drawn for at once: the device is told of few large draws rather than of many small ones."""
+"""Number of samples per draw: a few large draws are faster on the device than many small ones."""
 
 PIECE = 1024
 """Images that go to the device at once."""
 
 
 def kept_size(split: Split, crop: str, size: int) -> tuple[int, int]:
-    """Return height and width at which training images are kept.
+    """Return the height and width of the stored training images.
 
     Raises:
-        RecipeError: crop 'random-resized' sees images at their own size, and their sizes differ.
+        RecipeError: crop 'random-resized' needs the original images, and their sizes differ.
     """
     if crop != "random-resized":
         return size, size
@@ -51,17 +51,17 @@ def kept_size(split: Split, crop: str, size: int) -> tuple[int, int]:
 
 
 def check_memory(train: int, source: tuple[int, int], val: int, size: int, device: torch.device | str) -> None:
-    """Check that images fit on the device.
+    """Check that the images fit into the device memory.
 
     Args:
         train: number of training images.
-        source: height and width at which they are kept.
+        source: stored height and width of training images.
         val: number of validation images.
-        size: side at which those are kept.
-        device: where to.
+        size: stored side of validation images.
+        device: target device.
 
     Raises:
-        RecipeError: they do not.
+        RecipeError: they do not fit.
     """
     free = free_memory(torch.device(device))
     needed = 3 * (train * source[0] * source[1] + val * size * size)
@@ -74,7 +74,7 @@ def check_memory(train: int, source: tuple[int, int], val: int, size: int, devic
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return how many bytes are free on a device; None if it does not say."""
+    """Return the free memory of a device in bytes; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -89,17 +89,17 @@ def free_memory(device: torch.device) -> int | None:
 def keep(
     split: Split, change: Callable, size: tuple[int, int], device: torch.device | str, met: BadImages
 ) -> tuple[Tensor, dict[int, UnreadableImageError]]:
-    """Decode images and bring them to the device, (n, 3, H, W) uint8; name those that cannot be read, which are black.
+    """Decode images to the device, (n, 3, H, W) uint8; unreadable ones are black and are recorded in `met`.
 
     Args:
         split: the images.
         change: (h, w, 3) uint8 array -> (3, H, W) uint8 tensor.
         size: H and W.
-        device: where to.
-        met: is told of images that cannot be read, and says how many may be.
+        device: target device.
+        met: collects unreadable images and limits them.
 
     Raises:
-        DataError: more cannot be read.
+        DataError: more images are unreadable than `met` allows.
     """
     bad: dict[int, UnreadableImageError] = {}
 
@@ -121,21 +121,21 @@ def keep(
 class TrainingImages:
     """Training images on the device, (N, 3, H, W) uint8, and their augmentation.
 
-    Crops 'pad' and 'none' see every image at S x S, to which it is resized once; 'random-resized' at its own size.
+    With crops 'pad' and 'none' every image is resized to S x S once; 'random-resized' needs the original size.
 
     Args:
         split: N images.
         settings: the augmentation, without `rand_augment`.
         size: S.
-        seed: of the run.
-        device: where to.
-        met: Is told of images that cannot be read, and says how many may be; None: none. Another one stands in for
-            each, the same as in the loader.
-        compiled: Compile what is done to a batch, which changes no bit. A CPU is faster without.
+        seed: run seed.
+        device: target device.
+        met: Collects unreadable images and limits them; None: none allowed. Each is replaced by another image, the same
+            as in the loader.
+        compiled: Compile the augmentation; results are bit-identical. On a CPU it is slower.
 
     Raises:
         RecipeError: crop 'random-resized' of images whose sizes differ.
-        DataError: more images cannot be read than `met` allows.
+        DataError: more images are unreadable than `met` allows.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class TrainingImages:
         return self.take(*self.draw(samples))
 
     def draw(self, samples: list[SampleKey]) -> tuple[Tensor, Draws]:
-        """Return the positions of the samples' images, (n,) int64, and their augmentation."""
+        """Return the indices of the samples' images, (n,) int64, and the drawn augmentation."""
         keys = torch.tensor(samples, dtype=torch.int64)
         sources = keys[:, 1].clone()
         if self.bad:
@@ -172,7 +172,7 @@ class TrainingImages:
         return self._there(sources), self.augment.draw(self._there(keys))
 
     def take(self, sources: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return images (b, 3, S, S) uint8 and labels (b,) int64 of what was drawn."""
+        """Return the drawn images (b, 3, S, S) uint8 and labels (b,) int64."""
         return self.change(self.images[sources], draws), self.labels[sources]
 
     def _there(self, numbers: Tensor) -> Tensor:
@@ -181,13 +181,14 @@ class TrainingImages:
 
 
 class TrainingBatchesOnDevice:
-    """Batches of training images as `TrainingBatches` gives them, but on the device.
+    """Training batches like `TrainingBatches`, but on the device.
 
     Args:
-        images: on the device.
-        order: of the samples; each iteration is the epoch it is at.
-        bad: is told, once an epoch begins, of images that cannot be read: only then is there a run folder to list them.
-        met: those images.
+        images: training images on the device.
+        order: sampler; each iteration is one epoch, set by it.
+        bad: gets the unreadable images when an epoch begins, because the run folder for the list does not exist
+            earlier.
+        met: the unreadable images.
     """
 
     def __init__(self, images: TrainingImages, order: EpochSampler, bad: BadImages, met: BadImages):
@@ -213,11 +214,11 @@ def hold_on_device(
     filled: bool,
     compiled: bool,
 ) -> tuple[TrainingBatchesOnDevice, list[tuple[Tensor, Tensor, Tensor | None]]]:
-    """Bring a run's images to its device: training batches, and those of `evaluation_batches` (valid is on the CPU).
+    """Move a run's images to its device; return training batches and `evaluation_batches` (valid is on the CPU).
 
     Raises:
-        RecipeError: they do not fit, or the crop needs images of one size.
-        DataError: more images cannot be read than `bad` allows.
+        RecipeError: they do not fit, or the crop needs images of equal size.
+        DataError: more images are unreadable than `bad` allows.
     """
     if device.type == "mps":
         raise RecipeError("on_device computes in float64, which mps does not have; leave --on-device out")

@@ -1,4 +1,4 @@
-"""The parts of a data set by their names on disk: which one is held out, and which ones stand beside it unused."""
+"""The parts of a data set by their names on disk: the held-out part, and unused parts."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,13 +21,14 @@ _LIKE_VALIDATION = {*HELD_OUT, "minival", "holdout"} - _TEST
 
 @dataclass(frozen=True)
 class Choice:
-    """What to take of a data set, where its files leave a choice.
+    """Which parts and columns of a data set to use.
 
     Attributes:
-        held_out: Names of the part to hold out; the first that is present is used.
-        image_column: Of Parquet files; None: found by its name.
-        label_column: Of Parquet files; None: found by its name.
-        val_fraction: Hold out this fraction of each class of the training images, and no other part; None: do not.
+        held_out: Candidate names of the held-out part; the first existing one is used.
+        image_column: Image column of Parquet files; None: found by its name.
+        label_column: Label column of Parquet files; None: found by its name.
+        val_fraction: Hold out this fraction of each class of the training images instead of a separate part; None: do
+            not.
     """
 
     held_out: tuple[str, ...] = HELD_OUT
@@ -41,10 +42,10 @@ USUAL = Choice()
 
 
 def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) -> str | None:
-    """Return the first wanted name that is present, in the letter case on disk.
+    """Return the first wanted name that exists, in the letter case on disk.
 
     Raises:
-        DataError: Two that are present differ in case alone.
+        DataError: Two existing names differ only in letter case.
     """
     present = list(present)
     for name in wanted:
@@ -59,13 +60,13 @@ def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) ->
 def choose_parts(present: Iterable[str], choice: Choice, where: object, form: str) -> tuple[str, Parts]:
     """Return the names on disk of the training part and of the held-out part.
 
-    Where a fraction of the training images is held out instead, both are the training part.
+    If a fraction of the training images is held out, both are the training part.
 
     Args:
-        present: Names of parts that are there.
+        present: Names of existing parts.
         choice: Which part to hold out.
-        where: they are, for messages.
-        form: What a part is on disk, a word and a name with `{}` for the part's: 'files {}-*.parquet'.
+        where: Their location, for messages.
+        form: Description of a part on disk, with `{}` for its name: 'files {}-*.parquet'.
 
     Raises:
         DataError: One of the two is missing.
@@ -83,10 +84,10 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
 
 
 def unused_note(parts: Parts) -> tuple[bool, str] | None:
-    """Say which parts could be held out too; None where there are none.
+    """Return a note on other parts that could be held out; None if there are none.
 
     Returns:
-        Whether the test part chooses the best weights though another could, and the sentence.
+        Whether the test part selects the best weights although another part could; and the note.
     """
     if not parts.unused:
         return None
@@ -100,6 +101,6 @@ def unused_note(parts: Parts) -> tuple[bool, str] | None:
 
 
 def _words(name: str) -> set[str]:
-    """Split a name: 'val2017' holds 'val', 'Images_Test' holds 'test'; a training part's holds nothing."""
+    """Split a name into words: 'val2017' gives 'val', 'Images_Test' gives 'test'; a training part gives none."""
     words = set(filter(None, re.split(r"[^a-z]+", name.lower()))) | ({"t10k"} & {name.lower()})
     return set() if words & set(TRAIN) else words

@@ -1,8 +1,8 @@
-"""Random numbers as a function of a counter, in torch's whole numbers: the same on every device and in any batch.
+"""Counter-based random numbers in torch integers: the same on every device and in any batch.
 
-The function is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), from four
-counters and two keys of 32 bits to four words of 32 bits. The counters name what is drawn for: a sample's index, epoch
-and repeat, and a place; so a sample's numbers depend neither on what else is drawn nor on who draws.
+The function is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), which maps four
+counters and two keys of 32 bits to four words of 32 bits. The counters are a sample's index,
+epoch and repeat, and a position, so a sample's numbers do not depend on other draws or on the process.
 """
 
 import torch
@@ -22,13 +22,13 @@ PLACE, JITTER, CROP, BOX, NOISE = range(5)
 
 
 def philox(counters: tuple[Tensor, ...], keys: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Return four tensors of words, int64 in [0, 2**32), from four of counters likewise, elementwise.
+    """Map four tensors of counters to four tensors of words, both int64 in [0, 2**32), elementwise.
 
-    No product leaves the range of int64, whose overflow nobody defines: a multiplier m goes in as m - 2**32, which
-    is small and negative, so that x * m = x * (m - 2**32) + x * 2**32 has its upper word in `(product >> 32) + x`.
+    Products must stay in the range of int64, because overflow is undefined. So a multiplier m is used as m - 2**32,
+    which is small and negative: x * m = x * (m - 2**32) + x * 2**32 has its upper word in `(product >> 32) + x`.
 
     Args:
-        counters: four of one shape, or of shapes that broadcast.
+        counters: four tensors with shapes that broadcast.
         keys: two, each in [0, 2**32).
     """
     first, second, third, fourth = counters
@@ -55,9 +55,9 @@ def words(samples: Tensor, keys: tuple[int, int], stream: int, blocks: int = 1) 
 
     Args:
         samples: (n, 3) int64, (epoch, index, repeat) a row, each in [0, 2**32).
-        keys: of the run.
-        stream: what the words are for.
-        blocks: how many times four words.
+        keys: Philox keys of the run.
+        stream: number of the use (flip, crop, ...), so that uses do not share words.
+        blocks: number of blocks of four words.
 
     Raises:
         ValueError: more blocks than a stream has.
@@ -70,12 +70,12 @@ def words(samples: Tensor, keys: tuple[int, int], stream: int, blocks: int = 1) 
 
 
 def below(words: Tensor, count: int | Tensor) -> Tensor:
-    """Return whole numbers in [0, count), each as likely as the others to within count / 2**32; count < 2**31."""
+    """Return integers in [0, count), uniform up to a bias of count / 2**32; count < 2**31."""
     return words * count >> 32
 
 
 def chance(words: Tensor, probability: float) -> Tensor:
-    """Return true as often as `probability` says: never at 0, always at 1."""
+    """Return true with the given probability: never at 0, always at 1."""
     return words < round(probability * 2**32)
 
 
@@ -85,9 +85,9 @@ def fraction(words: Tensor) -> Tensor:
 
 
 def middle_fractions() -> Tensor:
-    """Return the middles of 65,536 equal parts of [0, 1], float64 on the CPU.
+    """Return the midpoints of 65,536 equal parts of [0, 1], float64 on the CPU.
 
-    A function of them, looked up by the upper 16 bits of a word, is a function of a random fraction; an exponential or
-    a normal quantile is so taken once, on the CPU, and cannot differ between devices.
+    Quantile functions (exponential, normal) are computed at these points once, on the CPU, and looked up by the upper
+    16 bits of a word. So they cannot differ between devices.
     """
     return (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)

@@ -1,4 +1,4 @@
-"""The order of training samples: a pure function of (seed, epoch), cut into batches and shared out over processes."""
+"""The order of training samples: a pure function of (seed, epoch), cut into batches and split over processes."""
 
 from collections.abc import Iterator
 from copy import copy
@@ -12,19 +12,19 @@ SampleKey = tuple[int, int, int]
 
 
 class EpochSampler:
-    """Batches of sample keys of one process, epoch after epoch; a batch sampler for torch's DataLoader.
+    """Batch sampler for torch's DataLoader: yields the sample keys of one process, epoch after epoch.
 
     Each epoch is a new permutation. With repeats r (repeated augmentation: Hoffer et al. 2020, DeiT), an epoch takes
-    the first samples / r of the permutation, each r times in a row; dealt out card by card, the repeats land in
-    different processes. What does not fill a step is left out.
+    the first samples / r of the permutation, each r times in a row; samples are assigned to processes in turn, so
+    repeats land in different processes. An incomplete last step is dropped.
 
     Args:
         samples: N, number of training images.
-        seed: of the run.
+        seed: run seed.
         batch: images per micro-batch and process.
         step_batch: images per optimizer step over all processes and micro-batches.
         repeats: r.
-        rank: of this process.
+        rank: rank of this process.
         world: number of processes.
 
     Raises:
@@ -44,7 +44,7 @@ class EpochSampler:
         self.first_step = 0
 
     def start_at(self, epoch: int, first_step: int = 0) -> None:
-        """Set the epoch of the next iteration, and how many of its steps to leave out."""
+        """Set the epoch of the next iteration, and the number of steps to skip."""
         self.epoch, self.first_step = epoch, first_step
 
     def batches_of(self, step: int, rank: int) -> Iterator[list[SampleKey]]:

@@ -13,14 +13,14 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a whole number below 2**63 that follows from the parts."""
+    """Return an integer below 2**63 that depends only on the parts."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @contextmanager
 def global_generators(seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators from a key, and put them back afterwards.
+    """Seed Python's, NumPy's and torch's global generators from a key, and restore them afterwards.
 
     For libraries that draw from them (timm's RandAugment and random erasing, torchvision's crops).
     """

@@ -1,4 +1,4 @@
-"""One door to all data sets: a name or a folder in, images, labels and class names out."""
+"""Open any data set from a name or a folder: images, labels and class names."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -26,20 +26,20 @@ from transmix.data.torchvision_sets import FOLDER, OLDER_NAMES, PREFIX, read_fol
 
 
 def _fixed(read: Callable[[Path], ImageData]) -> Callable[[Path, Choice], ImageData]:
-    """Make a reader of files with fixed parts refuse a choice of part."""
+    """Make a reader of files with fixed parts reject a choice of part."""
 
     @wraps(read)
     def read_with(root: Path, choice: Choice) -> ImageData:
         data = read(root)
         if choice.val_fraction is None and choice.held_out not in (HELD_OUT, HELD_OUT_BEFORE, (data.parts.held_out,)):
-            raise DataError(f"{root}: only {data.parts.held_out} can be held out; leave --held-out away")
+            raise DataError(f"{root}: only {data.parts.held_out} can be held out; leave --held-out out")
         return data
 
     return read_with
 
 
 def _published(name: str, folder: str, file: str) -> tuple[Callable[[Path], bool], Callable[[Path, Choice], ImageData]]:
-    """Return how the files of a set are recognised in a folder, or inside it as published, and what reads them."""
+    """Return how to recognise the files of a published set in a folder or its published subfolder, and their reader."""
     return lambda top: bool(folders_with(top, folder, [file])), _fixed(lambda top: read_folder_of(name, top, folder))
 
 
@@ -75,20 +75,19 @@ def open_data(
     data_dir: str | os.PathLike[str] | None = None,
     choice: Choice = USUAL,
 ) -> ImageData:
-    """Open a data set by a name, or by its folder, whose layout is recognised by what is in it.
+    """Open a data set by name, or by folder; the layout is detected from the content.
 
     Args:
         name_or_path: `'digits'` or `'digits48'` for the built-in digits on textures, 32 and 48 pixels wide, which need
             no files; a name that an installed package adds; `'torchvision:CIFAR10'`; `'hf:PATH'`; anything else is a
             folder (write `./digits` for one of that name).
-        seed: Decides the built-in images; nothing else depends on it.
-        download: The folder to which the files of a torchvision set are fetched, unless they are there.
-        data_dir: The folder in which they lie, and nothing is fetched.
-        choice: What to take where the files leave a choice: the part to hold out, columns.
+        seed: Seed of the built-in images; nothing else depends on it.
+        download: Folder to download a torchvision set to, unless its files exist there.
+        data_dir: Folder with the files; nothing is downloaded.
+        choice: Which part to hold out and which columns to read.
 
     Raises:
-        DataError: If there is no such folder, its layout is not known, its content is not usable, or it cannot be
-            fetched.
+        DataError: There is no such folder, its layout is unknown, its content is unusable, or the download failed.
     """
     if choice.val_fraction is not None and not 0 < choice.val_fraction < 1:
         raise DataError(f"val_fraction {choice.val_fraction:g} is not between 0 and 1")
@@ -116,7 +115,7 @@ def _open(name: str, seed: int, given: str | os.PathLike[str] | None, fetch: boo
 
 
 def _open_folder(root: Path, choice: Choice) -> ImageData:
-    """Open a folder, whose layout is recognised by what is in it."""
+    """Open a folder; the layout is detected from the content."""
     if not root.is_dir():
         other = f" (--download FOLDER fetches {root} into FOLDER)" if str(root) in OLDER_NAMES else ", or 'digits'"
         raise DataError(f"{root}: no such folder; give the folder of a data set{other}")
@@ -134,7 +133,7 @@ def _open_folder(root: Path, choice: Choice) -> ImageData:
 
 
 def _notes(data: ImageData) -> Iterator[str]:
-    """Say what is odd about the parts of a data set, a line each."""
+    """Return notes about unusual parts of a data set, one line each."""
     if unused := unused_note(data.parts):
         yield unused[1]
     if absent := listing(map(printable, classes_without(data.val.labels, data.classes))):
@@ -143,10 +142,10 @@ def _notes(data: ImageData) -> Iterator[str]:
 
 
 def choice_of(settings: Data, kept: Choice = USUAL) -> Choice:
-    """Return what a recipe asks to take of a data set, completed by what its run has recorded.
+    """Return a recipe's choice of parts and columns, completed by the choice saved in the run.
 
     Raises:
-        DataError: it asks for a part and for a fraction.
+        DataError: it gives both a part and a fraction.
     """
     if settings.held_out is not None and settings.val_fraction is not None:
         raise DataError("--held-out and --val-fraction exclude each other; leave one out")
@@ -165,13 +164,13 @@ def open_own(settings: Data, seed: int, kept: Choice = USUAL) -> ImageData:
 
 
 def load_data(settings: Data, seed: int, grey: Grey | Literal["find"] = FIND, kept: Choice = USUAL) -> ImageData:
-    """Open the data set of a recipe, take as much of it as asked for, and decode what fits into memory.
+    """Open the data set of a recipe, take the requested subset, and decode what fits into memory.
 
     Args:
-        settings: of the recipe.
-        seed: of the run.
-        grey: the grey range that the run has kept; "find": as the recipe says, or over the training images.
-        kept: which part and columns the run has kept.
+        settings: recipe settings.
+        seed: run seed.
+        grey: the grey range saved in the run; "find": the recipe's, else computed over the training images.
+        kept: part and columns saved in the run.
 
     Raises:
         DataError: as `open_data`, `scale_grey` and `choose`.
@@ -184,14 +183,14 @@ def load_data(settings: Data, seed: int, grey: Grey | Literal["find"] = FIND, ke
 
 
 def in_classes(expected: Sequence[str], data: ImageData) -> ImageData:
-    """Return a data set whose labels are positions in the classes of a run, matched by name.
+    """Return a data set whose labels are indices into the classes of a run, matched by name.
 
     Args:
-        expected: The classes of the run, of which the data set may lack some.
-        data: Whatever order its classes are in.
+        expected: The classes of the run; the data set may lack some.
+        data: Data set with its classes in any order.
 
     Raises:
-        DataError: If it has a class that the run lacks; the message names it.
+        DataError: It has a class that the run lacks; the message names it.
     """
     try:
         train, val = (relabel_to(expected, split, data.classes) for split in (data.train, data.val))
@@ -204,18 +203,18 @@ def in_classes(expected: Sequence[str], data: ImageData) -> ImageData:
 
 
 def relabel_to(expected_classes: Sequence[str], split: Split, found_classes: Sequence[str]) -> Split:
-    """Translate labels, by class name, to the order in which a run lists its classes.
+    """Convert labels, by class name, to a run's class order.
 
     Args:
         expected_classes: The classes of the run.
-        split: Images with labels (N,) that are positions in `found_classes`.
+        split: Images with labels (N,), indices into `found_classes`.
         found_classes: The classes of the data set.
 
     Returns:
-        The same images and masks with labels (N,) int64 that are positions in `expected_classes`.
+        The same images and masks with labels (N,) int64, indices into `expected_classes`.
 
     Raises:
-        DataError: If the run has no class of some name.
+        DataError: A class name is missing in the run.
     """
     order = positions(found_classes, expected_classes)
     if unknown := [one for one, position in zip(found_classes, order, strict=True) if position < 0]:

@@ -1,4 +1,4 @@
-"""Subsets of a split: a smaller training set, or a share of each class to hold out."""
+"""Subsets of a split: a smaller training set, or a fraction of each class to hold out."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from transmix.data.seeding import derive_seed
 
 
 class _Chosen:
-    """Some of the images that another sequence decodes, by position in it."""
+    """A subset of another image sequence, by index."""
 
     def __init__(self, images: Any, positions: np.ndarray):
         self.images, self.positions = images, positions
@@ -30,7 +30,7 @@ class _Chosen:
 
 
 def take(split: Split, positions: np.ndarray) -> Split:
-    """Return the images of a split at some positions, (n,) int64, in that order."""
+    """Return the images of a split at the given indices, (n,) int64, in that order."""
     place = {int(index): new for new, index in enumerate(positions)}
     return replace(
         split,
@@ -56,8 +56,8 @@ def _take(images: Images, positions: np.ndarray) -> Images:
 def hold_out(data: ImageData, fraction: float) -> ImageData:
     """Hold out a fraction of each class of the training images; another held-out part is not used.
 
-    Which images follows from the labels and their order alone, not from a seed or the machine. Of a class of two or
-    more images at least one is held out and at least one is left to train on.
+    The choice depends only on the labels and their order, not on a seed or the machine. For a class with two or more
+    images, at least one is held out and at least one is kept for training.
 
     Args:
         data: images and labels to train on.
@@ -83,9 +83,9 @@ def choose(split: Split, count: int) -> Split:
     """
     classes = len(np.unique(split.labels))
     if count > len(split):
-        raise DataError(f"train_images {count} is more than the {len(split)} training images there are")
+        raise DataError(f"train_images {count} is more than the {len(split)} training images available")
     if count < classes:
-        raise DataError(f"train_images {count} is less than one of each of {classes} classes")
+        raise DataError(f"train_images {count} is less than one image for each of {classes} classes")
     shuffled = np.random.default_rng(derive_seed("train_images")).permutation(len(split))
     turn = np.empty(len(split), dtype=np.int64)  # which of its class an image is, as shuffled
     for label in np.unique(split.labels):

@@ -30,10 +30,10 @@ class Table:
     """A table that is not read yet.
 
     Attributes:
-        where: it is, for messages.
-        schema: of pyarrow, with what Hugging Face's metadata says of the columns.
-        read: takes names of columns and returns a pyarrow Table.
-        has_paths: whether an image without bytes may be the file that its `path` names.
+        where: its location, for messages.
+        schema: pyarrow schema with Hugging Face's metadata.
+        read: function from column names to a pyarrow Table.
+        has_paths: whether an image without bytes is read from the file in its `path`.
     """
 
     where: str
@@ -44,13 +44,13 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class ArrowFiles:
-    """Encoded images in memory, or mapped into it.
+    """Encoded images in memory or memory-mapped.
 
     Attributes:
         encoded: A pyarrow ChunkedArray of N binary values.
         files: The files they come from, in order.
         first_rows: (len(files),) the index of each file's first image.
-        paths: N paths, of images without bytes; None where all have bytes.
+        paths: N paths of images without bytes; None if all have bytes.
     """
 
     encoded: Any
@@ -59,7 +59,7 @@ class ArrowFiles:
     paths: Any = None
 
     def source(self, row: int) -> bytes | Path:
-        """Give an image as it is stored."""
+        """Return the encoded image."""
         content = self.encoded[row].as_py()
         return Path(self.paths[row].as_py()) if content is None else content
 
@@ -69,7 +69,7 @@ class ArrowFiles:
         return f"{self.files[file]} row {row - self.first_rows[file]}"
 
     def may_be_deep(self) -> np.ndarray:
-        """Tell by their first bytes which images may have more than 8 bits a channel."""
+        """Return which images may have more than 8 bits per channel, judging by their first bytes."""
         import pyarrow.compute as pc
 
         starts = pc.call_function("binary_slice", [self.encoded], pc.SliceOptions(0, 3)).to_pylist()
@@ -78,15 +78,15 @@ class ArrowFiles:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What a table holds.
+    """Content of a table.
 
     Attributes:
-        where: it is.
+        where: its location.
         images: N binary values, a pyarrow ChunkedArray.
-        paths: N paths, where images may be files; else None.
-        labels: (N,) int64, positions in the names.
-        names: of the classes; None where labels are numbers without names.
-        in_schema: whether the schema lists the names, not the labels themselves.
+        paths: N paths, if images may be files; else None.
+        labels: (N,) int64, indices into the names.
+        names: class names; None if labels are numbers without names.
+        in_schema: whether the names come from the schema, not from the labels.
     """
 
     where: str
@@ -108,7 +108,7 @@ def read_tables(
     class names, or true and false. The held-out part is matched to the classes of training by name, and may lack some.
 
     Raises:
-        DataError: If a column is missing, a label or an image is null, a label has no name or is no class of training,
+        DataError: If a column is missing, a label or an image is null, a label has no name or is not a training class,
             or a class has no training image. The message names the row.
     """
     train, parts = choose_parts(present, choice, where, form)
@@ -179,7 +179,7 @@ def _images(column: Any, where: str) -> tuple[Any, Any]:
 
 
 def _labels(column: Any, listed: tuple[str, ...] | None, where: str) -> tuple[np.ndarray, tuple[str, ...] | None, bool]:
-    """Return labels (N,) int64, the names that they are positions in or None, and whether the schema lists these."""
+    """Return labels (N,) int64, the class names or None, and whether the names come from the schema."""
     import pyarrow as pa
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -196,13 +196,13 @@ def _labels(column: Any, listed: tuple[str, ...] | None, where: str) -> tuple[np
 
 
 def _require_no_row(where: str, wrong: np.ndarray, message: str) -> None:
-    """Raise a DataError for the first row of a file that is wrong, given (N,) bool."""
+    """Raise a DataError for the first row of a file that is marked as wrong in (N,) bool."""
     if wrong.any():
         raise DataError(f"{where} row {int(np.argmax(wrong))}: {message}")
 
 
 def _features(schema: Any, where: str) -> dict[str, dict[str, Any]]:
-    """Return what the Hugging Face metadata says of the columns."""
+    """Return the columns' types from the Hugging Face metadata."""
     try:
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     except ValueError as error:
@@ -221,7 +221,7 @@ def _listed_names(schema: Any, where: str) -> dict[str, tuple[str, ...]]:
 
 
 def _classes(train: list[_Part], val: list[_Part]) -> tuple[str, ...]:
-    """Return the classes: as the schema lists them, else the labels themselves, sorted, else numbers."""
+    """Return the classes: from the schema, else the sorted labels, else numbers."""
     first = train[0]
     for part in (*train, *val):
         reason = ""
@@ -254,7 +254,7 @@ def _split(tables: list[_Part], classes: tuple[str, ...]) -> Split:
 
 
 def _positions(part: _Part, classes: tuple[str, ...]) -> np.ndarray:
-    """Return a file's labels as positions in the classes of training, (N,) int64, matched by name."""
+    """Return a file's labels as indices into the training classes, (N,) int64, matched by name."""
     names = classes if part.names is None else part.names
     wrong = (part.labels < 0) | (part.labels >= len(names))
     label = part.labels[int(np.argmax(wrong))]
@@ -267,26 +267,26 @@ def _positions(part: _Part, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def holds_parquet(root: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder, or `data` inside it, has Parquet files named after the training split."""
+    """Whether a folder, or `data` inside it, has Parquet files named after the training split."""
     return any(name.lower() in TRAIN for name in _parts(Path(root)))
 
 
 def read_parquet(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageData:
-    """Read a data set kept as Parquet files, such as `train-00000-of-00002.parquet`.
+    """Read a data set of Parquet files, such as `train-00000-of-00002.parquet`.
 
     The training split is every `train-*.parquet` (or `train.parquet`) in the folder or in `data` inside it;
-    the other split is called `val`, `valid`, `validation`, ... or `test`, the first of these that is there. What the
-    columns hold is told by `read_tables`.
+    the other split is the first of `val`, `valid`, `validation`, ..., `test` that exists. `read_tables` describes the
+    columns.
 
-    The encoded bytes of all images are held in memory; they are decoded when indexed.
+    The encoded bytes of all images are kept in memory; they are decoded on indexing.
 
     Args:
         root: The folder with the files.
         choice: Which part to hold out, and which columns to take.
 
     Raises:
-        DataError: If files or columns are missing, a label or an image is null, a label has no name or is no class of
-            training, or a class has no training image. The message names the file and row.
+        DataError: If files or columns are missing, a label or an image is null, a label has no name or is not a
+            training class, or a class has no training image. The message names the file and row.
     """
     root = Path(root)
     present = _parts(root)
@@ -306,7 +306,7 @@ def _parts(root: Path) -> dict[str, list[Path]]:
 
 
 def _whole(files: list[Path], split: str) -> list[Path]:
-    """Check that none of a numbered series is missing."""
+    """Check that no file of a numbered series is missing."""
     series = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
     if series and series != {len(files)}:
         there = f"{len(files)} files of {split}, but their names say there are {' and '.join(map(str, sorted(series)))}"
@@ -322,7 +322,7 @@ def _parquet_table(path: Path) -> Table:
 
 
 def _readable(path: Path, read: Callable[[], Any]) -> Any:
-    """Read a file; what pyarrow says against it becomes one line."""
+    """Read a file; an error of pyarrow becomes one line."""
     import pyarrow as pa
 
     try:
@@ -332,10 +332,10 @@ def _readable(path: Path, read: Callable[[], Any]) -> Any:
 
 
 def read_hf(name: str, choice: Choice = USUAL) -> ImageData:
-    """Read a data set with `datasets`, its images undecoded.
+    """Read a data set with `datasets`, without decoding images.
 
     Args:
-        name: a folder of Parquet files, images or whatever else `datasets` loads; one that `save_to_disk` wrote; a
+        name: a folder of Parquet files, images or another format of `datasets`; one that `save_to_disk` wrote; a
             Parquet or Arrow file; or a name on the hub, with a configuration after a colon.
         choice: which part to hold out, and which columns to take.
 

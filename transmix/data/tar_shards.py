@@ -1,4 +1,4 @@
-"""Tar shards in the layout of WebDataset: an image and its label are neighbours that share the start of their name."""
+"""Tar shards in the layout of WebDataset: an image and its label are adjacent and share a name."""
 
 import json
 import os
@@ -37,9 +37,10 @@ BLOCK = 512  # of the tar format: headers take one, and everything begins at a m
 
 @dataclass(frozen=True, eq=False)
 class TarFiles:
-    """Encoded images inside tar files, read by their offset.
+    """Encoded images inside tar files, read by byte offset.
 
-    Every read opens its file anew: processes share no handle, and thousands of shards meet no limit on open files.
+    Every read opens the file again: processes share no handle, and thousands of shards do not hit the limit of open
+    files.
 
     Attributes:
         paths: The tar files.
@@ -53,20 +54,20 @@ class TarFiles:
         """Read the bytes of an image.
 
         Raises:
-            DataError: If the shard has gone or become shorter since it was indexed.
+            DataError: The shard was removed or truncated since it was indexed.
         """
         content = self._read(row, int(self.images["offset"][row]), int(self.images["size"][row]))
         if len(content) != self.images["size"][row]:
-            raise DataError(f"{self._path(row)}: has become shorter since training began; put it back as it was")
+            raise DataError(f"{self._path(row)}: was truncated after training began; restore the file")
         return content
 
     def where(self, row: int) -> str:
-        """Name the tar file and the member of an image; the name is read back from the member's header."""
+        """Return the tar file and member name of an image; the name is read from the member's header."""
         name = self._read(row, int(self.images["offset"][row]) - BLOCK, 100).partition(b"\0")[0]
         return f"{self._path(row)} member {printable(os.fsdecode(name))}"
 
     def may_be_deep(self) -> np.ndarray:
-        """Tell which images may have more than 8 bits a channel."""
+        """Return which images may have more than 8 bits per channel."""
         return self.images["deep"]
 
     def _path(self, row: int) -> str:
@@ -78,7 +79,7 @@ class TarFiles:
                 file.seek(offset)
                 return file.read(size)
         except OSError as error:
-            raise DataError(f"{self._path(row)}: cannot read the shard ({error.strerror}); put it back") from error
+            raise DataError(f"{self._path(row)}: cannot read the shard ({error.strerror}); restore it") from error
 
 
 _Sample = tuple[int, int, bool, int | str]
@@ -89,33 +90,30 @@ _Samples = tuple[TarFiles, list[int | str]]
 
 
 def holds_tar_shards(root: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder has tar files named after the training split, or a folder `train` of nothing but such."""
+    """Whether a folder has tar files named after the training split, or a folder `train` with only tar files."""
     return any(name.lower() in TRAIN for name in _parts(Path(root)))
 
 
 def holds_shards_in_train(root: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder has a folder `train` with tar files and no class folders in it."""
+    """Whether a folder has a subfolder `train` with tar files and without class folders."""
     return any(_inside(Path(root), name) for name in os.listdir(root) if name.lower() in TRAIN)
 
 
 def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageData:
-    """Read a data set kept as tar shards, such as `imagenet-train-000000.tar` or `train/000000.tar`.
+    """Read a data set of tar shards, such as `imagenet-train-000000.tar` or `train/000000.tar`.
 
-    A sample is the neighbouring members that share their name up to the first dot: an image (`.jpg`, `.jpeg`, `.png`,
-    `.webp`; where there is none of these, any other kind that the installed Pillow reads) and a label, which is the
-    text of a `.cls`, the entry `label` of a `.json`, or the text of a `.txt`, whichever comes first in this list. A
-    label is a number from 0 on, or a class name. Other members are passed over.
+    A sample is a group of adjacent members with the same name up to the first dot: an image (`.jpg`, `.jpeg`, `.png`,
+    `.webp`; else any format that the installed Pillow reads) and a label: the text of a `.cls`, else the entry `label`
+    of a `.json`, else the text of a `.txt`. A label is a number from 0 on, or a class name. Other members are skipped.
 
-    Classes are called as `classnames.txt` or `classes.txt` beside the shards says, a name a line; else by the names
-    that are the labels of the training split, sorted; else '0', '1', ... Names are compared in Unicode's form NFC. The
-    split to validate on is called `val`, `valid`, `validation`, ... or `test`, the first of these that is there; it may
-    lack some of the classes.
+    Class names come from `classnames.txt` or `classes.txt` next to the shards, one name per line; else from the labels
+    of the training split, sorted; else '0', '1', ... Names are compared in Unicode's form NFC. The validation split is
+    the first of `val`, `valid`, `validation`, ..., `test` that exists; it may lack classes.
 
-    Shards are local files that are read by offset, not a stream. Their headers and labels are gone through once, when
-    the data set is opened (about 15,000 samples a second, in every process), and 29 bytes a sample are kept. So
-    samples come in any order, unlike from WebDataset's shuffle buffer: each epoch is a permutation of all, shared out
-    over processes and workers, and a run resumes at the very sample. Tar files that are compressed as a whole cannot
-    be read so and are refused.
+    Shards must be local files; they are read by offset, not streamed. Headers and labels are read once, when the data
+    set is opened (about 15,000 samples a second, in every process); the index takes 29 bytes per sample. So, unlike
+    with WebDataset's shuffle buffer, each epoch is a full permutation, split over processes and workers, and a run
+    resumes at the exact sample. Compressed tar files cannot be read by offset and are rejected.
 
     Args:
         root: The folder with the shards.
@@ -136,7 +134,7 @@ def read_tar_shards(root: str | os.PathLike[str], choice: Choice = USUAL) -> Ima
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
-    """List the shards of each part: the part's name is a word of the file's name, or the name of its folder."""
+    """List the shards of each part: the part's name is a word of the file name, or the folder name."""
     found = {name: shards for name in sorted(os.listdir(root)) if (shards := _inside(root, name))}
     for path in _tars(root):
         for word in _words(path):
@@ -145,7 +143,7 @@ def _parts(root: Path) -> dict[str, list[Path]]:
 
 
 def _inside(root: Path, split: str) -> list[Path]:
-    """List the tar files in the split's own folder, none if it has folders in it: those would be classes."""
+    """List the tar files in the split's own folder; empty if it has subfolders, which would be classes."""
     folder = root / split
     if not folder.is_dir() or any(entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith(".")):
         return []
@@ -157,15 +155,15 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _words(path: Path) -> list[str]:
-    """Split a name into what may be a part's; of a training shard's name, that word alone."""
+    """Split a file name into words that may name a part; for a training shard, only that word."""
     words = re.split(r"[-_.]", path.name.lower())
     return [word for word in words if word in TRAIN] or words
 
 
 def _whole(root: Path, split: str, shards: list[Path]) -> list[Path]:
-    """Check that the shards of a split can be read by offset and none of a series is missing."""
+    """Check that the shards of a split can be read by offset and that no number is missing."""
     if len({path.parent for path in shards}) > 1:
-        raise DataError(f"{root}: shards of {split} both here and in {root / split}; move one lot away")
+        raise DataError(f"{root}: shards of {split} both here and in {root / split}; move one of them away")
     if compressed := [path.name for path in shards if path.suffix.lower() != ".tar"]:
         remedy = "decompress them, for example with gunzip: images are compressed already"
         raise DataError(f"{root}: compressed shards ({listing(compressed, 3)}) cannot be read by offset; {remedy}")
@@ -193,13 +191,13 @@ def _read_samples(shards: list[Path]) -> _Samples:
 
 
 def _index(path: Path) -> Iterator[_Sample]:
-    """Yield what there is to know of each sample in a shard."""
+    """Yield the index entry of each sample in a shard."""
     try:
         with tarfile.open(path, "r:") as tar:
             for key, members in groupby(_members(tar, path), key=lambda found: found[0]):
                 yield _sample(tar, f"{path} sample {key}", [(suffix, member) for _, suffix, member in members])
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise DataError(f"{path}: cut off, or not a tar file ({error}); fetch it again") from error
+        raise DataError(f"{path}: truncated, or not a tar file ({error}); fetch it again") from error
 
 
 def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
@@ -208,7 +206,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, tarfi
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # else the archive's whole directory would stay in memory
         if member.offset < end or member.size < 0 or member.offset_data + member.size > length:
-            raise tarfile.ReadError(f"{member.name} does not fit into the file")
+            raise tarfile.ReadError(f"the data of {member.name} exceeds the end of the file")
         end = member.offset_data + member.size
         folder, slash, file = member.name.rpartition("/")
         key, dot, suffix = file.partition(".")
@@ -221,14 +219,14 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, tarfi
     with path.open("rb") as file:
         file.seek(tar.offset)
         if file.read(BLOCK) != bytes(BLOCK):
-            raise tarfile.ReadError("no end mark where the last member ends")
+            raise tarfile.ReadError("no end marker after the last member")
 
 
 def _sample(tar: tarfile.TarFile, where: str, members: list[tuple[str, tarfile.TarInfo]]) -> _Sample:
     found: dict[str, tarfile.TarInfo] = {}
     for suffix, member in members:
         if suffix in found:
-            raise DataError(f"{where}: two members .{suffix}; give each sample a name of its own")
+            raise DataError(f"{where}: two members .{suffix} for one sample; give each sample its own name")
         found[suffix] = member
     usual, others = ([suffix for suffix in known if suffix in found] for known in (USUAL_SUFFIXES, IMAGE_SUFFIXES))
     images = usual or others
@@ -245,7 +243,7 @@ def _sample(tar: tarfile.TarFile, where: str, members: list[tuple[str, tarfile.T
 
 
 def _label(tar: tarfile.TarFile, where: str, suffix: str, member: tarfile.TarInfo) -> int | str | None:
-    """Read a label from the member with a suffix, None if there is none."""
+    """Read a label from the member with a suffix; None if there is none."""
     if member.size > LARGEST_LABEL_BYTES:
         raise DataError(f"{where}: .{suffix} has {member.size} bytes, too many for a label")
     file: Any = tar.extractfile(member)  # a plain file, as `_members` has checked
@@ -266,7 +264,7 @@ def _label(tar: tarfile.TarFile, where: str, suffix: str, member: tarfile.TarInf
 
 
 def _classes(files: TarFiles, labels: list[int | str]) -> tuple[str, ...]:
-    """Name the classes when no file does: by the labels themselves."""
+    """Take class names from the labels, if there is no file with names."""
     numbers = [label for label in labels if isinstance(label, int)]
     if len(numbers) == len(labels):
         # no more classes than images, or one absurd label would ask for as many names

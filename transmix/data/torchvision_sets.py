@@ -1,7 +1,7 @@
-"""Published image sets that torchvision reads: which there are, their parts, and their images and labels.
+"""Published data sets that torchvision reads: their names, parts, images and labels.
 
-torchvision finds, fetches and checks the files and knows splits, labels and names. Decoding is ours: its `loader` gives
-back the path of an image, and arrays are taken as they are.
+torchvision downloads and checks the files and knows splits, labels and names. Decoding is ours: the `loader` passed to
+torchvision returns the path of an image, and arrays are used unchanged.
 """
 
 import difflib
@@ -35,7 +35,7 @@ Samples = tuple[Images, Any]
 
 
 class _Pictures:
-    """Images that torchvision reads one at a time out of a large file, as arrays."""
+    """Images that torchvision reads one by one from a large file, as arrays."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -56,7 +56,7 @@ class _Pictures:
 
 
 def _rgb(pixels: np.ndarray) -> np.ndarray:
-    """Bring pixels (N, H, W), (N, 3, H, W) or (N, H, W, 3) to (N, H, W, 3); grey without more memory."""
+    """Convert pixels (N, H, W), (N, 3, H, W) or (N, H, W, 3) to (N, H, W, 3); grey takes no extra memory."""
     if pixels.ndim == 3:
         return np.broadcast_to(pixels[..., None], (*pixels.shape, 3))
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1) if pixels.shape[3] != 3 else pixels)
@@ -68,7 +68,7 @@ def _arrays(dataset: Any) -> Samples:
 
 
 def _emnist(dataset: Any) -> Samples:
-    """Turn EMNIST's images upright, which its files hold with rows and columns exchanged."""
+    """Transpose EMNIST's images: its files hold them transposed."""
     return _rgb(np.asarray(dataset.data).transpose(0, 2, 1)), np.asarray(dataset.targets)
 
 
@@ -94,12 +94,12 @@ def _files(dataset: Any) -> Samples:
 
 
 def _sorted_files(dataset: Any) -> Samples:
-    """Sort images by path, where torchvision takes them as the file system happens to list them."""
+    """Sort images by path, because torchvision uses the order of the file system."""
     return _paths(sorted(dataset[index] for index in range(len(dataset))))
 
 
 def _omniglot(dataset: Any) -> Samples:
-    """Number the characters by name: torchvision numbers them as the file system happens to list them."""
+    """Number the characters by name, because torchvision uses the order of the file system."""
     number = {name: index for index, name in enumerate(sorted(dataset._characters))}
     samples = (dataset[index] for index in range(len(dataset)))
     found = sorted((path, number[dataset._characters[label]]) for path, label in samples)
@@ -119,13 +119,13 @@ Variant = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """How a class of torchvision is called, and where its images and labels are.
+    """How to call a torchvision data set class, and where its images and labels are.
 
     Attributes:
-        variants: what may follow the name after a colon -> part -> arguments; "" is taken where nothing follows.
-        read: takes images and labels from an instance.
+        variants: variant after the colon -> part -> arguments; "" is the default variant.
+        read: gets images and labels from an instance.
         fetched: whether torchvision can still download it.
-        needs: packages that it needs beside those of `transmix[train]`.
+        needs: packages that it needs besides `transmix[train]`.
     """
 
     variants: Mapping[str, Variant]
@@ -140,9 +140,9 @@ def _splits(*names: str, argument: str = "split", **more: Any) -> Variant:
 
 
 def _variants(parts: Variant, argument: str, values: Iterable[Any], needed: bool = False) -> dict[str, Variant]:
-    """Return variant -> part -> arguments, the values of one more argument being the variants.
+    """Return variant -> part -> arguments; the variants are the values of one more argument.
 
-    Where one is needed there is none that is taken if nothing follows the name.
+    If a variant is required, there is no default.
     """
     usual = {} if needed else {"": parts}
     return usual | {str(one): {part: {**more, argument: one} for part, more in parts.items()} for one in values}
@@ -216,10 +216,10 @@ OLDER_NAMES |= {"oxford-pets": "OxfordIIITPet"} | {f"emnist-{split}": f"EMNIST:{
 
 
 def find_set(name: str) -> tuple[str, str]:
-    """Return torchvision's name of a set, and the variant, of a name with letters of any case: 'emnist:letters'.
+    """Parse a name in any letter case, such as 'emnist:letters', to torchvision's name and the variant.
 
     Raises:
-        DataError: there is no such set, it is not read, or it has no such variant.
+        DataError: unknown or unsupported set, or unknown variant.
     """
     wanted, _, variant = name.partition(":")
     plain = {_plain(one): one for one in SETS}
@@ -241,16 +241,16 @@ def _plain(name: str) -> str:
 
 
 def read_published(name: str, folder: Path, fetch: bool = False, choice: Choice = USUAL) -> ImageData:
-    """Read a published set by its name, whose files lie in a folder as torchvision puts them.
+    """Read a published set by name from a folder in torchvision's layout.
 
     Args:
-        name: torchvision's, and a variant after a colon; or one of `OLDER_NAMES`.
-        folder: where the files lie, or are fetched to.
-        fetch: download what is not there.
+        name: torchvision's name, with a variant after a colon; or one of `OLDER_NAMES`.
+        folder: folder of the files, or download target.
+        fetch: download missing files.
         choice: which part to hold out.
 
     Raises:
-        DataError: the set is not there, not whole, not readable, or cannot be fetched; or a name is not known.
+        DataError: the set is missing, incomplete, unreadable or cannot be downloaded; or a name is unknown.
     """
     found, variant = find_set(OLDER_NAMES.get(name, name))
     parts = dict(SETS[found].variants[variant])
@@ -265,7 +265,7 @@ def read_published(name: str, folder: Path, fetch: bool = False, choice: Choice 
 
 
 def read_folder_of(found: str, folder: Path, published: str) -> ImageData:
-    """Read a set whose files lie in a folder itself, or in the one inside it that is called as published."""
+    """Read a set whose files are in a folder, or in its subfolder with the published name."""
     inside = (folder / published if (folder / published).is_dir() else folder).resolve()
     older = next(name for name, other in OLDER_NAMES.items() if other == found)
     name, base = older, {"base_folder": inside.name}
@@ -278,7 +278,7 @@ def read_folder_of(found: str, folder: Path, published: str) -> ImageData:
 
 
 def _as_before(data: ImageData, name: str) -> ImageData:
-    """Call a set and its classes as they were called before torchvision read them."""
+    """Use the names of a set and its classes from before torchvision read them, for old runs."""
     classes = data.classes
     if name == "mnist":
         classes = tuple(one.split(" - ")[0] for one in classes)
@@ -331,7 +331,7 @@ def _remedy(name: str) -> str:
 
 
 def _numbered(where: str, dataset: Any, labels: list[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Return the class names, and labels (N,) int64 that are positions in them."""
+    """Return the class names, and labels (N,) int64, indices into them."""
     if any(found.dtype == object for found in labels):
         raise DataError(f"{where}: a part has no labels; hold out another, --held-out NAME or --val-fraction 0.1")
     attributes = ("classes", "categories", "all_categories", "class_to_idx")
@@ -352,10 +352,10 @@ def _numbered(where: str, dataset: Any, labels: list[np.ndarray]) -> tuple[tuple
 
 
 def _fetch(name: str, parts: list[Mapping[str, Any]], folder: Path) -> None:
-    """Download a set, unless it is there whole. Of several processes one does, and the others wait.
+    """Download a set unless it is complete. One process downloads, the others wait.
 
-    Everything arrives in a temporary folder and is renamed when it is complete: torchvision itself takes a set whose
-    unpacking was interrupted for whole.
+    Files go to a temporary folder, which is renamed when complete: torchvision itself cannot detect that unpacking was
+    interrupted.
     """
     if not SETS[name].fetched or _is_there(kind := _class_of(name), name, parts, folder):
         return
@@ -366,8 +366,8 @@ def _fetch(name: str, parts: list[Mapping[str, Any]], folder: Path) -> None:
             _make(kind, name, parts, Path(made), fetch=True)
         except Exception as error:  # what urllib and torchvision say against a server, an archive or a disk
             reason = one_line(error, named=True)
-            remedy = "without network, bring its files by other means and give their folder: --data-dir FOLDER"
-            raise DataError(f"{PREFIX}{name}: cannot be fetched into {folder} ({reason}); {remedy}") from error
+            remedy = "without network, copy its files here and give their folder: --data-dir FOLDER"
+            raise DataError(f"{PREFIX}{name}: cannot be downloaded to {folder} ({reason}); {remedy}") from error
         _move_into(Path(made), folder)
 
 

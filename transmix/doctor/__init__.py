@@ -1,4 +1,4 @@
-"""Looks at every image of a data set, and says what would stop or mislead training."""
+"""Check every image of a data set, and report what would stop or mislead training."""
 
 from transmix.doctor.examine import examine
 from transmix.doctor.report import Finding, Report

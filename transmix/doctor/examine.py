@@ -1,4 +1,4 @@
-"""Every image of a data set, looked at by several processes."""
+"""Check every image of a data set in several processes."""
 
 import hashlib
 import io
@@ -42,17 +42,17 @@ def examine(
     progress: bool = True,
     grey_range: GreyRange | None = None,
 ) -> Report:
-    """Look at every image of a data set.
+    """Check every image of a data set.
 
     Args:
-        data: whatever `--data` takes.
-        workers: processes; None: what the cores allow.
-        progress: show a bar, if errors go to a terminal.
-        grey_range: values that are black and white in grey images of more than 8 bits; None: the least and the greatest
-            of the training images.
+        data: data set, as for `--data`.
+        workers: number of worker processes; None: chosen from the CPU cores.
+        progress: show a progress bar, if stderr is a terminal.
+        grey_range: pixel values for black and white in grey images of more than 8 bits; None: minimum and maximum over
+            the training images.
 
     Raises:
-        DataError: there is no such data set. One that is there and cannot be opened is a finding.
+        DataError: there is no such data set. A data set that exists but cannot be opened is a finding.
 
     Example:
         >>> report = examine("PETS")  # doctest: +SKIP
@@ -80,7 +80,7 @@ def examine(
 
 
 def _open(data: str | os.PathLike[str]) -> tuple[dict[str, Split], tuple[str, ...], list[Finding]]:
-    """Open a data set; of class folders also those that training refuses."""
+    """Open a data set; also class folders that training rejects."""
     root, refusal = Path(data).expanduser(), []
     try:
         opened = open_data(data)
@@ -98,7 +98,7 @@ def _open(data: str | os.PathLike[str]) -> tuple[dict[str, Split], tuple[str, ..
 
 
 def _about(data: ImageData) -> list[Finding]:
-    """Find what is odd about the parts of a data set and about its class names."""
+    """Return findings about unusual parts and class names of a data set."""
     findings = [Finding("odd-name", names, what) for names, what in odd_names(data.classes)]
     held_out = data.parts.held_out
     if unused := unused_note(data.parts):
@@ -113,13 +113,13 @@ def _about(data: ImageData) -> list[Finding]:
 def find_grey(
     data: str, splits: dict[str, Split], given: GreyRange | None, place: Callable[[Any, int, str], str]
 ) -> tuple[GreyRange | None, list[Finding]]:
-    """Find the grey range of the training images, and what to report about it.
+    """Find the grey range of the training images, and the findings about it.
 
     Args:
         data: name of the data set.
-        splits: by name; the range is that of "train".
-        given: the range to look at instead.
-        place: names an image: (images, position, split) -> its place.
+        splits: name -> split; the range is that of "train".
+        given: a range to check instead.
+        place: (images, index, split) -> name of an image.
     """
     if "train" not in splits:
         return given, []
@@ -147,7 +147,7 @@ def find_grey(
 
 
 class Picture(NamedTuple):
-    """An image that was decoded."""
+    """Fingerprint and origin of a decoded image."""
 
     pixels: bytes  # a fingerprint
     split: str
@@ -156,7 +156,7 @@ class Picture(NamedTuple):
 
 
 def same_pixels(images: list[Picture]) -> list[Finding]:
-    """Find groups of the same pixels: in both splits, with different labels, or else plain duplicates."""
+    """Find groups of images with equal pixels: in both splits, with different labels, or simple duplicates."""
     groups = defaultdict(list)
     for image in images:
         groups[image.pixels].append(image)
@@ -176,10 +176,10 @@ def same_pixels(images: list[Picture]) -> list[Finding]:
 
 
 class Look(NamedTuple):
-    """What one image looks like.
+    """Result of checking one image.
 
     Attributes:
-        pixels: a fingerprint that images of the same decoded pixels share; None if it cannot be decoded.
+        pixels: fingerprint of the decoded pixels; equal for equal pixels; None if it cannot be decoded.
         oddities: (kind of finding, detail).
     """
 
@@ -188,14 +188,14 @@ class Look(NamedTuple):
 
 
 def look_at_pixels(image: np.ndarray) -> Look:
-    """Look at a decoded image, (H, W, 3) uint8."""
+    """Check a decoded image, (H, W, 3) uint8."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return Look(digest.digest())
 
 
 def _look_at_file(path: Path, grey: Grey) -> Look:
-    """Look at an image file, or at what bears the name of one; `grey` as in `decode_image`."""
+    """Check an image file, or another entry with an image suffix; `grey` as in `decode_image`."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return Look(None, (("not-a-file", "a folder, pipe, socket or device"),))
@@ -206,7 +206,7 @@ def _look_at_file(path: Path, grey: Grey) -> Look:
 
 
 def look_at_content(content: bytes, suffix: str | None = None, grey: Grey = EACH_IMAGE) -> Look:
-    """Look at an encoded image; `suffix` is what its name ends in, None if it has none; `grey` as in `decode_image`."""
+    """Check an encoded image; `suffix` of its name, or None; `grey` as in `decode_image`."""
     if not content:
         return Look(None, (("empty-file", ""),))
     with warnings.catch_warnings():
@@ -229,7 +229,7 @@ def _refusal(content: bytes, error: DataError) -> tuple[str, str]:
 
 
 def _ends_early(content: bytes) -> bool:
-    """Tell whether the mark is missing with which a sound file ends, or bytes that its header counts."""
+    """Whether the end marker is missing, or the file is shorter than its header says."""
     if content.startswith(b"\xff\xd8\xff"):
         return b"\xff\xd9" not in content[-64:]
     if content.startswith(b"\x89PNG"):
@@ -262,7 +262,7 @@ def _oddities(content: bytes, suffix: str | None) -> list[tuple[str, str]]:
 
 
 def _has_more_frames(image: Any) -> bool:
-    """Tell whether there is an animation or a second page; a camera's preview (MPO) counts as neither."""
+    """Whether there is an animation or a second page; a camera's preview image (MPO) does not count."""
     try:
         return image.format != "MPO" and getattr(image, "is_animated", False)
     except Exception:  # a second frame that is damaged, where the first is sound
@@ -285,7 +285,7 @@ def _look_at_each(images: Any, positions: list[int]) -> list[Look]:
 
 
 def _looks(split: Split, workers: int | None) -> Iterator[Look]:
-    """Look at a split's images, in their order."""
+    """Check a split's images, in order."""
     encoded = isinstance(split.images, EncodedImages)
     if workers is None:
         workers = choose_workers(None, False, 1) if encoded and len(split) > FEW else 0
@@ -297,7 +297,7 @@ def _looks(split: Split, workers: int | None) -> Iterator[Look]:
 
 
 def _place(images: Any, index: int, split: str, root: Path) -> str:
-    """Name an image: its file seen from the data set's folder, or its number in the split, from 0."""
+    """Return the name of an image: its path relative to the data set, or its index in the split, from 0."""
     if isinstance(images, EncodedImages) and isinstance(images.files, ImageFiles):
         return os.path.relpath(images.where(index), root.expanduser())
     if hasattr(images, "where"):

@@ -1,4 +1,4 @@
-"""Class folders as they lie on disk: what training would read, and everything that it would pass over."""
+"""Class folders on disk: the files that training reads, and the files that it skips."""
 
 import os
 from functools import partial
@@ -18,11 +18,11 @@ LOOP = "a link to a folder that holds it, which is not followed"
 
 
 def list_class_folders(root: Path) -> tuple[dict[str, Split], tuple[str, ...], list[Finding]]:
-    """List a data set of class folders, whole or not.
+    """List a data set of class folders, even if incomplete.
 
     Returns:
-        The splits, "train" and by the name of its folder the held-out part, with labels (N,) that are positions in the
-        classes; the classes, those of all splits together; and what is wrong with folders and files' names.
+        The splits, "train" and the held-out part under its folder's name, with labels (N,) as indices into the classes;
+        the classes of all splits together; and the findings about folders and file names.
     """
     findings: list[Finding] = []
     present = part_folders(root)
@@ -46,7 +46,7 @@ def list_class_folders(root: Path) -> tuple[dict[str, Split], tuple[str, ...], l
 
 
 def _odd_classes(split: str, names: list[str]) -> list[Finding]:
-    """Find class folders whose names training refuses."""
+    """Find class folders whose names training rejects."""
     findings, known = [], {}
     for name in names:
         place = f"{split}/{name}"
@@ -92,12 +92,12 @@ def _why_not_read(name: str) -> str:
 
 
 def _unlisted(root: Path, findings: list[Finding], folder: Path, error: OSError) -> None:
-    """Take note of a folder that cannot be listed."""
+    """Add a finding for a folder that cannot be listed."""
     findings.append(Finding("left-out", (os.path.relpath(folder, root),), f"cannot be listed: {error.strerror}"))
 
 
 def _passed_over(entry: os.DirEntry, root: Path, why: str = "") -> Finding:
-    """Say what an entry is: an image that is left out for some reason, or, where none is given, no image."""
+    """Return the finding for a skipped entry: an image with the reason `why`, or (without a reason) not an image."""
     place = os.path.relpath(entry.path, root)
     if why:
         return Finding("left-out", (place,), why)

@@ -1,4 +1,4 @@
-"""What was found in a data set, as a text to read and as JSON."""
+"""The findings about a data set, as text and as JSON."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -40,20 +40,20 @@ NOTES = {
     "class-not-held-out": "classes without a held-out image; no score says how well they are recognised",
     "unused-part": "parts that could be held out as well; not used",
     "odd-name": "class names that are easily mistaken, and names of files that are not UTF-8",
-    "hidden": "files and folders whose name begins with a dot; passed over",
-    "other-file": "files that are no images, and folders that are not used; passed over",
+    "hidden": "files and folders whose name begins with a dot; skipped",
+    "other-file": "files that are no images, and folders that are not used; skipped",
 }
 """What is dealt with, but good to know."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One finding.
 
     Attributes:
         kind: a key of PROBLEMS or NOTES.
-        places: the images or folders that it is about; several where they are the same.
-        detail: what more there is to say.
+        places: the images or folders concerned; several for duplicates.
+        detail: more information.
     """
 
     kind: str
@@ -62,20 +62,20 @@ class Finding:
 
     @property
     def problem(self) -> bool:
-        """Whether it stops or misleads training."""
+        """Whether this finding stops or misleads training."""
         return self.kind in PROBLEMS
 
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to say of a data set.
+    """The report about a data set.
 
     Attributes:
-        data: as it was given.
+        data: name or folder as given.
         images: split -> number of images.
         classes: number of classes.
         findings: problems first.
-        grey: the range that becomes black to white in grey images of more than 8 bits; None where there are none.
+        grey: the values for black and white in grey images of more than 8 bits; None if there are no such images.
     """
 
     data: str
@@ -86,7 +86,7 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was found that stops or misleads training."""
+        """Whether there is no finding that stops or misleads training."""
         return not any(finding.problem for finding in self.findings)
 
     def of(self, kind: str) -> list[Finding]:
@@ -95,7 +95,7 @@ class Report:
 
 
 def as_text(report: Report, limit: int | None = 3) -> str:
-    """Return a report to read: counts first, then up to `limit` findings of each kind (None: all)."""
+    """Return the report as text: counts first, then up to `limit` findings of each kind (None: all)."""
     sizes = ", ".join(f"{count} images in {split}" for split, count in report.images.items()) or "not opened"
     lines = [f"{printable(report.data)}: {sizes}; {report.classes} classes"]
     if report.grey is not None:
@@ -115,7 +115,7 @@ def as_text(report: Report, limit: int | None = 3) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return a report as JSON can hold it."""
+    """Return a report as JSON values."""
     counts = Counter(finding.kind for finding in report.findings)
     return {
         "data": report.data,

@@ -1,1 +1,1 @@
-"""Scores of a trained model: one property a file, each a small accumulator that lives on the device."""
+"""Scores of a trained model: one property per file, each computed by a small accumulator on the device."""

@@ -54,8 +54,8 @@ class Accuracy(Tally):
 
         top_k = |{samples whose label is among the k highest logits}| / |{samples}|
 
-    With fewer than five classes 'top5' is top-K, that is 1. Among equal logits the order of `torch.topk`
-    decides. A row with a non-finite logit counts as wrong.
+    With fewer than five classes 'top5' is 1. Ties are broken by the order of `torch.topk`. A row with a non-finite
+    logit counts as wrong.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -67,7 +67,7 @@ class Accuracy(Tally):
         self.hits += torch.stack([hit[:, 0].sum(), hit.sum()])
 
     def compute(self) -> Iterator[tuple[str, float]]:
-        """Yield 'top1' and 'top5'; nan if no sample came."""
+        """Yield 'top1' and 'top5'; nan without samples."""
         yield from zip(("top1", "top5"), (self.hits.cpu().double() / self.count.cpu()).tolist(), strict=True)
 
 
@@ -76,8 +76,8 @@ class CrossEntropy(Tally):
 
         loss = mean over samples of (log sum_k exp(z_k) - z_label)
 
-    Logits are brought to float32 whatever type they come in. A row with a non-finite logit makes the loss
-    nan, and 'nonfinite_logits' says how many there are: such a model must not pass with a score of the rest.
+    Logits are converted to float32. A row with a non-finite logit makes the loss nan, and 'nonfinite_logits' counts
+    such rows, so that a broken model does not get a normal score.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -92,7 +92,7 @@ class CrossEntropy(Tally):
         self.nonfinite += (~finite).sum()
 
     def compute(self) -> Iterator[tuple[str, float]]:
-        """Yield 'loss', nan if no sample came, and 'nonfinite_logits', a number of rows."""
+        """Yield 'loss', nan without samples, and 'nonfinite_logits', a number of rows."""
         yield "loss", float(self.total / self.count)
         yield "nonfinite_logits", int(self.nonfinite)
 
@@ -112,7 +112,7 @@ class BrierScore(Tally):
         self.total += (probabilities - F.one_hot(labels, self.num_classes)).square().sum()
 
     def compute(self) -> Iterator[tuple[str, float]]:
-        """Yield 'brier_score'; nan if no sample came."""
+        """Yield 'brier_score'; nan without samples."""
         yield "brier_score", float(self.total / self.count)
 
 
@@ -127,7 +127,7 @@ class CalibrationError(Tally):
 
     Source: Naeini et al., AAAI 2015; bins and M = 15 as in Guo et al., ICML 2017 (arXiv 1706.04599). Differs
     from torchmetrics 1.9 for a confidence on the edge of a bin: its bins are [lo, hi), and a confidence of
-    exactly 1, which float32 reaches once the logits are some 17 apart, has a bin of its own there.
+    exactly 1, which float32 reaches once the logits are some 17 apart, has its own bin there.
 
     Args:
         num_classes: K.
@@ -151,12 +151,12 @@ class CalibrationError(Tally):
         self.confidence.index_add_(0, where, confidence.to(self.confidence.dtype))
 
     def compute(self) -> Iterator[tuple[str, float]]:
-        """Yield 'calibration_error'; nan if no sample came."""
+        """Yield 'calibration_error'; nan without samples."""
         # n_m cancels: n_m * |accuracy_m - mean confidence_m| = |hits_m - sum of confidences_m|
         yield "calibration_error", float((self.hits - self.confidence).abs().sum() / self.images.sum())
 
     def reliability(self) -> dict[str, list[float]]:
-        """Return what each of the M bins holds: 'count' of images, 'hits' among them, 'confidence', their sum."""
+        """Return for each of the M bins: 'count' of images, 'hits' (correct ones), 'confidence' (sum)."""
         return {"count": self.images.tolist(), "hits": self.hits.tolist(), "confidence": self.confidence.tolist()}
 
 
@@ -166,7 +166,7 @@ class Confusion(Tally):
         accuracy_k = counts[k, k] / |{samples of class k}|
 
     is a fraction in 0..1, and nan for a class without samples. A row with a non-finite logit predicts
-    nothing: it is missing in `counts` and counts as wrong for its class. K * (K + 1) int64 counts take 8 MB
+    nothing: it is not in `counts` and counts as wrong for its class. K * (K + 1) int64 counts take 8 MB
     for 1,000 classes, and 3.8 GB for the 21,841 of ImageNet-21k.
     """
 
@@ -193,7 +193,7 @@ class Confusion(Tally):
 
 
 def finite_rows(logits: Tensor) -> Tensor:
-    """Return which rows of (B, K) logits hold finite numbers only: (B,) bool."""
+    """Return which rows of (B, K) logits are finite: (B,) bool."""
     return logits.isfinite().all(dim=1)
 
 
@@ -221,7 +221,7 @@ def sum_dtype(device: torch.device | str) -> torch.dtype:
 def sum_over_ranks(accumulator: AnyAccumulator) -> AnyAccumulator:
     """Return a copy of an accumulator whose state is the sum over all processes.
 
-    Every process must call it, also one without samples. Without a process group it returns a plain copy.
+    Every process must call it, even without samples. Without a process group it returns a plain copy.
     """
     # A copy, because all_reduce works in place: a second call on the accumulator itself would count twice.
     total = copy.copy(accumulator)
@@ -237,7 +237,7 @@ def top1(accuracy: Accuracy) -> float:
 
 
 def sum_tensor(values: Tensor) -> Tensor:
-    """Add a tensor up over all processes, in place; return it."""
+    """Sum a tensor over all processes, in place; return it."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
@@ -246,7 +246,7 @@ def sum_tensor(values: Tensor) -> Tensor:
 def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows (n, ...) of all processes, in the order of ranks, to every process.
 
-    For numbers that must be sorted and so cannot be summed. Every process must call it, also one without rows.
+    For values that must be sorted, so that sums are not enough. Every process must call it, even without rows.
     Without a process group it returns the rows as they are.
     """
     if not dist.is_initialized():

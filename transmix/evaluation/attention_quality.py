@@ -1,4 +1,4 @@
-"""The suite 'attention-quality': does the class token look at the foreground? Maps against masks, image by image."""
+"""The suite 'attention-quality': does the class token attend to the foreground? Compares attention maps with masks."""
 
 from collections.abc import Iterator
 
@@ -28,9 +28,9 @@ MASS = 0.6
 
 
 def keep_mass(maps: Tensor, mass: float = MASS) -> Tensor:
-    """Return which patches (..., P) bool hold the given share of each map (..., P), the largest first.
+    """Return the largest patches that together hold the fraction `mass` of each map (..., P): (..., P) bool.
 
-    A patch is kept unless it and all that are smaller hold no more than 1 - mass together.
+    A patch is dropped if it and all smaller ones together hold at most 1 - mass.
 
     Source: Caron et al., DINO (ICCV 2021), section 4.2.2, and its visualisation.
     """
@@ -40,16 +40,16 @@ def keep_mass(maps: Tensor, mass: float = MASS) -> Tensor:
 
 
 def on_pixels(patches: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Bring patches (B, P) to pixels (B, H, W) by nearest neighbour; the type stays."""
+    """Upsample patches (B, P) to pixels (B, H, W) by nearest neighbour; the dtype stays."""
     return F.interpolate(patches.view(-1, 1, *grid).float(), size=size, mode="nearest")[:, 0].to(patches.dtype)
 
 
 def jaccard(found: Tensor, masks: Tensor) -> Tensor:
-    """Return |found and foreground| / |found or foreground| of each image, (B,) float64; unsure pixels do not count.
+    """Return the IoU of `found` and the foreground of each image, (B,) float64; unclassified pixels do not count.
 
     Args:
         found: (B, H, W) bool.
-        masks: (B, H, W) uint8, as `crop_mask` gives them.
+        masks: (B, H, W) uint8, from `crop_mask`.
     """
     foreground, sure = masks == FOREGROUND, masks != UNSURE
     both, either = found & foreground & sure, (found | foreground) & sure
@@ -57,7 +57,7 @@ def jaccard(found: Tensor, masks: Tensor) -> Tensor:
 
 
 def box_around(found: np.ndarray) -> Box:
-    """Return the smallest box around what is true in (H, W); an empty one if nothing is."""
+    """Return the smallest box around the true pixels of (H, W); an empty box if there are none."""
     rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
     if not len(rows):
         return 0, 0, 0, 0
@@ -75,7 +75,7 @@ def largest_box(patches: np.ndarray, size: tuple[int, int]) -> Box:
 
 
 def overlap(one: Box, other: Box) -> float:
-    """Return the area that two boxes share over the area that they cover together; 0 for two empty ones."""
+    """Return the IoU of two boxes; 0 for two empty boxes."""
     down = min(one[2], other[2]) - max(one[0], other[0])
     across = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(down, 0) * max(across, 0)
@@ -87,15 +87,15 @@ def image_scores(attention: Tensor, heads: Tensor, grid: tuple[int, int], masks:
     """Score the maps of some images.
 
     Args:
-        attention: (B, P), the mean head.
-        heads: (B, G, P), or (B, 0, P) where heads are not known.
+        attention: (B, P), mean over the heads.
+        heads: (B, G, P), or (B, 0, P) if the heads are unknown.
         grid: (h, w).
         masks: (B, H, W) uint8, each with some foreground.
 
     Returns:
-        Name -> (B,) or (B, n) float64, as `attention_quality` calls them; 'jaccard_heads' (B, G); 'boxes', (B, 20),
-        whether the box at each of `CUTS` has an overlap of at least 0.5 with the mask's; 'maps' (B, P), each of sum 1,
-        and 'foreground' (B, P), the share of each patch that is foreground.
+        Name -> (B,) or (B, n) float64, names as in `attention_quality`; 'jaccard_heads' (B, G); 'boxes' (B, 20),
+        whether the box at each threshold in `CUTS` has an IoU of at least 0.5 with the mask's box; 'maps' (B, P), each
+        with sum 1; and 'foreground' (B, P), the foreground fraction of each patch.
     """
     size = masks.shape[-2], masks.shape[-1]
     foreground = masks == FOREGROUND
@@ -132,10 +132,10 @@ def image_scores(attention: Tensor, heads: Tensor, grid: tuple[int, int], masks:
 
 
 def read_attention(evaluator: Evaluator, reader: AttentionReader, pixels: Tensor) -> tuple[Tensor, Tensor, tuple]:
-    """Return what the class token looks at in pixels (B, 3, S, S), on the CPU: mean (B, P), heads (B, G, P), grid.
+    """Return the class token's attention over pixels (B, 3, S, S), on the CPU: mean (B, P), heads (B, G, P), grid.
 
-    Heads come from the last layer's whole maps, of a second forward; where that layer has other patches than the row
-    that TransMix reads, G is 0.
+    Heads come from the last layer's full maps, in a second forward. If that layer has other patches than the row that
+    TransMix reads, G is 0.
     """
     evaluator.logits(pixels)
     attention, grid, _ = reader.take()
@@ -150,7 +150,7 @@ def read_attention(evaluator: Evaluator, reader: AttentionReader, pixels: Tensor
 
 
 def heads_of(attention: Tensor, heads: Tensor) -> Tensor:
-    """Say for which images heads (B, G, P) have the map (B, P) as their mean, as those of another layer do not."""
+    """Return for which images the mean of the heads (B, G, P) is the map (B, P): (B,) bool."""
     if heads.shape[1] == 0:
         return torch.zeros(len(heads))
     off = (heads.mean(1) - attention).abs().amax(1)
@@ -158,16 +158,16 @@ def heads_of(attention: Tensor, heads: Tensor) -> Tensor:
 
 
 def explained_by_position(maps: Tensor) -> float:
-    """Return the share of the attention's variance that position alone explains, in 0..1.
+    """Return the fraction of the attention's variance that position alone explains, in 0..1.
 
     R squared of the mean map as a prediction of every image's map: 1 - sum (a_ip - m_p)^2 / sum (a_ip - 1/P)^2 over
-    images i and patches p, where m_p is the mean of a_ip over the images and 1/P the mean of all.
+    images i and patches p, where m_p is the mean of a_ip over the images and 1/P the mean over all images and patches.
 
     Args:
-        maps: (N, P) float64, each of sum 1.
+        maps: (N, P) float64, each with sum 1.
 
     Returns:
-        0 if every patch gets as much in the mean; 1 if all images have the same map, a uniform one included.
+        0 if the mean map is uniform; 1 if all images have the same map, even a uniform one.
     """
     total = (maps - 1 / maps.shape[1]).square().sum()
     unexplained = (maps - maps.mean(0)).square().sum()
@@ -175,13 +175,13 @@ def explained_by_position(maps: Tensor) -> float:
 
 
 def own_over_other(maps: Tensor, foreground: Tensor) -> float:
-    """Return the attention on an image's own object over that which other images' maps have at the same place.
+    """Return the attention on an image's own object, divided by that of other images' maps at the same place.
 
     The mean over images i of sum_p f_ip a_ip, divided by the mean over pairs of different images of sum_p f_ip a_jp.
 
     Args:
-        maps: a, (N, P) float64, each of sum 1; at least 2 images.
-        foreground: f, (N, P), share of each patch that is foreground.
+        maps: a, (N, P) float64, each with sum 1; at least 2 images.
+        foreground: f, (N, P), foreground fraction of each patch.
 
     Returns:
         1 if the maps do not depend on the image.
@@ -196,8 +196,8 @@ def attention_quality(
 ) -> Iterator[tuple[str, float | list | str]]:
     """Yield how well the class token's attention over unmixed validation images agrees with their masks.
 
-    All but two are means over images, in 0..1, higher is better; 'images' are those with foreground in view,
-    'left_out' others.
+    All except two are means over images, in 0..1, higher is better. 'images' counts images with visible foreground,
+    'left_out' the others.
 
     'jaccard'                the map's patches that hold 60 % of its mass, against the mask; mean of all heads
     'jaccard_heads'          the same for each head of the layer, if they can be read
@@ -233,7 +233,7 @@ def _measure(evaluator: Evaluator, data: ImageData, masks: Masks) -> Iterator[tu
     scores = _score_all(evaluator, data, masks)
     images = len(scores["index"])
     if images == 0:
-        raise DataError(f"{data.name}: no validation image has foreground in what the model sees of it")
+        raise DataError(f"{data.name}: no validation image has foreground inside the evaluation crop")
     maps, foreground = scores.pop("maps"), scores.pop("foreground")
     means = {name: values.mean(0).tolist() for name, values in scores.items() if name != "index"}
     heads, boxes, known = means.pop("jaccard_heads"), means.pop("boxes"), means.pop("heads_known") == 1
@@ -252,7 +252,7 @@ def _measure(evaluator: Evaluator, data: ImageData, masks: Masks) -> Iterator[tu
 
 
 def _score_all(evaluator: Evaluator, data: ImageData, masks: Masks) -> dict[str, Tensor]:
-    """Score all images that have foreground, in the order of their 'index', in whichever process they were."""
+    """Score all images that have foreground, in the order of their 'index', from all processes."""
     parts, crop = [], evaluator.preprocessing.crop
     with AttentionReader(evaluator.model, training=False, eval=True) as reader:
         for pixels, _, index in evaluator.batches(data.val, "attention-quality"):

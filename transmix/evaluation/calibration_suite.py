@@ -1,4 +1,4 @@
-"""The suite 'calibration': whether confidence can be believed, and how much one temperature would help."""
+"""The suite 'calibration': calibration errors, and their values after temperature scaling."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def calibration(evaluator: Evaluator, data: ImageData, settings: Settings) -> It
     """Yield calibration errors, AURRA, Brier score and cross-entropy of all images, then of temperature scaling.
 
     The temperature is fitted on one half of the images (`halves`); '..._before' and '..._after' are measured on the
-    other, with the logits as they are and divided by it. Each image passes the model once.
+    other half, without and with the temperature. Each image passes the model once.
 
     Raises:
         DataError: fewer than two images.
@@ -27,7 +27,7 @@ def calibration(evaluator: Evaluator, data: ImageData, settings: Settings) -> It
 
 
 def halves(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Share N positions out at random into those to fit on, N // 2, and the rest; each (n,) int64 ascending."""
+    """Split N indices at random into N // 2 to fit on, and the rest; each (n,) int64, ascending."""
     order = np.random.Generator(np.random.Philox(derive_seed(seed, "temperature"))).permutation(samples)
     return np.sort(order[: samples // 2]), np.sort(order[samples // 2 :])
 

@@ -1,7 +1,6 @@
 """Measures that need every sample: of its confidence, calibration errors and AURRA; of its logits, the temperature.
 
-Samples of equal confidence have no order. Each counts as right by their mean accuracy, so that no result depends on the
-order of the samples.
+Samples of equal confidence get their mean accuracy, so that no result depends on the order of the samples.
 """
 
 import math
@@ -33,7 +32,7 @@ class Confidences(Tally):
 
     Args:
         num_classes: K.
-        device: device of the samples' numbers, on which processes exchange them.
+        device: device of the values, also used to exchange them between processes.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -64,11 +63,12 @@ class Confidences(Tally):
 
 
 class Temperature(Tally):
-    """Logits of some samples, and the temperature that fits them best.
+    """Collects logits, and fits the temperature.
 
         T = argmin over T of mean over samples of (log sum_k exp(z_k / T) - z_label / T)
 
-    Memory: 4 * K bytes a sample on the device, because it keeps the logits; 100 MB for 25,000 samples of 1,000 classes,
+    Memory: 4 * K bytes per sample on the device, because it keeps the logits; 100 MB for 25,000 samples of 1,000
+        classes,
     divided over the processes.
 
     Source: Guo et al., On Calibration of Modern Neural Networks (ICML 2017, arXiv 1706.04599), section 4.2.
@@ -132,7 +132,7 @@ class Temperature(Tally):
 
 
 def ascending(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sort (N,) confidences, lowest first, with how often each is right in 0..1: float64, the mean among equals."""
+    """Sort (N,) confidences, lowest first; return them with their accuracy in 0..1, float64, averaged over ties."""
     distinct, group = np.unique(confidence, return_inverse=True)
     samples = np.bincount(group, minlength=len(distinct))
     right = np.bincount(group, weights=hits, minlength=len(distinct)) / samples
@@ -166,7 +166,7 @@ def gaps(confidence: np.ndarray, right: np.ndarray, starts: np.ndarray) -> tuple
         starts: (M,) where each bin begins; it ends where the next one begins. Empty bins are left out.
 
     Returns:
-        Of each bin, its share of the samples, and |accuracy - mean confidence|.
+        For each bin, its fraction of the samples, and |accuracy - mean confidence|.
     """
     starts = np.unique(starts[starts < len(right)])
     samples = np.diff(starts, append=len(right))
@@ -181,8 +181,8 @@ def mean_gap(share: np.ndarray, gap: np.ndarray) -> float:
 def root_mean_square_gap(share: np.ndarray, gap: np.ndarray) -> float:
     """RMS calibration error: the root of the sum of share * gap^2.
 
-    With bins of 100 samples it is that of Hendrycks et al. (Deep Anomaly Detection with Outlier Exposure, ICLR 2019,
-    appendix; Natural Adversarial Examples, CVPR 2021).
+    With bins of 100 samples it is the measure of Hendrycks et al. (Deep Anomaly Detection with Outlier Exposure, ICLR
+    2019, appendix; Natural Adversarial Examples, CVPR 2021).
     """
     return float(np.sqrt((share * gap**2).sum()))
 
@@ -190,8 +190,8 @@ def root_mean_square_gap(share: np.ndarray, gap: np.ndarray) -> float:
 def published_rms(confidence: np.ndarray, right: np.ndarray) -> float:
     """Return the RMS calibration error as the published code computes it, for comparison with published numbers.
 
-    calibration_tools.py of hendrycks/natural-adv-examples leaves the last bin (the most confident 100 to 199 samples)
-    out of the sum, but still divides by all samples. Nan with fewer than two bins.
+    calibration_tools.py of hendrycks/natural-adv-examples omits the last bin (the most confident 100 to 199 samples)
+    from the sum, but still divides by all samples. Nan with fewer than two bins.
     """
     share, gap = gaps(confidence, right, equal_count(len(right)))
     return root_mean_square_gap(share[:-1], gap[:-1]) if len(gap) > 1 else float("nan")

@@ -38,20 +38,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on batches of labelled images.
 
-    If a process group is initialised, every rank calls this with its own share of the data, however large or
-    small (none at all too), and every rank gets the result for the whole.
+    If a process group is initialised, every rank must call this with its own share of the data (may be empty), and
+    every rank gets the result for all data.
 
     Args:
-        model: Gives logits (B, K) for images. Every module is in evaluation mode meanwhile, and back in its
-            own mode after, also if something raises.
-        batches: Gives (images, labels, valid): images (B, 3, H, W), uint8 or float; labels (B,) int64; valid
-            (B,) bool, False for rows that only fill up the batch, or None if all count. Padding rows pass the
-            model, so that shapes stay the same, but no metric. Keep `valid` on the CPU: on a GPU it costs a
-            host read a batch.
+        model: Returns logits (B, K) for images. It is set to evaluation mode here; each module's own mode is restored
+            at the end, also after an exception.
+        batches: Yields (images, labels, valid): images (B, 3, H, W), uint8 or float; labels (B,) int64; valid (B,)
+            bool, False for padding rows, or None if all count. Padding rows go through the model, so that shapes stay
+            the same, but do not count. Keep `valid` on the CPU: on a GPU it costs a device synchronisation per batch.
         num_classes: K.
-        device: Where the model is; batches are moved there.
-        normalise: Makes the model's float input of the images as they came, on the device.
-        amp_dtype: Type for autocast, e.g. torch.bfloat16; None for none.
+        device: Device of the model; batches are moved there.
+        normalise: Converts images to the model's float input, on the device.
+        amp_dtype: Autocast dtype, e.g. torch.bfloat16; None: no autocast.
 
     Returns:
         'images', their number; 'loss' in nats; 'nonfinite_logits', a number of images; 'top1', 'top5',
@@ -60,8 +59,8 @@ def evaluate(
         add, by their names.
 
     Raises:
-        ValueError: If no rank has an image that counts, or shapes do not fit.
-        TypeError: If `normalise` does not give floating point, or labels are not int64.
+        ValueError: No rank has a valid image, or shapes do not fit.
+        TypeError: `normalise` does not return floating point, or labels are not int64.
     """
     device = torch.device(device)
     if isinstance(model, DistributedDataParallel):
@@ -79,7 +78,7 @@ def evaluate(
 
     images_seen = int(sum_over_ranks(accuracy).count)
     if images_seen == 0:
-        raise ValueError("nothing to evaluate: the evaluation set gave no image that counts, on any rank")
+        raise ValueError("nothing to evaluate: no rank has a valid image")
     scores: dict[str, Any] = {"images": images_seen}
     for accumulator in accumulators:
         scores.update(sum_over_ranks(accumulator).compute())
@@ -96,7 +95,7 @@ def _answers(
     normalise: Callable[[Tensor], Tensor],
     amp_dtype: torch.dtype | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits and labels of the rows that count."""
+    """Yield logits and labels of the valid rows."""
     for images, labels, valid in batches:
         pixels = normalise(images.to(device, non_blocking=True))
         if not pixels.is_floating_point():
@@ -114,15 +113,15 @@ def _answers(
 
 @dataclass(frozen=True)
 class Evaluator:
-    """One set of weights on its device, and how images are run through it.
+    """One set of weights on its device, with its data loading and preprocessing.
 
     Attributes:
         loaded: the model, moved to the device of `world`, with its class names.
-        world: this process among all that measure together, and its device.
-        batch_size: images at once.
-        workers: processes that load images; None: what the cores allow.
-        amp_dtype: for autocast; None for none.
-        bad: which images cannot be read, and how many may be; None: none.
+        world: rank and device of this process.
+        batch_size: images per batch.
+        workers: number of loader workers; None: chosen from the CPU cores.
+        amp_dtype: autocast dtype; None: no autocast.
+        bad: collects unreadable images and limits them; None: none allowed.
     """
 
     loaded: LoadedModel
@@ -134,12 +133,12 @@ class Evaluator:
 
     @property
     def name(self) -> str:
-        """Which weights: "model", "ema"."""
+        """Name of the weights: "model" or "ema"."""
         return self.loaded.name
 
     @property
     def model(self) -> nn.Module:
-        """Gives logits (B, K) for normalised images."""
+        """The model: normalised images -> logits (B, K)."""
         return self.loaded.model
 
     @property
@@ -149,12 +148,12 @@ class Evaluator:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images become the model's input."""
+        """Preprocessing of images for the model."""
         return self.loaded.preprocessing
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.world.device
 
     def load(self, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -168,15 +167,15 @@ class Evaluator:
         return evaluation_batches(split, seen.crop, self.batch_size, workers, pin, (world.rank, world.size), self.bad)
 
     def batches(self, split: Split, what: str = "") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield this process's share of a split, without images that cannot be read.
+        """Yield this process's share of a split, without unreadable images.
 
         Args:
-            split: labels are positions in `classes`.
-            what: is being measured, for the progress bar.
+            split: labels are indices into `classes`.
+            what: text of the progress bar.
 
         Yields:
-            pixels (b, 3, S, S) float32, normalised, and labels (b,) int64, both on the device; index (b,) int64, on
-            the CPU, the images' positions in the split, which random numbers are keyed by.
+            pixels (b, 3, S, S) float32, normalised, and labels (b,) int64, both on the device; index (b,) int64, on the
+            CPU, the images' indices in the split, used as key of random numbers.
         """
         normalise = self.preprocessing.normaliser(self.device)
         place = self.world.rank
@@ -194,12 +193,12 @@ class Evaluator:
 
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
-        """Return the model's logits (b, K) float32 for pixels (b, 3, S, S) as `batches` gives them."""
+        """Return the model's logits (b, K) float32 for pixels (b, 3, S, S) from `batches`."""
         with self.autocast():
             return self.model(pixels).float()
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which the model runs."""
+        """Return the autocast context of the model."""
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
 
@@ -213,19 +212,19 @@ def prepare(
     compile: bool = False,
     bad: BadImages | None = None,
 ) -> list[Evaluator]:
-    """Bring models to the device; under torchrun, join the other processes.
+    """Move models to the device; under torchrun, join the other processes.
 
     Args:
-        models: with class names, as `load_with_data` gives them.
-        batch_size: images at once.
+        models: with class names, from `load_with_data`.
+        batch_size: images per batch.
         device: "auto", "cpu", "cuda", ...
-        workers: processes that load images; None: what the cores allow.
+        workers: number of loader workers; None: chosen from the CPU cores.
         amp: "none", "bf16" or "fp16".
         compile: torch.compile the models.
-        bad: how many images may be unreadable, and which are; None: none may.
+        bad: collects unreadable images and limits them; None: none allowed.
 
     Raises:
-        RecipeError: a device that this machine does not have, or processes that cannot find each other.
+        RecipeError: the device does not exist on this machine, or the processes cannot connect.
     """
     world = distributed.start(device)
     ready = []
@@ -237,9 +236,9 @@ def prepare(
 
 
 def score(evaluators: Sequence[Evaluator], data: ImageData) -> dict[str, dict[str, Any]]:
-    """Return the scores of each set of weights on a data set's validation split, but for `LEFT_OUT`.
+    """Return the scores of each set of weights on a data set's validation split, without `LEFT_OUT`.
 
-    Images that cannot be read are left out, as far as `bad` allows, and are known to it then.
+    Unreadable images are skipped and recorded in `bad`, up to its limit.
     """
     scores = {}
     for one in evaluators:
@@ -250,5 +249,5 @@ def score(evaluators: Sequence[Evaluator], data: ImageData) -> dict[str, dict[st
 
 
 def part_of(split: Split, positions: np.ndarray) -> Split:
-    """Take the images of a split at some positions, (n,) int64, without masks."""
+    """Return the images of a split at the given indices, (n,) int64, without masks."""
     return replace(take(split, positions), masks=None)

@@ -1,7 +1,7 @@
 """The suite 'label-truth': the error of a mixed label against the visible foreground of both images.
 
-Pairs of validation images and CutMix boxes are drawn, as training draws them; the model sees the mixed image, and each
-label rule gives its lam. Foreground masks tell what lam should have been.
+Pairs of validation images and CutMix boxes are drawn as in training; the model runs on the mixed image, and each label
+rule gives its lam. Foreground masks give the true lam.
 """
 
 import math
@@ -53,7 +53,7 @@ each patch that the box covers in place of its upper left pixel."""
 
 
 class Pair(NamedTuple):
-    """One mixed image to come: which image is pasted into which, and where."""
+    """A planned mixed image: both images, and the box."""
 
     own: int  # position of image A
     partner: int  # of image B
@@ -65,10 +65,10 @@ class PairLabels:
     """Labels of n pairs by each rule, and the visible foreground of their images.
 
     Attributes:
-        pairs: (n,) int64, which of the drawn pairs they are.
+        pairs: (n,) int64, indices of the drawn pairs.
         lam: rule -> (n,) float64, weight of image A's label.
-        lam_area: (n,) float64, the share of the area that the box leaves to image A.
-        seen: (n, 2) float64, foreground pixels that the mixed image shows of A and of B.
+        lam_area: (n,) float64, the area fraction of image A.
+        seen: (n, 2) float64, visible foreground pixels of A and of B in the mixed image.
         whole: (n, 2) float64, foreground pixels of A and of B before mixing.
     """
 
@@ -82,17 +82,17 @@ class PairLabels:
 def draw_pairs(
     count: int, labels: Sequence[int] | np.ndarray, size: tuple[int, int], seed: int, alpha: float = 1.0
 ) -> list[Pair]:
-    """Draw pairs of images of different classes, each with a box as `Mixer` draws it.
+    """Draw pairs of images of different classes, each with a box drawn as in `Mixer`.
 
-    No box changes a label between images of one class, and an empty box mixes nothing: these are drawn again. Each
-    pair follows from the seed and its number alone.
+    Pairs of one class and empty boxes are drawn again, because they do not change the label. Each pair depends only on
+    the seed and its number.
 
     Args:
-        count: How many.
-        labels: (N,) of the images; where all are of one class, pairs are of that class.
-        size: (H, W) of the images as the model sees them.
-        seed: Decides it all.
-        alpha: The area left to image A is drawn from Beta(alpha, alpha).
+        count: Number of pairs.
+        labels: (N,) labels of the images; if all are of one class, pairs are too.
+        size: (H, W) of the model input.
+        seed: Random seed.
+        alpha: The area fraction of image A is drawn from Beta(alpha, alpha).
 
     Raises:
         DataError: There are fewer than two images.
@@ -113,25 +113,25 @@ def draw_pairs(
 
 
 def true_lam(seen: np.ndarray, whole: np.ndarray, by: str = "object") -> np.ndarray:
-    """Return the right weight of image A's label, from the visible foreground of both images.
+    """Return the true weight of image A's label, from the visible foreground of both images.
 
         by object   lam = (seen_A / whole_A) / (seen_A / whole_A + seen_B / whole_B)
         by pixel    lam = seen_A / (seen_A + seen_B)
 
-    By object is the default: an unmixed image has the label 1 whether its object is small or large, so a label counts
-    objects and not their pixels, and half a mouse beside half an elephant is half of each. By pixel the elephant would
-    win. Where both objects are equally large, both are the same.
+    'object' is the default: an unmixed image has the label 1 whether its object is small or large, so a label counts
+    objects, not pixels. Half a mouse next to half an elephant is half of each; by pixel the elephant would win. For
+    objects of equal size both are the same.
 
     Args:
-        seen: (n, 2) foreground pixels that the mixed image shows of A and of B.
+        seen: (n, 2) visible foreground pixels of A and of B in the mixed image.
         whole: (n, 2) the same before mixing.
         by: "object" or "pixel".
 
     Returns:
-        (n,) float64; nan where no foreground is seen, and by object also where an image has none to begin with.
+        (n,) float64; nan if no foreground is visible; by object also if an image has no foreground at all.
     """
     if by not in ("object", "pixel"):
-        raise ValueError(f"a label is true by 'object' or by 'pixel', not {by!r}")
+        raise ValueError(f"by must be 'object' or 'pixel', not {by!r}")
     with np.errstate(invalid="ignore", divide="ignore"):
         shown = seen / whole if by == "object" else np.asarray(seen, dtype=np.float64)
         return shown[:, 0] / shown.sum(axis=1)
@@ -140,20 +140,20 @@ def true_lam(seen: np.ndarray, whole: np.ndarray, by: str = "object") -> np.ndar
 def weigh(
     evaluator: Evaluator, split: Split, masks: Masks, pairs: Sequence[Pair], rules: Mapping[str, Rule] = RULES
 ) -> PairLabels:
-    """Mix each pair, run the model in evaluation mode, and weigh the labels by each rule.
+    """Mix each pair, run the model in evaluation mode, and compute the label weights by each rule.
 
-    Under several processes each takes its share, and all get the whole.
+    With several processes, each takes its share, and all get the full result.
 
     Args:
         evaluator: The model.
         split: The images.
-        masks: Position -> mask (H, W); what equals `FOREGROUND` counts.
-        pairs: As `draw_pairs` gives them for the size that the model sees.
+        masks: Index -> mask (H, W); pixels equal to `FOREGROUND` count.
+        pairs: Pairs from `draw_pairs`, drawn for the size of the model input.
         rules: Name -> label rule.
 
     Raises:
         AttentionError: The model's attention cannot be read.
-        DataError: More images cannot be read than `evaluator.bad` allows; pairs with those it allows are left out.
+        DataError: More images are unreadable than `evaluator.bad` allows; pairs with allowed ones are left out.
     """
     crop, normalise = evaluator.preprocessing.crop, evaluator.preprocessing.normaliser(evaluator.device)
 
@@ -193,7 +193,7 @@ def weigh(
 
 
 def mean_interval(values: np.ndarray) -> Estimate:
-    """Return the mean of (n,) values with its normal interval; nan for no value, no interval (nan) for one."""
+    """Return the mean of (n,) values with its normal interval; nan without values; no interval (nan) for one."""
     if len(values) == 0:
         return math.nan, math.nan, math.nan
     mean = float(np.mean(values))
@@ -235,12 +235,12 @@ def agreement(lam: np.ndarray, truth: np.ndarray, baseline: np.ndarray) -> dict[
 
 
 def label_truth(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, float | list | str]]:
-    """Yield how far the label by each rule is from the truth by object, and by pixel.
+    """Yield the error of each rule's label against the truth by object, and by pixel.
 
     For a rule R: 'error_R' is the mean of |lam - truth|, in 0..1, and 'rank_correlation_R' Spearman's of both;
-    'error_over_area_R' is the mean of how much more R errs than area does on the same pair, below 0 where R is better.
-    A list '..._interval' is the 95 % interval, over pairs. 'pairs' are those that count, 'left_out' those without
-    foreground to be seen, or with an image that cannot be read.
+    'error_over_area_R' is the mean of the error of R minus the error of area on the same pair, below 0 if R is better.
+    A list '..._interval' is the 95 % interval, over pairs. 'pairs' counts the pairs used, 'left_out' those without
+    visible foreground, or with an unreadable image.
 
     Raises:
         DataError: The data has no masks, or fewer than two images.
@@ -269,7 +269,7 @@ def _measure(evaluator: Evaluator, split: Split, masks: Masks, pairs: Sequence[P
 
 
 def _paste(own: Tensor, partner: Tensor, pasted: Tensor) -> Mixed:
-    """Mix (n, 3, H, W) uint8 with partners that are no rows of the batch, where `pasted` (n, H, W) says so."""
+    """Mix (n, 3, H, W) uint8 with partners from outside the batch, where `pasted` (n, H, W) is true."""
     lam = 1 - pasted.double().mean((1, 2)).float()
     nothing = torch.zeros(len(own), dtype=torch.int64)  # labels are not looked at
     return Mixed(torch.where(pasted[:, None], partner, own), nothing, None, lam, lam, pasted)

@@ -41,7 +41,7 @@ GRIDS = (1, 2, 4, 8, 14, 16)
 
 
 def occlusion(evaluator: Evaluator, data: ImageData, settings: Settings) -> Iterator[tuple[str, Value]]:
-    """Yield the grid, what saliency is, the ratios, and for each way of dropping the top-1 accuracies at them.
+    """Yield the grid, the source of saliency, the ratios, and for each way of dropping the top-1 accuracies.
 
     Raises:
         RecipeError: a ratio outside 0..1.
@@ -85,16 +85,16 @@ def _measure(
 
 
 def drop_count(ratio: float, patches: int) -> int:
-    """Return floor(ratio * patches), where 0.7 of 10 is 7 whatever the last bit of 0.7."""
+    """Return floor(ratio * patches), robust to rounding: 0.7 of 10 is 7."""
     return int(ratio * patches + 1e-9)
 
 
 def drop(pixels: Tensor, patches: Tensor, grid: tuple[int, int], fill: Tensor) -> Tensor:
-    """Return images with some of their patches filled.
+    """Return a copy of images with some patches filled.
 
     Args:
         pixels: (B, C, H, W).
-        patches: (B, n) int64, which to drop, row-major; pixel row y belongs to row floor(y * h / H) of the grid.
+        patches: (B, n) int64, patches to drop, row-major; pixel row y belongs to row floor(y * h / H) of the grid.
         grid: (h, w).
         fill: (C,), the colour.
     """
@@ -104,7 +104,7 @@ def drop(pixels: Tensor, patches: Tensor, grid: tuple[int, int], fill: Tensor) -
 
 
 def _try(evaluator: Evaluator) -> tuple[tuple[int, int], str]:
-    """Return the grid of patches and what saliency is, by a look at one black image, the same on every process."""
+    """Return the patch grid and the source of saliency, from a forward of one black image; equal on every process."""
     black = torch.zeros(1, 3, *evaluator.preprocessing.height_width, device=evaluator.device)
     try:
         with _reader(evaluator.model) as reader:
@@ -150,14 +150,14 @@ def _measure_shuffled(
 
 
 def random_order(index: Tensor, patches: int, *key: int | str) -> Tensor:
-    """Return a random order of P patches for each image, (b, P) int64; it follows from the key and the index alone."""
+    """Return a random order of P patches for each image, (b, P) int64; it depends only on the key and the index."""
     seeds = (derive_seed(*key, image) for image in index.tolist())
     orders = [np.random.Generator(np.random.Philox(seed)).permutation(patches) for seed in seeds]
     return torch.from_numpy(np.stack(orders))
 
 
 def shuffled(pixels: Tensor, order: Tensor, grid: int) -> Tensor:
-    """Return images (B, C, S, S) whose patch p is patch order[:, p] of what they were."""
+    """Return images (B, C, S, S) whose patch p is patch order[:, p] of the input."""
     batch, channels, side, _ = pixels.shape
     small = side // grid
     cut = pixels.view(batch, channels, grid, small, grid, small).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)

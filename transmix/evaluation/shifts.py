@@ -42,9 +42,9 @@ class ShiftedFolder:
     """A folder `<folder>/<class>/*.jpg`.
 
     Attributes:
-        path: where it is.
+        path: its path.
         folders: its class folders, sorted.
-        classes: (n,) int64, which of the model's classes each of them is.
+        classes: (n,) int64, the model's class of each folder.
     """
 
     path: Path
@@ -53,11 +53,11 @@ class ShiftedFolder:
 
     @property
     def subset(self) -> np.ndarray:
-        """The model's classes that occur, ascending: (m,) int64, m <= n."""
+        """The model's classes that have a folder, ascending: (m,) int64, m <= n."""
         return np.unique(self.classes)
 
     def read(self) -> Split:
-        """List the images; labels are positions in `subset`.
+        """List the images; labels are indices into `subset`.
 
         Raises:
             DataError: a class folder has no image.
@@ -67,7 +67,7 @@ class ShiftedFolder:
 
 
 def shifts(evaluator: Evaluator, data: ImageData, settings: Settings) -> Named:
-    """Yield the scores of each folder, every name with the folder's own in front: 'imagenet-a/top1'.
+    """Yield the scores of each folder, with the folder's name as prefix: 'imagenet-a/top1'.
 
     Raises:
         RecipeError: no folder is given.
@@ -90,15 +90,17 @@ def shifts(evaluator: Evaluator, data: ImageData, settings: Settings) -> Named:
         outliers = open_shifted(folder, classes, class_map)
         inliers = np.flatnonzero(np.isin(data.val.labels, outliers.subset))
         if len(inliers) == 0:
-            raise DataError(f"{data.name}: no validation image has a class of {folder}, to set it against")
+            raise DataError(
+                f"{data.name}: no validation image has a class of {folder}: there are no inliers to compare with"
+            )
         measured.append(_outliers(evaluator, outliers, part_of(data.val, inliers)))
     return ((f"{name}/{score}", value) for name, found in zip(names, measured, strict=True) for score, value in found)
 
 
 def _natural(evaluator: Evaluator, folder: ShiftedFolder) -> Named:
-    """Accuracy and calibration among the classes that the folder has.
+    """Accuracy and calibration among the classes of the folder.
 
-    As published for ImageNet-A: the logits of the other classes are left out before the softmax (Hendrycks et al.,
+    As published for ImageNet-A: the logits of the other classes are dropped before the softmax (Hendrycks et al.,
     Natural Adversarial Examples, CVPR 2021, and its code).
     """
     classes = len(folder.subset)
@@ -114,7 +116,7 @@ def _natural(evaluator: Evaluator, folder: ShiftedFolder) -> Named:
 
 
 def _corrupted(evaluator: Evaluator, opened: Mapping[str, list[ShiftedFolder]], baseline: dict[str, float]) -> Named:
-    """Top-1 error of each corruption by severity, and over the baseline's: the mean of those is mCE."""
+    """Top-1 error of each corruption by severity, and divided by the baseline's; the mean of these is mCE."""
     errors: dict[str, list[float]] = {}
     for corruption, by_severity in opened.items():
         errors[corruption] = []
@@ -130,10 +132,10 @@ def _corrupted(evaluator: Evaluator, opened: Mapping[str, list[ShiftedFolder]], 
 
 
 def _outliers(evaluator: Evaluator, folder: ShiftedFolder, inliers: Split) -> Named:
-    """Area under the precision-recall curve of telling outliers from images of the classes they are set against.
+    """Area under the precision-recall curve for detecting outliers among images of the inlier classes.
 
-    As published for ImageNet-O: an image's anomaly score is minus the highest softmax probability among those classes,
-    and outliers are the positives (Hendrycks et al., Natural Adversarial Examples, CVPR 2021, and its code).
+    As published for ImageNet-O: an image's anomaly score is minus the highest softmax probability among the inlier
+    classes, and outliers are the positives (Hendrycks et al., Natural Adversarial Examples, CVPR 2021, and its code).
     """
     inside, outside = (Confidences(len(folder.subset), evaluator.device) for _ in range(2))
     inliers = Split(inliers.images, np.searchsorted(folder.subset, inliers.labels), bad=inliers.bad)
@@ -158,7 +160,7 @@ def average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
     """Return the area under the precision-recall curve: sum over thresholds of (recall gained) * precision.
 
     Args:
-        positives: (n,) scores, higher where something is more surely positive.
+        positives: (n,) scores, higher means more likely positive.
         negatives: (m,) scores. No threshold separates equal scores.
 
     Returns:
@@ -175,10 +177,10 @@ def average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
 
 
 def open_shifted(path: str | Path, classes: Sequence[str], class_map: Mapping[str, str]) -> ShiftedFolder:
-    """Match the class folders in a folder with a model's classes, by name or through a map from name to name.
+    """Match class folders with a model's classes, by name or by a map from name to name.
 
     Raises:
-        DataError: there is no such folder, it has no class folders, or one of them is no class of the model.
+        DataError: there is no such folder, it has no class folders, or the model has no such class.
     """
     path = Path(path)
     if not path.is_dir():
@@ -190,17 +192,17 @@ def open_shifted(path: str | Path, classes: Sequence[str], class_map: Mapping[st
     if unknown := [folder for folder, name in names.items() if name not in position]:
         raise DataError(
             f"{path}: the model has no class for the class folders {listing(unknown)}; its classes are "
-            f"{listing(classes, 3)}; say which is which in a file: --class-map FILE"
+            f"{listing(classes, 3)}; map folders to classes in a file: --class-map FILE"
         )
     positions = np.array([position[names[folder]] for folder in written], dtype=np.int64)
     return ShiftedFolder(path, tuple(written.values()), positions)
 
 
 def read_class_map(path: str | Path | None) -> dict[str, str]:
-    """Read which class of the model a class folder is: JSON {folder: class}, or CSV with the columns folder and class.
+    """Read the map from class folders to classes: JSON {folder: class}, or CSV with the columns folder and class.
 
     Raises:
-        DataError: the file is not there, or is neither.
+        DataError: the file is missing, or has neither format.
     """
     if path is None:
         return {}
@@ -217,7 +219,7 @@ def read_class_map(path: str | Path | None) -> dict[str, str]:
 
 
 def holds_corruptions(folder: str | Path) -> bool:
-    """Tell whether a folder holds corruptions by severity; class folders may be called `snow` or `frost` too."""
+    """Whether a folder holds corruptions by severity; the names alone do not tell, a class may be called `snow` too."""
     return any((Path(folder) / name / str(severity)).is_dir() for name in CORRUPTIONS for severity in SEVERITIES)
 
 
@@ -227,7 +229,7 @@ def open_corruptions(
     """Return for each corruption its folders by severity, 1 to 5, `<corruption>/<severity>/<class>`.
 
     Raises:
-        DataError: a corruption, a severity, or in one of them a class is missing; all of them are named.
+        DataError: a corruption, severity or class is missing; the message lists all.
     """
     folder = Path(folder)
     places = {name: [folder / name / str(severity) for severity in SEVERITIES] for name in CORRUPTIONS}
@@ -247,10 +249,10 @@ def open_corruptions(
 
 
 def read_baseline(path: str | Path | None) -> dict[str, float]:
-    """Read the baseline's error for each corruption from JSON {corruption: error in 0..1}; AlexNet's without a file.
+    """Read the baseline's error for each corruption from JSON {corruption: error in 0..1}; without a file, AlexNet's.
 
     Raises:
-        DataError: the file is not there, is not JSON, lacks a corruption, or has an error outside (0, 1].
+        DataError: the file is missing, is not JSON, lacks a corruption, or has an error outside (0, 1].
     """
     if path is None:
         return ALEXNET_ERRORS
@@ -279,5 +281,5 @@ def _is_error(value: object) -> bool:
 
 
 def corruption_errors(errors: Mapping[str, Sequence[float]], baseline: Mapping[str, float]) -> dict[str, float]:
-    """Return CE of each corruption: the mean of its errors over severities, over the baseline's; mCE is their mean."""
+    """Return CE per corruption: its mean error over severities, divided by the baseline's. mCE is their mean."""
     return {name: sum(by_severity) / len(by_severity) / baseline[name] for name, by_severity in errors.items()}

@@ -3,13 +3,13 @@
 A suite is a function (evaluator, data, settings) that yields (name, value):
 
     evaluator an `Evaluator`: `evaluator.batches(split)` gives this process's share, `evaluator.logits(pixels)` runs it
-    data      an `ImageData` whose labels are positions in `evaluator.classes`; suites measure on `data.val`
+    data      an `ImageData` whose labels are indices into `evaluator.classes`; suites measure on `data.val`
     settings  the `Settings` below: all that a user can choose, for all suites
     value     a number; a list of numbers, one row of a table; or a text, for how it was measured
 
-It checks what it is given when it is called, before the first value is asked for: all suites are called before any
-of them runs, so that a folder that is missing is found before hours are spent. Every process of a group runs the same
-suites and yields the same values, for the whole of the data, whatever its share (`sum_over_ranks`, `gather_rows`).
+A suite checks its arguments when it is called, before the first value is requested. All suites are called before any of
+them runs, so a missing folder is found early. Every process runs the same suites and yields the same values, for the
+whole data set (`sum_over_ranks`, `gather_rows`).
 """
 
 import pkgutil
@@ -42,34 +42,35 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user can choose about the suites."""
+    """User settings of the suites."""
 
     suite_seed: int = 0
-    """Decides what suites draw: dropped patches, shuffled patches, halves of the data. Batches and processes do not."""
+    """Seed of the suites: dropped patches, shuffled patches, halves of the data. Batch size and number of processes do
+    not change the result."""
     occlusion_ratios: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    """occlusion: shares of the patches that are dropped."""
+    """occlusion: fractions of the patches to drop."""
     occlusion_fill: Literal["black", "mean"] = "black"
-    """occlusion: what a dropped patch becomes. 'black': 0 before normalisation, as in the published code; 'mean': 0
+    """occlusion: fill of dropped patches. 'black': 0 before normalisation, as in the published code; 'mean': 0
     after normalisation."""
     shuffle_grids: tuple[int, ...] | None = None
-    """shuffle: patches along each side; those of 2, 4, 8, 14 and 16 that divide the image if not given."""
+    """shuffle: patches along each side; default: those of 2, 4, 8, 14 and 16 that divide the image."""
     shift_data: tuple[str, ...] = ()
     """shifts: folders of class folders (ImageNet-A, -R, -Sketch), or of corruptions (ImageNet-C:
     <corruption>/<severity>/<class>)."""
     outlier_data: tuple[str, ...] = ()
-    """shifts: folders of images that belong to no class of the model, in class folders that name the classes they are
-    set against (ImageNet-O)."""
+    """shifts: folders of images that belong to no class of the model (ImageNet-O). Their class folders name the inlier
+    classes to compare with."""
     class_map: str | None = None
     """shifts: file that maps the names of class folders to the model's class names, JSON or CSV (folder,class)."""
     baseline_errors: str | None = None
-    """shifts: JSON file of the baseline's error per corruption, in 0..1; AlexNet's if not given."""
+    """shifts: JSON file of the baseline's error per corruption, in 0..1; default: AlexNet's."""
 
 
 def load_suite(name: str) -> Suite:
     """Import a suite by its name in the table, or one that an installed package adds.
 
     Raises:
-        UnknownNameError: there is none of this name.
+        UnknownNameError: unknown suite.
     """
     suite = plugins.find("suite", SUITES, name)
     return pkgutil.resolve_name(suite) if isinstance(suite, str) else suite
@@ -87,8 +88,7 @@ def run_suites(
         An iterator over (suite, {model: {name: value}}), in the order asked for.
 
     Raises:
-        AttentionError, DataError, RecipeError: from here, if a suite cannot be run; while iterating, if it turns out
-            later.
+        AttentionError, DataError, RecipeError: a suite cannot run. Raised here or, if found later, during iteration.
     """
     every = plugins.names("suite", SUITES)
     asked = dict.fromkeys(name for one in names for name in (every if one == "all" else (one,)))

@@ -1,1 +1,1 @@
-"""A run's model for other programs: one format a file; what was written is opened again and compared."""
+"""Export a run's model for other programs: one format per file; each export is loaded again and compared."""

@@ -20,15 +20,15 @@ class ExportError(TransMixError):
 
 
 def check_same(loaded: LoadedModel, load: Callable[[], Callable[[Tensor], Tensor]], program: str) -> None:
-    """Open what was written and compare its logits on noise, for a batch of one and of three images.
+    """Load an export and compare its logits on noise, with batches of one and three images.
 
     Args:
-        loaded: what was exported.
-        load: opens it; gives a function from normalised images (B, 3, S, S) to logits (B, K).
-        program: that opens it, for the message.
+        loaded: the exported model.
+        load: loads the export; returns a function from normalised images (B, 3, S, S) to logits (B, K).
+        program: name of the library that loads it, for the message.
 
     Raises:
-        ExportError: it cannot be opened, or gives other logits.
+        ExportError: it cannot be loaded, or gives other logits.
     """
     try:
         other = load()
@@ -54,7 +54,7 @@ def check_huggingface(folder: Path, loaded: LoadedModel) -> None:
     Transformers opens that layout by itself, as TimmWrapperForImageClassification.
 
     Raises:
-        ExportError: it does not give the run's logits or names.
+        ExportError: logits or class names differ from the run's.
     """
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -73,7 +73,7 @@ def check_huggingface(folder: Path, loaded: LoadedModel) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars and notes on choices that are right here off the terminal."""
+    """Hide progress bars and irrelevant warnings of the library."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

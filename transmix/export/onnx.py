@@ -31,7 +31,7 @@ def write_onnx(folder: Path, loaded: LoadedModel) -> None:
     The graph takes normalised float32 images (B, 3, S, S), any B, and gives logits (B, K).
 
     Raises:
-        ExportError: torch cannot write the model as ONNX, or the file does not give the run's logits.
+        ExportError: torch cannot write the model as ONNX, or its logits differ from the run's.
     """
     program = _program(loaded)
     program.model.metadata_props.update(onnx_metadata(loaded))
@@ -51,7 +51,7 @@ def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def onnx_metadata(loaded: LoadedModel) -> dict[str, str]:
-    """Return what the file says of itself; lists and numbers as JSON."""
+    """Return the metadata of the file; lists and numbers as JSON."""
     image, classes, chosen = loaded.preprocessing.as_json(), list(loaded.classes or ()), loaded.chosen
     size = image["image_size"]
     return {
@@ -97,7 +97,7 @@ def _program(loaded: LoadedModel) -> Any:
 def _with_plain_attention(model: nn.Module) -> nn.Module:
     """Return a copy with explicit attention (matrix product and softmax), because ONNX's operator set has no other.
 
-    Left to torch, fused attention with a bias (BEiT) ends in "Cannot view a tensor ..." (torch 2.15).
+    torch's own export of fused attention with a bias (BEiT) fails with "Cannot view a tensor ..." (torch 2.15).
     """
     model = copy.deepcopy(model)
     for module in model.modules():

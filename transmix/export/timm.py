@@ -1,4 +1,4 @@
-"""timm's own layout: model.safetensors and config.json, which timm and Hugging Face Transformers open as they are."""
+"""timm's own layout: model.safetensors and config.json, which timm and Hugging Face Transformers load directly."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from transmix.models.loaded import CONFIG, WEIGHTS, LoadedModel, load_model
 
 
 def write_timm(folder: Path, loaded: LoadedModel) -> None:
-    """Write the two files, open them again and compare.
+    """Write both files, load them again and compare.
 
-    A model whose pooling is our class-attention head is not one that timm can build: its config has the key
-    "class_attention", and a "model_type" that Transformers does not know, lest it leave the head out with a warning.
+    timm cannot build a model with our class-attention head: its config has the key "class_attention", and a
+    "model_type" unknown to Transformers, which would otherwise drop the head with only a warning.
 
     Raises:
-        ExportError: what was written does not give the run's logits.
+        ExportError: the logits differ from the run's.
     """
     (folder / CONFIG).write_text(json.dumps(timm_config(loaded), indent=2))
     weights = {name: tensor.contiguous().clone() for name, tensor in loaded.model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""A run's model in the formats asked for, in one folder that is either whole or not there."""
+"""Write a run's model in the requested formats, into one folder that is either complete or absent."""
 
 import os
 import shutil
@@ -27,20 +27,20 @@ PACKAGES = {"timm": (), "huggingface": ("transformers",), "onnx": ("onnx", "onnx
 def export_run(
     run: Path, out: Path, formats: Sequence[str] = ("timm",), *, checkpoint: str = "last", weights: str = "auto"
 ) -> LoadedModel:
-    """Write a run's model for other programs; nothing is left behind if that fails.
+    """Export a run's model for other programs; a failed export leaves no files.
 
     Args:
-        run: its folder.
-        out: the folder to make; absent or empty.
+        run: run folder.
+        out: output folder; must be absent or empty.
         formats: "timm", "huggingface" (the same files, checked with Transformers), "onnx".
         checkpoint: "last" or "best".
-        weights: "model", "ema", or "auto": the EMA where the run kept one that is not far below.
+        weights: "model", "ema", or "auto": the EMA if the run has one whose score is not far below the model's.
 
     Returns:
-        What was exported.
+        The exported model.
 
     Raises:
-        ExportError: a package that is missing, a folder with something in it, or a model that the format cannot hold.
+        ExportError: a missing package, a folder that is not empty, or a model that the format does not support.
         RunError, CheckpointError, RecipeError: the run cannot be opened.
 
     Example:
@@ -62,7 +62,7 @@ def export_run(
 
 
 def write_export(loaded: LoadedModel, out: Path, formats: Sequence[str]) -> None:
-    """Write what is already open; arguments and errors as `export_run`."""
+    """Export a loaded model; arguments and errors as in `export_run`."""
     if "huggingface" in formats and loaded.settings.class_attention:
         raise ExportError(
             "Transformers opens plain timm models only, and this one has a class-attention head in place of its "
@@ -82,7 +82,7 @@ def card(loaded: LoadedModel, formats: Sequence[str]) -> str:
     """Return README.md: what the model is, how well it does, how to load it; with the header that the hub reads.
 
     Raises:
-        ExportError: the model is of no run.
+        ExportError: the model does not come from a run.
     """
     recipe, chosen, classes = loaded.recipe, loaded.chosen, loaded.classes or ()
     if recipe is None or chosen is None:
@@ -115,7 +115,7 @@ def card(loaded: LoadedModel, formats: Sequence[str]) -> str:
 
 @contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside `out` to write in; it gets that name if nothing raises, and goes if something does."""
+    """Yield a temporary folder; rename it to `out` on success, remove it on an error."""
     out = out.resolve()
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

@@ -1,1 +1,1 @@
-"""Neighbours: TransMix in the loops and loaders of other libraries, one file each, loaded where they are used."""
+"""TransMix in the training loops and loaders of other libraries, one file per library."""

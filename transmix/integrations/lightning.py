@@ -15,14 +15,14 @@ from transmix.transmix import TransMix
 
 
 class TransMixModule(LightningModule):
-    """A LightningModule that brings the training step; all else is the user's, and validation sees plain images.
+    """A LightningModule with the training step of TransMix. All else is the user's; validation uses plain images.
 
-    Automatic optimisation, accumulate_grad_batches, precision, strategies and torch.compile are used as ever. How a
-    batch is mixed follows from (the seed of `seed_everything`, optimizer step, batch, process), whatever generator
-    `transmix` came with: no two processes mix alike, and a resumed run mixes as if it had not stopped.
+    Automatic optimisation, accumulate_grad_batches, precision, strategies and torch.compile work as usual. The
+    random draws depend on (seed of `seed_everything`, optimizer step, batch, process), not on the generator of
+    `transmix`. So processes mix differently, and a resumed run draws the same as an uninterrupted one.
 
     Attributes:
-        transmix: to be set in `__init__`; reads the model that `forward` calls.
+        transmix: set it in `__init__`; it reads the model that `forward` calls.
 
     Example:
         >>> class Classifier(TransMixModule):
@@ -48,10 +48,10 @@ class TransMixModule(LightningModule):
         return loss
 
     def mixed_loss(self, images: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
-        """Mix a batch and return its loss, for a training step of one's own.
+        """Mix a batch and return its loss, for a custom training step.
 
         Raises:
-            AttributeError: `self.transmix` was never set.
+            AttributeError: `self.transmix` is not set.
             AttentionError: `self.forward` did not run the model that `self.transmix` reads, in training mode.
         """
         mixed = mix_by_key(self, images, labels, batch_idx)  # type: ignore[reportCallIssue]
@@ -60,7 +60,7 @@ class TransMixModule(LightningModule):
 
 @torch.compiler.disable  # draws on the host, in plain Python
 def mix_by_key(module: TransMixModule, images: Tensor, labels: Tensor, batch_idx: int) -> Mixed:
-    """Mix a batch as its place in the run says.
+    """Mix a batch with random draws keyed by its position in the run.
 
     Raises:
         AttributeError: the module has no TransMix.

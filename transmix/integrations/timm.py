@@ -14,8 +14,8 @@ Everything else stays: --smoothing, --mixup-off-epoch, --bce-loss and its kin, -
 a loss takes `TransMixup(model, task.criterion, **mixup_args)` and `task.criterion = mixup_fn.loss` after the task;
 with a MultiLabelClassificationTask, `multi_label=True` as well.
 
-timm's prefetcher mixes in the collate function, before any model: the loss then refuses what it is given. To keep the
-prefetcher, mix the batches that it delivers, by two more changes:
+timm's prefetcher mixes in the collate function, so the loss raises an error. To keep the prefetcher, mix after it, with
+two more changes:
 
     -                collate_fn = FastCollateMixup(**mixup_args)
 
@@ -37,40 +37,41 @@ from transmix.transmix import TransMix
 
 
 class TransMixup:
-    """Mixes as timm's `Mixup` does, and leaves the label to the loss, which asks the model.
+    """Mixes images like timm's `Mixup`; the loss computes the labels from the model's attention.
 
-    Parameters have timm's names and meanings, and its defaults but for two: `cutmix_alpha` is 1.0 (without CutMix there
-    is no box to weigh) and `num_classes` None. Odd batches and float labels are taken too, images are not modified in
-    place, and draws come from a torch generator instead of NumPy's global one.
+    Parameters have timm's names and meanings, and its defaults except two: `cutmix_alpha` is 1.0 (attention only
+    changes CutMix labels) and `num_classes` is None. Odd batch sizes and float labels are supported, images are not
+    modified in place, and draws come from a torch generator instead of NumPy's global one.
 
     Args:
         model: the model that is trained, before or after `torch.compile` and DDP.
         criterion: loss of (B, K) logits against (B, K) targets, such as timm's `SoftTargetCrossEntropy` or
-            `BinaryCrossEntropy` (whose `target_threshold` makes labels of 0 and 1, and leaves TransMix little to say).
+            `BinaryCrossEntropy` (its `target_threshold` makes labels 0 or 1, so TransMix has little effect).
             None: cross-entropy without dense targets; binary cross-entropy if `multi_label`.
         mixup_alpha: Mixup's lam comes from Beta(alpha, alpha); 0 turns Mixup off.
         cutmix_alpha: Beta(alpha, alpha) of CutMix; 0 turns CutMix off.
         cutmix_minmax: smallest and largest side of the box, as fractions of the image's side.
-        prob: chance that a batch (row, pair) is mixed at all.
-        switch_prob: chance of CutMix where both are on.
+        prob: probability that a batch (row, pair) is mixed.
+        switch_prob: probability of CutMix if both are on.
         mode: "batch", "pair" or "elem".
-        correct_lam: take lam from the box that is left inside the image.
-        label_smoothing: y * (1 - s) + s / K; of multi-label targets y * (1 - s) + s / 2. Also while mixing is off.
-        num_classes: K, checked against the logits; None: as many as there are logits.
-        multi_label: labels are (B, K), each class on its own.
+        correct_lam: recompute lam from the box clipped to the image.
+        label_smoothing: y * (1 - s) + s / K; of multi-label targets y * (1 - s) + s / 2. Also applies while mixing is
+            off.
+        num_classes: K, checked against the logits; None: taken from the logits.
+        multi_label: labels are (B, K), independent classes.
         weight: share of attention against area in the label; 0.5 is the paper's.
-        downsample: how the box comes down to patches, "nearest" (the paper) or "fraction".
-        module: where the class attention is, for models that `AttentionReader` does not know.
-        prefix_tokens: how many tokens come before the patches, for such models.
+        downsample: how the box mask is downsampled to patches, "nearest" (the paper) or "fraction".
+        module: module with the class attention, for models that `AttentionReader` does not know.
+        prefix_tokens: number of tokens before the patches, for such models.
         grid: (h, w) of the patches, for such models.
-        generator: where draws come from. None: an own one, seeded with `torch.initial_seed()`, which train.py has set
+        generator: random generator. None: a new one, seeded with `torch.initial_seed()`, which train.py has set
             to the seed plus the rank.
         transmix: another method for `model`, such as `transmix.SnapMix(model)`, in place of the settings of mixing and
             labels above; it is smoothed by `label_smoothing`.
 
     Attributes:
         mixup_enabled: False turns mixing off, smoothing stays; train.py sets it at `--mixup-off-epoch`.
-        loss: the training loss, (logits, target) -> scalar, for the target that calling this returned.
+        loss: the training loss, (logits, target) -> scalar, for the target returned by this object.
 
     Raises:
         AttentionError: the model's attention cannot be read.
@@ -120,14 +121,14 @@ class TransMixup:
         self.loss = TransMixLoss(self, criterion)
 
     def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Mixed]:
-        """Return the mixed images and, in the target's place, the record that `loss` takes.
+        """Return the mixed images and, as the target, a record for `loss`.
 
         Args:
             images: (B, C, H, W).
             target: (B,) integer classes, or (B, K) float.
 
         Raises:
-            ValueError: images and target that do not fit, or classes where `multi_label` wants (B, K).
+            ValueError: images and target do not fit, or `multi_label` needs (B, K) but got classes.
         """
         if self.multi_label:
             if target.ndim != 2:
@@ -138,7 +139,7 @@ class TransMixup:
 
     @property
     def mixup_enabled(self) -> bool:
-        """Whether batches are mixed; targets are smoothed either way."""
+        """Whether batches are mixed; targets are smoothed in both cases."""
         return self.transmix.mixer.enabled
 
     @mixup_enabled.setter
@@ -147,7 +148,7 @@ class TransMixup:
 
 
 class TransMixLoss(nn.Module):
-    """The loss of a `TransMixup`, as a module because train.py moves its loss to the device."""
+    """The loss of a `TransMixup`. It is a module because train.py moves its loss to the device."""
 
     def __init__(self, mixup: TransMixup, criterion: Callable[[Tensor, Tensor], Tensor] | None):
         super().__init__()
@@ -167,7 +168,7 @@ class TransMixLoss(nn.Module):
         """Return the loss of (B, K) logits against the labels by attention.
 
         Raises:
-            ValueError: a target that `mixup_fn` did not make, or logits of another number of classes.
+            ValueError: a target not made by `mixup_fn`, or logits with another number of classes.
             AttentionError: no forward in training mode since the batch was mixed.
         """
         if not isinstance(target, Mixed):

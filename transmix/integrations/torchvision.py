@@ -1,7 +1,8 @@
-"""torchvision's `CutMix` and `MixUp` of whole batches, and a record in the labels' place for TransMix.
+"""Drop-in `CutMix` and `MixUp` of torchvision, with the option to return a record for TransMix instead of labels.
 
-Signatures and behaviour are torchvision's: the same seed gives the same batch. With `record=True` the labels' place
-takes a `Mixed` instead, made in the loader's workers and weighed by the model's attention in the loop:
+Signatures and behaviour are torchvision's: the same seed gives the same batch. With `record=True` a `Mixed` replaces
+the labels.
+It is made in the loader's workers; the training loop computes its label weights from the model's attention:
 
     mix = v2.RandomChoice([CutMix(record=True), MixUp(record=True)])
 
@@ -14,8 +15,8 @@ takes a `Mixed` instead, made in the loader's workers and weighed by the model's
         mixed = mixed.to(device, non_blocking=True)
         loss = tm.loss(model(mixed.images), mixed)
 
-Draws come from torch's global generator, as in all of torchvision's transforms: a loader seeds it anew for every worker
-and epoch.
+Draws come from torch's global generator, as in all of torchvision's transforms: a loader seeds it for every worker and
+epoch.
 """
 
 import math
@@ -71,7 +72,8 @@ class _BatchMix(v2.Transform):
         Images are `tv_tensors.Image` (B, C, H, W) and `Video` (B, T, C, H, W), else the first plain tensor.
 
         Raises:
-            ValueError: no images or labels, shapes that do not fit, or PIL images, boxes, keypoints and masks.
+            ValueError: no images or labels, shapes that do not fit, or unsupported input (PIL images, boxes, keypoints,
+                masks).
         """
         batch = inputs[0] if len(inputs) == 1 else inputs
         name = type(self).__name__
@@ -104,15 +106,15 @@ class CutMix(_BatchMix):
     Row i takes its box from row i - 1 (the batch rolled by one), so batches must be shuffled.
 
     Args:
-        alpha: the box leaves a share of about lam from Beta(alpha, alpha) of the image.
-        num_classes: K; not needed for labels (B, K), nor with `record`.
+        alpha: lam ~ Beta(alpha, alpha); the box leaves about a fraction lam of the image.
+        num_classes: K; not needed for labels (B, K) or with `record`.
         labels_getter: "default" (the second item; or, in a dict, the key "labels", else a key with "label" in it,
-            in any case), or a function of the whole input that returns the labels in it.
-        record: put a `Mixed` in place of the labels, for `TransMix.loss`. Its `images` are the mixed images; later
-            transforms do not reach them.
+            in any case), or a function from the whole input to its labels.
+        record: replace the labels by a `Mixed`, for `TransMix.loss`. Its `images` are the mixed images; later
+            transforms do not change them.
 
     Raises:
-        ValueError: alpha not positive, or a labels_getter of another kind.
+        ValueError: alpha is not positive, or labels_getter has another type.
 
     Example:
         >>> images, labels = CutMix(num_classes=10)(torch.rand(4, 3, 32, 48), torch.arange(4))
@@ -132,16 +134,16 @@ class CutMix(_BatchMix):
 
 
 class MixUp(_BatchMix):
-    """Blend each row with its neighbour, images and labels alike, by one lam for the batch.
+    """Blend images and labels of each row with its neighbour, with one lam for the batch.
 
-    Row i is blended with row i - 1 (the batch rolled by one), so batches must be shuffled. Bytes are rounded
-    (torchvision refuses them).
+    Row i is blended with row i - 1 (the batch rolled by one), so batches must be shuffled. uint8 results are rounded
+    (torchvision does not support uint8).
 
     Args:
         alpha: the weight of the row itself comes from Beta(alpha, alpha).
         num_classes: as in `CutMix`.
         labels_getter: as in `CutMix`.
-        record: as in `CutMix`. TransMix leaves the labels of a blended batch as they are.
+        record: as in `CutMix`. TransMix does not change the labels of a blended batch.
 
     Raises:
         ValueError: as in `CutMix`.
@@ -199,7 +201,7 @@ class BatchMix(_BatchMix):
 
 
 def soft_labels(mixed: Mixed, num_classes: int | None) -> Tensor:
-    """Return the mixed labels as (B, K), in the labels' own type if that is a float type."""
+    """Return the mixed labels as (B, K), in the labels' dtype if it is a float type."""
     if mixed.labels.is_floating_point():
         return mixed.targets(mixed.labels.shape[1]).to(mixed.labels.dtype)
     assert num_classes is not None  # check_labels has seen to it
@@ -207,7 +209,7 @@ def soft_labels(mixed: Mixed, num_classes: int | None) -> Tensor:
 
 
 def find_labels(batch: Any) -> Any:
-    """Find the labels in the second item of a tuple or list, or under a key like "labels" in a dict or that item."""
+    """Find the labels in the second item of a tuple or list, or under a key like "labels" in a dict."""
     if isinstance(batch, tuple | list):
         batch = batch[1] if len(batch) > 1 else None
     if is_plain(batch):
@@ -224,7 +226,7 @@ def find_labels(batch: Any) -> Any:
 def image_places(leaves: list[Any], labels: Tensor) -> list[int]:
     """Return the positions of the images: every tv_tensors.Image, else the first plain tensor that is not the labels.
 
-    Differs from torchvision, which takes labels for the images if they come first in a dict, and mixes them alone.
+    Differs from torchvision, which mistakes labels for images if they come first in a dict.
     """
     known = [place for place, leaf in enumerate(leaves) if isinstance(leaf, tv_tensors.Image | tv_tensors.Video)]
     plain = [place for place, leaf in enumerate(leaves) if is_plain(leaf) and leaf is not labels]
@@ -232,12 +234,12 @@ def image_places(leaves: list[Any], labels: Tensor) -> list[int]:
 
 
 def is_plain(leaf: Any) -> bool:
-    """Whether this is a tensor that does not say what it holds."""
+    """Whether this is a plain tensor, not a tv_tensor."""
     return isinstance(leaf, Tensor) and not isinstance(leaf, tv_tensors.TVTensor)
 
 
 def like(images: Tensor, original: Tensor) -> Tensor:
-    """Return images as what the original was: a plain tensor, Image or Video."""
+    """Return images in the original's type: plain tensor, Image or Video."""
     return images if is_plain(original) else tv_tensors.wrap(images, like=original)  # type: ignore[call-arg]
 
 
@@ -245,7 +247,7 @@ def check_images(images: Tensor, batch: int) -> None:
     """Check a batch of images or videos.
 
     Raises:
-        ValueError: another number of dimensions, or not as many rows as labels.
+        ValueError: wrong number of dimensions, or the number of images differs from that of labels.
     """
     shape = "(B, T, C, H, W)" if isinstance(images, tv_tensors.Video) else "(B, C, H, W)"
     if images.ndim != shape.count(",") + 1:
@@ -258,7 +260,7 @@ def check_labels(labels: Any, num_classes: int | None, record: bool) -> Tensor:
     """Return the labels.
 
     Raises:
-        ValueError: not a tensor (B,) or (B, K), another K than `num_classes`, or classes without it.
+        ValueError: not a tensor (B,) or (B, K), K differs from `num_classes`, or class labels without `num_classes`.
     """
     if not isinstance(labels, Tensor):
         raise ValueError(f"labels must be a tensor, not {type(labels).__name__}; see labels_getter")

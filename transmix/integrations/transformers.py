@@ -1,11 +1,11 @@
-"""Hugging Face's Trainer: training batches mixed and labelled by attention, evaluation as it always is.
+"""Hugging Face's Trainer: training batches are mixed and labelled by attention; evaluation is unchanged.
 
 Mixing happens in `compute_loss`, on the device, and not in a collator with a `compute_loss_func`, because
 - evaluation uses the same collator, and a column that marks training examples is removed as unused;
-- every loader worker has a copy of the mixer's generator: workers, and epochs, would repeat each other's draws;
-- accelerate may cut a collated batch up for several processes: partners would be in another process;
-- where "labels" is more than a tensor the Trainer cannot count them, yet takes the loss of a `compute_loss_func` as
-  divided by that count: gradient accumulation would add up whole means.
+- every loader worker has a copy of the mixer's generator, so workers and epochs would repeat the same draws;
+- accelerate may split a collated batch over processes, so partners could be in another process;
+- if "labels" is not a tensor, the Trainer cannot count labels, but assumes that a `compute_loss_func` divides by the
+  count: gradient accumulation would sum means.
 """
 
 from typing import Any
@@ -21,19 +21,19 @@ from transmix.transmix import TransMix
 class TransMixTrainer(Trainer):
     """A `transformers.Trainer` that trains on mixed images with labels by attention.
 
-    The loss is cross-entropy, or binary cross-entropy where the model's own is (`config.problem_type`). Evaluation and
-    prediction are the Trainer's own: plain images, the model's own loss, ordinary metrics. Data sets, collator, loader
-    workers, gradient accumulation, precision, compilation and several processes are used as ever.
-    How a batch is mixed follows from (args.seed, optimizer step, micro-batch, process), whatever generator `transmix`
-    came with: no two processes mix alike, and a resumed run mixes as if it had not stopped.
+    The loss is cross-entropy, or binary cross-entropy if the model's own loss is (`config.problem_type`). Evaluation
+    and prediction are the Trainer's own: plain images, the model's own loss, ordinary metrics. Data sets, collator,
+    loader workers, gradient accumulation, precision, compilation and several processes work as usual. The random draws
+    depend on (args.seed, optimizer step, micro-batch, process), not on the generator of `transmix`. So processes mix
+    differently, and a resumed run draws the same as an uninterrupted one.
 
     Args:
         args: those of `Trainer`. Batches need "labels" and the model's main input, images (B, C, H, W).
-        transmix: reads the very model that is trained, and holds smoothing and the mixer's settings.
+        transmix: reads the model that is trained, and holds smoothing and the mixer's settings.
         settings: those of `Trainer`.
 
     Raises:
-        ValueError: an argument of `Trainer` that would be ignored, or under which attention cannot be read.
+        ValueError: an argument of `Trainer` that would be ignored, or that prevents reading attention.
 
     Example:
         >>> tm = TransMix(model, smoothing=0.1)
@@ -44,7 +44,7 @@ class TransMixTrainer(Trainer):
     def __init__(self, *args: Any, transmix: TransMix, **settings: Any):
         super().__init__(*args, **settings)
         if reason := why_not(self):
-            raise ValueError(f"TransMixTrainer cannot train so: {reason}")
+            raise ValueError(f"TransMixTrainer does not support these arguments: {reason}")
         self.transmix = transmix
         # The Trainer then takes the loss as one batch's mean, and divides it by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
@@ -57,7 +57,7 @@ class TransMixTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the loss of a batch, mixed if the model is in training mode, and if asked the model's outputs.
+        """Return the loss of a batch, mixed in training mode, and the model's outputs if requested.
 
         Raises:
             KeyError: a training batch without images or labels.
@@ -81,21 +81,21 @@ class TransMixTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _key(self) -> int:
-        """Return what the draws of this micro-batch follow from."""
+        """Return the key of this micro-batch's random draws."""
         step = self.state.global_step
         self._step, self._micro = step, self._micro + 1 if step == self._step else 0
         return derive_seed(self.args.seed, "mix", step, self._micro, self.args.process_index)
 
 
 def problem_of(config: Any, labels: Tensor) -> str:
-    """Return the problem type of a model, by the rule with which Transformers' models find it themselves."""
+    """Return the problem type of a model, by the rule that Transformers' models use."""
     if kind := getattr(config, "problem_type", None):
         return kind
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
 def why_not(trainer: Trainer) -> str | None:
-    """Say why a Trainer's arguments do not go with labels by attention; None if they do."""
+    """Return why a Trainer's arguments do not work with labels by attention; None if they do."""
     if trainer.args.label_smoothing_factor:
         return "label_smoothing_factor does not know mixed labels; give it to TransMix(model, smoothing=...)"
     if trainer.compute_loss_func is not None:

@@ -1,1 +1,1 @@
-"""Models: made by timm as a recipe says."""
+"""Models: created with timm from a recipe."""

@@ -1,4 +1,4 @@
-"""The model: made by timm as the recipe says, with the weights that it is to start from."""
+"""Create the recipe's model with timm, and load its initial weights."""
 
 import difflib
 import inspect
@@ -33,39 +33,39 @@ HUB_SECONDS = 5
 
 
 def build_model(settings: Model, num_classes: int, image_size: int | None, *, whole: bool = False) -> nn.Module:
-    """Create a model with a head of `num_classes` for square images of `image_size` pixels (None: its own size).
+    """Create a model with a head of `num_classes` for square images of `image_size` pixels (None: the model's default).
 
     Args:
-        settings: the model, its options, and where its weights come from.
-        num_classes: K, outputs.
+        settings: model name, options, and source of the weights.
+        num_classes: K, number of outputs.
         image_size: in pixels.
-        whole: the weights must give every tensor and have no other.
+        whole: require that the weights match all tensors exactly.
 
     Raises:
         RecipeError: a model or option that timm does not know, an image size that the patch does not divide, or
-            weights that cannot be had or do not fit.
+            weights that are unavailable or do not fit.
     """
     model, start = start_model(settings, num_classes, image_size)
     if whole and start is not None and (start.new or start.unused):
         missing = [f"they lack {listed(start.new)}"] if start.new else []
-        others = [f"they have {listed(start.unused)} beside"] if start.unused else []
-        raise RecipeError(f"{start.source} are not of {settings.model}: {'; '.join(missing + others)}")
+        others = [f"they also have {listed(start.unused)}"] if start.unused else []
+        raise RecipeError(f"{start.source} do not belong to {settings.model}: {'; '.join(missing + others)}")
     return model
 
 
 def start_model(
     settings: Model, num_classes: int, image_size: int | None, classes: Collection[str] | None = None
 ) -> tuple[nn.Module, Start | None]:
-    """Create a model as `build_model`, and say what became of the weights that it starts from.
+    """Create a model as in `build_model`, and report how its initial weights were loaded.
 
     Args:
-        settings: see `build_model`, as `num_classes` and `image_size`; errors too.
-        num_classes: see there.
-        image_size: see there.
-        classes: names of the K classes; the head of a weights file of ours for others is not taken. None: not known.
+        settings: as in `build_model`.
+        num_classes: as in `build_model`.
+        image_size: as in `build_model`.
+        classes: names of the K classes; if a file of ours has other classes, its head is not loaded. None: unknown.
 
     Returns:
-        The model, and what became of its weights; None if they are random.
+        The model, and a report of its weights; None if they are random.
     """
     _check_settings(settings)
     options = {"num_classes": num_classes, "drop_path_rate": settings.drop_path, **settings.model_options}
@@ -110,7 +110,7 @@ def _check_settings(settings: Model) -> None:
 
 
 def _create(settings: Model, options: dict[str, Any], source: str, loading: Loading) -> nn.Module:
-    """Let timm create the model, and say in one line why it does not."""
+    """Create the model with timm; a failure becomes a one-line error."""
     try:
         return timm.create_model(settings.model, **options)
     except RecipeError:
@@ -131,13 +131,13 @@ def _create(settings: Model, options: dict[str, Any], source: str, loading: Load
 def _finish_start(
     model: nn.Module, settings: Model, loading: Loading, weights: FileWeights | None, source: str
 ) -> Start:
-    """Load a class-attention head, which timm does not know, and return what became of all weights.
+    """Load a class-attention head, which timm does not know, and return the report of all weights.
 
     Raises:
-        RecipeError: they gave less than half of the model's tensors, its head not counted, or are of another head.
+        RecipeError: they match less than half of the model's tensors (without head), or belong to another kind of head.
     """
     if loading.head and not settings.class_attention:
-        raise RecipeError(f"{source} are of a model with a class-attention head; ask for one: --class-attention")
+        raise RecipeError(f"{source} belong to a model with a class-attention head; add one: --class-attention")
     # Counters of batch norms are in no file of some ages, and torch does not miss them.
     names = [name for name in model.state_dict() if not name.endswith(".num_batches_tracked")]
     load_tensors(model, loading.head, f"{source} do not fit the class-attention head", strict=False)
@@ -164,7 +164,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], complaint: str, s
     """Load a model's tensors by name.
 
     Raises:
-        RecipeError: the complaint, and what of them does not fit.
+        RecipeError: `complaint` with the tensors that do not fit.
     """
     try:
         model.load_state_dict(tensors, strict)
@@ -173,10 +173,10 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], complaint: str, s
 
 
 def check_patches(model: nn.Module, image_size: int) -> None:
-    """Check that whole patches cover the image.
+    """Check that the patch size divides the image size.
 
     Raises:
-        RecipeError: the patch size does not divide the image size.
+        RecipeError: it does not.
     """
     patch_embed = getattr(model, "patch_embed", None)
     patch = getattr(patch_embed, "patch_size", None)
@@ -192,7 +192,7 @@ def check_patches(model: nn.Module, image_size: int) -> None:
 
 
 def check_forward(model: nn.Module, image_size: int, num_classes: int) -> None:
-    """Check on one empty image that a model takes what it will be trained on and has an output for each class.
+    """Check with one empty image that a model accepts the image size and has an output for each class.
 
     Raises:
         RecipeError: it does not.
@@ -206,7 +206,7 @@ def check_forward(model: nn.Module, image_size: int, num_classes: int) -> None:
         raise RecipeError(f"the model does not take {size}: {one_line(error)}; {where}") from error
     shape = tuple(getattr(found, "shape", ())) or type(found).__name__
     if shape != (1, num_classes):
-        raise RecipeError(f"the model makes {shape} of {size}, not (1, {num_classes}); look at model_options")
+        raise RecipeError(f"the model returns {shape} of {size}, not (1, {num_classes}); look at model_options")
 
 
 def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
@@ -222,7 +222,7 @@ def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.de
 
 
 def published_config(name: str) -> timm.models.PretrainedCfg:
-    """Return where a timm model's published weights are and what they expect.
+    """Return the configuration of a timm model's published weights: location and preprocessing.
 
     Raises:
         RecipeError: timm has no such model, or no weights for it.
@@ -238,7 +238,7 @@ def published_config(name: str) -> timm.models.PretrainedCfg:
 
 
 def takes_image_size(name: str) -> bool:
-    """Whether a timm model is built for one image size (ViTs are, most convolutional nets are not).
+    """Whether a timm model has a fixed image size (ViTs are, most convolutional nets are not).
 
     Raises:
         RecipeError: timm has no such model.
@@ -250,17 +250,17 @@ def takes_image_size(name: str) -> bool:
 
 
 def _check_known(name: str, complaint: str, pretrained: bool = False) -> None:
-    """Check that timm has a model; the error gives the nearest."""
+    """Check that timm has a model; the error names the nearest."""
     if not timm.is_model(name.split(".")[0]):
         close = difflib.get_close_matches(name, timm.list_models(pretrained=pretrained), n=1, cutoff=0.4)
         raise RecipeError(complaint + (f"; did you mean {close[0]}?" if close else ""))
 
 
 def init_file(init: str) -> Path | None:
-    """Return the weights file that `init` names: itself, or model.safetensors of a folder; None if it is a timm model.
+    """Return the weights file of `init`: itself, or model.safetensors in a folder; None for a timm model.
 
     Raises:
-        RecipeError: there is no such file, or no such model; the message gives the nearest.
+        RecipeError: no such file or model; the message names the nearest.
     """
     path = Path(init)
     is_path = init.endswith((".safetensors", *PICKLES)) or "/" in init
@@ -278,7 +278,7 @@ def init_file(init: str) -> Path | None:
 
 
 def cached_file(config: timm.models.PretrainedCfg) -> str | None:
-    """Return the file with a timm model's published weights, if it is on this machine."""
+    """Return the local file of a timm model's published weights, if it exists."""
     if not config.hf_hub_id:
         return None
     repository, revision, files = _hub_files(config)
@@ -287,17 +287,17 @@ def cached_file(config: timm.models.PretrainedCfg) -> str | None:
 
 
 def _hub_files(config: timm.models.PretrainedCfg) -> tuple[str, str | None, list[str]]:
-    """Return the repository on the Hugging Face hub, its revision, and the names that the weights may have there."""
+    """Return the Hugging Face repository, its revision, and the possible file names of the weights."""
     repository, _, revision = (config.hf_hub_id or "").partition("@")
     files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     return repository, revision or None, files
 
 
 def fetchable_config(name: str) -> timm.models.PretrainedCfg:
-    """Return a timm model's published weights if they are on this machine or the hub answers.
+    """Return the configuration of a timm model's published weights, if they are cached or the hub is reachable.
 
     Raises:
-        RecipeError: as `published_config`, or the hub cannot be reached.
+        RecipeError: as in `published_config`, or the hub is unreachable.
     """
     config = published_config(name)
     if not config.hf_hub_id or config.state_dict or config.file or cached_file(config):
@@ -313,8 +313,8 @@ def fetchable_config(name: str) -> timm.models.PretrainedCfg:
         pass
     except Exception as error:  # of the network library, which differs between versions of the hub's
         raise RecipeError(
-            f"cannot fetch the published weights of {name} from the Hugging Face hub ({one_line(error)}), and they are "
-            f"not on this machine. Go online, or fetch them elsewhere (hf download {repository} {files[0]}) and give "
-            f"the file: --init {files[0]}"
+            f"cannot download the published weights of {name} from the Hugging Face hub ({one_line(error)}), and they "
+            f"are not on this machine. Go online, or download them elsewhere (hf download {repository} {files[0]}) and "
+            f"give the file: --init {files[0]}"
         ) from error
     return config

@@ -1,4 +1,4 @@
-"""A model from wherever it is: a run, a weights file, timm's published weights or an exported folder."""
+"""Load a model from a run, a weights file, timm's published weights or an exported folder."""
 
 import json
 from collections.abc import Callable
@@ -34,11 +34,11 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class Cover:
-    """The centre of an image after it was resized to cover (H, W) / crop, bicubic: `EvaluationCrop` for any rectangle.
+    """Resize an image to cover (H, W) / crop, bicubic, and crop its centre: `EvaluationCrop` for any rectangle.
 
     Args:
         size: (H, W).
-        crop: Fraction of the covered rectangle's sides that is kept.
+        crop: Fraction of the resized sides that is kept.
     """
 
     def __init__(self, size: tuple[int, int], crop: float = 1.0):
@@ -56,14 +56,14 @@ class Cover:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a model's input.
+    """The preprocessing of a model's input.
 
     Attributes:
         size: side of the square input in pixels, or its (H, W).
         crop_pct: the fraction of the resized image's side that is kept.
         mean: per colour channel, of pixels in 0..1.
         std: per colour channel, of pixels in 0..1.
-        grey: scale of greyscale of more than 8 bits; None: not known, such images are refused.
+        grey: scale of greyscale of more than 8 bits; None: unknown, such images are an error.
     """
 
     size: int | tuple[int, int]
@@ -96,7 +96,7 @@ class Preprocessing:
         return normaliser(self.mean, self.std, torch.device(device), channels_last=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what an export says of it; "grey_range" only if one is known."""
+        """Return the entries for an export's metadata; "grey_range" only if known."""
         resized = EvaluationCrop(max(self.height_width), self.crop_pct).resized
         grey = {"grey_range": list(self.grey)} if isinstance(self.grey, tuple) else {}
         return grey | {
@@ -111,18 +111,18 @@ class Preprocessing:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model and what is known of it.
+    """A loaded model with its metadata.
 
     Attributes:
-        target: what it was loaded from.
+        target: run, file or name that it was loaded from.
         model: normalised images (B, 3, H, W) to logits (B, K); on the CPU, in evaluation mode.
-        classes: the K names of the logits' columns; None: not known.
-        preprocessing: how an image becomes its input.
-        weights: which weights it has and why, in words.
-        settings: how timm builds it.
-        metadata: of the weights file.
-        recipe: every setting of the run; None if it is of no run.
-        chosen: which of the run's weights, with their scores; None if it is of no run.
+        classes: the K names of the logits' columns; None: unknown.
+        preprocessing: its preprocessing.
+        weights: a text: which weights these are, and why.
+        settings: model settings for timm.
+        metadata: metadata of the weights file.
+        recipe: recipe of the run; None if not from a run.
+        chosen: the chosen weights of the run with their scores; None if not from a run.
     """
 
     target: str
@@ -141,10 +141,10 @@ class LoadedModel:
         return self.chosen.name if self.chosen else "model"
 
     def resized(self, size: tuple[int, int]) -> "LoadedModel":
-        """Return the model for images of another size, (H, W) in pixels. The original model is changed too.
+        """Return the model with another input size, (H, W) in pixels. The original model is changed too.
 
         Raises:
-            RecipeError, AttentionError: it cannot take that size.
+            RecipeError, AttentionError: the model does not support that size.
         """
         resize_input(self.model, size)
         seen = self.preprocessing
@@ -153,11 +153,11 @@ class LoadedModel:
 
 
 def resize_input(model: nn.Module, size: tuple[int, int]) -> None:
-    """Make a model take images of another size, (H, W) in pixels; its position embedding is resized in place.
+    """Change a model's input size to (H, W) in pixels; its position embedding is resized in place.
 
     Raises:
         RecipeError: Its patches do not divide the size.
-        AttentionError: It cannot take the size.
+        AttentionError: The model does not support the size.
     """
     for side in size:
         check_patches(model, side)
@@ -185,15 +185,16 @@ def load_model(
 
     Args:
         target: a run folder, an exported folder (timm or Hugging Face files), a .safetensors file, or a timm name.
-        model: timm name of the model in a .safetensors file that does not name it itself.
-        checkpoint: "last" or "best", of a run.
-        weights: of a run: "model"; "ema"; "auto", the EMA where the run kept one that is not far below the model.
-        offline: of a timm name, take published weights only if they are on this machine, else random ones.
-        grey_range: black and white in grey images of more than 8 bits; None: what the model was trained with.
-        data: a data set whose number of classes a model without class names must have.
+        model: timm name of the model, for a .safetensors file without it in the metadata.
+        checkpoint: "last" or "best" checkpoint of a run.
+        weights: weights of a run: "model"; "ema"; "auto": the EMA if the run has one and its score is not far below the
+            model's.
+        offline: for a timm name, use published weights only if they are on this machine, else random ones.
+        grey_range: values for black and white in grey images of more than 8 bits; None: the model's own range.
+        data: data set; a model without class names must have the same number of classes.
 
     Raises:
-        RunError, RecipeError, CheckpointError: what is missing or does not fit.
+        RunError, RecipeError, CheckpointError: something is missing or does not fit.
 
     Example:
         >>> loaded = load_model("runs/digits")  # doctest: +SKIP
@@ -226,16 +227,16 @@ def load_with_data(
     download: str | None = None,
     data_dir: str | None = None,
 ) -> tuple[list[LoadedModel], ImageData]:
-    """Load a model and a data set whose labels are positions in its classes.
+    """Load a model, and a data set whose labels are indices into the model's classes.
 
     Args:
         target: as for `load_model`.
-        data: name or folder of the data set; None: a run's own.
+        data: name or folder of the data set; None: the run's own.
         model: as for `load_model`.
         checkpoint: as for `load_model`.
-        weights: as for `load_model`; None: each set of weights that a run kept.
-        grey_range: black and white in grey images of more than 8 bits; None: what the model was trained with, or the
-            least and the greatest value of the data's training images where that is not known.
+        weights: as for `load_model`; None: all sets of weights of the run.
+        grey_range: values for black and white in grey images of more than 8 bits; None: the model's own range, else
+            minimum and maximum over the data's training images.
         download: folder to which the files of a torchvision set are fetched, unless they are there.
         data_dir: folder in which they lie; both None: where a run has them, else "data".
 
@@ -243,7 +244,7 @@ def load_with_data(
         One model for each set of weights, and the data.
 
     Raises:
-        RunError, RecipeError, DataError, CheckpointError: what is missing or does not fit.
+        RunError, RecipeError, DataError, CheckpointError: something is missing or does not fit.
     """
     check_grey_range(grey_range)
     every = weights is None and _kind(target) == "run"
@@ -260,10 +261,10 @@ def load_with_data(
 
 
 def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:
-    """Say what a target is.
+    """Return the kind of a target.
 
     Raises:
-        RunError: a folder that is neither a run nor an export, or is not there.
+        RunError: the folder is missing, or is neither a run nor an export.
     """
     if is_run(target):
         return "run"
@@ -279,7 +280,7 @@ def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:
 
 
 def _open_data(target: str | Path, data: str | None, download: str | None, data_dir: str | None) -> ImageData:
-    """Open a named data set, or a run's own as the run had it."""
+    """Open a named data set, or the run's own with its saved choices."""
     if not is_run(target):
         if data is None:
             raise RecipeError(f"{target} comes without data; give a data set: --data")
@@ -301,7 +302,7 @@ def _load_run(folder: Path, checkpoint: str, weights: str) -> LoadedModel:
 
 
 def _load_file(path: Path, model_name: str | None, data: ImageData | None) -> LoadedModel:
-    """Load a weights file; one of ours says which model it holds, for others `model_name` must."""
+    """Load a weights file; ours name their model in the metadata, others need `model_name`."""
     tensors, metadata = read_tensors(path)
     taken = _source(path, metadata)
     try:
@@ -321,7 +322,7 @@ def _load_file(path: Path, model_name: str | None, data: ImageData | None) -> Lo
 
 
 def _load_export(folder: Path) -> LoadedModel:
-    """Load what `transmix export` wrote as timm or Hugging Face files, class-attention head or not."""
+    """Load a timm or Hugging Face export of `transmix export`, with or without class-attention head."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         about, options = config["pretrained_cfg"], dict(config.get("model_args", {}))
@@ -340,7 +341,7 @@ def _load_export(folder: Path) -> LoadedModel:
 
 
 def _source(path: Path, metadata: dict[str, str]) -> str:
-    """Say where weights are from; those of an export say which of the run's they are."""
+    """Describe the source of weights; an export also names which weights of the run it holds."""
     return f"from {path}" + (f": {metadata['weights']}" if "weights" in metadata else "")
 
 
@@ -365,7 +366,7 @@ RANDOM = "random"
 
 
 def _load_timm(target: str, settings: Model, outputs: int | None, data: ImageData | None, taken: str) -> LoadedModel:
-    """Load a model of timm with the class list that its weights have, whose names they do not say."""
+    """Load a timm model; its published weights have no class names."""
     if data is not None and (outputs is None or outputs != len(data.classes)):
         raise RecipeError(
             f"{target} has {outputs or 'no'} outputs, but {data.name} has {len(data.classes)} classes; "

@@ -1,6 +1,6 @@
-"""The table of models whose class attention is read, and of models that are refused; `make models` writes it.
+"""The table of models with readable class attention, and of rejected models; `make models` writes it.
 
-A model that is not listed may be readable all the same, and what cannot be read raises an error that says what to do.
+Models that are not listed may work too. A model that does not work raises an error with a remedy.
 """
 
 import csv
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def read_table() -> list[dict[str, str]]:
-    """Return the rows of readable.csv; `scripts/readable.py` says what the columns are."""
+    """Return the rows of readable.csv; `scripts/readable.py` describes the columns."""
     text = Path(__file__).with_suffix(".csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 
 def model_text(row: dict[str, str]) -> str:
-    """Return a row's model as a call: its name, and its options in parentheses if there are any."""
+    """Return a row's model name, with its options in parentheses if there are any."""
     return row["model"] + (f"({row['options']})" if row["options"] else "")

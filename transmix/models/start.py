@@ -43,9 +43,9 @@ class FileWeights:
 
     Attributes:
         path: the file.
-        tensors: as they are in it.
-        entry: which part of a training checkpoint they are; empty if the file is nothing else.
-        about: what a file of ours says of itself.
+        tensors: the tensors, named as in the file.
+        entry: entry of a training checkpoint that holds them; empty if the file has only the tensors.
+        about: metadata of a file of ours.
     """
 
     path: Path
@@ -56,15 +56,15 @@ class FileWeights:
 
 @dataclass(frozen=True)
 class Start:
-    """What became of the weights that a model started from.
+    """Report of how a model's initial weights were loaded.
 
     Attributes:
-        source: the file, or the name of the published weights.
-        loaded: how many of the model's tensors they gave.
-        tensors: how many the model has.
-        new: names of the others, which stay as they were initialised.
-        unused: names in the file that the model has no place for.
-        notes: what was done to fit them.
+        source: file, or name of the published weights.
+        loaded: number of the model's tensors that were loaded.
+        tensors: number of the model's tensors.
+        new: names of the tensors that were not loaded, and keep their initialisation.
+        unused: names in the file that the model does not have.
+        notes: changes made so that they fit.
     """
 
     source: str
@@ -75,7 +75,7 @@ class Start:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """One line: how much was loaded, what is new, what was not used."""
+        """One line: number of loaded tensors, new ones, unused ones."""
         parts = [f"started from {self.source}: loaded {self.loaded} of {self.tensors} tensors"]
         parts += [f"new: {listed(self.new)}"] if self.new else []
         parts += [f"not used: {listed(self.unused)}"] if self.unused else []
@@ -83,10 +83,10 @@ class Start:
 
 
 def read_weights(path: Path) -> FileWeights:
-    """Read a weights file: .safetensors, or what torch saved, read with weights_only.
+    """Read a weights file: .safetensors, or a torch file (read with weights_only).
 
     Raises:
-        RecipeError: it cannot be read, or holds no tensors by name.
+        RecipeError: it cannot be read, or is not a state dict.
     """
     if path.suffix in PICKLES:
         try:
@@ -95,7 +95,7 @@ def read_weights(path: Path) -> FileWeights:
         except Exception as error:  # of the file, of the archive, of the pickle: each has its own
             objects = "it holds Python objects, which are never loaded"
             reason = objects if isinstance(error, pickle.UnpicklingError) else one_line(error)
-            remedy = "It must hold tensors alone: torch.save(model.state_dict(), FILE), or safetensors"
+            remedy = "The file must hold only tensors: torch.save(model.state_dict(), FILE), or safetensors"
             raise RecipeError(f"cannot read weights from {path}: {reason}. {remedy}") from error
         tensors, entry = _tensors_of(found, path)
         return FileWeights(path, tensors, entry)
@@ -108,28 +108,30 @@ def read_weights(path: Path) -> FileWeights:
 
 
 def _tensors_of(found: Any, path: Path, entry: str = "") -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a checkpoint by name, and the entry they are in."""
+    """Return the state dict in a checkpoint, and the name of its entry."""
     if not isinstance(found, Mapping):
-        raise RecipeError(f"{path} holds a {type(found).__name__}, not tensors by name: torch.save(model.state_dict())")
+        raise RecipeError(
+            f"{path} holds a {type(found).__name__}, not a state dict; use torch.save(model.state_dict())"
+        )
     for name in ENTRIES:
         if isinstance(found.get(name), Mapping):
             return _tensors_of(found[name], path, f"{entry}.{name}".lstrip("."))
     tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise RecipeError(f"{path} holds no tensors by name; its entries are {listed(map(str, found))}")
+        raise RecipeError(f"{path} holds no state dict; its entries are {listed(map(str, found))}")
     return tensors, entry
 
 
 def unwrap(weights: FileWeights, wanted: Collection[str]) -> tuple[dict[str, Tensor], str]:
-    """Take off names what wrapped the model when it was saved.
+    """Remove wrapper prefixes (DDP, compile, ...) from tensor names.
 
     Args:
-        weights: of a file.
+        weights: weights of a file.
         wanted: names of the model's own tensors.
 
     Returns:
-        Tensors by the model's names where one prefix before them gives most of these, else by the file's (timm knows
-        other formats); and that prefix.
+        Tensors under the model's names if removing one prefix matches most of them, else under the file's names (timm
+        knows other formats); and the prefix.
 
     Raises:
         RecipeError: several models fit.
@@ -144,13 +146,13 @@ def unwrap(weights: FileWeights, wanted: Collection[str]) -> tuple[dict[str, Ten
     preferred = [prefix for prefix in best if any(word in prefix for word in PREFERRED)] or best
     if len(preferred) > 1 and "" not in preferred:
         fit = ", ".join(preferred)
-        raise RecipeError(f"{weights.path} holds several models that fit ({fit}); save the one that you want alone")
+        raise RecipeError(f"{weights.path} holds several models that fit ({fit}); save only the one that you want")
     prefix = "" if "" in preferred else preferred[0]
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, prefix
 
 
 def head_size(weights: Mapping[str, Tensor]) -> int | None:
-    """Return how many outputs the head among a model's weights has, wrapped or not; None if there is no head."""
+    """Return the number of outputs of the head in a model's weights, with or without prefix; None without head."""
     for head in ("head", "head.fc", "fc", "classifier"):
         found = [name for name in weights if f".{WRAPPERS.sub('', name)}".endswith(f".{head}.weight")]
         found = [name for name in found if weights[name].ndim == 2]
@@ -161,15 +163,15 @@ def head_size(weights: Mapping[str, Tensor]) -> int | None:
 
 @dataclass
 class Loading:
-    """What timm's loading of weights found; filled while `watched` is on.
+    """Record of timm's loading of weights, filled inside `watched`.
 
     Attributes:
-        begun: whether the model was there and its weights were come to.
-        missing: names of the model's tensors that the weights did not give; None if timm did not say.
-        unused: names that the model has no place for.
-        resized: names of tensors that had another shape in a file.
+        begun: whether timm created the model and began to load weights.
+        missing: names of the model's tensors that are not in the weights; None if unknown.
+        unused: names that the model does not have.
+        resized: names of tensors with another shape in the file.
         head: tensors of a class-attention head, which timm does not know.
-        notes: what was done to fit them.
+        notes: changes made so that they fit.
     """
 
     begun: bool = False
@@ -182,11 +184,11 @@ class Loading:
 
 @contextmanager
 def watched(weights: FileWeights | None, classes: Collection[str] | None) -> Iterator[Loading]:
-    """Unwrap a file's weights as timm comes to load them, and see what it makes of them, or of published ones.
+    """Unwrap a file's weights when timm loads them, and record the result; also for published weights.
 
     Args:
-        weights: of the file; None: timm fetches its own.
-        classes: of the data; the head of a file of ours for others is left out. None: not known.
+        weights: weights of the file; None: timm downloads its own.
+        classes: class names of the data; if a file of ours has other classes, its head is not loaded. None: unknown.
     """
     from timm.models import _builder
 
@@ -229,7 +231,7 @@ def watched(weights: FileWeights | None, classes: Collection[str] | None) -> Ite
 def _outputs(
     weights: FileWeights, tensors: Mapping[str, Tensor], classes: Collection[str] | None, found: Loading
 ) -> int:
-    """Return how many classes a file's head is for: timm takes it if the model has as many, so -1 for other classes."""
+    """Return the number of classes of a file's head; -1 if its classes differ, so that timm does not load it."""
     theirs = weights.about.get("classes")
     if classes is None or theirs is None or list(theirs) == list(classes):
         return head_size(tensors) or 0
@@ -239,7 +241,7 @@ def _outputs(
 
 
 def remedy(names: Collection[str]) -> str:
-    """Say what kind of file has tensors of these names, which fit no model, and what to give instead."""
+    """Guess the kind of a file from tensor names that fit no model, and return what to give instead."""
     if any("lora_" in name for name in names):
         return ". It holds LoRA adapters: merge them first (merge_and_unload), and save that model"
     if all("|" in name for name in names):

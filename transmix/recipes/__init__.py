@@ -1,4 +1,4 @@
-"""Recipes: all settings of a run, the YAML files that hold them, and those of the package."""
+"""Recipes: all settings of a run, their YAML files, and the recipes of the package."""
 
 from transmix.error import RecipeError
 from transmix.recipes.check import check_recipe

@@ -1,4 +1,4 @@
-"""Settings that contradict each other or mean nothing, refused before anything is loaded."""
+"""Reject contradictory or meaningless settings before anything is loaded."""
 
 import math
 from collections.abc import Callable
@@ -26,10 +26,10 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse settings that contradict each other, or whose numbers make no sense, before anything is loaded.
+    """Reject contradictory settings and invalid numbers before anything is loaded.
 
     Raises:
-        RecipeError: the setting and what to do about it.
+        RecipeError: an invalid setting; the message gives the remedy.
     """
     if recipe.data.data is None:
         raise RecipeError("no data: give --data digits, or a folder of images, CIFAR files or Parquet shards")
@@ -56,7 +56,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _contradictions(recipe: Recipe) -> dict[str, bool]:
-    """Return what is wrong with settings that do not fit each other -> whether it is so."""
+    """Return message -> whether it applies, for settings that contradict each other."""
     mixing, warmup, epochs = recipe.mixing, recipe.optimization.warmup_epochs, recipe.optimization.epochs
     alphas = {"mixup": mixing.mixup_alpha, "cutmix": mixing.cutmix_alpha or mixing.cutmix_minmax}
     nothing = mixing.mix == "mixup+cutmix" and not any(alphas.values())
@@ -74,7 +74,7 @@ def _contradictions(recipe: Recipe) -> dict[str, bool]:
 
 
 def check_grey_range(grey: tuple[float, float] | None) -> None:
-    """Refuse a grey range that is none.
+    """Check a grey range.
 
     Raises:
         RecipeError: black is not below white, or one is not finite.
@@ -84,7 +84,7 @@ def check_grey_range(grey: tuple[float, float] | None) -> None:
 
 
 def _check_labels(mixing: Mixing, epochs: int) -> None:
-    """Refuse an unknown mix or label rule, and a rule whose labels would equal those by area."""
+    """Reject an unknown mix or label rule, and a rule whose labels would equal those by area."""
     mixer, rule = build_mixer(mixing), build_rule(mixing)
     name = rule_name(mixing)
     if name == "area":

@@ -1,4 +1,4 @@
-"""Recipes as YAML files: read strictly (an unknown key is an error), written back in full."""
+"""Recipes as YAML files: read strictly (an unknown key is an error), written with every setting."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def recipe_text(name: str) -> str:
     """Return the text of a recipe that comes with the package, comments included.
 
     Raises:
-        RecipeError: no recipe of this name; the message gives the nearest.
+        RecipeError: no recipe of this name; the message names the nearest.
     """
     if name not in recipe_names():
         raise RecipeError(f"no recipe is called {name!r}{plugins.nearest(name, recipe_names())}")
@@ -47,8 +47,8 @@ def load_recipe(name_or_path: str, absent: Mapping[str, Any] = types.MappingProx
     """Load a recipe by name, or from a YAML file if the text ends in .yaml or .yml.
 
     Args:
-        name_or_path: see above.
-        absent: setting -> its value where the file's section does not name it; others have their defaults.
+        name_or_path: name, or path of a YAML file.
+        absent: setting -> value if the file does not set it; other missing settings get their defaults.
 
     Raises:
         RecipeError: no such recipe, text that is not YAML, an unknown key or a value of the wrong type.
@@ -84,11 +84,11 @@ def changed_settings(before: Recipe, after: Recipe) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML takes and a recipe must not have."""
+    """YAML loader that rejects duplicate keys and aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):  # a few lines could stand for any number so
-            raise RecipeError(" repeats a part by an alias (*name); write it out")
+            raise RecipeError(" uses a YAML alias (*name); write the value out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -118,7 +118,7 @@ def _build(kind: type, values: Any, where: str, section: str, absent: Mapping[st
 
 
 def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the section mixing in the names of today."""
+    """Return the section mixing with current names."""
     for old, name in RENAMED.items():
         if old in values and name in values:
             raise RecipeError(f"{where}: mixing.{old} is an old name of {name}, which is given too; keep one")
@@ -133,7 +133,7 @@ def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
-    """Return a YAML value as the type of its field."""
+    """Convert a YAML value to the type of its field."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if value is None and type(None) in arguments:
         return None

@@ -1,4 +1,4 @@
-"""A recipe: every setting of a training run, as frozen dataclasses; files and command line fill the same fields.
+"""A recipe: every setting of a training run, as frozen dataclasses, filled from files and the command line.
 
 Field names are unique over all sections, so that the command line can leave the section out (`--lr 1e-3`).
 """
@@ -20,27 +20,27 @@ Option = Scalar | tuple[Scalar, ...]
 
 @dataclass(frozen=True)
 class Model:
-    """The network, from timm, and how it runs."""
+    """The timm model, and how it runs."""
 
     model: str = "deit_small_patch16_224"
     """Name of a timm model."""
     model_options: dict[str, Option] = field(default_factory=dict)
     """More arguments for timm.create_model: patch_size, embed_dim, depth, depths=[2,2], ...
-    On the command line they add to the recipe's; NAME= takes one of the recipe's away."""
+    On the command line they are added to the recipe's; NAME= removes one of the recipe's."""
     class_attention: bool = False
-    """Put a class-attention head in place of the average pooling, in models without a class token (Swin, PVT, ...)."""
+    """Replace the average pooling by a class-attention head, in models without a class token (Swin, PVT, ...)."""
     drop_path: float = 0.0
-    """Stochastic depth: chance of leaving out a block, rising linearly to this at the last block."""
+    """Stochastic depth: probability of dropping a block, rising linearly to this at the last block."""
     pretrained: bool = False
     """Start from the model's own published weights."""
     init: str | None = None
-    """Start from the weights of another timm model (by name), of a file (.safetensors, or .pth and the like, read with
-    weights_only) or of a run's folder. The head is made anew if the classes differ, position embeddings are resized;
-    what was loaded is printed and kept in start.json, and weights that do not fit are an error."""
+    """Start from the weights of another timm model (by name), of a file (.safetensors, or .pth and similar, read with
+    weights_only) or of a run folder. The head is re-initialised if the classes differ; position embeddings are
+    resized. A report is printed and saved in start.json. Weights that do not fit are an error."""
     linear_init: Literal["timm", "xavier"] = "timm"
-    """What the weights of linear layers start from: 'timm', as the model draws them, most with a standard deviation of
-    0.02 whatever their width; 'xavier', by width, without which models of 64 channels stay at chance for epochs.
-    Weights that pretrained or init bring stay as they are."""
+    """Initialisation of linear layers: 'timm': the model's own, usually a standard deviation of 0.02 for any width;
+    'xavier': scaled by width; models with only 64 channels need it, else they stay at chance for epochs.
+    Weights loaded by pretrained or init are not changed."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Autocast type."""
     compile: bool = False
@@ -48,7 +48,7 @@ class Model:
     channels_last: bool = False
     """Keep images in channels-last memory format."""
     grad_checkpointing: bool = False
-    """Trade compute for memory."""
+    """Gradient checkpointing: use less memory and more compute."""
 
 
 @dataclass(frozen=True)
@@ -56,53 +56,54 @@ class Mixing:
     """How images and labels are mixed, and the loss on them."""
 
     mix: str = "transmix"
-    """'none'; a mixing method that `transmix methods` lists; or several, as mixup+cutmix, of which each batch gets
-    one. 'transmix' is mixup+cutmix with labels 'attention'; other papers' names bring their labels too."""
+    """'none'; a mixing method that `transmix methods` lists; or several, such as mixup+cutmix: one is drawn per batch.
+    'transmix' is mixup+cutmix with labels 'attention'; the names of other papers bring their labels too."""
     labels: str | None = None
-    """How labels are weighed: a rule that `transmix methods` lists. None: the one that the paper named in `mix` uses,
-    else area."""
+    """Rule for the label weights that `transmix methods` lists. None: the rule of the paper named in `mix`, else
+    area."""
     mix_options: dict[str, Option] = field(default_factory=dict)
-    """Settings of a mixing method, NAME=VALUE, or METHOD.NAME=VALUE where there are several methods."""
+    """Settings of a mixing method, NAME=VALUE, or METHOD.NAME=VALUE for several methods."""
     mix_weights: dict[str, Option] = field(default_factory=dict)
-    """How often each of several methods is drawn, METHOD=WEIGHT; else equally often. For Mixup and CutMix alone
-    see switch_prob."""
+    """Relative probability of each of several methods, METHOD=WEIGHT; default: equal. For mixup+cutmix see
+    switch_prob."""
     labels_options: dict[str, Option] = field(default_factory=dict)
-    """Settings of the label rule, NAME=VALUE. attention: weight=0.5, the share of attention against area, and
-    downsample=nearest or fraction, how the box comes down to patches. line: slope. centre: weight, sigma."""
+    """Settings of the label rule, NAME=VALUE. attention: weight=0.5, the weight of attention against area, and
+    downsample=nearest or fraction, how the box mask is downsampled to patches. line: slope. centre: weight, sigma."""
     mixup_alpha: float = 0.8
     """Beta(alpha, alpha) of Mixup; 0 disables it."""
     cutmix_alpha: float = 1.0
     """Beta(alpha, alpha) of CutMix; 0 disables it."""
     cutmix_minmax: tuple[float, float] | None = None
-    """Sides of CutMix's box as fractions of the image's, from and to, in place of Beta."""
+    """Side of CutMix's box as a fraction of the image side, minimum and maximum; replaces Beta."""
     correct_lam: bool = True
-    """Take CutMix's label from the box that is left inside the image, not from the Beta draw."""
+    """Recompute CutMix's lam from the box after clipping to the image, instead of the Beta draw."""
     prob: float = 1.0
     """Probability that a batch is mixed."""
     switch_prob: float = 0.5
-    """Probability of CutMix rather than Mixup where both are on."""
+    """Probability of CutMix instead of Mixup if both are on."""
     mode: Literal["batch", "pair", "elem"] = "batch"
-    """One draw for a batch, for each pair, or for each image."""
+    """Draw lam and box once per batch, per pair, or per image."""
     partner: Literal["flip", "random"] = "flip"
     """Mix row i with row B - 1 - i, or rows in random order."""
     mix_start: int = 0
-    """Epochs before mixing begins."""
+    """Start mixing after N epochs."""
     mix_epochs: int | None = None
-    """Number of epochs, from the first, that may mix; None: all."""
+    """Mix only in the first N epochs; None: in all."""
     guide: Literal["model", "ema"] = "model"
-    """What looks at the clean images, for methods and rules that need it: the model in training or its EMA."""
+    """Model that computes maps of the clean images, for methods and rules that need them: the trained model or its
+    EMA."""
     module: str | None = None
-    """Dotted name of the module whose attention is read; None: it is found in the model."""
+    """Dotted name of the module whose attention is read; None: detected."""
     prefix_tokens: int | None = None
-    """Number of tokens before the patches; None: as the model says."""
+    """Number of tokens before the patches; None: detected."""
     grid: tuple[int, int] | None = None
-    """Height and width of the grid of patches; None: as the model says."""
+    """Height and width of the grid of patches; None: detected."""
     loss: Literal["cross-entropy", "bce"] = "cross-entropy"
     """Softmax cross-entropy, or binary cross-entropy of every class."""
     smoothing: float = 0.1
     """Label smoothing, in [0, 1)."""
     bce_threshold: float | None = None
-    """With loss bce: turn targets above this into 1, others into 0 (DeiT III: 0)."""
+    """With loss bce: set targets above this to 1, others to 0 (DeiT III: 0)."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ class Optimization:
     """AdamW, its learning rate schedule, and the EMA of the weights."""
 
     epochs: int = 300
-    """Epochs over which the learning rate falls along a cosine."""
+    """Epochs of the cosine schedule, warm-up included."""
     cooldown_epochs: int = 0
-    """Epochs at min_lr after those of `epochs`."""
+    """Extra epochs at min_lr after the cosine schedule."""
     batch_size: int = 1024
     """Images per optimizer step, over all processes and accumulated micro-batches."""
     accumulate: int = 1
@@ -120,7 +121,7 @@ class Optimization:
     lr: float = 1e-3
     """Peak learning rate for a batch of `lr_batch`."""
     lr_batch: int | None = None
-    """The learning rate is scaled by batch_size / lr_batch; None: taken as it is."""
+    """Scale the learning rate by batch_size / lr_batch; None: no scaling."""
     min_lr: float = 1e-5
     """Learning rate at the end of the cosine."""
     warmup_lr: float = 1e-6
@@ -128,7 +129,8 @@ class Optimization:
     warmup_epochs: float = 5.0
     """Epochs of linear warm-up, part of `epochs`."""
     weight_decay: float = 0.05
-    """Weight decay; not applied to biases, norms and what the model exempts (class token, position embedding)."""
+    """Weight decay; not applied to biases, norms and tensors that the model exempts (class token, position
+    embedding)."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Betas of AdamW."""
     eps: float = 1e-8
@@ -138,10 +140,10 @@ class Optimization:
     layer_decay: float | None = None
     """Multiply the learning rate by this per layer from the head down (fine-tuning)."""
     ema_decay: float | None = None
-    """Decay per step of an EMA of the weights, which is evaluated too; None: no EMA."""
+    """EMA decay per step; the EMA weights are evaluated too; None: no EMA."""
     ema_warmup: bool = True
-    """Warm the EMA up: update t has the decay min(ema_decay, (1 + t) / (10 + t)). Without it the EMA of a short run is
-    mostly its random start. A resumed run keeps what it was started with."""
+    """EMA warm-up: update t uses the decay min(ema_decay, (1 + t) / (10 + t)). Without it, the EMA of a short run is
+    still close to the random initial weights. A resumed run keeps its original choice."""
 
 
 @dataclass(frozen=True)
@@ -158,27 +160,27 @@ class Run:
     """Shard weights, gradients, optimizer state and EMA over the processes (FSDP2), instead of a full copy in each
     (DDP). Results and checkpoints are the same; in one process it changes nothing."""
     wait_minutes: float = 10.0
-    """Distributed timeout in minutes: a process that waits longer for the others fails."""
+    """Distributed timeout in minutes."""
     threads: int | None = None
-    """Number of CPU threads of torch; None: the cores that loader workers leave free."""
+    """Number of CPU threads of torch; None: the cores not used by loader workers."""
     log_every: int = 50
-    """Steps between two log lines of the loss; a read makes the CPU wait for the GPU."""
+    """Steps between two log lines of the loss; each one synchronises with the GPU."""
     eval_every: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
     checkpoint_every: int | str | None = None
-    """Save every N steps (500), minutes (15min) or epochs (2epochs). With steps or minutes also at the end of every
-    epoch; None: only then. A better score is always saved."""
+    """Save every N steps (500), minutes (15min) or epochs (2epochs). Also saves at the end of every epoch
+    with steps or minutes; None: only at the end of every epoch. A better score is always saved."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep, besides the best."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
     on_nonfinite: Literal["abort", "skip"] = "abort"
-    """What to do at a step whose loss or gradient has NaN or Inf; it is never applied. abort: stop, and write what
-    transmix replay needs; skip: go on, unless it happens in more than max_nonfinite steps in a row."""
+    """Action at a step with a NaN/Inf loss or gradient, which is never applied. abort: stop, and write a dump for
+    transmix replay; skip: continue, unless more than max_nonfinite steps in a row are affected."""
     max_nonfinite: int = 10
-    """Steps in a row with NaN or Inf after which on_nonfinite 'skip' stops as well."""
+    """Maximum number of consecutive NaN/Inf steps with on_nonfinite 'skip'; more stop the run."""
     max_steps: int | None = None
-    """Stop after this number of optimizer steps, to try a recipe out; None: at the end."""
+    """Stop after this number of optimizer steps, to try a recipe; None: train to the end."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Cadence:
 
 
 def parse_cadence(text: int | str | None) -> Cadence:
-    """Understand 500, "500steps", "15min" or "2epochs"; None is every epoch.
+    """Parse 500, "500steps", "15min" or "2epochs"; None means every epoch.
 
     Raises:
         ValueError: anything else.

@@ -1,1 +1,1 @@
-"""Pages for people: one self-contained HTML file about a run, readable by anyone, anywhere, without a network."""
+"""The HTML report of a run: one self-contained file that needs no network."""

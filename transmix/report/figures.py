@@ -1,4 +1,4 @@
-"""The figures of the report, with what stands beside them: curves over the epochs, and the reliability diagram."""
+"""The figures of the report with their tables: curves over the epochs, and the reliability diagram."""
 
 import math
 from itertools import chain
@@ -36,7 +36,7 @@ def curves(found: RunRecord) -> dict[str, Any]:
 
 
 def calibration(found: RunRecord) -> dict[str, Any] | None:
-    """Return the reliability diagram and its numbers, of the EMA where the run has one."""
+    """Return the reliability diagram and its numbers; of the EMA if the run has one."""
     kept = {name: bins for name, bins in found.reliability.items() if name in NAMES}
     if not kept:
         return None
@@ -67,6 +67,6 @@ def calibration(found: RunRecord) -> dict[str, Any] | None:
 
 
 def _said(name: str, curve: Curve, share: bool) -> str:
-    """Say where a curve begins and ends; nothing if no value is finite."""
+    """Describe the first and last value of a curve; empty if no value is finite."""
     finite = [f"{100 * value:.3g}%" if share else f"{value:.3g}" for value in curve.values if math.isfinite(value)]
     return f"{name} from {finite[0]} to {finite[-1]}" if finite else ""

@@ -1,4 +1,4 @@
-"""Numbers as people read them, each on one line with its unit."""
+"""Format numbers for readers, each on one line with its unit."""
 
 from typing import Any
 
@@ -7,37 +7,37 @@ from transmix.report.page import NO_BREAK, shorten
 
 
 def score(name: str, value: Any) -> str:
-    """Write a value of the log by its name there, as the table of metrics says."""
+    """Format a value of the log by its name, with the table of metrics."""
     return log_metrics()[name].write(value).replace(" ", NO_BREAK)
 
 
 def percent(value: Any, digits: int = 2) -> str:
-    """Write a share in 0..1: 0.9194 -> '91.94 %'."""
+    """Format a fraction in 0..1: 0.9194 -> '91.94 %'."""
     return written(value, lambda share: f"{100 * share:.{digits}f}{NO_BREAK}%")
 
 
 def points(value: Any) -> str:
-    """Write a difference of shares: 0.114 -> '11.4 points'."""
+    """Format a difference of fractions: 0.114 -> '11.4 points'."""
     return written(value, lambda share: f"{100 * share:.1f}{NO_BREAK}points")
 
 
 def decimal(value: Any) -> str:
-    """Write a number with four significant digits, as short as it goes, thousands set apart."""
+    """Format a number with four significant digits, as short as possible, with thousands separators."""
     return written(value, lambda real: f"{real:,.0f}" if abs(real) >= 1000 or real == int(real) else f"{real:.4g}")
 
 
 def whole(value: Any) -> str:
-    """Write a count, thousands set apart."""
+    """Format a count with thousands separators."""
     return written(value, lambda count: f"{count:,.0f}")
 
 
 def duration(seconds: Any) -> str:
-    """Write a time: 129 -> '2 min 9 s'."""
+    """Format a duration: 129 -> '2 min 9 s'."""
     return written(seconds, _duration)
 
 
 def size(count: Any) -> str:
-    """Write a number of bytes: 739936 -> '740 kB'."""
+    """Format a number of bytes: 739936 -> '740 kB'."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if type(count) in (int, float) and count >= factor:
             return f"{count / factor:.3g}{NO_BREAK}{unit}"
@@ -45,7 +45,7 @@ def size(count: Any) -> str:
 
 
 def setting(value: Any, depth: int = 2) -> str:
-    """Write a setting as in a recipe; of what is nested deeply, or long, no more than a line."""
+    """Format a setting as in a recipe; long or deeply nested values are cut to one line."""
     if isinstance(value, dict | list | tuple) and not depth:
         text = "…"
     elif isinstance(value, dict):
@@ -60,7 +60,7 @@ def setting(value: Any, depth: int = 2) -> str:
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """Write a count of things: '1 step', '3 steps'."""
+    """Format a count with its noun: '1 step', '3 steps'."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 

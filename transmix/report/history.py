@@ -1,4 +1,4 @@
-"""How the run went and from what: its state, epoch by epoch, label shift, cost, incidents, settings, environment."""
+"""History of the run: state, epochs, label shift, cost, incidents, settings, environment."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ LABELS = {"area": "labels by area", "attention": "the boxes’ labels by attenti
 
 
 def overview(found: RunRecord) -> dict[str, Any]:
-    """Return the run's title, what it trained, and what keeps its numbers from being final."""
+    """Return the run's title, what it trained, and why its numbers are not final yet."""
     mix, labels = ways(found)
     images, part, columns = (found.data.get(name) for name in ("images", "held_out", "columns"))
     epochs = [found.setting("optimization", name, 0) for name in ("epochs", "cooldown_epochs")]
@@ -63,7 +63,7 @@ def overview(found: RunRecord) -> dict[str, Any]:
 
 
 def ways(found: RunRecord) -> tuple[Any, Any]:
-    """Return mix and label rule, (None, None) where the recipe does not say."""
+    """Return mix and label rule; (None, None) if the recipe has none."""
     mix, labels = (found.setting("mixing", name) for name in ("mix", "labels"))
     if not isinstance(mix, str):
         return mix, None
@@ -84,7 +84,7 @@ def epoch_table(found: RunRecord) -> dict[str, Any]:
 
 
 def label_shift(found: RunRecord) -> dict[str, Any]:
-    """Return how far the label rule moved labels, early, late and on average; of a run without these, its mix."""
+    """Return how much the label rule changed the labels: early, late and on average; for other runs, the mix."""
     names, (mix, labels) = ("label_shift", "empty_boxes"), ways(found)
     rows = [row for row in found.epochs if number(row.get("label_shift")) is not None]
     if not rows:
@@ -109,13 +109,13 @@ def label_shift(found: RunRecord) -> dict[str, Any]:
 
 
 def evidence_of(found: RunRecord) -> str:
-    """Return what a run's label rule looks at, in words: attention, or the rule's name."""
+    """Return the evidence of a run's label rule as text: attention, or the rule's name."""
     labels = ways(found)[1]
     return "attention" if labels in ("attention", "area", None) else f"the rule “{labels}”"
 
 
 def cost(found: RunRecord) -> list[tuple[str, str, str]]:
-    """Return (what, how much, how it is known)."""
+    """Return (name, amount, source of the number)."""
     seconds, complete = found.training_time
     step = max((row["step"] for row in found.rows), default=None)
     batch = number(found.setting("optimization", "batch_size"))
@@ -141,7 +141,7 @@ def cost(found: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def incidents(found: RunRecord) -> list[tuple[str, list[str]]]:
-    """Return what happened on the way, each with more lines if there are any."""
+    """Return the incidents of the run, each with optional detail lines."""
     folder, happened = found.folder, []
     last = last_scores(found) or {}
     if ema_is_far_below(last):
@@ -163,14 +163,14 @@ def incidents(found: RunRecord) -> list[tuple[str, list[str]]]:
         happened.append((f"{plural(len(damaged), 'damaged checkpoint')} set aside", damaged))
     if partly := [row for row in found.epochs if "images_per_second" not in row]:
         epochs = ", ".join(whole(row.get("epoch")) for row in partly[:10])
-        happened.append((f"Stopped and gone on with at the end of epoch {epochs}", []))
+        happened.append((f"Stopped and resumed at the end of epoch {epochs}", []))
     if "--resume" in str(found.environment.get("command", "")).split():
         happened.append(("The last start said --resume; earlier ones are not on record", []))
     return happened
 
 
 def recipe(found: RunRecord) -> dict[str, Any] | None:
-    """Return settings as (section, name, value, default, meaning), those that differ from the defaults apart."""
+    """Return settings as (section, name, value, default, meaning), changed settings separate from defaults."""
     if not found.sections:
         return None
     defaults = dataclasses.asdict(Recipe())
@@ -186,7 +186,7 @@ def recipe(found: RunRecord) -> dict[str, Any] | None:
 
 
 def environment(found: RunRecord) -> list[tuple[str, str]]:
-    """Return what else the result depends on, nested values with their names in a row."""
+    """Return the environment of the run, with nested values flattened."""
     return [(" ".join(path).replace("_", " "), setting(value)) for path, value in leaves(found.environment, 4)][:60]
 
 

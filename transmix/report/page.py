@@ -1,4 +1,4 @@
-"""Making a page of a template and values: everything escaped, nothing undefined, written in full or not at all."""
+"""Render a page from a template: everything is escaped, missing values are errors, files are written atomically."""
 
 from importlib import metadata
 from pathlib import Path
@@ -19,15 +19,15 @@ LONGEST = 2000  # letters of one value; the rest of a longer one is left out
 def render(template: str | Path, **values: Any) -> str:
     """Fill a template, which usually extends base.html.
 
-    Every value is escaped, but in a .txt, and of control characters and the like (text direction among them) a reader
-    sees the code. A value of type `Markup` comes in as it is.
+    Every value is escaped (except in a .txt); control characters, including text direction, are shown as codes. A value
+    of type `Markup` is inserted unchanged.
 
     Args:
-        template: name of a template of this folder, or the path of one elsewhere.
-        values: what the template asks for; all of it must be given.
+        template: name of a template in this folder, or a path.
+        values: all variables of the template.
 
     Raises:
-        jinja2.UndefinedError: the template asks for a value that is not given.
+        jinja2.UndefinedError: a variable of the template is missing.
     """
     path = HERE / template
     environment = Environment(
@@ -43,7 +43,7 @@ def render(template: str | Path, **values: Any) -> str:
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write a page so that readers find the old or the new one, never a part.
+    """Write a page atomically: readers see the old or the new one, never a part.
 
     Raises:
         RunError: it cannot be written.

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that stands alone, written into its folder."""
+"""The report of a run: one self-contained HTML file in its folder."""
 
 import io
 import os
@@ -19,7 +19,7 @@ WIDEST, HEAVIEST = 1520, 600_000
 
 
 class Picture(NamedTuple):
-    """A picture as part of the page."""
+    """A picture embedded in the page."""
 
     source: str
     width: int
@@ -30,15 +30,14 @@ def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | N
     """Write the report of a run, finished or not.
 
     Args:
-        folder: of the run.
-        out: the file; report.html in the folder if not given.
+        folder: run folder.
+        out: output file; default: report.html in the folder.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        RunError: there is no run, or the report cannot be written. What is missing or damaged in the folder is said in
-            the report itself.
+        RunError: there is no run, or the report cannot be written. The report itself lists missing or damaged files.
     """
     path = Path(out) if out is not None else Path(folder) / "report.html"
     write_page(path, report(Path(folder)))
@@ -62,7 +61,7 @@ def report(folder: Path) -> str:
 
 
 def picture(path: Path) -> Picture:
-    """Return a picture made small enough for a page: PNG if that does, else JPEG, and scaled down until it does.
+    """Return a picture that is small enough for a page: PNG if it fits, else JPEG, scaled down until it fits.
 
     Raises:
         OSError, ValueError: it cannot be read.

@@ -1,4 +1,4 @@
-"""How good the run is: its scores, class by class, how confidence goes with accuracy, and every further evaluation."""
+"""Scores of the run: overall, per class, calibration, and all further evaluations."""
 
 import math
 import re
@@ -26,7 +26,7 @@ WORDS = {"nonfinite_logits": "images without a finite prediction", "per_class_ac
 
 
 def result(found: RunRecord) -> dict[str, Any]:
-    """Return the few numbers that matter; 'facts' are (name, value, whose it is and what it is compared to)."""
+    """Return the main numbers; 'facts' are (name, value, which weights and what it is compared with)."""
     row, ema, facts = last_scores(found), keeps_ema(found), []
     if row is None:
         return {"facts": []}
@@ -55,19 +55,19 @@ def result(found: RunRecord) -> dict[str, Any]:
 
 
 def last_scores(found: RunRecord) -> dict[str, Any] | None:
-    """Return the last row of the log, or else of the summary, that has scores."""
+    """Return the last row of the log with scores, else the summary's scores."""
     last = found.summary.get("last")
     rows = [*([last] if isinstance(last, dict) else []), *found.epochs]
     return next((row for row in reversed(rows) if "top1" in row), None)
 
 
 def keeps_ema(found: RunRecord) -> bool:
-    """Tell whether the run keeps an EMA of its weights."""
+    """Whether the run has an EMA of its weights."""
     return "ema_top1" in (last_scores(found) or {})
 
 
 def best_epoch(found: RunRecord) -> tuple[int, float, str] | None:
-    """Return the epoch with the best score, the score, and whose it is: "model" or "ema"."""
+    """Return the epoch with the best score, the score, and its weights: "model" or "ema"."""
     best = found.summary.get("best")
     if isinstance(best, dict) and number(best.get("score")) is not None and type(best.get("epoch")) is int:
         return best["epoch"], best["score"], best.get("weights", "ema" if keeps_ema(found) else "model")
@@ -78,7 +78,7 @@ def best_epoch(found: RunRecord) -> tuple[int, float, str] | None:
 
 
 def classes(found: RunRecord) -> dict[str, Any] | None:
-    """Return the classes that are recognised worst and the most frequent confusions."""
+    """Return the classes with the lowest accuracy and the most frequent confusions."""
     if found.confusion is None:
         return None
     names, images, right, wrong = found.confusion
@@ -106,7 +106,7 @@ def classes(found: RunRecord) -> dict[str, Any] | None:
 
 
 def evaluations(found: RunRecord) -> list[dict[str, Any]]:
-    """Return every score and suite that stands in the folder's evaluations, whatever it is called, a table each."""
+    """Return one table for every score and suite in the folder's evaluations."""
     tables = []
     for file, suite, evaluation, scores in _measured(found):
         columns = list(scores)[:4]
@@ -131,7 +131,7 @@ def evaluations(found: RunRecord) -> list[dict[str, Any]]:
 
 
 def _measured(found: RunRecord) -> Iterator[tuple[str, str | None, dict[str, Any], dict[str, Any]]]:
-    """Yield (file, suite or None, the whole, weights -> name -> value) of what `transmix evaluate` wrote."""
+    """Yield (file, suite or None, full content, weights -> name -> value) from the files of `transmix evaluate`."""
     for file, evaluation in found.evaluations.items():
         scores = evaluation.get("scores")
         yield file, None, evaluation, scores if isinstance(scores, dict) else {}
@@ -150,7 +150,7 @@ def leaves(value: Any, depth: int, path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def _flat(scores: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the numbers and texts in nested scores with their names, and of a list of numbers (smallest, largest)."""
+    """Yield the numbers and texts of nested scores with their names; a list of numbers gives (smallest, largest)."""
     for path, value in leaves(scores, 6):
         if value is None or type(value) in (int, float, str):
             yield path, value

@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, after a power cut too."""
+"""Atomic writes: a file is complete or absent, even after a power failure."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ REMEDIES = {
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on disk; its name is only after `sync` of its folder."""
+    """Write a file and fsync it; its name is on disk only after `sync` of its folder."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -33,7 +33,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that readers find the old or the new content, never a part."""
+    """Replace a file atomically: readers see the old or the new content, never a part."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         write_file(temporary, content)  # on disk before it has the name, else a power cut may leave an empty file there
@@ -46,13 +46,13 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, so that readers find the old or the new content."""
+    """Write a value as JSON, atomically."""
     # Bytes of a file's name that are no UTF-8 come as lone surrogates, which JSON can hold as \udcXX alone.
     replace_file(path, json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
+    """Call fsync on a file, or on a folder (for the names in it)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -65,7 +65,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, and wait until their names are on disk."""
+    """Create a folder and its parents, and fsync their names."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -75,7 +75,7 @@ def make_folder(path: Path) -> None:
 
 
 def why(error: Exception) -> str:
-    """Return what the system said, and what helps."""
+    """Return the message of the system error, with a remedy."""
     number = error.errno if isinstance(error, OSError) else None
     if found := re.search(r"\(os error (\d+)\)", str(error)):  # as safetensors puts it
         number = int(found[1])
@@ -86,8 +86,8 @@ def why(error: Exception) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a file of a run is written into a RunError that names it."""
+    """Convert an error while writing a file of a run into a RunError that names the file."""
     try:
         yield
     except WRITE_ERRORS as error:
-        raise RunError(f"cannot write {path}: {why(error)}; --resume goes on from the last checkpoint", 1) from error
+        raise RunError(f"cannot write {path}: {why(error)}; --resume continues from the last checkpoint", 1) from error

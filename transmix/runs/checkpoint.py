@@ -1,18 +1,18 @@
-"""Checkpoints: a folder per optimizer step that is either whole or not there.
+"""Checkpoints: one folder per optimizer step, either complete or absent.
 
     step-00000123/
         model.safetensors, ema.safetensors, optimizer.safetensors, random-0.safetensors (one per process)
         state.json      everything that is not a tensor
         manifest.json   size and sha256 of the others, written last
 
-Written under a temporary name in the same place, fsynced, renamed. Nothing is ever unpickled. A folder may come from a
-stranger, so a manifest is read as data that may say anything: names that lead out of the folder are refused before a
-file is opened, and so are links, pipes and folders in a file's place. Files that it does not name are not part of the
-checkpoint. Names beside these:
+Written under a temporary name in the same folder, fsynced, renamed. Nothing is ever unpickled. A checkpoint may come
+from
+an untrusted source, so the manifest is validated: paths out of the folder, links, pipes and folders in place of files
+are rejected before a file is opened. Files not in the manifest are not part of the checkpoint. Other names:
 
     .step-00000123.456.tmp      being written or removed by process 456
     .step-00000123.replaced     the former checkpoint of this step, until the new one is in place
-    damaged-step-00000123       one that did not verify; set aside, never removed
+    damaged-step-00000123       a checkpoint that failed verification; renamed, never removed
 """
 
 import hashlib
@@ -45,12 +45,12 @@ _FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
         tensors: file stem ("model", "ema", "optimizer", "random-0") -> name -> tensor.
-        state: everything else, as JSON can hold it; always has "step".
-        metadata: texts that go into model and ema files, so that each can be used by itself.
+        state: everything else, as JSON values; always has "step".
+        metadata: texts for the metadata of the model and ema files, so that each file can be used alone.
     """
 
     tensors: dict[str, dict[str, Tensor]]
@@ -61,10 +61,10 @@ class Checkpoint:
 def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint under `root`, a folder of the run, and return its folder.
 
-    A whole checkpoint of the same step and state is left as it is; one of another state is replaced.
+    A complete checkpoint of the same step and state is kept; one with another state is replaced.
 
     Raises:
-        CheckpointError: it could not be written; what was there before still is.
+        CheckpointError: it could not be written; the previous checkpoint is unchanged.
     """
     folder = root / f"step-{checkpoint.state['step']:08d}"
     temporary = root / f".{folder.name}.{os.getpid()}.tmp"
@@ -87,7 +87,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
 
 
 def newest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that verifies, and what was wrong with newer ones."""
+    """Return the newest valid checkpoint, and the problems of newer ones."""
     problems = []
     for folder in reversed(list_checkpoints(root)):
         if not (problem := problem_of(folder)):
@@ -97,7 +97,7 @@ def newest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """Return everything that bears a checkpoint's name, whole or not, by step.
+    """Return all folders with a checkpoint's name, valid or not, sorted by step.
 
     Raises:
         CheckpointError: the folder cannot be listed.
@@ -112,13 +112,13 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def verify_checkpoint(folder: Path) -> list[str]:
-    """Check that every file is there with the size and content that were written.
+    """Check that every file exists with the size and checksum in the manifest.
 
     Returns:
-        The names of its files; others that may lie in the folder are not part of the checkpoint.
+        The names of its files; other files in the folder are not part of the checkpoint.
 
     Raises:
-        CheckpointError: naming the file, and what is wrong with it.
+        CheckpointError: a file is missing or damaged; the message names it.
     """
     manifest = _read_manifest(folder)
     for name, expected in manifest.items():
@@ -148,12 +148,12 @@ def problem_of(folder: Path) -> str:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint verifies."""
+    """Whether a checkpoint is valid."""
     return not problem_of(folder)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the state of a checkpoint that verifies, without its tensors.
+    """Return the state of a valid checkpoint, without its tensors.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -168,7 +168,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read the files that a checkpoint's manifest names, once they verify; all tensors on the CPU.
+    """Verify a checkpoint and read its files; all tensors are on the CPU.
 
     Raises:
         CheckpointError: a file that is damaged or cannot be read.
@@ -185,7 +185,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors and the metadata of a safetensors file.
 
     Raises:
-        CheckpointError: no such file, or not one of this format.
+        CheckpointError: no such file, or not a safetensors file.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -195,7 +195,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def set_aside(folder: Path) -> Path:
-    """Give a damaged checkpoint a name that is free and is not a checkpoint's, and return it."""
+    """Rename a damaged checkpoint to a free name outside the checkpoint pattern, and return its new path."""
     names = (f"damaged-{folder.name}" + (f"-{number}" if number > 1 else "") for number in count(1))
     aside = next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
     return folder.rename(aside)
@@ -205,7 +205,7 @@ def settle_checkpoints(root: Path) -> tuple[Path | None, list[str]]:
     """Set damaged checkpoints aside and clear up after broken saves, before a run goes on; in the main process alone.
 
     Returns:
-        The newest checkpoint that verifies, and what there is to say about the others.
+        The newest valid checkpoint, and messages about the others.
 
     Raises:
         CheckpointError: the folder cannot be listed.
@@ -229,7 +229,7 @@ def settle_checkpoints(root: Path) -> tuple[Path | None, list[str]]:
 def remove_old_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
     """Remove all checkpoints but the `keep` newest and the best one, and what broken saves left; in the main process.
 
-    The last one that verifies is never removed. What cannot be removed stays, and is tried again next time.
+    The last valid checkpoint is never removed. A failed removal is tried again next time.
     """
     with suppress(CheckpointError):
         _clear_up(root)
@@ -253,7 +253,7 @@ def _remove(folder: Path) -> None:
 
 
 def _clear_up(root: Path) -> None:
-    """Remove what broken saves and removals left, and put back a checkpoint whose replacement never came."""
+    """Remove files of interrupted saves and removals, and restore a checkpoint whose replacement was not completed."""
     with suppress(OSError):
         for path in list(root.glob(".step-*")):
             folder = root / path.name[1:].removesuffix(".replaced")
@@ -284,7 +284,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], weights: dict[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave, on each weight's device; sharded where the weight is."""
+    """Restore the result of `optimizer_tensors`, on each weight's device; sharded where the weight is."""
     for name, value in tensors.items():
         weight_name, kind = name.rsplit("|", 1)
         weight = weights[weight_name]
@@ -300,14 +300,14 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put back what `random_state` gave."""
+    """Restore the result of `random_state`."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write everything but the manifest, and wait until it is on disk."""
+    """Write and fsync everything except the manifest."""
     for stem, tensors in checkpoint.tensors.items():
         path = folder / f"{stem}.safetensors"
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -318,7 +318,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Rename a checkpoint that is whole and on disk; what has its name goes aside, or away once this is done."""
+    """Rename a complete checkpoint to its final name; a former one is moved away first and removed afterwards."""
     replaced = None
     if is_whole(folder):
         # A folder cannot be renamed over another that holds files, so that the former one steps aside.
@@ -373,7 +373,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _open_plain(path: Path) -> io.BufferedReader:
-    """Open a plain file; a link may lead out of the folder, and a pipe would never end."""
+    """Open a plain file. Links are rejected because they may leave the folder, pipes because they would block."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise CheckpointError(f"{path} is damaged: it is not a plain file")

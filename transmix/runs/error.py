@@ -1,14 +1,14 @@
-"""What can be wrong with a run on disk."""
+"""Errors of runs on disk."""
 
 from transmix.error import TransMixError
 
 
 class CheckpointError(TransMixError):
-    """A checkpoint that is not whole, or cannot be written; the message says which file and why."""
+    """A damaged checkpoint, or one that cannot be written; the message names the file and the reason."""
 
 
 class RunError(TransMixError):
-    """A run folder that cannot be used as asked; the message says what to do.
+    """A run folder that cannot be used for this; the message gives the remedy.
 
     Args:
         message: one line.

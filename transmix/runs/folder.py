@@ -1,9 +1,9 @@
-"""The run folder: what a run leaves behind for people, figures and later runs.
+"""The run folder: the files that a run writes.
 
     recipe.yaml            every setting, resolved
     classes.json           the class list; every other data set is matched to it by name
-    data.json              which part was held out, which columns were read, classes that it lacks, what was said of it
-    grey_range.json        which values of grey images of more than 8 bits became black and white; null: there were none
+    data.json              held-out part, columns, missing classes, notes
+    grey_range.json        values for black and white in grey images of more than 8 bits; null: no such images
     environment.json       versions, machine, command
     start.json             with pretrained or init: which weights were loaded, and which are new
     metrics.jsonl, .csv    the log
@@ -12,8 +12,8 @@
     examples/              per epoch, attention and logits of eight fixed validation images
     checkpoints/           to resume from
 
-and when the run is finished model.safetensors, ema.safetensors, confusion.csv, reliability.json (what bins of
-confidence hold), summary.json, report.html.
+and when the run is finished model.safetensors, ema.safetensors, confusion.csv, reliability.json (bins of the
+reliability diagram), summary.json, report.html.
 """
 
 import csv
@@ -66,7 +66,7 @@ def read_recipe(folder: Path) -> Recipe:
     """Return the recipe of a run.
 
     Raises:
-        RecipeError: the folder holds no recipe, or one that cannot be read.
+        RecipeError: the folder has no recipe, or it cannot be read.
     """
     recipe = load_recipe(str(folder / "recipe.yaml"))
     if recipe.optimization.ema_decay is not None:  # else the two are the same run, and are compared as such
@@ -75,7 +75,7 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def as_started(folder: Path, recipe: Recipe) -> Recipe:
-    """Return a recipe for going on with the run in a folder: what it was started without stays off.
+    """Return the recipe to resume a run with: features that it was started without stay off.
 
     Raises:
         RecipeError: the run's own recipe cannot be read.
@@ -86,19 +86,19 @@ def as_started(folder: Path, recipe: Recipe) -> Recipe:
 
 
 def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any, Any]]:
-    """Check a run folder against what is asked of it, before anything is written.
+    """Check that a run can start or resume in a folder, before anything is written.
 
     Returns:
-        The settings that a resumed run changes: name -> (old, new).
+        Settings changed by the resumed run: name -> (old, new).
 
     Raises:
-        RunError: it exists and resume was not asked for, or it holds a run with other settings.
+        RunError: it exists and `resume` is false, or it holds a run with other settings.
     """
     try:
         if not folder.exists():
             return {}
         if not folder.is_dir() or (not resume and any(folder.iterdir())):
-            raise RunError(f"{folder} exists already; give --resume to go on with that run, or another --out")
+            raise RunError(f"{folder} exists already; give --resume to continue that run, or another --out")
         if not (folder / "recipe.yaml").exists():
             if any(folder.iterdir()):
                 raise RunError(f"{folder} holds files but no run (recipe.yaml); give another --out")
@@ -120,7 +120,7 @@ def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any
 
 
 def _check_epochs(folder: Path, epochs: int) -> None:
-    """Refuse fewer epochs, cool-down included, than the newest checkpoint has behind it."""
+    """Raise an error if the newest checkpoint has already trained more epochs (cool-down included) than requested."""
     newest, _ = newest_checkpoint(folder / "checkpoints")
     if newest is None:
         return
@@ -134,7 +134,7 @@ def _check_epochs(folder: Path, epochs: int) -> None:
 
 
 def schedule_notice(changed: dict[str, tuple[Any, Any]]) -> str | None:
-    """Return what to say if a resumed run changes the number of epochs."""
+    """Return a notice if a resumed run changes the number of epochs."""
     if "epochs" not in changed:
         return None
     before, now = changed["epochs"]
@@ -143,18 +143,18 @@ def schedule_notice(changed: dict[str, tuple[Any, Any]]) -> str | None:
 
 
 def younger_notice(asked: Recipe, recipe: Recipe) -> str | None:
-    """Return a notice for a run that was started without a feature and goes on without it."""
+    """Return a notice for a resumed run that was started without a feature and continues without it."""
     texts = changed_settings(asked, recipe)
-    return f"as the run was started, it goes on with {'; '.join(texts)} (asked for -> used)" if texts else None
+    return f"as the run was started, it continues with {'; '.join(texts)} (asked for -> used)" if texts else None
 
 
 def is_finished(folder: Path, max_steps: int | None, changed: Collection[str] = ()) -> bool:
-    """Whether the run in a folder has come to its end, or to the step it was told to stop at.
+    """Whether the run in a folder is finished, or has reached `max_steps`.
 
     Args:
-        folder: of the run.
-        max_steps: where this one is to stop.
-        changed: names of the settings that this one changes; with other epochs, the former end is none.
+        folder: run folder.
+        max_steps: step at which to stop.
+        changed: names of changed settings; if the epochs change, the run is not finished.
     """
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -165,14 +165,14 @@ def is_finished(folder: Path, max_steps: int | None, changed: Collection[str] = 
 
 
 def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, start: Any = None) -> None:
-    """Write what is known before the first step, or the first after a resume.
+    """Write the files that are known before the first step, or before the first step after a resume.
 
     Args:
-        folder: of the run.
+        folder: run folder.
         recipe: every setting.
-        data: what it trains on.
-        world: this process among all.
-        start: what became of the weights that the model started from, a dataclass; None: it started from none.
+        data: training data.
+        world: rank and device of this process.
+        start: report of the initial weights, a dataclass; None: random weights.
 
     Raises:
         RunError: a file cannot be written.
@@ -200,7 +200,7 @@ def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, sta
 
 
 def read_choice(folder: Path) -> Choice:
-    """Return which part a run holds out and which columns it reads; of before these were kept, as it was then.
+    """Return the held-out part and the columns of a run; for an old run without the file, the defaults of that time.
 
     Raises:
         RunError: the file cannot be read.
@@ -225,7 +225,7 @@ def read_classes(folder: Path) -> tuple[str, ...]:
 
 
 def read_grey_range(folder: Path) -> Grey:
-    """Return how a run scales greyscale of more than 8 bits; a run of before ranges were kept: each image by itself.
+    """Return a run's scale for greyscale of more than 8 bits; an old run without a range scales each image by itself.
 
     Raises:
         RunError: the file cannot be read.
@@ -237,7 +237,7 @@ def read_grey_range(folder: Path) -> Grey:
 
 @contextmanager
 def _reading(problem: str) -> Iterator[None]:
-    """Turn what a file that is absent, unreadable or of another content raises into a RunError."""
+    """Convert errors of a missing, unreadable or invalid file into a RunError."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -245,7 +245,7 @@ def _reading(problem: str) -> Iterator[None]:
 
 
 def read_best_step(folder: Path) -> int:
-    """Return the step of the best checkpoint, by the last checkpoint's account.
+    """Return the step of the best checkpoint, as recorded in the last checkpoint.
 
     Raises:
         RunError: no checkpoint, or none evaluated yet.
@@ -258,7 +258,7 @@ def read_best_step(folder: Path) -> int:
 
 
 def write_examples(folder: Path, epoch: int, tensors: dict[str, Tensor]) -> None:
-    """Keep what the model said of the fixed validation images after an epoch.
+    """Write the model's outputs on the fixed validation images after an epoch.
 
     Raises:
         RunError: it cannot be written.
@@ -276,14 +276,14 @@ def write_end(
     classes: tuple[str, ...],
     reliability: dict[str, Any] | None = None,
 ) -> None:
-    """Write what a finished run has, the summary last.
+    """Write the files of a finished run, the summary last.
 
     Args:
-        folder: of the run.
-        summary: what the run came to.
-        confusion: (K, K) counts, how often each class (row) was taken for each other (column).
+        folder: run folder.
+        summary: results of the run.
+        confusion: (K, K) counts: true class (row), predicted class (column).
         classes: names of the K classes.
-        reliability: what bins of confidence hold.
+        reliability: bins of the reliability diagram.
 
     Raises:
         RunError: a file cannot be written.
@@ -306,7 +306,7 @@ def write_end(
 
 
 def environment(world: World) -> dict[str, Any]:
-    """Return what else a result depends on: versions, commit (of a checkout), machine, processes, command."""
+    """Return the environment of a run: versions, commit of a checkout, machine, processes, command."""
     found = {}
     for name in ("transmix", "torch", "torchvision", "timm", "numpy", "pillow"):
         with suppress(metadata.PackageNotFoundError):
@@ -326,7 +326,7 @@ def environment(world: World) -> dict[str, Any]:
 
 
 def commit(checkout: Path) -> str | None:
-    """Return the commit that a checkout is at, with "+" behind it if files differ; None where this is none."""
+    """Return the commit of a checkout, with "+" appended if files differ; None without a checkout."""
     if not (checkout / ".git").exists():
         return None
     git = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]

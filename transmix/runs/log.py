@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl always, metrics.csv made from it, TensorBoard when asked."""
+"""The log of a run: metrics.jsonl always, metrics.csv made from it, TensorBoard on request."""
 
 import csv
 import io
@@ -13,20 +13,20 @@ from transmix.runs.error import RunError
 
 
 class RunLog:
-    """Appends rows to a run's metrics; after a resume, rows that the checkpoint has not seen are gone.
+    """Appends rows to a run's metrics; after a resume, rows later than the checkpoint are removed.
 
     Rows of kind "train" come every few steps, of kind "epoch" once an epoch; the CSV holds the latter.
 
     Args:
-        folder: of the run.
+        folder: run folder.
         step: keep rows up to this optimizer step (0: start empty).
         tensorboard: also write event files.
-        rows: keep no more than so many rows, as many as there were when the checkpoint was saved: an epoch's row may
-            bear the checkpoint's step and still come after it.
+        rows: maximum number of rows to keep: the number when the checkpoint was saved. An epoch's row may have the
+            checkpoint's step and still come after it.
 
     Attributes:
-        rows: how many there are.
-        epochs: those of kind "epoch".
+        rows: number of rows.
+        epochs: rows of kind "epoch".
 
     Raises:
         RunError: a file cannot be read or written.
@@ -69,10 +69,10 @@ class RunLog:
                         self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def sync(self) -> None:
-        """Make sure that what was written survives a crash.
+        """Call fsync on the log, so that its rows survive a crash.
 
         Raises:
-            RunError: it does not, or the file is gone.
+            RunError: fsync failed, or the file is gone.
         """
         # "rb", since "ab" would make a log that is gone anew, and nobody would notice. fsync takes any descriptor.
         with writing(self.path), self.path.open("rb") as file:
@@ -97,11 +97,11 @@ class RunLog:
 
 
 def training_windows(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    """Return (step, value) of one quantity of the training rows, of windows that are about equally long.
+    """Return (step, value) of one quantity of the training rows, averaged over windows of about equal length.
 
-    A row holds the mean over the steps since the row before. One that comes early (an epoch's end, a save) holds few
-    steps, in the extreme one, and would stand out as a spike: it is joined with the window before it, each weighed by
-    its steps. The very first window has none before it, and is joined with the next.
+    A row holds the mean over the steps since the previous row. An early row (end of an epoch, a save) covers few steps
+    and would look like a spike, so it is merged with the previous window, weighted by steps. The first window is merged
+    with the next.
     """
     found = [row for row in rows if row["kind"] == "train" and isinstance(row.get(name), int | float)]
     ends = [0, *(row["step"] for row in rows if row["kind"] == "train")]
@@ -119,10 +119,10 @@ def training_windows(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; lines that are none, as a crash may leave, are left out.
+    """Return the rows of a metrics.jsonl; invalid lines, for example after a crash, are skipped.
 
     Raises:
-        RunError: the file is there and cannot be read.
+        RunError: the file exists but cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")

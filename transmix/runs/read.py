@@ -1,4 +1,4 @@
-"""A run folder, read once: what is missing or damaged costs its own place and no more."""
+"""Read a run folder once; a missing or damaged file affects only its own values."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ class NoDamageError(ValueError):
 
 
 class Confusion(NamedTuple):
-    """How often each class was taken for each other, as (K, K) counts hold it, without their zeros."""
+    """The non-zero entries of a (K, K) confusion matrix."""
 
     classes: list[str]
     images: np.ndarray  # (K,) int64, of each class
@@ -49,18 +49,18 @@ class Confusion(NamedTuple):
 
 @dataclass(eq=False)
 class RunRecord:
-    """What a run left behind; None, or nothing in it, where `problems` says why.
+    """Content of a run folder; a value is None or empty if `problems` has the reason.
 
     Attributes:
-        folder: of the run.
+        folder: run folder.
         sections: section -> setting -> value, as recipe.yaml has them.
         environment: versions, machine, command.
-        rows: of the log.
-        summary: of a finished run.
-        data: which part was held out, what it lacks, what was said; empty where a run has not kept it.
+        rows: rows of the log.
+        summary: summary of a finished run.
+        data: held-out part, missing classes, notes; empty for an old run without the file.
         reliability: weights -> 'hits', 'confidence' (their sum) and 'count' of each bin.
-        evaluations: name of the file -> what `transmix evaluate` found.
-        confusion: of the last evaluation.
+        evaluations: file name -> results of `transmix evaluate`.
+        confusion: confusion matrix of the last evaluation.
         problems: name of the file -> why it is not there to be used; `Damage` where no run leaves it so.
     """
 
@@ -81,25 +81,25 @@ class RunRecord:
         return [row for row in self.rows if row["kind"] == "epoch"]
 
     def damage(self, name: str) -> str:
-        """Return what is wrong with a file that a run does not leave so; empty where nothing is."""
+        """Return the problem of a file, if an intact run cannot have it; else empty."""
         problem = self.problems.get(name)
         return problem if isinstance(problem, Damage) else ""
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return bool(self.summary.get("finished")) and bool(self.epochs)
 
     def setting(self, section: str, name: str, default: Any = None) -> Any:
-        """Return what recipe.yaml says, if it can be read."""
+        """Return a setting of recipe.yaml, or the default."""
         settings = self.sections.get(section)
         return settings.get(name, default) if isinstance(settings, dict) else default
 
     @property
     def training_time(self) -> tuple[float | None, bool]:
-        """Seconds of all training steps (None: the log does not say), and whether every epoch says its speed.
+        """Seconds of all training steps (None: unknown), and whether every epoch has its speed in the log.
 
-        An epoch that a stopped run had finished before it could say its speed counts as fast as the others.
+        An epoch without a speed, because the run stopped at its end, counts as fast as the others.
         """
         known, steps, before = 0.0, 0, 0
         for row in self.epochs:
@@ -124,17 +124,17 @@ class RunRecord:
 
     @property
     def images(self) -> tuple[int, ...] | None:
-        """Validation images of each class; None before the run has finished."""
+        """Number of validation images per class; None before the run has finished."""
         return tuple(self.confusion.images.tolist()) if self.finished and self.confusion is not None else None
 
     @property
     def seed(self) -> int:
-        """Of everything random in it."""
+        """Random seed of the run."""
         return self.recipe.run.seed
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Setting -> value, without the sections; those of the label rule stand by themselves."""
+        """Setting -> value, without the sections; settings of the label rule are separate entries."""
         found = flat(self.recipe)
         return found | {f"labels {name}": value for name, value in found.pop("labels_options").items()}
 
@@ -145,7 +145,7 @@ class RunRecord:
 
     @property
     def title(self) -> str:
-        """What its mix with its labels is called."""
+        """Display name of its mix and labels."""
         return title(self.recipe.mixing.mix, self.recipe.mixing.labels)
 
 
@@ -195,12 +195,12 @@ def read_file(path: Path, largest: int = LARGEST) -> bytes:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number as it is, and None for everything else (True is none)."""
+    """Return a finite number unchanged, and None for everything else (bools too)."""
     return value if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def tried(problems: dict[str, str], name: str, read: Callable[[], Any]) -> Any:
-    """Return what `read` gives, or None with the reason in `problems`."""
+    """Return the result of `read`, or None with the reason in `problems`."""
     try:
         return read()
     except FileNotFoundError:
@@ -217,7 +217,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     text = read_file(path, LARGEST if path.suffix == ".json" else LARGEST_RECIPE).decode()
     value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     if not isinstance(value, dict):
-        raise ValueError("it holds no names and values")
+        raise ValueError("it is not a mapping of names to values")
     return value
 
 

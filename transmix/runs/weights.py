@@ -1,4 +1,4 @@
-"""Which of a run's weights stand for it, and why, in the words that every command uses."""
+"""Choose which weights of a run to use (model or EMA), and explain the choice."""
 
 import math
 import os
@@ -22,15 +22,15 @@ NAMES = {"model": "model", "ema": "EMA"}
 
 @dataclass(frozen=True)
 class RunWeights:
-    """The weights of a run that a command takes.
+    """The chosen weights of a run.
 
     Attributes:
         folder: the checkpoint.
-        checkpoint: "last" or "best", as it was asked for.
+        checkpoint: "last" or "best", as requested.
         step: optimizer step of the checkpoint.
         name: "model" or "ema".
-        why: these and not the other.
-        scores: of these weights, as the run logged them at this step; empty if it was not evaluated there.
+        why: reason for the choice.
+        scores: scores of these weights in the log at this step; empty if there was no evaluation.
     """
 
     folder: Path
@@ -51,12 +51,13 @@ def weights_text(names: Sequence[str], step: int, checkpoint: str) -> str:
 
 
 def ema_is_far_below(scores: Mapping[str, Any]) -> bool:
-    """Whether the top-1 of the EMA is further below that of the model than `FAR` and than chance explains.
+    """Whether the EMA's top-1 is below the model's by more than `FAR` and by more than chance.
 
-    Chance is two standard errors of a difference of two shares of n images, 2 sqrt(2 p (1 - p) / n) with p their mean.
+    Chance means two standard errors of the difference of two accuracies on n images, 2 sqrt(2 p (1 - p) / n) with p
+    their mean.
 
     Args:
-        scores: "top1" and "ema_top1" in 0..1; "val_images", n, where it is known: logs of older versions lack it.
+        scores: "top1" and "ema_top1" in 0..1; "val_images", n, if known: logs of older versions lack it.
     """
     ema, model, images = (scores.get(name) for name in ("ema_top1", "top1", "val_images"))
     if not (isinstance(ema, int | float) and isinstance(model, int | float)):
@@ -67,23 +68,23 @@ def ema_is_far_below(scores: Mapping[str, Any]) -> bool:
 
 
 def better_weights(scores: Mapping[str, Any]) -> str:
-    """Return whose score stands for an evaluated step: "ema" where one was kept and is not far below."""
+    """Return the weights to use at an evaluated step: "ema" if the run has one that is not far below, else "model"."""
     return "ema" if "ema_top1" in scores and not ema_is_far_below(scores) else "model"
 
 
 def gap(scores: Mapping[str, Any]) -> str:
-    """Return the top-1 of the EMA and of its model in words."""
+    """Return a text with the top-1 of the EMA and of the model."""
     top1 = METRICS["top1"]
     return f"EMA {top1.label} {top1.write(scores['ema_top1'])}, model {top1.write(scores['top1'])}"
 
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is that of a run."""
+    """Whether a folder is a run folder."""
     return (Path(folder) / "recipe.yaml").exists()
 
 
 def kept_weights(run: Path, checkpoint: str = "last") -> list[str]:
-    """Return the names of the weights that a run kept: "model" and perhaps "ema"; errors as `choose_weights`."""
+    """Return the names of a run's weights: "model" and perhaps "ema"; errors as in `choose_weights`."""
     folder = _checkpoint(run, checkpoint)
     return [name for name in NAMES if (folder / f"{name}.safetensors").exists()]
 
@@ -92,25 +93,25 @@ def choose_weights(run: Path, checkpoint: str = "last", weights: str = "auto") -
     """Choose the weights of a run.
 
     Args:
-        run: its folder.
-        checkpoint: "last", the newest that is whole; "best", that of the best validation score.
-        weights: "model"; "ema"; "auto", the EMA where the run kept one, unless its score is far below the model's.
+        run: run folder.
+        checkpoint: "last": the newest valid one; "best": the one with the best validation score.
+        weights: "model"; "ema"; "auto": the EMA if the run has one, unless its score is far below the model's.
 
     Raises:
-        RunError, CheckpointError: no checkpoint, none evaluated, a damaged one, or no EMA.
+        RunError, CheckpointError: no checkpoint, no evaluated one, a damaged one, or no EMA.
     """
     folder = _checkpoint(run, checkpoint)
     step, has_ema = int(folder.name.removeprefix("step-")), (folder / "ema.safetensors").exists()
     rows = read_rows(run / "metrics.jsonl")
     scores = next((row for row in rows if (row["kind"], row["step"]) == ("epoch", step) and "top1" in row), {})
     if weights == "ema" and not has_ema:
-        raise RunError(f"{run} kept no EMA (ema_decay was not set); use --weights model")
+        raise RunError(f"{run} has no EMA (ema_decay was not set); use --weights model")
     if weights != "auto":
         name, why = weights, f"asked for with --weights {weights}"
         if name == "ema" and ema_is_far_below(scores):
             why += f"; warning: it is far below ({gap(scores)})"
     elif not has_ema:
-        name, why = "model", "the run kept no EMA"
+        name, why = "model", "the run has no EMA"
     elif ema_is_far_below(scores):
         name, why = "model", f"the EMA is far below ({gap(scores)}); --weights ema takes it all the same"
     else:
@@ -133,10 +134,10 @@ def _checkpoint(run: Path, which: str) -> Path:
 
 
 def start_weights(init: str | None) -> str | None:
-    """Return the weights that a model starts from: the last weights of a run folder, else `init` unchanged.
+    """Return the source of initial weights: the last weights of a run folder, else `init` unchanged.
 
     Raises:
-        RunError, CheckpointError: the run has no weights that could be used.
+        RunError, CheckpointError: the run has no usable weights.
     """
     if init is None or not is_run(init):
         return init

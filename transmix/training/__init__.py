@@ -1,1 +1,1 @@
-"""Training: one step, the loop around it, and what makes a run survive faults."""
+"""Training: the step, the loop around it, and fault tolerance."""

@@ -1,4 +1,4 @@
-"""A run's images, batch by batch: loaded by workers, or held on the device."""
+"""A run's batches: loaded by workers, or kept on the device."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class Batches:
     """This process's share of the data.
 
     Attributes:
-        order: of the training images; where an epoch starts is set there.
-        training: micro-batches of an epoch, as `order` says.
-        validation: called for each evaluation; yields (images, labels, valid). If the model is sharded, equally many in
-            each process.
-        crop: what evaluation sees of an image.
-        bad: images that cannot be read.
+        order: sampler of the training images; the start of an epoch is set there.
+        training: micro-batches of an epoch, in the order of `order`.
+        validation: called for each evaluation; yields (images, labels, valid). If the model is sharded, each process
+            has the same number.
+        crop: evaluation crop.
+        bad: collects unreadable images.
     """
 
     order: EpochSampler
@@ -38,11 +38,12 @@ class Batches:
 
 
 def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: World) -> Batches:
-    """Prepare loading as a recipe says, and set torch's CPU threads beside its workers.
+    """Prepare the recipe's data loading, and set the number of torch's CPU threads.
 
     Raises:
-        RecipeError: a batch that cannot be divided as asked, or an epoch without a step.
-        DataError: images that cannot be held on the device.
+        RecipeError: a batch size that cannot be split over processes and micro-batches, or fewer images than one step
+            needs.
+        DataError: images that do not fit on the device.
     """
     per_step, accumulate = recipe.optimization.batch_size, recipe.optimization.accumulate
     if per_step % (world.size * accumulate):

@@ -41,29 +41,29 @@ MAX_FAILED_SAVES = 3
 
 @dataclass(eq=False)
 class RunState:
-    """What a run is made of, and how far it has come.
+    """The parts of a run, and its progress.
 
     Attributes:
-        recipe: every setting.
+        recipe: settings.
         folder: run folder.
-        world: this process among all.
-        data: all of it.
-        batches: this process's share of it.
-        bare: the model, not wrapped, not compiled.
+        world: rank and device of this process.
+        data: the full data set.
+        batches: this process's batches.
+        bare: the model, neither wrapped nor compiled.
         average: EMA of its weights, if there is one.
-        step: what an optimizer step changes: optimizer, scaler, meter.
-        reader: of the model's attention, for labels or for pictures alone; None if it cannot be read.
-        say: prints a line beside the progress bar.
-        log: of the main process.
-        step_number: optimizer steps that are done.
+        step: the training step with optimizer, scaler and meter.
+        reader: attention reader, for labels or only for pictures; None if attention cannot be read.
+        say: prints a line above the progress bar.
+        log: log; only in the main process.
+        step_number: number of finished optimizer steps.
         best: score, step, epoch and weights of the best evaluation.
-        scores: of the last evaluation.
-        reliability: of the last evaluation, of "model" and "ema".
-        reads: of the meter, in this epoch.
-        random_states: generators before each step since the last read, by its number.
-        pending_random_state: generators that a checkpoint held, until the first step takes them.
-        failed_saves: checkpoints in a row that could not be written.
-        log_rows: rows of the log that a checkpoint knew of.
+        scores: scores of the last evaluation.
+        reliability: reliability bins of the last evaluation, for "model" and "ema".
+        reads: meter reads of this epoch.
+        random_states: step number -> random state before it, for each step since the last read.
+        pending_random_state: random state from a checkpoint, until the first step uses it.
+        failed_saves: number of consecutive checkpoints that could not be written.
+        log_rows: number of log rows at the checkpoint.
     """
 
     recipe: Recipe
@@ -89,7 +89,7 @@ class RunState:
 
     @property
     def order(self) -> EpochSampler:
-        """In which the training images come."""
+        """The sampler of the training images."""
         return self.batches.order
 
     @property
@@ -110,9 +110,9 @@ class RunState:
 
 
 def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str]]:
-    """Return the checkpoint to go on from, if any, the same in every process; every process calls this.
+    """Return the checkpoint to resume from, if any, equal in all processes; every process must call this.
 
-    Damaged ones are set aside by the main process, which alone gets lines to say about them.
+    The main process renames damaged checkpoints, and only it gets messages about them.
 
     Raises:
         RunError: the checkpoints cannot be listed.
@@ -131,16 +131,16 @@ def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str
 
 
 def save(run: RunState, last: bool = False) -> None:
-    """Write a checkpoint of a run at its present step; every process calls this.
+    """Write a checkpoint of a run at its current step; every process must call this.
 
-    If it cannot be written, training goes on with a line that says so: the next one may succeed.
+    If it cannot be written, training continues with a warning: the next one may succeed.
 
     Args:
         run: what to save.
-        last: no other save will come, so this one must succeed.
+        last: the final save, which must succeed.
 
     Raises:
-        RunError: in every process: the last one failed, or MAX_FAILED_SAVES in a row, or the run folder is gone.
+        RunError: in every process: the final save failed, or MAX_FAILED_SAVES in a row, or the run folder is gone.
     """
     tensors = _gather_tensors(run, random_state(run.world.device), ema=run.average is not None)
     reason = _write(run, tensors, last) if run.world.is_main else ""
@@ -150,7 +150,7 @@ def save(run: RunState, last: bool = False) -> None:
 
 
 def _gather_tensors(run: RunState, generators: dict[str, Tensor], ema: bool) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of a checkpoint, whole in the main process: weights, optimizer, generators of each process."""
+    """Return the unsharded tensors of a checkpoint (in the main process): weights, optimizer, all random states."""
     names: dict[Tensor, str] = {weight: name for name, weight in run.bare.named_parameters()}
     tensors = {"model": run.bare.state_dict(), "optimizer": optimizer_tensors(run.step.optimizer, names)}
     if ema and run.average is not None:
@@ -162,7 +162,7 @@ def _gather_tensors(run: RunState, generators: dict[str, Tensor], ema: bool) -> 
 
 
 def _write(run: RunState, tensors: dict[str, dict[str, Tensor]], last: bool) -> str:
-    """Write a checkpoint, and return why the run must stop, or nothing."""
+    """Write a checkpoint; return the reason if the run must stop, else an empty text."""
     root = run.folder / "checkpoints"
     try:
         assert run.log is not None
@@ -175,8 +175,8 @@ def _write(run: RunState, tensors: dict[str, dict[str, Tensor]], last: bool) -> 
         row = f" {run.failed_saves} saves in a row have failed." if run.failed_saves > 1 else ""
         message = f"step {run.step_number} is not saved: {error}.{row} {_newest_good(root)}"
         if last or run.failed_saves >= MAX_FAILED_SAVES:
-            return f"{message} --resume goes on from the last good checkpoint"
-        run.say(f"warning: {message} Training goes on")
+            return f"{message} --resume continues from the last good checkpoint"
+        run.say(f"warning: {message} Training continues")
         return ""
     run.failed_saves = 0
     remove_old_checkpoints(root, run.recipe.run.keep_checkpoints, run.best["step"] if run.best else None)
@@ -205,16 +205,16 @@ def _newest_good(root: Path) -> str:
 
 
 def restore(run: RunState, checkpoint: Checkpoint) -> None:
-    """Put a run where `save` was called.
+    """Restore a run to the state at `save`.
 
     Raises:
-        RunError: the training data has grown or shrunk since, or the checkpoint is of another model.
+        RunError: the number of training images has changed, or the checkpoint is from another model.
     """
     before, now = checkpoint.state.get("training_images"), len(run.data.train)
     if before != now:
         raise RunError(
-            f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}; put it back as it "
-            f"was (images called .jfif, .jp2, ... and linked folders were once passed over; they count now)"
+            f"{run.data.name} had {before} training images when {run.folder} was trained, now {now}; restore the "
+            f"data (older versions skipped linked folders and images with suffixes such as .jfif and .jp2)"
         )
     try:
         _load(run.bare, checkpoint.tensors["model"])
@@ -230,20 +230,22 @@ def restore(run: RunState, checkpoint: Checkpoint) -> None:
         run.step.scaler.load_state_dict(state["scaler"])
     except (KeyError, RuntimeError) as error:
         step, problem = checkpoint.state["step"], one_line(error)
-        raise RunError(f"the checkpoint of step {step} in {run.folder} is not of this run: {problem}") from error
+        raise RunError(
+            f"the checkpoint of step {step} in {run.folder} does not belong to this run: {problem}"
+        ) from error
     # A process that was not there before has no state to take back and keeps its own. Not set here: what is yet to
     # be made before the first step, such as the loader's iterator, draws from the generators too.
     run.pending_random_state = checkpoint.tensors.get(f"random-{run.world.rank}")
 
 
 def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give a model whole tensors, of which each process keeps its part if the model is sharded."""
+    """Load full tensors into a model; if it is sharded, each process keeps its shard."""
     mine = model.state_dict()
     model.load_state_dict({name: cut_like(value, mine.get(name, value)) for name, value in tensors.items()})
 
 
 def weights_metadata(run: RunState) -> dict[str, str]:
-    """Return what a weights file must say to be used by itself: the model, its classes, its preprocessing."""
+    """Return the metadata that makes a weights file usable alone: model, classes, preprocessing."""
     model, augmentation = run.recipe.model, run.recipe.augmentation
     about = {
         "model": model.model,
@@ -262,7 +264,7 @@ def weights_metadata(run: RunState) -> dict[str, str]:
 def write_dump(run: RunState, step: int) -> str:
     """Write the state before a NaN/Inf step, and return a message about it.
 
-    RUN/nonfinite/step-N holds weights, optimizer and generators as that step found them, and which images it saw.
+    RUN/nonfinite/step-N holds weights, optimizer and random states before the step, and the keys of its images.
     """
     accumulate = run.recipe.optimization.accumulate
     shares = [islice(run.order.batches_of(step, rank), accumulate) for rank in range(run.world.size)]

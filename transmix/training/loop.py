@@ -1,4 +1,4 @@
-"""The training run: epochs of steps, evaluation, checkpoints, and going on where a run stopped."""
+"""The training run: epochs of steps, evaluation, checkpoints, and resuming."""
 
 import json
 import os
@@ -44,23 +44,24 @@ from transmix.training.stopping import StoppedError, Watch
 def train(
     recipe: Recipe, out: str | os.PathLike[str], resume: bool = False, at_end: Callable[[Path], object] | None = None
 ) -> dict[str, Any]:
-    """Train as a recipe says, and leave everything in the folder `out`.
+    """Train a recipe, and write everything to the folder `out`.
 
     Args:
-        recipe: every setting.
-        out: the run folder. It must not exist, unless `resume` is given: then an absent one is started, a partial one
-            gone on with, and a finished one left as it is.
+        recipe: settings.
+        out: the run folder. It must not exist, unless `resume` is true: then a missing run is started, a stopped one is
+            resumed, and a finished one is not changed.
         resume: see `out`.
-        at_end: called with the folder of the finished run, in the main process; whatever it raises is printed.
+        at_end: called with the folder of the finished run, in the main process; its exceptions are printed.
 
     Returns:
-        The run's summary: the last epoch's scores and the best.
+        The run's summary: scores of the last epoch and of the best one.
 
     Raises:
-        RecipeError, DataError, RunError, AttentionError: what was asked for cannot be done; nothing was overwritten.
+        RecipeError, DataError, RunError, AttentionError: invalid settings, data, folder or model; nothing was
+            overwritten.
         NotFiniteError: training diverged.
-        LostProcessError: another process failed, or does not answer.
-        StoppedError: a signal asked for it; a checkpoint was written.
+        LostProcessError: another process failed or does not respond.
+        StoppedError: stopped by a signal; a checkpoint was written.
     """
     check_recipe(recipe)
     recipe = resolved(recipe)
@@ -69,7 +70,7 @@ def train(
     folder = Path(out)
     world = distributed.start(recipe.run.device, recipe.run.wait_minutes)
     try:
-        with distributed.losing_others(world, "--resume goes on from the last checkpoint"):
+        with distributed.losing_others(world, "--resume continues from the last checkpoint"):
             asked, recipe = recipe, run_folder.as_started(folder, recipe)
             changed = run_folder.check_run(folder, recipe, resume or world.restarted)
             distributed.wait_for_all(world)  # before the first process writes what the others look for
@@ -92,9 +93,9 @@ def train(
 
 
 def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None) -> RunState:
-    """Return a run before its first step, or as a checkpoint left it.
+    """Return a run before its first step, or restored from a checkpoint.
 
-    Nothing is written to `folder` before data and model are known to be good.
+    Nothing is written to `folder` before data and model are checked.
     """
     torch.manual_seed(recipe.run.seed)
     if recipe.run.deterministic:
@@ -120,7 +121,7 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
 
 
 def load_run_data(recipe: Recipe, folder: Path, resumed: bool) -> ImageData:
-    """Return the data of a run; of a resumed one with the parts, columns, grey range and classes that it began with."""
+    """Return the data of a run; a resumed run keeps its parts, columns, grey range and classes."""
     settings, seed = recipe.data, recipe.run.seed
     if not resumed:
         return load_data(settings, seed)
@@ -134,7 +135,7 @@ def load_run_data(recipe: Recipe, folder: Path, resumed: bool) -> ImageData:
 def _prepare_model(
     recipe: Recipe, folder: Path, world: World, data: ImageData, batches: Batches, first_time: bool
 ) -> tuple[RunState, Start | None]:
-    """Return the state of a run with a new model, and a report of the weights it starts from."""
+    """Return the state of a run with a new model, and a report of its initial weights."""
     init = start_weights(recipe.model.init) if first_time else None
     settings = replace(recipe.model, pretrained=recipe.model.pretrained and first_time, init=init)
     bare, start = start_model(settings, len(data.classes), recipe.data.image_size, data.classes)
@@ -168,7 +169,7 @@ def _prepare_model(
 
 
 def finish(run: RunState, watch: Watch) -> dict[str, Any]:
-    """Train to the end, write what a finished run has, and return its summary."""
+    """Train to the end, write the files of a finished run, and return its summary."""
     batch, per_epoch = run.recipe.optimization.batch_size, run.order.steps_per_epoch
     progress = Progress(run.last_step, run.step_number, run.epochs, batch, not run.world.is_main)
     run.say = progress.say
@@ -231,7 +232,7 @@ def _train_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int) ->
 
 
 def _read_meter(run: RunState, epoch: int, lr: float) -> dict[str, Any]:
-    """Read the meter and log it; stop, or say so, if a step since the last read was not finite."""
+    """Read the meter and log it; stop or warn if a step since the last read was not finite."""
     before = run.reads[-1]["step"] if run.reads else epoch * run.order.steps_per_epoch
     values: dict[str, Any] = run.step.meter.read(run.world)
     steps, first, in_a_row = run.step.not_finite.read(run.world)
@@ -241,8 +242,8 @@ def _read_meter(run: RunState, epoch: int, lr: float) -> dict[str, Any]:
     if in_a_row > settings.max_nonfinite:
         raise NotFiniteError(
             f"loss or gradient was not finite in {in_a_row} steps in a row, up to step {run.step_number}; "
-            f"max_nonfinite allows {settings.max_nonfinite}. All were skipped; --resume goes on from the last "
-            f"checkpoint"
+            f"max_nonfinite allows {settings.max_nonfinite}. All were skipped; --resume continues from the "
+            f"last checkpoint"
         )
     if steps:
         values["held_back"] = steps  # the name that logs have had from the first version
@@ -255,7 +256,7 @@ def _read_meter(run: RunState, epoch: int, lr: float) -> dict[str, Any]:
 
 
 def _end_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int, images_per_second: float | None) -> None:
-    """Evaluate, log and save; `images_per_second` is None where the epoch's steps were another process's."""
+    """Evaluate, log and save; `images_per_second` is None if the epoch's steps ran before a resume."""
     row, settings = {"epoch": epoch + 1, **_epoch_means(run)}, run.recipe.run
     last, better = run.step_number == run.last_step, False
     if images_per_second is not None:
@@ -291,7 +292,7 @@ def _end_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int, imag
 
 
 def _epoch_means(run: RunState) -> dict[str, float]:
-    """Return the means of the epoch's reads, each weighed by its steps."""
+    """Return the means of the epoch's meter reads, weighted by steps."""
     return {
         name: sum(read["steps"] * read[name] for read in known) / sum(read["steps"] for read in known)
         for name in ("loss", "mixed_accuracy", "label_shift", "empty_boxes")
@@ -314,7 +315,7 @@ def _evaluate(run: RunState, watch: Watch) -> dict[str, float]:
 
 
 def _validation_batches(run: RunState, watch: Watch) -> Iterator:
-    """Yield this process's share, and look out for signals as long as every process still has batches."""
+    """Yield this process's batches, and check for signals while every process still has batches."""
     everywhere = -(-(len(run.data.val) // run.world.size) // run.order.batch)  # some processes have one batch more
     for turn, one in enumerate(run.batches.validation()):
         if turn < everywhere and (signal := watch.look(turn)[0]):
@@ -341,7 +342,7 @@ def _introduction(run: RunState) -> str:
 
 
 def _call(at_end: Callable[[Path], object], folder: Path) -> None:
-    """Let what follows a run do its work; the run is done whether or not it does."""
+    """Call `at_end`; its failure does not make the run fail."""
     try:
         at_end(folder)
     except Exception as error:  # whatever it is, no run fails for it

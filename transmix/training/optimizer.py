@@ -13,7 +13,7 @@ from transmix.recipes.settings import Optimization
 
 
 def build_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Optimizer:
-    """Return fused AdamW; biases, norms and what the model exempts get no weight decay, layers their own rate."""
+    """Return fused AdamW; no weight decay for biases, norms and exempt tensors; layer-wise rates."""
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
     how: dict[str, Any] = {"weight_decay": settings.weight_decay, "no_weight_decay_list": exempt}
     if settings.layer_decay is None:
@@ -24,15 +24,15 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Opt
 
 
 def peak_lr(settings: Optimization) -> float:
-    """Return the learning rate at the end of warm-up, scaled to the batch size where the recipe says so."""
+    """Return the learning rate at the end of warm-up, scaled by the batch size if the recipe sets lr_batch."""
     return settings.lr * (settings.batch_size / settings.lr_batch if settings.lr_batch else 1.0)
 
 
 def lr_at(step: int, steps_per_epoch: int, settings: Optimization) -> float:
     """Return the learning rate of a step: linear warm-up, then a cosine to min_lr, then min_lr.
 
-    The cosine runs over all `epochs`, warm-up included, as in timm and DeiT; both change it once an epoch, this
-    changes it every step.
+    The cosine runs over all `epochs`, warm-up included, as in timm and DeiT; they change it once per epoch, this one
+    every step.
     """
     peak, epoch = peak_lr(settings), step / steps_per_epoch
     if epoch < settings.warmup_epochs:
@@ -48,19 +48,19 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class WeightAverage:
-    """A copy of a model whose weights follow the trained ones: average = decay * average + (1 - decay) * weights.
+    """EMA of a model's weights: average = decay * average + (1 - decay) * weights.
 
     With warm-up, update t = 0, 1, ... uses min(decay, (1 + t) / (10 + t)), as TensorFlow's ExponentialMovingAverage:
-    without it the average of a short run is still the random weights that it started as.
+    without it the average of a short run is still close to the random initial weights.
 
     Args:
         model: not wrapped, not compiled.
         decay: per optimizer step, in [0, 1).
-        start: what the average starts as, `a_copy` of the model. Sharded if the model is.
-        warmup: whether the decay warms up.
+        start: initial average, `a_copy` of the model. Sharded if the model is.
+        warmup: use the warm-up.
 
     Attributes:
-        updates: scalar int64 on the device, how often the average has followed; skipped steps do not count.
+        updates: scalar int64 on the device, number of updates; skipped steps do not count.
     """
 
     def __init__(self, model: nn.Module, decay: float, start: nn.Module, *, warmup: bool = True):
@@ -73,7 +73,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, went: Tensor) -> None:
-        """Follow the model by one step.
+        """Update the average once.
 
         Args:
             went: scalar on the device, 1 if the optimizer stepped and 0 if it was skipped.
@@ -89,5 +89,5 @@ class WeightAverage:
 
 
 def a_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that is not trained."""
+    """Return a copy of a model without gradients."""
     return copy.deepcopy(model).requires_grad_(False).eval()

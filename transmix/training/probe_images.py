@@ -1,4 +1,4 @@
-"""What a run keeps for people to look at: the first boxes, and a few validation images after every epoch."""
+"""Pictures and examples of a run: its first boxes, and a few validation images after every epoch."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ def look(model: nn.Module, reader: AttentionReader | None, images: Tensor) -> tu
 
 
 def draw_boxes(run: RunState, name: str) -> None:
-    """Draw the batch with boxes that the step kept, if it did, with its labels: area, attention, trained."""
+    """Draw the last batch with boxes, if there is one, with its labels: area, attention, trained."""
     kept, path = run.step.boxes, run.folder / name
     if kept is None:
         return

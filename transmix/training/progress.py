@@ -1,4 +1,4 @@
-"""What the user sees while training: a live bar in a terminal, plain lines in a log."""
+"""Progress of training: a live bar in a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -17,10 +17,10 @@ class Progress:
 
     Args:
         steps: optimizer steps of the whole run.
-        first_step: steps done before.
-        epochs: of the run.
-        images_per_step: over all processes.
-        quiet: show nothing (all processes but the first).
+        first_step: number of steps already done.
+        epochs: epochs of the run.
+        images_per_step: images per step over all processes.
+        quiet: show nothing (on all ranks except 0).
     """
 
     def __init__(self, steps: int, first_step: int, epochs: int, images_per_step: int, quiet: bool):
@@ -38,7 +38,7 @@ class Progress:
         )
 
     def advance(self, epoch: int) -> None:
-        """One more step is done."""
+        """Advance by one step."""
         self.done += 1
         self.bar.set_description_str(f"epoch {epoch + 1}/{self.epochs} step {self.done}/{self.steps}", refresh=False)
         self.bar.update(self.images_per_step)
@@ -49,7 +49,7 @@ class Progress:
         self.bar.set_postfix_str(f"{loss.label} {loss.write(values['loss'], unit=False)}", refresh=False)
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
+        """Print a line above the bar."""
         if not self.quiet:
             self.bar.write(text) if not self.bar.disable else print(text, flush=True)
 

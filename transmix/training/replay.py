@@ -1,4 +1,4 @@
-"""A step that was not finite, run again from its dump: where the first number went wrong, and for which images."""
+"""Re-run a NaN/Inf step from its dump: find the first bad module and the images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,11 +29,11 @@ from transmix.training.step import TrainingStep, build_transmix
 
 
 def replay(folder: Path, device: str = "auto") -> Iterator[str]:
-    """Run the step of a run's newest dump again, process by process, and say what is not finite, line by line.
+    """Re-run the step of a run's newest dump, process by process, and yield lines about NaN/Inf values.
 
     Raises:
-        RunError: the run left no dump.
-        DataError, RecipeError, CheckpointError: data, model or dump are not what they were.
+        RunError: the run has no dump.
+        DataError, RecipeError, CheckpointError: data, model or dump have changed.
     """
     found, problems = newest_checkpoint(folder / "nonfinite")
     if found is None:
@@ -72,7 +72,7 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
 
 
 def _loader(recipe: Recipe, data: ImageData, device: torch.device) -> Callable[[list], tuple[Tensor, Tensor]]:
-    """Return what makes a batch of sample keys as the run did."""
+    """Return a function from sample keys to a batch, as in the run."""
     settings, size, seed = recipe.augmentation, recipe.data.image_size, recipe.run.seed
     if recipe.data.on_device:
         return TrainingImages(data.train, settings, size, seed, device, BadImages(allowed_bad(recipe.data))).batch
@@ -81,7 +81,7 @@ def _loader(recipe: Recipe, data: ImageData, device: torch.device) -> Callable[[
 
 
 def _what_is_not_finite(run: Callable[[], Tensor], model: nn.Module, images_from: list[str]) -> str:
-    """Run one micro-batch forward and backward; say which module, images and gradients are not finite."""
+    """Run one micro-batch forward and backward; report modules, images and gradients with NaN/Inf."""
     broken: list[tuple[str, Tensor]] = []
 
     def look(_: nn.Module, __: Any, output: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-"""One optimizer step: mix, run the model, weigh the labels by its attention, follow the gradient.
+"""One optimizer step: mix, run the model, compute labels from its attention, update the weights.
 
 What it counts stays on the device until it is read: sums to report, and steps that were not finite.
 """
@@ -34,14 +34,14 @@ class Meter:
     """Running sums over the micro-batches since the last read.
 
     Args:
-        device: where the sums live.
+        device: device of the sums.
     """
 
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(len(NAMES), device=device, dtype=sum_dtype(device))
 
     def add(self, loss: Tensor, accuracy: Tensor, mixed: Mixed) -> None:
-        """Add one micro-batch; nothing is read back."""
+        """Add one micro-batch, without device synchronisation."""
         # Zeros in place of what is missing keep the sum one tensor, which is read back in a single copy.
         one, nothing = loss.new_ones(()), loss.new_zeros(())
         shift = empty = boxes = nothing
@@ -52,11 +52,11 @@ class Meter:
         self.sums += torch.stack([loss, accuracy, shift, empty, boxes, one])
 
     def read(self, world: World) -> dict[str, float]:
-        """Return means since the last read, over all processes, and start anew.
+        """Return the means since the last read, over all processes, and reset.
 
         Returns:
-            loss, mixed_accuracy; with labels other than the area's also label_shift (mean |lam_area - lam| of rows with
-            a box) and empty_boxes (share of boxes with evidence under a tenth of their area).
+            loss, mixed_accuracy; for label rules other than area also label_shift (mean |lam_area - lam| of rows
+            with a box) and empty_boxes (fraction of boxes with an evidence share below a tenth of their area share).
         """
         if world.size > 1:
             dist.all_reduce(self.sums)
@@ -70,18 +70,18 @@ class Meter:
 
 
 class NotFiniteError(TransMixError):
-    """Loss or gradients became infinite or not a number, and training was stopped."""
+    """Loss or gradients became NaN or Inf, and training was stopped."""
 
     code = 1
 
 
 class NotFinite:
-    """Counts on the device which steps were not finite, and says which to skip.
+    """Tracks NaN/Inf steps on the device, and decides which steps to skip.
 
     Args:
-        device: where gradients are.
-        stays: after one such step skip all later ones too: weights then are still those it was taken from when
-            the count is read and training stops.
+        device: device of the gradients.
+        stays: after one such step also skip all later ones, so that the weights are still those before it when
+            training stops.
     """
 
     def __init__(self, device: torch.device, stays: bool):
@@ -89,7 +89,7 @@ class NotFinite:
         self.counts = torch.zeros(4, dtype=torch.int64, device=device)  # steps, first, row now, longest row
 
     def skip(self, step: int, bad: Tensor) -> Tensor:
-        """Note whether a step (counted from 1) is bad, and return whether to skip it, as bool on the device."""
+        """Record whether a step (counted from 1) is bad; return whether to skip it, a bool on the device."""
         steps, first, row, longest = self.counts
         bad = bad & (steps == 0) if self.stays else bad  # what follows a skipped step says nothing new
         row = (row + 1) * bad
@@ -98,11 +98,11 @@ class NotFinite:
         return bad | (self.counts[0] > 0) if self.stays else bad
 
     def read(self, world: World) -> tuple[int, int, int]:
-        """Return the largest count of any process, and start anew; an unfinished series goes on.
+        """Return the largest counts over all processes, and reset; a series of bad steps at the end is continued.
 
         Returns:
-            How many steps were not finite since the last read; the number of the first of them, 0 if there was none;
-            the longest row of them, those before the last read included.
+            Number of NaN/Inf steps since the last read; number of the first such step, or 0; length of the longest
+            series, including steps before the last read.
         """
         counts = self.counts.clone()
         if world.size > 1:
@@ -113,17 +113,17 @@ class NotFinite:
 
 
 class TrainingStep:
-    """Everything that a step changes or needs, and the step itself.
+    """An optimizer step with its state.
 
     Args:
-        model: wrapped for all processes, compiled or not.
-        transmix: mixes, and reads the bare model if the label rule looks at it.
-        optimizer: of the bare model's parameters.
-        average: of the weights, or None.
+        model: the model, wrapped for DDP or FSDP, compiled or not.
+        transmix: mixes, and reads the unwrapped model if the label rule needs it.
+        optimizer: optimizer of the unwrapped model's parameters.
+        average: EMA of the weights, or None.
         normalise: uint8 images -> the model's input on the device.
-        recipe: the run's.
-        device: where the model is.
-        rank: of this process.
+        recipe: recipe of the run.
+        device: device of the model.
+        rank: rank of this process.
     """
 
     def __init__(
@@ -151,13 +151,13 @@ class TrainingStep:
         self.boxes: tuple[Tensor, Mixed, Attention | None] | None = None
 
     def __call__(self, step: int, micro_batches: list[tuple[Tensor, Tensor]], lr: float, mix: bool = True) -> None:
-        """Take one optimizer step; nothing is read back from the device.
+        """Take one optimizer step, without device synchronisation.
 
         Args:
-            step: number of the step, counted over the whole run.
-            micro_batches: uint8 images (b, 3, S, S) and labels (b,) int64 whose gradients are added up.
+            step: step number, counted over the whole run.
+            micro_batches: uint8 images (b, 3, S, S) and labels (b,) int64 whose gradients are summed.
             lr: learning rate.
-            mix: whether to mix at this step.
+            mix: whether to mix in this step.
         """
         self.model.train()
         self.transmix.mixer.enabled = mix
@@ -175,7 +175,7 @@ class TrainingStep:
         self._descend(step + 1, torch.stack(losses))
 
     def forward(self, step: int, micro: int, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of one micro-batch: the three lines that anyone's loop has."""
+        """Return the loss of one micro-batch: the three lines of the README's loop."""
         tm = self.transmix
         images, labels = self.normalise(images), labels.to(self.device, non_blocking=True)
         tm.mixer.generator.manual_seed(derive_seed(self.seed, "mix", step, micro, self.rank))
@@ -190,7 +190,7 @@ class TrainingStep:
         return loss
 
     def _descend(self, step: int, losses: Tensor) -> None:
-        """Step the optimizer, unless the gradient is not finite: then the device itself skips the step."""
+        """Step the optimizer; if the gradient is not finite, the step is skipped on the device."""
         self.scaler.unscale_(self.optimizer)  # before clipping: the norm is that of the gradients themselves
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         finite = norm.isfinite()  # the same on every process: gradients were averaged
@@ -216,11 +216,11 @@ def where_to_read(mixing: Mixing) -> dict[str, Any]:
 
 
 def build_transmix(mixing: Mixing, model: nn.Module, average: nn.Module | None = None) -> TransMix:
-    """Return mixing, label rule and loss of a recipe, for a model that is not wrapped, and its EMA.
+    """Return mixing, label rule and loss of a recipe, for an unwrapped model and its EMA.
 
     Raises:
-        RecipeError: a method or rule that is not known, or a setting that it does not have.
-        AttentionError: the rule looks at attention, and the model's cannot be read.
+        RecipeError: an unknown method or rule, or an unknown setting of it.
+        AttentionError: the rule needs attention, and the model's cannot be read.
     """
     mixer, look = build_mixer(mixing), None if mixing.guide == "model" else average
     kind = SMMix if any(isinstance(method, SMMix.method) for method in mixer.methods) else TransMix
@@ -228,6 +228,6 @@ def build_transmix(mixing: Mixing, model: nn.Module, average: nn.Module | None =
         how = where_to_read(mixing) | {"labels": rule_name(mixing), "labels_options": mixing.labels_options}
         return kind(model, mixer=mixer, criterion=build_criterion(mixing), guide=look, **how)
     except AttentionError as error:
-        raise AttentionError(f"{error}. (A recipe asks for that head with class_attention)") from error
+        raise AttentionError(f"{error}. (In a recipe: class_attention: true)") from error
     except (ValueError, TypeError) as error:
         raise RecipeError(str(error)) from error

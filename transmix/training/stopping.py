@@ -1,4 +1,4 @@
-"""Stopping on a signal: it raises a flag, all processes agree on it, the run saves and ends with code 128 + signal."""
+"""Stop on a signal: it sets a flag, all processes agree, the run saves and exits with code 128 + signal."""
 
 import os
 import signal
@@ -24,27 +24,27 @@ AGREE_EVERY = 10
 
 
 class StoppedError(TransMixError):
-    """A run was asked to stop by a signal, and has saved.
+    """The run was stopped by a signal, and has saved.
 
     Attributes:
         signal: the signal's number.
     """
 
     def __init__(self, number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; --resume goes on from there")
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; --resume continues from there")
         self.signal, self.code = number, 128 + number
 
 
 class Watch:
-    """Looks out for signals, and for the time of the next checkpoint, in step with the other processes.
+    """Watches for signals and for the time of the next checkpoint, together with the other processes.
 
-    A context manager: within it the signals in `SIGNALS` only raise a flag. Another one, more than a second after the
-    first, stops at once, as if nobody had listened. Outside the main thread, where Python allows no handlers, signals
-    stay as they are.
+    A context manager: inside it the signals in `SIGNALS` only set a flag. A second one, more than a second after the
+    first, stops the process at once. Outside the main thread, where Python allows no handlers, signals
+    keep their handlers.
 
     Args:
-        world: this process among all; every one must make the same calls.
-        minutes: between two checkpoints, or None.
+        world: rank and device of this process; every process must make the same calls.
+        minutes: minutes between two checkpoints, or None.
     """
 
     def __init__(self, world: World, minutes: float | None = None):
@@ -78,8 +78,8 @@ class Watch:
         """Return the signal that any process got, or 0, and whether it is time for a checkpoint.
 
         Args:
-            turn: a number that rises from call to call alike in every process; several processes agree (and answer
-                anything but 0, False) at multiples of AGREE_EVERY alone.
+            turn: a counter, equal in every process. With several processes, they communicate only at multiples of
+            AGREE_EVERY; all other calls return 0, False.
         """
         if self.world.size > 1 and turn % AGREE_EVERY:
             return 0, False
@@ -93,5 +93,5 @@ class Watch:
         return number, bool(due)
 
     def has_saved(self) -> None:
-        """Start waiting for the next checkpoint anew."""
+        """Restart the time to the next checkpoint."""
         self.saved_at = time.monotonic()

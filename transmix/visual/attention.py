@@ -1,4 +1,4 @@
-"""Figures of attention over images: head by head, layer by layer, rolled out, and over the epochs of a run."""
+"""Figures of attention over images: per head, per layer, attention rollout, and over the epochs of a run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -31,14 +31,14 @@ TITLE, NOTE = 0.17, 0.14  # inches of height
 def attention_figure(
     image: Any, row: Any, grid: Grid, mask: np.ndarray | None = None, *, width: float = COLUMN
 ) -> Figure:
-    """Draw what the class token looks at in one image, and where the pasted pixels are.
+    """Draw the class token's attention over one image, and the outline of the pasted pixels.
 
     Args:
         image: (3, H, W), uint8 or float in 0..1.
         row: (P,) attention over the patches.
         grid: (h, w), h * w = P.
         mask: (H, W) bool, true where another image's pixels are.
-        width: Of the figure in inches.
+        width: Figure width in inches.
     """
     picture, (row,) = as_picture(image), check_attention(as_array(row)[None], 1, grid)
     side, end = width - 2 * MARGIN, scale_end([row])
@@ -54,15 +54,15 @@ def attention_figure(
 def heads_figure(
     images: Any, rows: Any, grid: Grid, names: Sequence[str], *, layer: int | None = None, width: float = PAGE
 ) -> Figure:
-    """Draw what each head of one layer looks at on behalf of the class token, and their mean.
+    """Draw the class token's attention in each head of one layer, and their mean.
 
     Args:
         images: (B, 3, H, W), uint8 or float in 0..1.
         rows: (B, G, P) attention over the patches.
         grid: (h, w), h * w = P.
         names: B names, written below the images.
-        layer: Its number, for the text below.
-        width: Of the figure in inches.
+        layer: Layer number, for the caption.
+        width: Figure width in inches.
     """
     heads = as_array(rows)
     columns = {"mean": heads.mean(1)} | {f"head {number}": heads[:, number] for number in range(heads.shape[1])}
@@ -73,14 +73,14 @@ def heads_figure(
 def layers_figure(
     images: Any, rows: Mapping[int, Any], grid: Grid, names: Sequence[str], *, width: float = PAGE
 ) -> Figure:
-    """Draw what the class token looks at in each layer.
+    """Draw the class token's attention in each layer.
 
     Args:
         images: (B, 3, H, W), uint8 or float in 0..1.
-        rows: Number of the layer -> (B, P), mean over its heads.
+        rows: Layer number -> (B, P), mean over its heads.
         grid: (h, w), h * w = P.
         names: B names, written below the images.
-        width: Of the figure in inches.
+        width: Figure width in inches.
     """
     columns = {f"layer {number}": row for number, row in rows.items()}
     note = "the class token's, mean over the heads, in layers that attend over the whole image"
@@ -90,16 +90,16 @@ def layers_figure(
 def rollout_figure(
     images: Any, last: Any, rolled: Any, grid: Grid, names: Sequence[str], *, layers: int, width: float = PAGE
 ) -> Figure:
-    """Draw the class token's attention in the last layer, and rolled out over all of them.
+    """Draw the class token's attention in the last layer, and its rollout over all layers.
 
     Args:
         images: (B, 3, H, W), uint8 or float in 0..1.
         last: (B, P) of the last layer, mean over the heads.
-        rolled: (B, P) of `rollout`.
+        rolled: (B, P) from `rollout`.
         grid: (h, w), h * w = P.
         names: B names, written below the images.
-        layers: How many were rolled out over.
-        width: Of the figure in inches.
+        layers: Number of layers in the rollout.
+        width: Figure width in inches.
     """
     number = f"{layers} layers" if layers > 1 else "the one layer that attends over the whole image"
     note = f"rollout over {number}, half of each token kept (Abnar and Zuidema, 2020)"
@@ -116,16 +116,17 @@ def epochs_figure(
     *,
     width: float = PAGE,
 ) -> Figure:
-    """Draw the class token's attention over the same images epoch by epoch, with what was predicted.
+    """Draw the class token's attention over the same images epoch by epoch, with the predictions.
 
     Args:
         images: (B, 3, H, W), uint8 or float in 0..1.
-        rows: Epoch, from 1 -> (B, P). As many are drawn as have room, evenly spaced, the first and the last among them.
+        rows: Epoch, from 1 -> (B, P). If they do not all fit, evenly spaced epochs are drawn, including the first and
+            the last.
         grid: (h, w), h * w = P.
         labels: (B,) int64.
         logits: Epoch -> (B, K).
         class_names: K names.
-        width: Of the figure in inches.
+        width: Figure width in inches.
     """
     epochs = {f"epoch {epoch}": epoch for epoch in spaced(sorted(rows), most_columns(width))}
     truth = [int(label) for label in as_array(labels)]
@@ -145,7 +146,7 @@ def most_columns(width: float) -> int:
 
 
 def spaced(values: Sequence[Any], most: int) -> list[Any]:
-    """Choose at most `most` of the values, evenly spaced, the last among them, and the first if there are two."""
+    """Choose at most `most` evenly spaced values, including the last, and also the first if `most` is above 1."""
     if most == 1:
         return list(values[-1:])
     chosen = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
@@ -153,7 +154,7 @@ def spaced(values: Sequence[Any], most: int) -> list[Any]:
 
 
 def prediction(logits: np.ndarray) -> tuple[int, float]:
-    """Return the class of the highest of (K,) logits, and its softmax probability."""
+    """Return the predicted class of (K,) logits, and its softmax probability."""
     return int(logits.argmax()), float(1 / np.exp(logits.astype(np.float64) - logits.max()).sum())
 
 
@@ -190,7 +191,7 @@ class Panel(NamedTuple):
 
 
 class Arrangement(NamedTuple):
-    """How blocks of one picture and k panels fill a width."""
+    """Arrangement of blocks with one picture and k panels in a width."""
 
     across: int  # blocks side by side
     columns: int  # panels side by side in a block, beside its picture
@@ -199,10 +200,10 @@ class Arrangement(NamedTuple):
 
 
 def arrange(panels: int, blocks: int, width: float) -> Arrangement:
-    """Choose how `blocks` blocks of a picture and `panels` panels fill `width` inches.
+    """Arrange `blocks` blocks of a picture and `panels` panels in `width` inches.
 
-    Several blocks side by side if their pictures stay large, else one; its panels in one line if they stay readable,
-    else in as few lines as needed, about equally long.
+    Several blocks per row if their pictures stay large, else one. The panels of a block are in one line if they stay
+    readable, else in as few lines of about equal length as needed.
     """
     room = width - 2 * MARGIN
     block = (1 + panels) * (WISHED + GAP) - GAP
@@ -221,13 +222,13 @@ def panels_figure(
     """Draw blocks of pictures of one size.
 
     Args:
-        blocks: For each image its picture, then the panels to compare, equally many in all blocks.
-        width: Of the figure in inches.
-        notes: What to say below.
-        scale: Where the scale of attention ends; None: there is none.
+        blocks: For each image its picture, then the panels to compare, the same number in all blocks.
+        width: Figure width in inches.
+        notes: Notes below the figure.
+        scale: Upper end of the attention scale; None: no scale.
 
     Raises:
-        ValueError: If there is nothing to draw.
+        ValueError: There is nothing to draw.
     """
     if not blocks or len(blocks[0]) < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Boxes over a data set: drawn from a seed, judged by a model's attention, ranked by how far both labels differ."""
+"""Random boxes over a data set, labelled by area and by a model's attention, ranked by the difference."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ BATCH = 64
 
 
 class PastedBox(NamedTuple):
-    """Which image is pasted into which, and where."""
+    """A pair of images and the pasted box."""
 
     own: int  # position of image A
     partner: int  # of image B
@@ -33,7 +33,7 @@ class BoxLabels(NamedTuple):
     """The labels of n mixed pairs, by area and by attention.
 
     Attributes:
-        boxes: n of them.
+        boxes: the n boxes.
         lam_area: (n,) float64, weight of image A's label by area.
         lam_attention: (n,) float64, the same by attention alone.
         attention: (n, P) float32.
@@ -50,21 +50,21 @@ class BoxLabels(NamedTuple):
 def draw_boxes(
     count: int, images: int, size: tuple[int, int], seed: int, alpha: float = 1.0, labels: Any = None
 ) -> list[PastedBox]:
-    """Draw pairs among images, each with a CutMix box that is not empty.
+    """Draw pairs of images, each with a non-empty CutMix box.
 
-    Which ones follows from the arguments alone; global random states are neither read nor changed.
+    The result depends only on the arguments; global random states are neither read nor changed.
 
     Args:
-        count: How many.
-        images: How many images there are.
+        count: Number of pairs.
+        images: Number of images.
         size: (H, W) of the images.
-        seed: Decides it all.
-        alpha: The area left to image A is drawn from Beta(alpha, alpha).
-        labels: One integer an image, or None; if there are two or more classes, both images of a pair are of different
-            ones, because no box between images of one class changes a label.
+        seed: Random seed.
+        alpha: The area fraction of image A is drawn from Beta(alpha, alpha).
+        labels: One integer per image, or None. With two or more classes, the images of a pair have different classes,
+            because otherwise a box does not change the label.
 
     Raises:
-        ValueError: If there are fewer than two images.
+        ValueError: Fewer than two images.
     """
     if images < 2:
         raise ValueError(f"a pair needs two images, got {images}")
@@ -87,14 +87,14 @@ def judge(
     *,
     downsample: str = "nearest",
 ) -> BoxLabels:
-    """Paste each box, run the model, and weigh the labels.
+    """Paste each box, run the model, and compute the label weights.
 
     Args:
-        model: Any that `AttentionReader` reads.
+        model: Any model that `AttentionReader` supports.
         boxes: At least one.
-        image: Position -> (3, H, W) uint8.
-        normalise: Makes the model's input of (B, 3, H, W) uint8.
-        downsample: How a box comes down to patches, as in `attention_labels`.
+        image: Index -> (3, H, W) uint8.
+        normalise: Converts (B, 3, H, W) uint8 to the model's input.
+        downsample: How a box mask is downsampled to patches, as in `attention_labels`.
 
     Raises:
         AttentionError: The model's attention cannot be read.
@@ -111,7 +111,7 @@ def judge(
 
 
 def paste(boxes: Sequence[PastedBox], image: Callable[[int], Tensor]) -> Mixed:
-    """Return the n mixed images of n boxes; the partners are no rows of the batch, and labels mean nothing."""
+    """Return the n mixed images of n boxes; partners are not in the batch, and labels are placeholders."""
     own, partner = (torch.stack([image(getattr(one, side)) for one in boxes]) for side in ("own", "partner"))
     height, width = own.shape[-2:]
     mask = boxes_mask(torch.tensor([one.box for one in boxes]), height, width)
@@ -121,12 +121,12 @@ def paste(boxes: Sequence[PastedBox], image: Callable[[int], Tensor]) -> Mixed:
 
 
 def most_disputed(judged: BoxLabels, count: int, *, empty: bool = False) -> list[int]:
-    """Return the positions of the boxes whose labels by area and by attention differ most, the most first.
+    """Return the indices of the boxes whose labels by area and by attention differ most, largest difference first.
 
     Args:
-        judged: n boxes.
-        count: How many to return at most.
-        empty: Only boxes that get less of the attention than of the area.
+        judged: Labels of n boxes.
+        count: Maximum number of boxes.
+        empty: Only boxes whose attention share is below their area share.
     """
     order = np.argsort(-np.abs(judged.lam_area - judged.lam_attention), kind="stable")
     wanted = judged.lam_attention > judged.lam_area if empty else np.ones(len(order), dtype=bool)
@@ -134,7 +134,7 @@ def most_disputed(judged: BoxLabels, count: int, *, empty: bool = False) -> list
 
 
 def trained_rule(mixing: Mixing) -> AttentionLabels:
-    """Return the rule by attention with which a run trains, or with the paper's settings if it trains with another."""
+    """Return the run's attention rule; if it trains with another rule, the paper's attention rule."""
     rule = build_rule(mixing)
     return rule if isinstance(rule, AttentionLabels) else AttentionLabels()
 
@@ -146,7 +146,7 @@ def pairs_of(
     name: Callable[[int], str],
     weight: float = 0.5,
 ) -> list[Pair]:
-    """Make what is drawn of some of the boxes; `name` names an image, `weight` is that of attention in training."""
+    """Make `Pair` objects for some boxes; `name` returns an image's name, `weight` is that of attention in training."""
     pairs = []
     for position in positions:
         boxed = judged.boxes[position]

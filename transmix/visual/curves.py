@@ -39,7 +39,7 @@ MOST_MARKS = 40  # points of a curve; more of them are drawn as a line alone
 
 
 class Curve(NamedTuple):
-    """One curve, a value that is not finite leaves a gap in it; and the band around it, if there is one."""
+    """One curve, with gaps at non-finite values, and an optional band around it."""
 
     steps: Sequence[float]
     values: Sequence[float]
@@ -48,7 +48,7 @@ class Curve(NamedTuple):
 
 
 def read_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """Sort the rows of a log into curves: panel -> curve -> its points; what the log has nothing of is left out."""
+    """Sort the rows of a log into curves: panel -> curve -> points; panels without data are left out."""
     panels: dict[str, dict[str, Curve]] = {}
     for panel, curves in CURVES.items():
         for curve, (kind, name) in curves.items():
@@ -62,14 +62,14 @@ def read_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]
 
 @our_style()
 def curves_figure(panels: Mapping[str, Mapping[str, Curve]], *, width: float = PAGE) -> Figure:
-    """Draw each panel over the optimizer step: three side by side, two in a column of a paper.
+    """Draw each panel over the optimizer step: three panels per row, or two at the width of a paper's column.
 
     Args:
-        panels: Of `read_curves`.
-        width: Of the figure in inches.
+        panels: Result of `read_curves`.
+        width: Figure width in inches.
 
     Raises:
-        ValueError: If there is nothing to draw.
+        ValueError: There is nothing to draw.
     """
     if not panels:
         raise ValueError("nothing to draw: no curves")
@@ -103,14 +103,14 @@ def curve_figure(
     ends: tuple[float, float] | None = None,
     width: float = ON_PAGE,
 ) -> Figure:
-    """Draw one panel for a page, which has its title and its legend.
+    """Draw one panel for a page; the page adds title and legend.
 
     Args:
         curves: Name -> curve.
-        looks: Name of a curve -> how it looks, as matplotlib's `plot` takes it.
-        share: Whether values are shares, to be written in percent.
-        ends: Of the axis of the steps; None: first and last step.
-        width: Of the figure in inches.
+        looks: Name of a curve -> arguments of matplotlib's `plot`.
+        share: Whether values are fractions, to be shown in percent.
+        ends: Limits of the step axis; None: first and last step.
+        width: Figure width in inches.
     """
     page = Page(width, _height(width))
     draw_curves(page, (0, 0.05), width, curves, looks=looks, share=share, ends=ends)
@@ -119,7 +119,7 @@ def curve_figure(
 
 @our_style()
 def swatch(look: Mapping[str, Any]) -> Figure:
-    """Draw a piece of a curve, for a legend."""
+    """Draw a short line for a legend."""
     page = Page(0.3, 0.12)
     axes = page.axes(0, 0, 0.3, 0.12)
     axes.plot([0, 1, 2], [0, 0, 0], **{"markevery": [1], **look})
@@ -137,7 +137,7 @@ def draw_curves(
     share: bool = False,
     ends: tuple[float, float] | None = None,
 ) -> Axes:
-    """Draw curves with their axes in a strip of a page; `corner` is its upper left one in inches."""
+    """Draw curves with axes on a part of a page; `corner` is its upper left corner in inches."""
     left, right, below = 0.42, 0.10, 0.26
     axes = page.axes(corner[0] + left, corner[1], width - left - right, _height(width) - below - 0.05)
     axes.set_axis_on()
@@ -164,7 +164,7 @@ def draw_curves(
 
 
 def thinned(curve: Curve, most: int = 300) -> Curve:
-    """Replace neighbours by their mean until at most `most` points are left; a gap among them makes a gap."""
+    """Average neighbouring points until at most `most` points are left; a gap stays a gap."""
     group = -(-len(curve.steps) // most)
     cuts = range(0, len(curve.steps), max(group, 1))
     return Curve(*([float(np.mean(part[at : at + group])) for at in cuts] for part in curve[:2]))

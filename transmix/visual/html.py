@@ -1,4 +1,4 @@
-"""Figures and pictures as parts of an HTML page."""
+"""Embed figures and pictures in an HTML page."""
 
 import base64
 import io
@@ -17,20 +17,20 @@ SERIES = "series"
 
 
 def series(number: int, title: str) -> str:
-    """Return the `gid` of an artist: a page shows its title, and dims what has another number."""
+    """Return the `gid` of an artist: the page shows its title, and dims artists with other numbers."""
     return f"{SERIES} s{number} {title}"
 
 
 @our_style()
 def inline_svg(figure: Figure, says: str) -> Markup:
-    """Return a figure as an SVG element in the colours and the font of its page.
+    """Return a figure as an SVG element with the page's colours and font.
 
-    Colours become the variables of `ON_A_PAGE`, the background is left out, text stays text. The same figure gives the
-    same text. Ids follow from what is drawn and from `says`, so two figures of a page do not share one.
+    Colours become the variables of `ON_A_PAGE`, the background is removed, text stays text. The output is
+    deterministic. Ids depend on the content and on `says`, so two figures of a page do not share an id.
 
     Args:
-        figure: Drawn in our style.
-        says: What a screen reader says in its place.
+        figure: Figure drawn in `our_style`.
+        says: Alternative text for screen readers.
     """
     file = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": f"transmix: {says}"}):
@@ -52,12 +52,12 @@ def inline_svg(figure: Figure, says: str) -> Markup:
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> Markup:
-    """Return what stands in `src` for a picture that is part of the page."""
+    """Return the data URI of an embedded picture, for `src`."""
     return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")
 
 
 def png_uri(picture: np.ndarray) -> Markup:
-    """Return what stands in `src` for a picture (H, W, 3) uint8."""
+    """Return the data URI of a picture (H, W, 3) uint8, for `src`."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     return data_uri(file.getvalue())

@@ -14,7 +14,7 @@ BELOW = 0.26  # inches that the ticks take
 
 
 class Estimate(NamedTuple):
-    """A value, its interval if there is one, and the values that it is the mean of."""
+    """A mean, its interval if there is one, and the single values."""
 
     value: float
     low: float | None = None
@@ -24,11 +24,11 @@ class Estimate(NamedTuple):
 
 @our_style()
 def differences_figure(found: Mapping[str, Estimate], *, width: float = COLUMN) -> Figure:
-    """Draw one row a difference around a line at 0: every seed, their mean, its interval; the name stands above.
+    """Draw one row per difference with a line at 0: name, every seed, mean and interval.
 
     Args:
-        found: Name -> the difference, in the unit in which it is to be read.
-        width: Of the figure in inches.
+        found: Name -> the difference, in the displayed unit.
+        width: Figure width in inches.
     """
     page = Page(width, ROW * len(found) + BELOW)
     axes = page.axes(MARGIN, 0, width - 2 * MARGIN, ROW * len(found))

@@ -1,4 +1,4 @@
-"""What a model looks at: every layer's whole maps, which of their columns are patches, and all layers rolled out."""
+"""Attention of a model for figures: full maps of every layer, their patch columns, and attention rollout."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from transmix.attention.eval_mode import eval_mode
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a model looked at in a batch of images.
+    """Attention of a model over a batch of images.
 
     Attributes:
-        attention: (B, P) float32, what the class prediction looked at: mean over the heads of the reader's row.
+        attention: (B, P) float32, the reader's row: attention of the class prediction, mean over heads.
         grid: (h, w) of the patches, h * w = P.
-        maps: per layer (B, G, N, N), or (B, G, 1, N) where the class token alone asks; empty if not asked for.
-        own_token: whether the one that asks in (B, G, 1, N) is the first of the N itself; an attention pool is not.
+        maps: per layer (B, G, N, N), or (B, G, 1, N) if the class token is the only query; empty if not requested.
+        own_token: whether the query of (B, G, 1, N) is also the first of the N keys; false for an attention pool.
     """
 
     attention: Tensor
@@ -27,7 +27,7 @@ class Look:
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches in the last layer."""
+        """Number of tokens before the patches in the last layer."""
         return self.maps[-1].shape[-1] - self.attention.shape[1]
 
 
@@ -39,17 +39,17 @@ def look(
     module: nn.Module | str | None = None,
     prefix_tokens: int | None = None,
 ) -> Look:
-    """Run a model in evaluation mode and return what it looked at, on the CPU.
+    """Run a model in evaluation mode and return its attention, on the CPU.
 
     Args:
-        model: Any that `AttentionReader` reads.
-        images: (B, C, H, W) as the model takes them, normalised.
-        maps: Also take every layer's whole maps; costs a second forward and B * G * N * N numbers a layer.
-        module: As for `AttentionReader`, for models that it does not know.
+        model: Any model that `AttentionReader` supports.
+        images: (B, C, H, W), normalised for the model.
+        maps: Also return the full maps of every layer; costs a second forward and B * G * N * N numbers per layer.
+        module: As in `AttentionReader`, for unknown models.
         prefix_tokens: Number of tokens before the patches, as in `AttentionReader`.
 
     Raises:
-        AttentionError: The model's attention cannot be read, or does not fit together.
+        AttentionError: The model's attention cannot be read, or the patch grids do not match.
     """
     reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, training=False, eval=True)
     with reader, eval_mode(model), torch.no_grad():
@@ -61,14 +61,14 @@ def look(
 
 
 def head_rows(looked: Look, layer: int = -1) -> Tensor:
-    """Return what each head of one layer looks at on behalf of the class token: (B, G, P).
+    """Return the class token's attention in each head of one layer: (B, G, P).
 
     Args:
         looked: With maps.
-        layer: Number of the layer, in order of depth from 0; negative from the end.
+        layer: Layer number, in order of depth from 0; negative counts from the end.
 
     Raises:
-        AttentionError: No such layer, or one in which no class token asks.
+        AttentionError: No such layer, or a layer without a class token query.
     """
     layers = len(looked.maps)
     if not -layers <= layer < layers:
@@ -79,14 +79,14 @@ def head_rows(looked: Look, layer: int = -1) -> Tensor:
     readable = dict(layer_rows(looked))
     if number not in readable:
         raise AttentionError(
-            f"in layer {number} no class token looks at the {looked.grid[0]} x {looked.grid[1]} patches; it does in "
+            f"in layer {number} no class token attends to the {looked.grid[0]} x {looked.grid[1]} patches; it does in "
             f"{', '.join(map(str, readable))}"
         )
     return readable[number]
 
 
 def layer_rows(looked: Look) -> list[tuple[int, Tensor]]:
-    """Return the number of each layer in which the class token looks at the patches, and its rows (B, G, P)."""
+    """Return layer number -> rows (B, G, P), for each layer in which the class token attends to the patches."""
     patches = looked.attention.shape[1]
     rows = []
     for number, weights in enumerate(looked.maps):
@@ -98,23 +98,23 @@ def layer_rows(looked: Look) -> list[tuple[int, Tensor]]:
 
 
 def rollout(looked: Look, residual: float = 0.5) -> Tensor:
-    """Roll attention out over all layers that attend over the whole image, and return the class token's row (B, P).
+    """Return the class token's row (B, P) of attention rollout over all layers that attend over the whole image.
 
-    A layer passes on `residual` of each token as it is and takes the rest from where it looks:
+    Each layer passes on a fraction `residual` of a token unchanged, and the rest through its attention:
 
         Ahat_l = residual * I + (1 - residual) * mean over heads of A_l
         R      = Ahat_L ... Ahat_2 Ahat_1                                    the class token's row, patch columns
 
-    Where the class token alone asks (CaiT, XCiT, attention pools, class-attention heads), Ahat is the identity but for
-    its row. Before a class token joins, tokens mix among themselves. Only the wanted row is multiplied through, from
-    the last layer to the first. It is not renormalised: what is missing to 1 came from prefix tokens.
+    If the class token is the only query (CaiT, XCiT, attention pools, class-attention heads), Ahat is the identity
+    except for its row. Layers before the class token is added mix only the other tokens. Only the class token's row is
+    multiplied, from the last layer to the first. It is not renormalised: the rest to 1 belongs to prefix tokens.
 
     Args:
         looked: With maps.
-        residual: Share of the skip connection, 0..1.
+        residual: Weight of the skip connection, 0..1.
 
     Raises:
-        AttentionError: A layer attends to pooled keys or other tokens, over which there is nothing to roll out.
+        AttentionError: A layer attends to pooled keys or other tokens, so rollout is not defined.
 
     Source: Abnar and Zuidema, Quantifying Attention Flow in Transformers (ACL 2020, arXiv 2005.00928), section 3.1.
     """
@@ -124,8 +124,8 @@ def rollout(looked: Look, residual: float = 0.5) -> Tensor:
         queries, keys = weights.shape[-2:]
         if keys < patches or queries not in (1, keys):
             raise AttentionError(
-                f"layer {number} looks from {queries} tokens at {keys}, not from the {patches} patches at themselves: "
-                f"attention cannot be rolled out over it; show heads or layers instead"
+                f"layer {number} has {queries} queries and {keys} keys, not self-attention over {patches} patches: "
+                f"attention rollout is not defined for it; show heads or layers instead"
             )
     own = int(looked.own_token)
     tokens = max(weights.shape[-1] - (own if weights.shape[-2] == 1 else 0) for weights in means)

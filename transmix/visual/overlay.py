@@ -1,4 +1,4 @@
-"""Images, attention and masks as the arrays that are drawn, and how these are put into axes."""
+"""Convert images, attention and masks to arrays, and draw them into axes."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -26,7 +26,7 @@ FLAT = 1.2
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Make a NumPy array of a tensor, on any device and of any type."""
+    """Convert a tensor on any device and of any dtype to a NumPy array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
@@ -34,10 +34,10 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def as_picture(image: Any) -> np.ndarray:
-    """Make (H, W, 3) float in 0..1 of an image (3, H, W), uint8 or float.
+    """Convert an image (3, H, W), uint8 or float, to (H, W, 3) float in 0..1.
 
     Raises:
-        ValueError: If float pixels leave 0..1.
+        ValueError: Float pixels are outside 0..1.
     """
     pixels = as_array(image)
     if pixels.dtype == np.uint8:
@@ -50,10 +50,10 @@ def as_picture(image: Any) -> np.ndarray:
 
 
 def check_attention(attention: Any, batch: int, grid: tuple[int, int] | None) -> np.ndarray:
-    """Give attention (B, P) as an array.
+    """Return attention (B, P) as an array.
 
     Raises:
-        ValueError: If it does not fit the batch and the grid, or is negative or not finite.
+        ValueError: It does not fit the batch and the grid, or is negative or not finite.
     """
     values = as_array(attention)
     if grid is None:
@@ -69,22 +69,22 @@ def check_attention(attention: Any, batch: int, grid: tuple[int, int] | None) ->
 
 
 def multiples(attention: np.ndarray) -> np.ndarray:
-    """Return attention (P,) in multiples of its even share: 1 everywhere if every patch gets alike; their mean is 1."""
+    """Return attention (P,) divided by its mean: 1 everywhere for uniform attention."""
     mean = attention.mean()
     return attention / mean if mean > 0 else np.zeros_like(attention)
 
 
 def scale_end(rows: Iterable[np.ndarray]) -> float:
-    """Return where the colours of a figure end that shows attention (P,) row by row, in multiples of an even share.
+    """Return the upper end of a figure's colour scale, in multiples of uniform attention.
 
-    At the highest of all, but at 2 at least, so that flat attention looks flat, and at 10 at most, so that one patch
-    does not leave the others dark.
+    It is the maximum, but at least 2, so that flat attention looks flat, and at most 10, so that one patch does not
+    make the others dark.
     """
     return float(np.clip(max(multiples(row).max() for row in rows), *SCALE_ENDS))
 
 
 def attention_notes(rows: Iterable[np.ndarray]) -> tuple[str, ...]:
-    """Say what the colours mean, and whether the attention of a figure is flat."""
+    """Return notes on the colours, and on flat attention."""
     note = "colours: attention in multiples of an even share (1: every patch alike)"
     highest = max(multiples(row).max() for row in rows)
     if highest <= FLAT:
@@ -93,25 +93,25 @@ def attention_notes(rows: Iterable[np.ndarray]) -> tuple[str, ...]:
 
 
 def attention_map(attention: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Bring one sample's attention (P,), in multiples of an even share, to its pixels (H, W) by nearest neighbour."""
+    """Upsample one sample's attention (P,), in multiples of uniform attention, to (H, W) by nearest neighbour."""
     (h, w), (height, width) = grid, size
     patches = multiples(attention).reshape(h, w)
     return patches[np.arange(height) * h // height][:, np.arange(width) * w // width]
 
 
 def attention_overlay(picture: np.ndarray, attention: np.ndarray, grid: tuple[int, int], end: float) -> np.ndarray:
-    """Lay the colours of attention (P,) over the greyed picture (H, W, 3): (H, W, 3) in 0..1; `end` of `scale_end`."""
+    """Overlay the colours of attention (P,) on the grey picture (H, W, 3): (H, W, 3) in 0..1. See `scale_end`."""
     return tinted(picture, attention_map(attention, grid, picture.shape[:2]) / end)
 
 
 def tinted(picture: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Lay the colours of shares (H, W) of the scale over the greyed picture (H, W, 3)."""
+    """Overlay the colours of values (H, W) in 0..1 of the scale on the grey picture (H, W, 3)."""
     grey = (picture @ [0.299, 0.587, 0.114])[..., None]
     return 0.45 * grey + 0.55 * matplotlib.colormaps[COLOURS](shares.clip(0, 1))[..., :3]
 
 
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Give the smallest box (left, top, width, height) around a mask (H, W) in pixels, or None if empty."""
+    """Return the smallest box (left, top, width, height) around a mask (H, W) in pixels, or None if empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return None
@@ -120,7 +120,7 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def mask_edges(mask: np.ndarray) -> np.ndarray:
-    """Give the pixel sides between inside and outside of a mask (H, W) as lines: (S, 2, 2), points (x, y)."""
+    """Return the pixel edges between inside and outside of a mask (H, W) as lines: (S, 2, 2), points (x, y)."""
     padded = np.pad(mask, 1).astype(np.int8)
     y, x = np.nonzero(np.diff(padded, axis=0)[:, 1:-1])
     across = np.stack([np.stack([x, y], 1), np.stack([x + 1, y], 1)], 1)
@@ -132,7 +132,7 @@ def mask_edges(mask: np.ndarray) -> np.ndarray:
 def draw_picture(axes: Axes, picture: np.ndarray, frame: str | None = None, as_it_is: bool = False) -> None:
     """Draw a picture (H, W, 3) in 0..1, or (H, W) from black to white, with a frame of some colour.
 
-    `as_it_is`: pixel by pixel, which whoever opens an SVG scales.
+    `as_it_is`: embed the original pixels; the viewer of an SVG scales them.
     """
     height, width = picture.shape[:2]
     # the pixels of a small image should be seen as they are; a large one is scaled down, which needs a filter
@@ -144,7 +144,7 @@ def draw_picture(axes: Axes, picture: np.ndarray, frame: str | None = None, as_i
 
 
 def draw_outline(axes: Axes, mask: np.ndarray) -> None:
-    """Draw the border of a mask (H, W), white within black, which is seen on every image."""
+    """Draw the border of a mask (H, W), white with a black edge, visible on every image."""
     if (box := box_of(mask)) is None:
         return
     border = withStroke(linewidth=2.6, foreground="black")

@@ -1,4 +1,4 @@
-"""A page on which everything is placed in inches, so that no text runs into another; and how a figure is saved."""
+"""A page with everything placed in inches, so that texts do not overlap; and saving of figures."""
 
 from bisect import bisect_left
 from pathlib import Path
@@ -24,10 +24,10 @@ SLACK = 0.96  # of a width that a text may fill: hinting, and the fonts of whoev
 
 @our_style()
 def save_figure(figure: Figure, path: str | Path, dpi: int = 220) -> None:
-    """Save a figure as PNG or SVG, in full or not at all; in SVG, text is text.
+    """Save a figure as PNG or SVG, atomically; SVG keeps text as text.
 
     Raises:
-        ValueError: If the path ends in something else.
+        ValueError: The path has another suffix.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
@@ -42,13 +42,13 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 220) -> None:
 
 
 class Page:
-    """A white figure with places in inches from its upper left corner; made and filled within `our_style`.
+    """A white figure with coordinates in inches from its upper left corner; use it inside `our_style`.
 
     Args:
-        width: Of the figure.
-        height: Of the figure without its foot.
-        foot: Sentences at the bottom; they are broken into lines between them and between words.
-        scale: Where the scale of attention ends, which is then drawn above the foot.
+        width: Figure width in inches.
+        height: Figure height in inches, without the foot.
+        foot: Sentences at the bottom, wrapped into lines.
+        scale: Upper end of the attention scale, drawn above the foot.
     """
 
     def __init__(self, width: float, height: float, foot: tuple[str, ...] = (), scale: float | None = None) -> None:
@@ -76,19 +76,19 @@ class Page:
         return axes
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        """Write a line of text; dollar signs are no mathematics."""
+        """Write a line of text; dollar signs are literal."""
         style = {"size": TEXT, "color": INK, "va": "baseline", "parse_math": False} | style
         self.figure.text(left / self.width, 1 - top / self.height, text, **style)
 
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:
-    """Give the width of a text in inches at a font size in points."""
+    """Return the width of a text in inches at a font size in points."""
     font = FontProperties(size=size, weight=weight)
     return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
 def shorten(name: str, width: float, size: float, weight: str = "normal") -> str:
-    """Leave out the middle of a name that is wider than `width` inches at a font size in points."""
+    """Cut the middle of a name that is wider than `width` inches at a font size in points."""
     name, width = printable(" ".join(name.split())), width * SLACK
     if text_width(name, size, weight) <= width:
         return name
@@ -98,7 +98,7 @@ def shorten(name: str, width: float, size: float, weight: str = "normal") -> str
 
 
 def wrap(sentences: tuple[str, ...], width: float, size: float) -> list[str]:
-    """Set sentences, a dot between two of them, in lines of at most `width` inches."""
+    """Wrap sentences, separated by dots, into lines of at most `width` inches."""
     width = width * SLACK
     lines: list[str] = []
     for sentence in sentences:

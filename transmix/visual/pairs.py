@@ -1,4 +1,4 @@
-"""The figure of mixed pairs: both images, the mask, what came out, where the class token looked, and both labels.
+"""The figure of mixed pairs: both images, the mask, the mixed image, the class token's attention, and both labels.
 
 A mixed batch is drawn so too, one row a sample, from the record that mixing makes.
 
@@ -42,18 +42,18 @@ class Share(NamedTuple):
 
 
 def label_shares(area: float | None, evidence: float | None, trained: float, rule: str = "attention") -> list[Share]:
-    """Return the label's shares in the order in which they are drawn; what is None is left out."""
+    """Return the label's shares in drawing order; None is left out."""
     weights = (("area", area), (rule, evidence), ("trained", trained))
     return [Share(name, own) for name, own in weights if own is not None]
 
 
 def trained_note(weight: float, rule: str = "attention") -> str:
-    """Say what the label that is trained is made of."""
+    """Return a note on how the trained label is computed."""
     return f"trained: {weight:.0%} {rule}, {1 - weight:.0%} area"
 
 
 class Pair(NamedTuple):
-    """One mixed sample for a drawing; a part that is None is left out."""
+    """One mixed sample to draw; parts that are None are left out."""
 
     own: np.ndarray | None  # (H, W, 3) in 0..1, image A
     partner: np.ndarray | None  # (H, W, 3) in 0..1, image B
@@ -71,11 +71,11 @@ def pairs_figure(
     """Draw mixed pairs one below the other.
 
     Args:
-        pairs: At least one, all of one image size.
-        grid: Patches (h, w), where there is attention.
-        width: Of the figure in inches.
+        pairs: At least one pair; all images have the same size.
+        grid: Patches (h, w), if there is attention.
+        width: Figure width in inches.
         mask: Draw the mask too.
-        notes: What else to say below.
+        notes: Other notes below the figure.
     """
     rows = [pair.attention for pair in pairs if pair.attention is not None]
     end = scale_end(rows) if rows else None
@@ -110,7 +110,7 @@ def pairs_figure(
 
 
 def _panels(pair: Pair, grid: Grid | None, mask: bool, end: float | None) -> list[tuple[str, np.ndarray, str | None]]:
-    """Return title, picture and colour of the frame; a picture without a frame has the box outlined."""
+    """Return title, picture and frame colour of each panel; pictures without a frame get the outline of the box."""
     panels: list[tuple[str, np.ndarray, str | None]] = []
     if pair.own is not None and pair.partner is not None:
         panels += [("image A", pair.own, OWN), ("image B", pair.partner, PARTNER)]
@@ -123,7 +123,7 @@ def _panels(pair: Pair, grid: Grid | None, mask: bool, end: float | None) -> lis
 
 
 class _Layout(NamedTuple):
-    """Places of one pair in inches; `row` is the height of all of it."""
+    """Layout of one pair in inches; `row` is its total height."""
 
     side: float
     height: float
@@ -205,13 +205,13 @@ def mixed_batch_figure(
         grid: Patches (h, w), h * w = P; needed with `attention`.
         class_names: K names.
         base_images: (B, 3, H, W) the batch before mixing, or None.
-        rows: Samples to draw at most, those first whose label the attention changed most.
-        width: Of the figure in inches.
-        weight: Share of the rule's evidence in the label that is trained; None: not said.
+        rows: Maximum number of samples; those with the largest change of the label by attention come first.
+        width: Figure width in inches.
+        weight: Weight of the rule's evidence in the trained label; None: not shown.
 
     Raises:
-        ValueError: If shapes do not fit together, float images leave 0..1, attention is negative or not finite, or
-            labels have no name.
+        ValueError: Shapes do not match, float images are outside 0..1, attention is negative or not finite, or labels
+            have no name.
     """
     _check(mixed, base_images, class_names, rows)
     labels, partner = as_array(mixed.labels), as_array(mixed.partner)
@@ -228,23 +228,23 @@ def mixed_batch_figure(
 
 
 def choose_rows(mixed: Any, rows: int) -> list[int]:
-    """Choose at most `rows` samples, first those whose label by attention differs most from that by area."""
+    """Choose at most `rows` samples; those whose labels by attention and by area differ most come first."""
     change = np.abs(as_array(mixed.lam) - as_array(mixed.lam_area))
     return np.argsort(-change, kind="stable")[:rows].tolist()
 
 
 def row_mask(mixed: Any, row: int) -> np.ndarray:
-    """Give the partner's share of each pixel in one sample: (H, W) bool or float, 0 if the batch has no masks."""
+    """Return the partner's share of each pixel in one sample: (H, W) bool or float, 0 if the batch has no masks."""
     if mixed.mask is None:
         return np.zeros(mixed.images.shape[-2:], dtype=bool)
     return as_array(mixed.mask[row if len(mixed.mask) > 1 else 0])
 
 
 def row_shares(mixed: Any, row: int) -> list[Share]:
-    """Return the label of one sample: by area, by attention (or the rule's evidence) alone where known, and as trained.
+    """Return the label of one sample: by area, by attention (or other evidence) alone if known, and as trained.
 
-    Without a mask it is as trained alone. A weight of the partner's label of its own (`lam_partner`) is drawn as its
-    share of both.
+    Without a mask only the trained label is returned. A separate weight of the partner's label (`lam_partner`) is drawn
+    as its share of the sum.
     """
     trained = float(mixed.lam[row])
     if mixed.lam_partner is not None:

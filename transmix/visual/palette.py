@@ -1,4 +1,4 @@
-"""How all figures look: colours that colour-blind readers tell apart, sizes for paper, nothing of the user's style."""
+"""The style of all figures: colour-blind safe colours and sizes for paper, independent of the user's style."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +54,7 @@ STYLE: Any = {name: value for value, names in VALUES for name in names.split()}
 
 @contextmanager
 def our_style() -> Iterator[None]:
-    """Set matplotlib to its defaults and `STYLE` for a while, or for a function; the user's settings are back after."""
+    """Use matplotlib's defaults with `STYLE`, as context or decorator; the user's settings are restored afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)

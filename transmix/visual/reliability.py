@@ -1,4 +1,4 @@
-"""The reliability diagram: how often a model that says 80 % is right, and how often it says so."""
+"""The reliability diagram: accuracy against confidence, and the number of samples per bin."""
 
 from typing import Any, NamedTuple
 
@@ -61,14 +61,14 @@ def reliability_figure(
 ) -> Figure:
     """Draw accuracy against confidence, bin by bin, over the number of samples in each.
 
-    Bars are accuracies; the orange piece reaches to the bin's mean confidence: above the bar where the model is too
-    sure of itself, within it where it is not sure enough.
+    Bars are accuracies; the orange part reaches to the bin's mean confidence: above the bar if the model is
+    overconfident, inside it if underconfident.
 
     Args:
-        found: Of `reliability`.
-        title: Above it all.
-        width: Of the figure in inches.
-        with_notes: Whether to say below what is drawn; a page says it in its own text.
+        found: Result of `reliability`.
+        title: Title.
+        width: Figure width in inches.
+        with_notes: Whether to add notes below; a page has them in its own text.
     """
     left, right, above, gap, below = 0.56, 0.20, 0.28 if title else 0.08, 0.10, 0.34
     each = width - left - right
