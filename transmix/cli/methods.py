@@ -1,11 +1,14 @@
-"""transmix methods: what images can be mixed by and labels weighed by, by the names that recipes use."""
+"""transmix methods: list the methods for --mix and the rules for --labels, by the names that recipes use."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from transmix import plugins
 from transmix.cli.options import parse
+from transmix.error import RecipeError
 from transmix.labels.rules import RULES
 from transmix.methods import NAMED
 from transmix.mixing.methods import METHODS
@@ -15,35 +18,52 @@ from transmix.recipes.mixing import mix_and_labels
 
 @dataclass(frozen=True)
 class Methods:
-    """List the methods for --mix and the rules for --labels, with their settings.
+    """List the methods for --mix and the rules for --labels, with their settings and defaults.
 
-    A paper's name stands for both; any method goes with any rule: --mix fmix --labels attention. Settings are given as
-    --mix-options NAME=VALUE and --labels-options NAME=VALUE.
+    The name of a paper stands for a method and a rule together. Any method can be combined with any rule:
+    --mix fmix --labels attention. Settings: --mix-options NAME=VALUE and --labels-options NAME=VALUE.
+
+      needs: what is computed for it: attention, logits or a rollout of the mixed images; maps of the clean images
+        (clean, class, patches, saliency); or foreground masks
     """
+
+    filter: Annotated[str, tyro.conf.Positional, "methods"] = ""
+    """Show only rows that contain this word: mix, attention, snapmix, ..."""
 
 
 def main(arguments: list[str]) -> None:
-    """Print the three tables."""
-    parse(Methods, "methods", arguments)
+    """Print the tables, or the rows that a filter leaves."""
+    word = parse(Methods, "methods", arguments).filter.lower()
     papers = {"transmix": "TransMix"} | {name: kind.__name__ for name, kind in NAMED.items()}
-    rows = [(name, " + ".join(map(str, mix_and_labels(name, None))), papers[name]) for name in papers]
-    _show(
-        "papers: the name for --mix",
-        ("name", "mix + labels", "transmix."),
-        [(name, both.replace("None", "area"), kind) for name, both, kind in rows],
-    )
-    _show("methods for --mix", ("name", "looks at", "settings", "what it does"), _entries("method", METHODS))
-    _show("rules for --labels", ("name", "looks at", "settings", "what it does"), _entries("rule", RULES))
+    tables = {
+        "papers, for --mix": (
+            ("name", "method", "rule", "in Python"),
+            [(name, *_method_and_rule(name), f"transmix.{kind}") for name, kind in papers.items()],
+        ),
+        "methods, for --mix": (("name", "needs", "settings", "what it does"), _entries("method", METHODS)),
+        "rules, for --labels": (("name", "needs", "settings", "what it does"), _entries("rule", RULES)),
+    }
+    found = {
+        title: (names, [row for row in rows if word in " ".join(row).lower()])
+        for title, (names, rows) in tables.items()
+    }
+    if not any(rows for _, rows in found.values()):
+        raise RecipeError(f"no method, rule or paper contains {word!r}; transmix methods lists them all")
+    print("\n\n".join(_table(title, names, rows) for title, (names, rows) in found.items() if rows))
+
+
+def _method_and_rule(name: str) -> tuple[str, str]:
+    method, rule = mix_and_labels(name, None)
+    return method, rule or "area"
 
 
 def _entries(kind: str, table: Mapping[str, Any]) -> list[tuple[str, ...]]:
     entries = [(name, plugins.find(kind, table, name)) for name in plugins.names(kind, table)]
-    return [(name, _looks(entry), _settings(entry), _sentence(entry)) for name, entry in entries]
+    return [(name, _needs(entry), _settings(entry), _sentence(entry)) for name, entry in entries]
 
 
-def _looks(entry: Any) -> str:
-    kinds = [kind for kind in (looks_at(entry), *getattr(entry, "needs", ())) if kind]
-    return ", ".join(kinds) or "-"
+def _needs(entry: Any) -> str:
+    return ", ".join(filter(None, (looks_at(entry), *getattr(entry, "needs", ())))) or "-"
 
 
 def _settings(entry: Any) -> str:
@@ -52,13 +72,10 @@ def _settings(entry: Any) -> str:
 
 
 def _sentence(entry: Any) -> str:
-    return (entry.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").strip()
+    return " ".join((entry.__doc__ or "").strip().split("\n\n")[0].split())
 
 
-def _show(title: str, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    lines = [names, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print(f"{title}:")
-    for cells in lines:
-        print("  " + "  ".join(map(str.ljust, cells, widths)).rstrip())
-    print()
+def _table(title: str, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    lines = ["  " + "  ".join(map(str.ljust, cells, widths)).rstrip() for cells in (names, *rows)]
+    return "\n".join([f"{title}:", *lines])
