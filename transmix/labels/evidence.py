@@ -14,7 +14,7 @@ KINDS = {
     "attention": "the class token's attention in the mixed images",
     "logits": "the model's logits of the mixed images",
     "maps": "every block's whole attention in the mixed images, of a second forward without gradient",
-    "clean": "the class token's attention in the images before mixing, of a forward without gradient in eval mode",
+    "clean": "maps of the images before mixing, from the guide: the class token's attention, or class maps",
     "foreground": "masks of the objects in the images before mixing, which the caller passes to `mix`",
     "rollout": "how labels pass from token to token by every block's attention in the mixed images",
 }
