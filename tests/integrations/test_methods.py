@@ -66,9 +66,9 @@ def test_torchvisions_transform_mixes_by_any_method_that_needs_no_model(method):
     assert torch.equal(targets, expected.targets(CLASSES))
     record = BatchMix(Mixer(**settings), record=True)(images, labels)[1]
     assert record.mask is not None
-    with pytest.raises(ValueError, match="BatchMix mixes one batch of images with its labels, not 2"):
-        from torchvision import tv_tensors
+    from torchvision import tv_tensors
 
+    with pytest.raises(ValueError, match="BatchMix mixes one batch of images with its labels, not 2"):
         mix({"a": tv_tensors.Image(images), "b": tv_tensors.Image(images), "labels": labels})
 
 
