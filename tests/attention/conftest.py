@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import explicit
 import pytest
 import torch
 from torch import nn
@@ -21,20 +22,7 @@ TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_class
 
 def sharpen(model, seed=0):
     """Give a model weights under which attention is far from uniform and every block matters."""
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            scale = 1.2 / weight[0].numel() ** 0.5 if weight.ndim > 1 else 0.02
-            weight.copy_(torch.randn(weight.shape, generator=rng) * scale)
-            if name.endswith("weight") and weight.ndim == 1:  # of a norm
-                weight.add_(1)
-            if any(part in name for part in ("attn", "attention")):
-                weight.mul_(1.5)
-            if "gamma" in name:
-                weight.fill_(0.5)
-            if "cls_token" in name or "class_token" in name:
-                weight.mul_(7)
-    return model.train()
+    return explicit.sharpen(model, seed).train()
 
 
 class OwnAttention(nn.Module):

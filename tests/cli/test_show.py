@@ -94,7 +94,7 @@ def test_the_gallery_shows_the_boxes_that_a_brute_force_ranks_first(run):
     options = asked("gallery", run, "--boxes", 30, "--count", 2, "--seed", 5, "--weights", "model")
     figure, scene = FIGURES["gallery"](options), _scene(options)
     boxes = draw_boxes(30, 8, (16, 16), 5, labels=[0] * 4 + [1] * 4)
-    judged = judge(scene.model, boxes, scene.image, scene.normalise)
+    judged = judge(scene.loaded.model, boxes, scene.image, scene.normalise)
     first = boxes[max(range(30), key=lambda one: abs(judged.lam_area[one] - judged.lam_attention[one]))]
     assert boxes[most_disputed(judged, 1)[0]] == first
     assert pictures(figure)[0] == pytest.approx(scene.image(first.own).numpy().transpose(1, 2, 0) / 255)

@@ -104,7 +104,7 @@ def test_one_bright_pixel_changes_no_other_pixel():
 
 
 def test_without_a_range_deep_grey_is_refused_and_8_bits_are_not():
-    with pytest.raises(DataError, match=r"^x: grey of more than 8 bits, and no range of values is known to"):
+    with pytest.raises(DataError, match=r"^x: grey of more than 8 bits, and its value range is unknown"):
         decode_image(encoded(twelve_bits(0)), "x")
     grey = np.arange(H * W, dtype=np.uint8).reshape(H, W)
     for scale in (None, (LOW, HIGH), EACH_IMAGE):

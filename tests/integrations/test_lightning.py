@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
+from explicit import sharpen
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -31,14 +32,7 @@ CLASSES, LR, SEED = 3, 0.02, 5
 def a_model():
     """A tiny DeiT whose attention is far from uniform."""
     tiny = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": CLASSES}
-    model = timm.create_model("deit_tiny_patch16_224", img_size=(32, 48), **tiny)
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            scale = 1.2 / weight[0].numel() ** 0.5 if weight.ndim > 1 else 0.02
-            weight.copy_(torch.randn(weight.shape, generator=rng) * scale * (1.5 if "attn" in name else 1))
-            weight.add_(weight.ndim == 1 and name.endswith("weight"))  # of a norm
-    return model
+    return sharpen(timm.create_model("deit_tiny_patch16_224", img_size=(32, 48), **tiny)).train()
 
 
 class Classifier(TransMixModule):

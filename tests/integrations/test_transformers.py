@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from explicit import sharpen
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -28,14 +29,7 @@ ATTENTION = "vit.layers.1.attention"
 def a_model():
     """A tiny ViT whose attention is far from uniform."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    model = ViTForImageClassification(ViTConfig(image_size=(32, 48), patch_size=8, num_labels=CLASSES, **sizes))
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            scale = 1.2 / weight[0].numel() ** 0.5 if weight.ndim > 1 else 0.02
-            weight.copy_(torch.randn(weight.shape, generator=rng) * scale * (1.5 if "attention" in name else 1))
-            weight.add_(weight.ndim == 1 and name.endswith("weight"))  # of a norm
-    return model
+    return sharpen(ViTForImageClassification(ViTConfig(image_size=(32, 48), patch_size=8, num_labels=CLASSES, **sizes)))
 
 
 def made(model, **settings):

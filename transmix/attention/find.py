@@ -92,7 +92,7 @@ def find_class_attention(
             not images, or an unknown model.
     """
     if isinstance(_first_convolution(model), nn.Conv3d):
-        why = "attention over these has no one grid. Mix and read single frames (B, C, H, W) with a 2-D model"
+        why = "its patches do not form one 2-D grid. Mix and read single frames (B, C, H, W) with a 2-D model"
         raise AttentionError(f"{type(model).__name__} cuts its patches with a Conv3d, from several frames: {why}")
     found = _known(model) if module is None else _named(model, module)
     return found if prefix_tokens is None else replace(found, prefix_tokens=prefix_tokens)

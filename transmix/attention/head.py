@@ -228,11 +228,11 @@ class _WithClassAttention:
         kind = type(self).__mro__[2].__name__
         x = kwargs.pop("patches", x)  # as NaFlexViT names it
         if kwargs.get("patch_valid") is not None:
-            why = "over these no box lies alike. Give images (B, C, H, W) of one size"
-            raise AttentionError(f"{kind} was given patches of images of many sizes, some of them padding: {why}")
+            why = "one box mask does not fit all. Give images (B, C, H, W) of one size"
+            raise AttentionError(f"{kind} was given patches of images of different sizes, some of them padding: {why}")
         if not isinstance(x, Tensor):
-            what = f"{kind}'s features are a {type(x).__name__} of {len(x)}, each with a pooling of its own"
-            raise AttentionError(f"{what}: no one head could replace them. Use another model")
+            what = f"{kind}'s features are a {type(x).__name__} of {len(x)}, each with its own pooling"
+            raise AttentionError(f"{what}: one head cannot replace them. Use another model")
         prefix = getattr(self, "num_prefix_tokens", None) or 0
         pooled = self.class_attention(x[:, prefix:] if x.ndim == 3 else x)
         # The model's own pooling of one patch is that patch: what comes after the pooling stays the model's code.

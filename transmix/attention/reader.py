@@ -229,7 +229,7 @@ class AttentionReader:
         shown = seen if seen is not None and seen.ndim == 4 else batch
         if shown is None or shown.ndim != 4:
             if found.grid is None:
-                why = "no module that is known saw images of which to tell their grid: pass grid=(h, w)"
+                why = "no known module got images that give their grid: pass grid=(h, w)"
                 raise AttentionError(f"{self.name!r} attends over {found.row.shape[1]} patches, but {why}")
             return Attention(row, found.grid, found.grid)
         height, width = shown.shape[-2], shown.shape[-1]

@@ -206,7 +206,7 @@ def check_forward(model: nn.Module, image_size: int, num_classes: int) -> None:
         raise RecipeError(f"the model does not take {size}: {one_line(error)}; {where}") from error
     shape = tuple(getattr(found, "shape", ())) or type(found).__name__
     if shape != (1, num_classes):
-        raise RecipeError(f"the model returns {shape} of {size}, not (1, {num_classes}); look at model_options")
+        raise RecipeError(f"the model returns {shape} for {size}, not (1, {num_classes}); look at model_options")
 
 
 def normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
