@@ -43,6 +43,12 @@ def test_transmix_and_mixup_cutmix_see_the_very_same_images(run):
     assert str(shared) == "the same mixed images: the label alone differs"
 
 
+def test_runs_of_a_method_that_looks_first_do_not_whatever_their_labels(run):
+    shared = shared_draws(run("smmix"), run("smmix", labels="attention"))
+    assert shared.same == 0
+    assert not shared.all
+
+
 def test_transmix_and_cutmix_do_where_neither_blends(run):
     one, other = run("transmix", mixup_alpha=0.0), run("cutmix", mixup_alpha=0.0)
     assert all(same_images(one, other))

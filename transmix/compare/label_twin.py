@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from transmix.compare.groups import LEFT_OUT
 from transmix.data.seeding import derive_seed
 from transmix.mixing.draw import Draw
+from transmix.mixing.mixer import looks_at
 from transmix.recipes.mixing import build_mixer
 from transmix.recipes.settings import Mixing
 from transmix.runs.read import RunRecord
@@ -89,6 +90,8 @@ def _rows(run: RunRecord, seed: int, number: int) -> list[tuple]:
     mixing, size = run.recipe.mixing, run.recipe.data.image_size
     mixer = build_mixer(mixing)
     mixer.enabled = mixing.mix != "none"
+    if any(map(looks_at, mixer.methods)):  # then the pasted pixels depend on the weights, which other runs do not share
+        return [(str(run.folder), None, None, None, None)] * number
     batch = 2 if mixing.mode == "batch" else min(run.recipe.optimization.batch_size, number)
     rows: list[tuple] = []
     step = 0
