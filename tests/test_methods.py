@@ -226,6 +226,16 @@ def test_smmix_adds_its_losses_and_its_own_head_on_request():
         tm.loss(logits, mixed)
 
 
+def test_smmix_refuses_a_head_that_fsdp2_has_sharded():
+    model = a_model()
+    tm = SMMix(model)
+    mixed = tm.mix(*a_batch())
+    logits = model(mixed.images)
+    model.head.weight.device_mesh = "of a DTensor"
+    with pytest.raises(ValueError, match=r"FSDP2 has sharded them again: pass token_head=nn.Linear\(D, K\)"):
+        tm.loss(logits, mixed)
+
+
 def test_smmix_under_squares_and_mixup_in_turn():
     model, (images, labels) = a_model(), a_batch()
     mixer = Mixer(methods=[mixing.SMMix(), mixing.Mixup()], generator=torch.Generator().manual_seed(1))

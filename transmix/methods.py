@@ -141,9 +141,18 @@ class SMMix(_Named):
             TransMix.__init__(self, model, mixer=mixer, **settings)
 
     def loss(self, logits: Tensor, mixed: Mixed) -> Tensor:
-        """Return the three losses' sum; as `TransMix.loss` for a batch that is not mixed."""
+        """Return the sum of the three losses; as `TransMix.loss` for a batch that is not mixed.
+
+        Raises:
+            ValueError: the token head is sharded by FSDP2.
+        """
         if self._tokens is None or self._tokens[0]() is not mixed.images:
             mixed = self.relabel(mixed)
+        if any(hasattr(weight, "device_mesh") for weight in self.token_head.parameters()):
+            raise ValueError(
+                "SMMix's token losses need the head's weights after the forward, and FSDP2 has sharded them again: pass "
+                "token_head=nn.Linear(D, K), not sharded, and give its parameters to the optimizer"
+            )
         loss = super().loss(logits, mixed)
         assert self._tokens is not None
         assert self.attention is not None
