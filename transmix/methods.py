@@ -150,8 +150,8 @@ class SMMix(_Named):
             mixed = self.relabel(mixed)
         if any(hasattr(weight, "device_mesh") for weight in self.token_head.parameters()):
             raise ValueError(
-                "SMMix's token losses need the head's weights after the forward, and FSDP2 has sharded them again: pass "
-                "token_head=nn.Linear(D, K), not sharded, and give its parameters to the optimizer"
+                "SMMix's token losses need the head's weights after the forward, when FSDP2 has sharded them again: "
+                "pass token_head=nn.Linear(D, K), not sharded, and give its parameters to the optimizer"
             )
         loss = super().loss(logits, mixed)
         assert self._tokens is not None
