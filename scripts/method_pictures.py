@@ -6,6 +6,7 @@ The photographs come with scikit-learn (danielbuechele, vultilion; Flickr, CC BY
 model's map is above its mean.
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -13,12 +14,12 @@ import matplotlib as mpl
 import timm
 import torch
 from matplotlib import pyplot as plt
+from PIL import Image
 from safetensors.torch import load_model
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn import functional as F
 
-from transmix import TransMix
 from transmix.attention.guide import Guide
 from transmix.methods import NAMED
 from transmix.mixing.mixed import Mixed
@@ -37,16 +38,14 @@ def photographs() -> Tensor:
         left = (pixels.shape[2] - pixels.shape[1]) // 2
         square = pixels[None, :, :, left : left + pixels.shape[1]]
         crops.append(F.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True))
-    return torch.cat(crops)
+    return torch.cat(crops).clamp(0, 1)
 
 
 def mix(name: str, model: torch.nn.Module, photos: Tensor) -> Mixed:
     """Return the batch mixed by a method, and labelled by its rule."""
     images, labels = (photos - MEAN) / STD, torch.arange(2)
     generator = torch.Generator().manual_seed(SEED)
-    kind = TransMix if name == "transmix" else NAMED[name]
-    settings = {"mixup_alpha": 0} if name == "transmix" else {}
-    tm = kind(model, generator=generator, **settings)
+    tm = NAMED[name](model, generator=generator)
     masks = {}
     if name == "objectmix":
         guide = Guide(model)
@@ -74,8 +73,10 @@ def draw(name: str, photos: Tensor, mixed: Mixed) -> None:
     axes[2].set_title(
         f"label {mixed.lam[0]:.2f} own, {theirs:.2f} partner\n(area {area:.2f}, {1 - area:.2f})", fontsize=9
     )
-    figure.savefig(OUT / f"{name}.png", dpi=150, pil_kwargs={"optimize": True})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120)
     plt.close(figure)
+    Image.open(drawn).convert("RGB").quantize(128).save(OUT / f"{name}.png", optimize=True)
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def main() -> None:
     model = timm.create_model("vit_small_patch14_dinov2", num_classes=2, img_size=SIDE)
     load_model(model, sys.argv[1], strict=False)
     photos = photographs()
-    for name in ("transmix", *NAMED):
+    for name in NAMED:
         draw(name, photos, mix(name, model, photos))
         print(OUT / f"{name}.png")
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from transmix import MixedBCE, Mixer, TransMix
-from transmix.labels import RULES, AreaLabels, LineLabels
+from transmix.labels import AreaLabels, LineLabels
 from transmix.mixing import CutMix
 from transmix.plugins import UnknownNameError
 
@@ -255,14 +255,13 @@ def test_two_weights_that_do_not_sum_to_one():
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
 def test_a_copy_of_model_and_transmix_in_the_middle_of_a_step_begins_anew(copied):
     model = a_model().eval()
-    tm = made(model, RULES["attention"](), prefix_tokens=1)
-    tm.rule = Clean()
+    tm = made(model, Clean(), prefix_tokens=1)
     tm.mix(*a_batch())
     other, theirs = copied((model, tm))
     mixed = theirs.mix(*a_batch(seed=1))
     clean = theirs._from_before(mixed).clean
     assert torch.allclose(clean.row.double(), explicit_row(other, a_batch(seed=1)[0]), atol=1e-6)
-    assert theirs.reader.model is other
+    assert theirs.guide.reader.model is other
     assert len(theirs._before) == 1
 
 

@@ -106,7 +106,9 @@ def converted(kind: Any, value: Any, name: str) -> Any:
     Raises:
         ValueError: a value of another type.
     """
-    if kind == float | None:  # None is what the field has by itself
+    if kind == float | None:
+        if value is None:
+            return None
         kind = float
     if kind is float and isinstance(value, int | str | float) and not isinstance(value, bool):
         with suppress(ValueError):

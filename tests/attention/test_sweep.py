@@ -58,11 +58,11 @@ def test_every_integration_is_right_whatever_runs_between_forward_and_loss(sweep
 
 def take_the_last(self, images=None, rows=None):
     """As it was: the row of whatever the model saw last, and its grid."""
-    return self._as_attention(self._reading.rows[-1], None)
+    return self._as_attention(self._reading.rows[-1], None), self._reading.rows[-1]
 
 
 def test_a_reader_that_hands_over_the_last_forward_is_found_wrong(sweep, bends, monkeypatch):
-    monkeypatch.setattr(AttentionReader, "take", take_the_last)
+    monkeypatch.setattr(AttentionReader, "take_record", take_the_last)
     entry = READABLE[0]
     answers = {bend.use: sweep.cell(bend, entry).answer for bend in bends.BENDS[:6]}
     assert answers[bends.clean_before] == "right"

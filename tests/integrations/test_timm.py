@@ -239,7 +239,7 @@ def test_multi_label_targets_are_smoothed_towards_a_half_as_in_timm(make_model):
 
 # ------------------------------------------------------------------------------------------------- parameters
 
-OUR_OWN = ["model", "criterion", "weight", "downsample", "module", "prefix_tokens", "grid", "generator"]
+OUR_OWN = ["model", "criterion", "weight", "downsample", "module", "prefix_tokens", "grid", "generator", "transmix"]
 OTHER_DEFAULTS = {"cutmix_alpha": (0.0, 1.0), "num_classes": (1000, None)}
 
 

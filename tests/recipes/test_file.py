@@ -483,7 +483,7 @@ mixing:
     assert (mixer.prob, mixer.partner) == (0.5, "random")
     assert (mixing.module, mixing.prefix_tokens, mixing.grid) == ("blocks.3.attn", 2, (4, 5))
     known = set(inspect.signature(Mixer).parameters) - {"generator", "methods"}
-    reader = set(inspect.signature(AttentionReader).parameters) - {"model", "training", "eval"}
+    reader = set(inspect.signature(AttentionReader).parameters) - {"model", "training", "eval", "every_block", "tokens"}
     assert known | reader <= {one.name for one in fields(Mixing)}
 
 

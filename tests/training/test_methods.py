@@ -20,7 +20,7 @@ class Died(BaseException):
 
 
 def weights(folder):
-    return [load_file(folder / "checkpoints" / "step-5" / f"{name}.safetensors") for name in ("model", "ema")]
+    return [load_file(folder / "checkpoints" / "step-00000005" / f"{name}.safetensors") for name in ("model", "ema")]
 
 
 @pytest.mark.parametrize("mixing", TRAINED, ids=lambda one: "-".join(one.values()))

@@ -26,6 +26,8 @@ two more changes:
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +157,10 @@ class TransMixLoss(nn.Module):
         self.mixup = mixup
         self.criterion = criterion  # if it is a module, it is moved along with this one
         if criterion is not None:
-            mixup.transmix.criterion = self._dense
+            dense: Any = partial(self._dense)
+            # SMMix's own losses smooth as this one does.
+            dense.smoothing = 0.0 if mixup.multi_label else mixup.label_smoothing
+            mixup.transmix.criterion = dense
 
     def _dense(self, logits: Tensor, mixed: Mixed) -> Tensor:
         assert self.criterion is not None

@@ -91,7 +91,11 @@ def weigh(mixed: Mixed, rule: str, weight: float | Tensor, evidence: Callable[[T
     # Labels take no gradient. Autocast would compute the sums in half precision, in which small weights vanish.
     with torch.no_grad(), torch.autocast(mixed.lam.device.type, enabled=False):
         alone = evidence(mixed.mask)
-        lam = (weight * alone + (1 - weight) * mixed.lam_area).clamp(0, 1)  # rounding may step outside
+        if isinstance(weight, Tensor):  # exactly the area where the evidence is the area
+            lam = torch.lerp(mixed.lam_area, alone, weight)
+        else:
+            lam = weight * alone + (1 - weight) * mixed.lam_area
+        lam = lam.clamp(0, 1)  # rounding may step outside
         has_mask = mixed.mask.flatten(1).any(1)
         lam, alone = (torch.where(has_mask, one, mixed.lam_area) for one in (lam, alone))
         return replace(mixed, lam=lam, lam_partner=None, lam_evidence=alone, rule=rule)

@@ -42,7 +42,8 @@ def resolved(recipe: Recipe) -> Recipe:
     # Settings of TransMix's labels in a recipe that another --mix overrides mean nothing, and do no harm.
     options = dict(mixing.labels_options) if labels else {}
     with suppress(ValueError, TypeError):
-        options = asdict(make_rule(labels or "area", options)[1])  # type: ignore[call-overload]
+        settings = asdict(make_rule(labels or "area", options)[1])  # type: ignore[call-overload]
+        options = {name: value for name, value in settings.items() if value is not None}  # None is the default's word
     return replace(recipe, mixing=replace(mixing, mix=mix, labels=labels or "area", labels_options=options))
 
 
