@@ -21,10 +21,19 @@ from typing import Any
 
 HERE = Path(__file__).parent
 
-CPU = {"step_overhead": [], "loss": [], "mixing": [], "pipeline": [], "on_device": [], "scaling": ["--threads", "1"]}
+CPU = {
+    "step_overhead": [],
+    "methods": [],
+    "loss": [],
+    "mixing": [],
+    "pipeline": [],
+    "on_device": [],
+    "scaling": ["--threads", "1"],
+}
 GPU = {
     "gpu_step": [],
     "step_overhead": ["--gpu", "--rounds", "8"],
+    "methods": ["--gpu"],
     "loss": ["--gpu"],
     "mixing": ["--gpu", "--modes", "batch"],
     "scaling": ["--gpu", "--rounds", "7"],
