@@ -251,18 +251,18 @@ def test_smmix_under_squares_and_mixup_in_turn():
 def test_what_makes_no_sense_is_refused_with_the_reason():
     with pytest.raises(TypeError, match="SnapMix has no setting 'beta'; it has alpha, prob, mode, partner"):
         SnapMix(a_model(), beta=1)
-    with pytest.raises(ValueError, match="the clean images are looked at; give a model, or guide="):
+    with pytest.raises(ValueError, match="need maps of the clean images: give a model, or guide="):
         SnapMix()
-    with pytest.raises(ValueError, match="guide is given, but neither the mixing nor the labels look at"):
+    with pytest.raises(ValueError, match="guide is given, but neither the method nor the label rule needs"):
         NAMED["fmix"](guide=a_model())
     with pytest.raises(TypeError, match="sum_to_one belong to the labels of TokenMix, but labels is given"):
         NAMED["tokenmix"](a_model(), labels="area", sum_to_one=False)
     with pytest.raises(ValueError, match=r"need masks of the objects: tm.mix\(images, labels, foreground=masks\)"):
         NAMED["objectmix"]().mix(*a_batch())
-    with pytest.raises(ValueError, match="a mixer alone cannot, nor in a worker"):
+    with pytest.raises(ValueError, match="A mixer alone has no model, nor has a worker"):
         Mixer(methods=[mixing.SMMix()])(*a_batch())
     cait = timm.create_model("cait_xxs24_224", num_classes=CLASSES, depth=1)
-    with pytest.raises(AttentionError, match="the class token alone asks"):
+    with pytest.raises(AttentionError, match="the class token is the only query in its last block"):
         SMMix(cait).mix(*a_batch(side=224))
 
 

@@ -179,7 +179,7 @@ def test_the_evidence_from_before_is_that_of_the_batch_whatever_the_order():
     for at in (1, 0, 2):
         tm.loss(model(mixed[at].images), mixed[at])
         assert torch.allclose(rule.seen[-1].clean.row.double(), explicit_row(model, batches[at][0]), atol=1e-6)
-    with pytest.raises(ValueError, match=r"none of the last 4 that tm\.mix made: hand over the very record"):
+    with pytest.raises(ValueError, match=r"none of the last 4 that tm\.mix returned: pass the record"):
         tm.relabel(replace(mixed[0], images=mixed[0].images.clone()))
     for seed in range(4):
         tm.mix(*a_batch(seed=seed))

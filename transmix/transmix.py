@@ -220,12 +220,12 @@ class TransMix:
         if guide is None and not (kinds - {"saliency"} or self._needs_clean()):
             return None  # saliency comes from the pixels where nobody is there to look
         if not (kinds or self._needs_clean()):
-            raise ValueError("guide is given, but neither the mixing nor the labels look at the clean images")
+            raise ValueError("guide is given, but neither the method nor the label rule needs maps of the clean images")
         if isinstance(guide, Guide):
             return guide
         source = model if guide is None else guide
         if source is None:
-            raise ValueError(f"{title(self.name)}: the clean images are looked at; give a model, or guide=")
+            raise ValueError("the method or its labels need maps of the clean images: give a model, or guide=")
         own = unwrap(source) is unwrap(model) if isinstance(source, nn.Module) and model is not None else False
         return Guide(source, self.reader if own else None, "patches" in kinds, **(place if own else {}))
 
@@ -241,8 +241,8 @@ class TransMix:
             if images() is mixed.images:
                 return look, foreground
         raise ValueError(
-            f"{title(self.name)}: the images before mixing are looked at, and this batch is none of the last {KEPT} "
-            f"that tm.mix made: hand over the very record that it returned"
+            f"{title(self.name)} needs the images before mixing, but this batch is none of the last {KEPT} that "
+            f"tm.mix returned: pass the record that it returned"
         )
 
     def _from_before(self, mixed: Mixed) -> Evidence:

@@ -76,7 +76,7 @@ def test_torchvisions_transform_refuses_what_needs_a_model():
     pytest.importorskip("torchvision")
     from transmix.integrations.torchvision import BatchMix
 
-    with pytest.raises(ValueError, match=r"TransMix\(model, mixer=...\) gives it one; a mixer alone cannot"):
+    with pytest.raises(ValueError, match=r"use TransMix\(model, mixer=...\). A mixer alone has no model"):
         BatchMix(Mixer(methods=[mixing.SMMix()]), num_classes=CLASSES)(*a_batch())
 
 

@@ -1,7 +1,7 @@
-"""The guide: maps of the clean images, for methods that look before they mix and for rules that look at the sources.
+"""The guide: maps of the clean images, for methods that need them to mix and for rules that need them for labels.
 
-Maps come from one forward of a model without gradient, in eval mode: of the model in training, of its EMA, or of a
-teacher; or a function of the user's gives them. The forward runs when a map is first asked for, once a batch.
+Maps come from one forward of a model without gradient, in eval mode: the trained model, its EMA, or a teacher. Or the
+user gives a function. The forward runs when a map is first requested, once per batch.
 """
 
 from collections.abc import Callable
@@ -18,30 +18,30 @@ from transmix.attention.head import as_patches, is_timms
 from transmix.attention.reader import Attention, AttentionReader
 
 KINDS = {
-    "class": "what the class token attends to; without one, the evidence for the image's own class at each place",
-    "patches": "what the patches attend to in the last block, the mean over heads and their queries",
+    "class": "the class token's attention; without a class token, the evidence for the image's own class at each place",
+    "patches": "the attention from the patches in the last block, mean over heads and patch queries",
 }
 """Name -> meaning, of the maps that a guide gives."""
 
 Source = nn.Module | Callable[[Tensor, Tensor], Tensor | Attention]
-"""A model that looks, or a function (images, labels) -> maps, (B, P) or (B, h, w), of any positive scale."""
+"""A model, or a function (images, labels) -> maps, (B, P) or (B, h, w), of any positive scale."""
 
 
 class Guide:
     """Gives maps of clean images, batch by batch.
 
-    The model is left as it was: each module's own training mode, batch norm statistics, random states and gradients.
+    The model does not change: training mode of each module, batch norm statistics, random states, gradients.
 
     Args:
-        source: the model that looks (the model in training, its EMA or a teacher; wrapped, compiled or neither), or a
-            function (images, labels) -> maps. A model without a class token that can be read gives class maps, by its
-            own head at every place of its features (timm's models); these can be negative.
-        reader: of `source`, where it is being read already.
-        patches: whether maps of kind "patches" will be asked for: one forward then gives both kinds.
-        place: module, prefix_tokens, grid of `AttentionReader`, for models that it does not know.
+        source: the trained model, its EMA or a teacher (wrapped, compiled or neither), or a function
+            (images, labels) -> maps. A timm model without a readable class token gives class maps: its own head applied
+            at every place of its features. Class maps can be negative.
+        reader: reader of `source`, if the model already has one.
+        patches: whether maps of kind "patches" will be requested; one forward then gives both kinds.
+        place: module, prefix_tokens, grid of `AttentionReader`, for unknown models.
 
     Raises:
-        AttentionError: a model that gives neither.
+        AttentionError: the model gives neither attention nor class maps.
     """
 
     def __init__(self, source: Source, reader: AttentionReader | None = None, patches: bool = False, **place: Any):
@@ -57,10 +57,10 @@ class Guide:
                     ) from error
 
     def look(self, images: Tensor, labels: Tensor) -> "Look":
-        """Return the maps of one batch, (B, C, H, W) as the model takes it, not yet computed; labels (B,) or (B, K)."""
+        """Return the maps of a batch, computed on first request; images (B, C, H, W), labels (B,) or (B, K)."""
         look = Look(self, images, labels)
-        # Under FSDP2 a forward gathers weights from every process: if only those ran it whose draw needs a map, they
-        # would wait for the others for ever.
+        # Under FSDP2 a forward gathers weights from every process. If only the processes ran it whose draw needs a map,
+        # they would wait forever for the others.
         if isinstance(self.source, nn.Module) and any(hasattr(weight, "device_mesh") for weight in self._weights()):
             look.run()
         return look
@@ -100,7 +100,7 @@ class Guide:
 
 
 class Look:
-    """Maps of one batch of clean images; computed when first asked for.
+    """Maps of one batch of clean images, computed on first request.
 
     Args:
         guide: looks.
@@ -113,7 +113,7 @@ class Look:
         self._found: tuple[dict[str, Attention], Tensor | None] | None = None
 
     def run(self) -> None:
-        """Compute what the guide gives, unless that is done."""
+        """Run the guide's forward, unless it has run."""
         if self._found is None:
             self._found = self._guide._forward(*self._batch)
             self._batch = ()  # the images must not stay in memory for as long as their maps
@@ -129,12 +129,12 @@ class Look:
         maps = self._found[0]
         if kind in maps:
             return maps[kind]
-        # What the class token attends to is the saliency of a model; a function of the user's gives what is asked for.
+        # The class token's attention is the saliency of a model; a user's function gives whatever is needed.
         if kind == "saliency" or not isinstance(self._guide.source, nn.Module):
             return maps["class"]
         raise AttentionError(
-            f"{type(unwrap(self._guide.source)).__name__} gives no maps of {KINDS[kind]}: in its last block the class "
-            f"token alone asks. Use a ViT whose last block attends over all tokens, or give the maps yourself: "
+            f"{type(unwrap(self._guide.source)).__name__} gives no maps of {KINDS[kind]}: the class token is the "
+            f"only query in its last block. Use a ViT whose last block attends over all tokens, or give the maps: "
             f"guide=a function (images, labels) -> (B, h, w)"
         )
 

@@ -221,7 +221,7 @@ class Mixer:
 
 
 class _Waiting(NamedTuple):
-    """A row of a method that looks first: what it looks at is not yet there."""
+    """A row of a guided method, before its maps are computed."""
 
     method: Guided
     seed: int
@@ -234,7 +234,7 @@ def _draw(method: Any, rng: random.Random, height: int, width: int) -> Row | _Wa
 
 
 class _Saliency:
-    """Maps where no model looks: what stands out in the pixels themselves."""
+    """Saliency maps from the pixels, without a model."""
 
     def __init__(self, images: Tensor):
         self.images = images
@@ -242,8 +242,8 @@ class _Saliency:
     def maps(self, kind: str) -> Maps:
         if kind != "saliency":
             raise ValueError(
-                "this method looks at the images with a model before it mixes: TransMix(model, mixer=...) gives it "
-                "one; a mixer alone cannot, nor in a worker of a DataLoader"
+                "this method needs maps of the clean images from a model: use TransMix(model, mixer=...). A mixer "
+                "alone has no model, nor has a worker of a DataLoader"
             )
         size = (self.images.shape[-2], self.images.shape[-1])
         return spectral_residual(self.images).flatten(1), size, size
@@ -257,11 +257,11 @@ def looks_at(method: Any) -> str | None:
 def _placed(
     rows: "Sequence[Row | _Waiting]", partner: Sequence[int], height: int, width: int, look: Look | None
 ) -> Sequence[Row]:
-    """Return one row for the batch, or one per row, where methods that look first have placed theirs."""
+    """Replace the waiting rows of guided methods by rows that are placed with their maps."""
     if not any(isinstance(row, _Waiting) for row in rows):
         return rows  # type: ignore[return-value]
     if look is None:
-        raise ValueError("a method that looks at the images cannot draw without them: call the mixer on a batch")
+        raise ValueError("this method needs the images to draw: call the mixer on a batch")
     rows = list(rows) * (len(partner) if len(rows) == 1 else 1)
     for method in {row.method: None for row in rows if isinstance(row, _Waiting)}:
         waiting = {
