@@ -302,6 +302,32 @@ def test_sharded_training_equals_training_with_whole_weights(runs):
     assert summaries[0] == pytest.approx(summaries[1], abs=1e-6)
 
 
+def by(recipe, **mixing):
+    """Return the recipe with another method, half of the batches mixed: the processes then draw differently."""
+    optimization = replace(recipe.optimization, epochs=1, warmup_epochs=0.2)
+    return replace(recipe, mixing=replace(recipe.mixing, prob=0.5, **mixing), optimization=optimization)
+
+
+LOOKING = [{"mix": "tlalign"}, {"mix": "snapmix"}, {"mix": "tokenmix", "guide": "ema"}, {"mix": "mixpro"}]
+
+
+@pytest.mark.parametrize("mixing", LOOKING, ids=lambda one: one["mix"])
+def test_methods_that_read_more_of_the_model_train_alike_sharded_or_not(mixing, pair, recipe, tmp_path):
+    for way, sharded in WAYS.items():
+        found = pair("plain", shards(by(recipe, **mixing), sharded), tmp_path / way)
+        assert found["codes"] == [0, 0], found["said"]
+    ddp, fsdp = newest(tmp_path / "ddp"), newest(tmp_path / "fsdp")
+    assert largest_difference(fsdp.tensors["model"], ddp.tensors["model"]) < 1e-5
+
+
+def test_smmix_trains_in_two_processes_and_refuses_a_sharded_head(pair, recipe, tmp_path):
+    found = pair("plain", shards(by(recipe, mix="smmix+mixup"), False), tmp_path / "ddp")
+    assert found["codes"] == [0, 0], found["said"]
+    found = pair("plain", shards(by(recipe, mix="smmix"), True), tmp_path / "fsdp")
+    assert all(found["codes"])
+    assert "FSDP2 has sharded them again" in "".join(found["said"])
+
+
 def test_the_checkpoint_of_a_sharded_run_has_the_same_names_shapes_and_types(runs):
     def described(folder):
         return {
