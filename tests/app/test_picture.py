@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from transmix.app import picture
+from transmix.app.parts import write_code
 from transmix.app.picture import SAMPLES, is_sample, read_picture, received, sample
 from transmix.app.values import Controls, answer
 from transmix.data.dataset import DataError
@@ -82,7 +83,8 @@ def test_deep_grey_is_scaled_by_the_range_of_the_model_and_refused_where_it_has_
     found = answer(asked, page_model)
     assert found.errors == ()
     assert int(found.images[0][0, 0, 0]) == 128  # round(255 * (30,000 - 20,000) / 20,000)
-    assert f"decode_image({str(files['deep'])!r}, 'deep.png', (20000.0, 40000.0))" in found.code
+    code = write_code(found.setting, *found.files, page_model)
+    assert f"decode_image({str(files['deep'])!r}, 'deep.png', (20000.0, 40000.0))" in code
 
 
 def test_only_files_given_to_the_page_are_read(tmp_path, files):

@@ -175,5 +175,5 @@ def _height(width: float) -> float:
     return max(0.7 * (width - 0.52), 0.8) + 0.31
 
 
-def _number(value: float, _: int) -> str:
+def _number(value: float, _: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"
