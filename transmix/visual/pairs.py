@@ -103,7 +103,7 @@ def pairs_figure(
             draw_picture(axes, picture, frame)
             if frame is None:
                 draw_outline(axes, pair.mask >= 0.5)  # of a soft mask, where B has the larger share
-        size = width - MARGIN - layout.bars_left, layout.row - layout.bars_top
+        size = width - MARGIN - layout.bars_left, layout.bars_height
         bars = page.axes(layout.bars_left, top + layout.bars_top, *size)
         _draw_shares(bars, pair.shares, pair.names, size, stacked=width >= WIDE)
     return page.figure
@@ -131,6 +131,7 @@ class _Layout(NamedTuple):
     row: float
     bars_left: float
     bars_top: float
+    bars_height: float
 
 
 def _layout(width: float, panels: int, size: tuple[int, int], shares: int) -> _Layout:
@@ -141,8 +142,9 @@ def _layout(width: float, panels: int, size: tuple[int, int], shares: int) -> _L
     height = min(side * size[0] / size[1], HIGHEST)
     bars = (2 if beside else 1) * LINE + 0.05 + shares * (BAR + 0.07)
     if not beside:
-        return _Layout(side, height, gap, height + 0.06 + bars, MARGIN, height + 0.06)
-    return _Layout(side, height, gap, max(height, bars), MARGIN + panels * (side + gap) + GAP, 0.0)
+        return _Layout(side, height, gap, height + 0.06 + bars, MARGIN, height + 0.06, bars)
+    row = max(height, bars)
+    return _Layout(side, height, gap, row, MARGIN + panels * (side + gap) + GAP, 0.0, row)
 
 
 def _legend(with_images: bool, with_box: bool) -> tuple[str, ...]:
