@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from transmix import plugins
 from transmix.attention.attach import Row
+from transmix.attention.error import AttentionError
 from transmix.attention.find import unwrap
 from transmix.attention.guide import Guide, Look, Source
 from transmix.attention.maps import attention_maps
@@ -109,7 +110,12 @@ class TransMix:
             raise ValueError(f"{title(self.name)} would change nothing: {reason}")
         place = {"module": module, "prefix_tokens": prefix_tokens, "grid": grid}
         self.reader = self._read(model, place)
-        self.guide = self._guided_by(model, guide, place)
+        try:
+            self.guide = self._guided_by(model, guide, place)
+        except (AttentionError, ValueError):
+            if self.reader is not None:  # the model is as it was, and can be given to another method
+                self.reader.detach()
+            raise
         self.attention: Attention | None = None
         self._before: list[tuple[weakref.ref[Tensor], Look | None, Tensor | None]] = []
 

@@ -126,7 +126,7 @@ def test_maps_can_be_given():
 def test_what_a_model_cannot_give_is_refused_with_the_remedy():
     cait = timm.create_model("cait_xxs24_224", num_classes=5, depth=1).eval()
     with pytest.raises(AttentionError, match=r"the class token is the only query.*or give the maps: guide=a function"):
-        Guide(cait, patches=True).look(a_batch(224), LABELS).maps("patches")
+        Guide(cait, patches=True)  # before any forward
     with pytest.raises(AttentionError, match="Or give the maps yourself: guide=a function"):
         Guide(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()))
 

@@ -155,5 +155,8 @@ def test_models_whose_tokens_cannot_be_followed_are_refused():
     rollout, _ = rolled(pit, images, AttentionReader(pit, every_block=True, eval=True))
     with pytest.raises(AttentionError, match=r"cannot be followed"):
         rollout.shares(torch.rand(1, rollout.prefix + rollout.grid[0] * rollout.grid[1] + 1))
+    for name in ("cls_attn_blocks.1.attn", "blocks_token_only.1.attn"):  # found before a forward, not in mid-run
+        with pytest.raises(AttentionError, match=r"has no stack of blocks that end in"):
+            blocks_of(timm.create_model("xcit_nano_12_p16_224" if "cls" in name else "cait_xxs24_224"), name)
     with pytest.raises(AttentionError, match=r"ResNet has no stack of blocks that end in 'fc'"):
         blocks_of(timm.create_model("resnet10t"), "fc")

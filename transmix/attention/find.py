@@ -22,6 +22,9 @@ TIMM_PATHS = (
 )
 """Where timm's models keep the last attention of their class token; -1 is the last of several."""
 
+ONE_QUERY = ("cls_attn_blocks", "blocks_token_only", "post_network", "attn_pool", "class_attention")
+"""Names of modules whose only query is the class token."""
+
 WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
 """Where torch.compile and torch's activation checkpointing keep a block that was wrapped by itself."""
 
@@ -250,6 +253,11 @@ def _resolve(model: nn.Module, path: str) -> tuple[str, nn.Module] | None:
         module = children[name]
         names.append(name)
     return ".".join(names), module
+
+
+def has_one_query(name: str) -> bool:
+    """Whether the module of this dotted name is known to attend with the class token as its only query."""
+    return any(part in ONE_QUERY for part in name.split("."))
 
 
 def last_norm(model: nn.Module) -> nn.Module:

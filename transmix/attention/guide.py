@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from transmix.attention.error import AttentionError
 from transmix.attention.eval_mode import eval_mode
-from transmix.attention.find import unwrap
+from transmix.attention.find import has_one_query, unwrap
 from transmix.attention.grid import find_grid
 from transmix.attention.head import as_patches, is_timms
 from transmix.attention.reader import Attention, AttentionReader
@@ -55,6 +55,11 @@ class Guide:
                     raise AttentionError(
                         f"{error}. Or give the maps yourself: guide=a function (images, labels) -> (B, h, w)"
                     ) from error
+
+        if patches and self.reader is not None and has_one_query(self.reader.name):  # now, not in the middle of a run
+            if reader is None:
+                self.reader.detach()
+            raise AttentionError(_why_no_patches(source))
 
     def look(self, images: Tensor, labels: Tensor) -> "Look":
         """Return the maps of a batch, computed on first request; images (B, C, H, W), labels (B,) or (B, K)."""
@@ -132,11 +137,7 @@ class Look:
         # The class token's attention is the saliency of a model; a user's function gives whatever is needed.
         if kind == "saliency" or not isinstance(self._guide.source, nn.Module):
             return maps["class"]
-        raise AttentionError(
-            f"{type(unwrap(self._guide.source)).__name__} gives no maps of {KINDS[kind]}: the class token is the "
-            f"only query in its last block. Use a ViT whose last block attends over all tokens, or give the maps: "
-            f"guide=a function (images, labels) -> (B, h, w)"
-        )
+        raise AttentionError(_why_no_patches(self._guide.source))
 
     def logits(self) -> Tensor:
         """Return the logits (B, K) float32 of the clean images, without gradient.
@@ -151,6 +152,14 @@ class Look:
                 "the logits of the clean images are needed, and a function as guide gives none: guide=a model"
             )
         return self._found[1]
+
+
+def _why_no_patches(source: Any) -> str:
+    return (
+        f"{type(unwrap(source)).__name__} gives no maps of {KINDS['patches']}: the class token is the only query in "
+        f"its last block. Use a ViT whose last block attends over all tokens, or give the maps: guide=a function "
+        f"(images, labels) -> (B, h, w)"
+    )
 
 
 def _logits(output: Any) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from transmix.attention.error import AttentionError
+from transmix.attention.find import has_one_query
 from transmix.attention.row import SOFTMAX, heads_of_multi_head_attention, is_over_keys, without_autocast
 
 SDPA_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -150,7 +151,7 @@ def blocks_of(model: nn.Module, name: str) -> list[nn.Module]:
         AttentionError: no stack of blocks that are alike.
     """
     parts = name.split(".")
-    for at in reversed(range(len(parts))):
+    for at in [] if has_one_query(name) else reversed(range(len(parts))):
         stack = model.get_submodule(".".join(parts[:at]))
         names = [child for child, _ in stack.named_children()]
         if isinstance(stack, nn.ModuleList | nn.Sequential) and names[-1] == parts[at]:

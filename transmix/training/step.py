@@ -228,6 +228,7 @@ def build_transmix(mixing: Mixing, model: nn.Module, average: nn.Module | None =
         how = where_to_read(mixing) | {"labels": rule_name(mixing), "labels_options": mixing.labels_options}
         return kind(model, mixer=mixer, criterion=build_criterion(mixing), guide=look, **how)
     except AttentionError as error:
-        raise AttentionError(f"{error}. (In a recipe: class_attention: true)") from error
+        in_recipe = ". (In a recipe: class_attention: true)" if "with_class_attention" in str(error) else ""
+        raise AttentionError(f"{error}{in_recipe}") from error
     except (ValueError, TypeError) as error:
         raise RecipeError(str(error)) from error
