@@ -226,6 +226,43 @@ def test_smmix_adds_its_losses_and_its_own_head_on_request():
         tm.loss(logits, mixed)
 
 
+def between_eval(model, images):
+    model.eval()
+    model(images.flip(0))
+    model.train()
+
+
+def between_train(model, images):
+    model(images.flip(0))
+
+
+@pytest.mark.parametrize("between", [between_eval, between_train])
+def test_smmix_takes_the_tokens_of_its_own_forward_whatever_runs_since(between):
+    images, labels = a_batch()
+    losses = []
+    for disturbed in (False, True):
+        model = a_model()
+        tm = made("smmix", model)
+        mixed = tm.mix(images, labels)
+        logits = model(mixed.images)
+        if disturbed:
+            between(model, images)
+        losses.append(tm.loss(logits, mixed))
+    assert torch.equal(*losses)
+
+
+def test_smmix_takes_the_tokens_of_its_rows_in_a_larger_batch():
+    images, labels = a_batch()
+    losses = []
+    for larger in (False, True):
+        model = a_model()
+        tm = made("smmix", model)
+        mixed = tm.mix(images, labels)
+        logits = model(torch.cat([mixed.images, images]) if larger else mixed.images)[:5]
+        losses.append(tm.loss(logits, tm.relabel(mixed, rows=slice(0, 5) if larger else None)))
+    torch.testing.assert_close(*losses)
+
+
 def test_smmix_refuses_a_head_that_fsdp2_has_sharded():
     model = a_model()
     tm = SMMix(model)

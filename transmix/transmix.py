@@ -104,8 +104,6 @@ class TransMix:
         given = {"weight": weight, "downsample": downsample}
         options = {name: value for name, value in given.items() if value is not None} | dict(labels_options or {})
         self.name, self.rule = make_rule(labels, options)
-        if getattr(self.rule, "smoothing", 0.0) is None:  # its labels are smoothed as the loss smooths them
-            self.rule = replace(self.rule, smoothing=getattr(self.criterion, "smoothing", 0.0))  # type: ignore[type-var]
         if reason := why_nothing_changes(self.mixer, self.rule):
             raise ValueError(f"{title(self.name)} would change nothing: {reason}")
         place = {"module": module, "prefix_tokens": prefix_tokens, "grid": grid}
@@ -185,7 +183,7 @@ class TransMix:
         # Undo an earlier rule first: rules compute from lam_area, so labelling twice gives the same label.
         fresh = replace(mixed, lam=mixed.lam_area, lam_partner=None, lam_evidence=None)
         # Nobody has looked at the clean images of a batch without a mask: its labels are the area's by any rule.
-        labelled = fresh if mixed.mask is None and self._needs_clean() else self.rule(fresh, evidence)
+        labelled = fresh if mixed.mask is None and self._needs_clean() else self._rule_now()(fresh, evidence)
         if labelled.lam.shape != mixed.lam_area.shape:
             raise ValueError(
                 f"labels {self.name!r} gave weights {tuple(labelled.lam.shape)} for {len(mixed.labels)} rows"
@@ -237,6 +235,12 @@ class TransMix:
 
     def _needs_clean(self) -> bool:
         return "clean" in self.rule.needs
+
+    def _rule_now(self) -> Rule:
+        """Return the rule; one with smoothing None compares predictions with labels smoothed as in the loss."""
+        if getattr(self.rule, "smoothing", 0.0) is not None:
+            return self.rule
+        return replace(self.rule, smoothing=getattr(self.criterion, "smoothing", 0.0))  # type: ignore[type-var]
 
     def _took(self, mixed: Mixed, record: Row) -> None:
         """Do more with what the forward on a mixed batch left; methods with losses of their own do."""

@@ -25,8 +25,12 @@ def a_batch(size=6):
     return torch.randn(size, 3, SIDE, SIDE, generator=rng), torch.randint(0, CLASSES, (size,), generator=rng)
 
 
+def a_generator():
+    return torch.Generator().manual_seed(0)
+
+
 def made(name, model):
-    return NAMED[name](model, smoothing=0.1, generator=torch.Generator().manual_seed(0))
+    return NAMED[name](model, smoothing=0.1, generator=a_generator())
 
 
 @pytest.mark.parametrize("name", WITHOUT_MASKS)
@@ -48,6 +52,10 @@ def test_timms_loop_has_the_loss_of_the_three_lines(name):
     expected = tm.loss(model(mixed.images), mixed)
     for loss in losses:
         torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    model = a_model()  # the method's own smoothing gives way to timm's, in its labels too
+    mixup_fn = TransMixup(model, label_smoothing=0.1, transmix=NAMED[name](model, generator=a_generator()))
+    mixed_images, target = mixup_fn(images, labels)
+    torch.testing.assert_close(mixup_fn.loss(model(mixed_images), target), expected, rtol=1e-4, atol=1e-5)
     plain = nn.functional.cross_entropy(a_model()(images), labels, label_smoothing=0.1)
     assert (expected - plain).abs() > 1e-4
 

@@ -192,6 +192,8 @@ class AttentionReader:
         self._last_grid = taken.grid
         if images is not None and not torch.compiler.is_compiling():
             self._taken = weakref.ref(images)
+        if rows is not None and found.tokens is not None:
+            found = found._replace(tokens=found.tokens[rows])
         return taken, found
 
     def _index_of(self, images: Tensor, rows: slice | None) -> int:

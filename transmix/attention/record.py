@@ -136,8 +136,9 @@ def _run_block(place: Place, args: tuple, kwargs: dict[str, Any]) -> Any:
 def note_tokens(place: Place, *args: Any, **kwargs: Any) -> Any:
     """Around the last norm: add the patches' tokens to the row of this forward, which the last block has just left."""
     output, rows = place.run(*args, **kwargs), place.reading.rows
-    if rows and isinstance(output, Tensor) and output.ndim == 3 and len(output) == len(rows[-1].row):
-        last = rows[-1]
+    # Only of the forward that left the row: an unread one (a clean view in eval mode) goes through this norm too.
+    last = rows[-1] if rows else None
+    if last is not None and last.tokens is None and last.images is place.reading.images and output.ndim == 3:
         tokens = output[:, last.prefix : last.prefix + last.row.shape[1]]
         rows[-1] = Row(*last[:-1], tokens)
     return output
