@@ -304,6 +304,12 @@ def test_what_makes_no_sense_is_refused_with_the_reason():
     assert TransMix(cait).reader.name.startswith("blocks_token_only")  # the refused method has left the model
 
 
+@pytest.mark.parametrize("name", ["tlalign", "tokenmix"])
+def test_tokens_are_the_models_patches(name):
+    assert NAMED[name](a_model()).mixer.methods[0].cell == 8
+    assert NAMED[name](a_model(), cell=4).mixer.methods[0].cell == 4
+
+
 @pytest.mark.parametrize("name", ["fmix", "resizemix", "saliencymix", "objectmix"])
 def test_a_model_is_not_needed_where_nothing_reads_it(name):
     images, labels = a_batch()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from transmix import mixing
 from transmix.attention.attach import Row
-from transmix.attention.find import class_head, unwrap
+from transmix.attention.find import class_head, patch_side, unwrap
 from transmix.attention.guide import Guide, Source
 from transmix.labels.area import AreaLabels
 from transmix.labels.evidence import Rule
@@ -27,6 +27,7 @@ from transmix.labels.rollout import RolloutLabels
 from transmix.labels.semantic import SemanticLabels
 from transmix.labels.source import SourceLabels
 from transmix.losses import consistency_loss, token_losses
+from transmix.mixing.cells import on_patches
 from transmix.mixing.mixed import Mixed
 from transmix.mixing.mixer import Mixer
 from transmix.transmix import TransMix
@@ -71,7 +72,7 @@ class _Named(TransMix):
         of_method, of_rule, of_mixer = (
             {name: settings[name] for name in names if name in settings} for names in (*known, MIXER)
         )
-        methods = [self.method(**of_method)]
+        methods = [on_patches(self.method(**of_method), None if model is None else patch_side(unwrap(model)))]
         mixer = Mixer(**of_mixer, methods=methods, generator=generator)
         if labels is not None and of_rule:
             raise TypeError(f"{', '.join(of_rule)} belong to the labels of {type(self).__name__}, but labels is given")
@@ -97,17 +98,13 @@ class MixPro(_Named):
 class TLAlign(_Named):
     """Mix a box of patches, and follow the label of each token through the attention of every block.
 
-    Settings: alpha, cell (`transmix.mixing.GridCutMix`); cell is the model's patch unless it is given.
+    Settings: alpha, cell (`transmix.mixing.GridCutMix`).
 
     Source: Xiao et al., Token-Label Alignment (ICCV 2023). Differs: boxes of odd sides, odd batches and models with
     several prefix tokens work.
     """
 
     method, rule_type = mixing.GridCutMix, RolloutLabels
-
-    def __init__(self, model: nn.Module, **settings: Any):
-        settings.setdefault("cell", _patch_side(model))
-        super().__init__(model, **settings)
 
 
 class SMMix(_Named):
@@ -270,11 +267,3 @@ NAMED = {
     "objectmix": ObjectMix,
 }
 """Name in recipes and on the command line -> class for the three lines."""
-
-
-def _patch_side(model: nn.Module) -> int | None:
-    """Return the side in pixels of the square patches that a model's first convolution cuts; None if it cuts none."""
-    first = next((module for module in unwrap(model).modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None or first.stride != first.kernel_size or first.stride[0] != first.stride[1]:
-        return None
-    return int(first.stride[0])

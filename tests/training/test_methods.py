@@ -1,6 +1,10 @@
 """Every method trains by its name in a recipe, and resumes to the same bits; so does one that looks through the EMA."""
 
+import copy
+from dataclasses import replace
+
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -9,7 +13,7 @@ from transmix.recipes import RecipeError, check_recipe
 from transmix.recipes.mixing import title
 from transmix.runs.folder import read_recipe
 from transmix.training.loop import train
-from transmix.training.step import TrainingStep
+from transmix.training.step import TrainingStep, build_transmix
 
 TRAINED = [{"mix": name} for name in NAMED if name != "objectmix"]
 TRAINED += [{"mix": "snapmix", "guide": "ema"}, {"mix": "smmix+mixup"}, {"mix": "fmix", "labels": "attention"}]
@@ -45,6 +49,17 @@ def test_each_trains_by_its_name_and_resumes_to_the_same_bits(mixing, small_reci
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     kept = read_recipe(tmp_path / "whole").mixing
     assert title(kept.mix, kept.labels) == title(recipe.mixing.mix, recipe.mixing.labels)
+
+
+def test_methods_of_whole_patches_follow_the_models(small_recipe, images):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=24, depth=1, num_heads=2)
+    for mix in ("tlalign", "tokenmix"):
+        recipe = small_recipe(images, mix=mix)
+        (method,) = build_transmix(recipe.mixing, model).mixer.methods
+        assert method.cell == 8
+        given = replace(recipe.mixing, mix_options={"cell": 4})
+        (method,) = build_transmix(given, copy.deepcopy(model)).mixer.methods
+        assert method.cell == 4
 
 
 def test_a_run_by_another_method_has_other_weights(small_recipe, images, tmp_path):

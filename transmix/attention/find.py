@@ -255,6 +255,14 @@ def _resolve(model: nn.Module, path: str) -> tuple[str, nn.Module] | None:
     return ".".join(names), module
 
 
+def patch_side(model: nn.Module) -> int | None:
+    """Return the side in pixels of the square patches that the first convolution cuts; None if it cuts none."""
+    first = _first_convolution(model)
+    if first is None or first.stride != first.kernel_size or len(set(first.stride)) > 1:  # type: ignore[arg-type]
+        return None
+    return int(first.stride[0])  # type: ignore[index]
+
+
 def has_one_query(name: str) -> bool:
     """Whether the module of this dotted name is known to attend with the class token as its only query."""
     return any(part in ONE_QUERY for part in name.split("."))

@@ -1,7 +1,8 @@
 """Cells: regions made of the cells of a grid, in plain numbers and as masks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,18 @@ def grid_of(cell: int, height: int, width: int) -> tuple[int, int]:
 def default_cell(height: int, width: int, cells: int) -> int:
     """Return the side in pixels of one of `cells` cells along the image's shorter side, rounded up."""
     return math.ceil(min(height, width) / cells)
+
+
+def on_patches(method: Any, patch: int | None) -> Any:
+    """Return a method with the model's patch as its cell, if its cells are patches and none is given.
+
+    Args:
+        method: of any kind; those whose cells are patches have `cells_are_patches`.
+        patch: side of the model's patches in pixels; None: unknown.
+    """
+    if patch is None or not getattr(method, "cells_are_patches", False) or method.cell is not None:
+        return method
+    return replace(method, cell=patch)
 
 
 def check_cell(cell: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import ClassVar
 
 from transmix.mixing.box import box_area, draw_box
 from transmix.mixing.cells import check_cell, default_cell, grid_of
@@ -14,8 +15,8 @@ class GridCutMix:
 
     Args:
         alpha: the area left to the row is drawn from Beta(alpha, alpha).
-        cell: side of a cell in pixels, that of the model's patch; None: a fourteenth of the shorter side, rounded up
-            (16 at 224).
+        cell: side of a cell in pixels; None: the model's patch, where `TLAlign` or a recipe knows the model, else a
+            fourteenth of the shorter side, rounded up (16 at 224).
 
     Raises:
         ValueError: a parameter out of its range.
@@ -26,6 +27,8 @@ class GridCutMix:
 
     alpha: float = 1.0
     cell: int | None = None
+
+    cells_are_patches: ClassVar = True
 
     def __post_init__(self) -> None:
         check_alpha("GridCutMix", self.alpha)

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ class TokenMix:
     Args:
         lam: share of the tokens that the row keeps, before `minimum`.
         minimum: tokens that the partner gets on top; None: 14 of 196, in proportion.
-        cell: side of a token in pixels; None: a fourteenth of the shorter side, rounded up (16 at 224).
+        cell: side of a token in pixels; None: the model's patch, where `transmix.TokenMix` or a recipe knows the model,
+            else a fourteenth of the shorter side, rounded up (16 at 224).
         kind: "block", or "random" for single tokens anywhere.
 
     Raises:
@@ -51,6 +52,8 @@ class TokenMix:
     minimum: int | None = None
     cell: int | None = None
     kind: str = "block"
+
+    cells_are_patches: ClassVar = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.lam <= 1:

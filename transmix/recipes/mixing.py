@@ -11,6 +11,7 @@ from transmix.labels.evidence import Rule
 from transmix.labels.rules import RULES
 from transmix.losses import MixedBCE, MixedCrossEntropy
 from transmix.methods import NAMED
+from transmix.mixing.cells import on_patches
 from transmix.mixing.methods import METHODS
 from transmix.mixing.mixer import Method, Mixer
 from transmix.recipes.settings import Mixing, Recipe
@@ -99,8 +100,12 @@ def build_rule(mixing: Mixing) -> Rule:
         raise RecipeError(f"labels: {error}") from error
 
 
-def build_mixer(mixing: Mixing) -> Mixer:
+def build_mixer(mixing: Mixing, patch: int | None = None) -> Mixer:
     """Return the mixer of a recipe; for 'none' one that mixes nothing.
+
+    Args:
+        mixing: section of the recipe.
+        patch: side of the model's patches in pixels, for methods that mix whole patches; None: unknown.
 
     Raises:
         RecipeError: no such method, or a setting that none has or takes.
@@ -119,8 +124,9 @@ def build_mixer(mixing: Mixing) -> Mixer:
             cutmix = (mixing.cutmix_alpha, mixing.cutmix_minmax) if "cutmix" in names else (0.0, None)
             switch = {"switch_prob": mixing.switch_prob, "correct_lam": mixing.correct_lam}
             return Mixer(mixup_alpha, *cutmix, **common, **switch)
-        pairs = [(_method(mixing, name, alone=len(names) == 1), _weight(mixing, name)) for name in names]
-        return Mixer(**common, methods=pairs)
+        methods = [on_patches(_method(mixing, name, alone=len(names) == 1), patch) for name in names]
+        weights = [_weight(mixing, name) for name in names]
+        return Mixer(**common, methods=list(zip(methods, weights, strict=True)))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"mix: {error}") from error
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from transmix.attention.error import AttentionError
+from transmix.attention.find import patch_side
 from transmix.attention.reader import Attention
 from transmix.data.seeding import derive_seed
 from transmix.distributed import World, whole
@@ -222,7 +223,7 @@ def build_transmix(mixing: Mixing, model: nn.Module, average: nn.Module | None =
         RecipeError: an unknown method or rule, or an unknown setting of it.
         AttentionError: the rule needs attention, and the model's cannot be read.
     """
-    mixer, look = build_mixer(mixing), None if mixing.guide == "model" else average
+    mixer, look = build_mixer(mixing, patch_side(model)), None if mixing.guide == "model" else average
     kind = SMMix if any(isinstance(method, SMMix.method) for method in mixer.methods) else TransMix
     try:
         how = where_to_read(mixing) | {"labels": rule_name(mixing), "labels_options": mixing.labels_options}
