@@ -24,7 +24,8 @@ from transmix.app.model import PageModel
 from transmix.app.serve import private_files, served
 from transmix.attention import AttentionError
 from transmix.cli import app
-from transmix.recipes import RecipeError
+from transmix.recipes import Recipe, RecipeError
+from transmix.recipes.settings import Mixing
 
 ASKED: list[str] = []
 LISTENING = threading.Event()
@@ -113,6 +114,14 @@ def test_random_weights_are_said_and_named_by_imagenets_classes(page_model):
     assert "The weights of this model are random" in page_model.notice
     assert page_model.classes[950] == "orange"
     assert PageModel(replace(page_model.loaded, weights="published"), torch.device("cpu")).notice == ""
+
+
+def test_a_run_with_other_labels_is_not_shown_as_if_it_trained_by_attention(page_model):
+    recipe = Recipe(mixing=Mixing(mix="fmix", labels="centre"))
+    found = PageModel(replace(page_model.loaded, weights="published", recipe=recipe), torch.device("cpu"))
+    assert found.notice.startswith(
+        "This run trains with labels by `centre`; `trained` on this page is TransMix's label"
+    )
 
 
 def test_a_model_that_cannot_be_read_says_so_at_the_start(page_model):

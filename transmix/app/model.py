@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from transmix.attention import attention_maps
 from transmix.models.loaded import RANDOM, LoadedModel
+from transmix.recipes.mixing import rule_name
 from transmix.recipes.settings import Mixing
 from transmix.visual.boxes import trained_rule
 from transmix.visual.look import layer_rows, look
@@ -68,6 +69,8 @@ class PageModel:
         self.grid = self._first.grid
         self.heads = {number: rows.shape[1] for number, rows in layer_rows(self._first)}
         mixing = loaded.recipe.mixing if loaded.recipe else Mixing()
+        if (labels := rule_name(mixing)) != "attention":
+            self.notice += f"This run trains with labels by `{labels}`; `trained` on this page is TransMix's label. "
         self.weights = {"area": 0.0, "attention": 1.0, "trained": trained_rule(mixing).weight}
         self._lock = Lock()
         self._remembered = lru_cache(maxsize=32)(self._forward)
