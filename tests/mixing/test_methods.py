@@ -40,6 +40,7 @@ from transmix.mixing import (
     token_blocks,
     top_cells,
 )
+from transmix.mixing.maps import CleanMaps
 
 UNGUIDED = {name: method() for name, method in METHODS.items() if not hasattr(method, "looks_at")} | {
     "bilinear resizemix": ResizeMix(interpolation="bilinear"),
@@ -389,7 +390,7 @@ def maps_of(seed, size, grid):
 
 def placed(method, maps, grid, partner, size, seed=0, rows=None):
     rngs = {row: random.Random(seed) for row in (range(len(maps)) if rows is None else rows)}
-    return method.place(rngs, maps, grid, partner, *size)
+    return method.place(rngs, CleanMaps(maps, grid, partner, size))
 
 
 grids = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -480,7 +481,7 @@ def test_the_same_seed_gives_every_row_the_same_side():
     maps = maps_of(0, 4, (8, 8))
     same = placed(SMMix(), maps, (8, 8), [3, 2, 1, 0], (32, 32), 5)
     assert len({row.lam for row in same.values()}) == 1
-    each = SMMix().place({row: random.Random(row) for row in range(4)}, maps, (8, 8), [3, 2, 1, 0], 32, 32)
+    each = SMMix().place({row: random.Random(row) for row in range(4)}, CleanMaps(maps, (8, 8), [3, 2, 1, 0], (32, 32)))
     assert len({row.lam for row in each.values()}) > 1
 
 

@@ -1,7 +1,7 @@
 """Attentive CutMix: the row keeps the cells that it attends most."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transmix.mixing.cells import Cells, shape_row
 from transmix.mixing.draw import Row
-from transmix.mixing.maps import area_mean, check_maps
+from transmix.mixing.maps import CleanMaps, area_mean, check_maps
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,9 @@ class AttentiveCutMix:
         if self.k is not None and not 0 <= self.k <= self.cells**2:
             raise ValueError(f"k must lie in [0, {self.cells**2}] cells, not {self.k}")
 
-    def place(
-        self,
-        rngs: Mapping[int, random.Random],
-        maps: Tensor,
-        grid: tuple[int, int],
-        partner: Sequence[int],
-        height: int,
-        width: int,
-    ) -> dict[int, Row]:
+    def place(self, rngs: Mapping[int, random.Random], clean: CleanMaps) -> dict[int, Row]:
         """Choose the cells of each row by its own map. Nothing is drawn; parameters as those of `SMMix.place`."""
+        maps, grid, partner, (height, width) = clean
         k = max(round(self.cells**2 * 6 / 49), 1) if self.k is None else self.k
         cells = self.cells, self.cells
         own = area_mean(check_maps(maps, grid, len(partner)), *cells).flatten(1)

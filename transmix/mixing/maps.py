@@ -1,7 +1,26 @@
 """Maps of the clean images, as guided methods read them."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class CleanMaps(NamedTuple):
+    """What a method that looks first gets of a batch of clean images.
+
+    Attributes:
+        maps: (B, P) float32 on the CPU, one for each row's own clean image.
+        grid: (h, w) of the maps.
+        partner: the B partners: the row whose image comes in.
+        size: (height, width) of the images in pixels.
+    """
+
+    maps: Tensor
+    grid: tuple[int, int]
+    partner: Sequence[int]
+    size: tuple[int, int]
 
 
 def check_maps(maps: Tensor, grid: tuple[int, int], rows: int | None = None) -> Tensor:

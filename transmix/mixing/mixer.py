@@ -11,6 +11,7 @@ from torch import Tensor
 
 from transmix.mixing.cutmix import CutMix
 from transmix.mixing.draw import Draw, Row
+from transmix.mixing.maps import CleanMaps
 from transmix.mixing.mixed import Mixed, check_batch
 from transmix.mixing.mixup import Mixup
 from transmix.mixing.saliency import spectral_residual
@@ -36,24 +37,12 @@ class Guided(Protocol):
     looks_at: ClassVar[str]
     """The kind of map: one of `transmix.attention.guide.KINDS`, or "saliency"."""
 
-    def place(
-        self,
-        rngs: Mapping[int, random.Random],
-        maps: Tensor,
-        grid: tuple[int, int],
-        partner: Sequence[int],
-        height: int,
-        width: int,
-    ) -> dict[int, Row]:
+    def place(self, rngs: Mapping[int, random.Random], clean: CleanMaps) -> dict[int, Row]:
         """Place the partner's pixels in some rows of a batch.
 
         Args:
             rngs: for each row that this method mixes, a generator; in mode "batch" all start alike.
-            maps: (B, P) float32 on the CPU, of each row's own clean image.
-            grid: (h, w) of the maps.
-            partner: for each of the B rows, the row whose image comes in.
-            height: of the images in pixels.
-            width: of the images in pixels.
+            clean: the maps.
         """
         ...
 
@@ -270,7 +259,7 @@ def _placed(
             if isinstance(row, _Waiting) and row.method == method
         }
         maps, grid, _ = look.maps(method.looks_at)
-        placed = method.place(waiting, maps.float().cpu(), grid, partner, height, width)
+        placed = method.place(waiting, CleanMaps(maps.float().cpu(), grid, partner, (height, width)))
         rows = [placed.get(index, row) for index, row in enumerate(rows)]
     return rows  # type: ignore[return-value]
 

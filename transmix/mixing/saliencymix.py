@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from transmix.mixing.box import box_area
 from transmix.mixing.draw import Row, check_alpha, draw_beta
-from transmix.mixing.maps import check_maps
+from transmix.mixing.maps import CleanMaps, check_maps
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,13 @@ class SaliencyMix:
     def __post_init__(self) -> None:
         check_alpha("SaliencyMix", self.alpha)
 
-    def place(
-        self,
-        rngs: Mapping[int, random.Random],
-        maps: Tensor,
-        grid: tuple[int, int],
-        partner: Sequence[int],
-        height: int,
-        width: int,
-    ) -> dict[int, Row]:
+    def place(self, rngs: Mapping[int, random.Random], clean: CleanMaps) -> dict[int, Row]:
         """Draw a size for each row and place its box by the partner's map.
 
         Parameters as those of `SMMix.place`. Maps of another grid than the image's pixels are resized bilinearly; each
         is divided by its maximum.
         """
+        maps, grid, partner, (height, width) = clean
         maps = check_maps(maps, grid, len(partner))
         if not rngs:
             return {}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transmix.mixing.box import EMPTY, Box, box_area
 from transmix.mixing.boxes import as_boxes, mix_boxes
 from transmix.mixing.draw import Row
-from transmix.mixing.maps import check_maps
+from transmix.mixing.maps import CleanMaps, check_maps
 from transmix.mixing.mixed import Mixed, check_batch
 
 
@@ -40,15 +40,7 @@ class SMMix:
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"low and high must be two rising fractions in [0, 1], not {self.low} and {self.high}")
 
-    def place(
-        self,
-        rngs: Mapping[int, random.Random],
-        maps: Tensor,
-        grid: tuple[int, int],
-        partner: Sequence[int],
-        height: int,
-        width: int,
-    ) -> dict[int, Row]:
+    def place(self, rngs: Mapping[int, random.Random], clean: CleanMaps) -> dict[int, Row]:
         """Draw a side for each row and place its square by the maps.
 
         Where the grid does not divide the image, a square of n patches has floor(n * H / h) x floor(n * W / w) pixels
@@ -56,15 +48,12 @@ class SMMix:
 
         Args:
             rngs: row -> its generator, for the rows to mix; the same seed gives the same side.
-            maps: (B, P) of each row's own clean image.
-            grid: (h, w).
-            partner: the B partners.
-            height: H of the images.
-            width: W.
+            clean: the maps, of the attention from the patches.
 
         Raises:
             ValueError: maps that do not fit.
         """
+        maps, grid, partner, (height, width) = clean
         check_maps(maps, grid, len(partner))
         high = int(min(grid) * self.high)
         if not high:
