@@ -74,7 +74,7 @@ def draw(name: str, photos: Tensor, mixed: Mixed) -> None:
         f"label {mixed.lam[0]:.2f} own, {theirs:.2f} partner\n(area {area:.2f}, {1 - area:.2f})", fontsize=9
     )
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=120)
+    figure.savefig(drawn, dpi=120, bbox_inches="tight", pad_inches=0.05)
     plt.close(figure)
     Image.open(drawn).convert("RGB").quantize(128).save(OUT / f"{name}.png", optimize=True)
 
