@@ -45,6 +45,24 @@ class Budget(NamedTuple):
 LABEL_ALONE = ("cutmix", "mixup+cutmix", "transmix")
 """TransMix, the mix that differs from it in the label alone, and CutMix without Mixup."""
 
+ALL_METHODS = [
+    "none",
+    "cutmix",
+    "mixup+cutmix",
+    "transmix",
+    "mixpro",
+    "tlalign",
+    "smmix",
+    "tokenmix",
+    "attentivecutmix",
+    "snapmix",
+    "fmix",
+    "resizemix",
+    "saliencymix",
+    "objectmix",
+]
+"""Every method that has a class of its own, beside TransMix with its baselines."""
+
 WITH_MASKS = ("calibration", "occlusion", "attention-quality", "label-truth")
 WITHOUT_MASKS = ("calibration", "occlusion", "--occlusion-ratios", "0", "0.5")
 
@@ -53,6 +71,7 @@ BUDGETS = {
     "digits": Budget("digits", seeds=5, suites=WITH_MASKS),
     "digits32": Budget("digits32", seeds=5, suites=WITH_MASKS),
     "digits32_boxes": Budget("digits32", ("cutmix", "transmix"), 5, ("--mixup-alpha", "0"), WITH_MASKS),
+    "digits_methods": Budget("digits_vit", ALL_METHODS, suites=("calibration",)),
     "cifar100_small": Budget("cifar100_small", LABEL_ALONE, suites=WITHOUT_MASKS),
     "cifar100_deit_tiny": Budget("cifar100_deit_tiny", LABEL_ALONE, suites=WITHOUT_MASKS),
     "imagenet_deit_small": Budget("imagenet_deit_small", LABEL_ALONE, suites=WITHOUT_MASKS),

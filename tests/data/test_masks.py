@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
 import transmix.data.masks as m
-from transmix.data.augment import EvaluationCrop
-from transmix.data.dataset import DataError, ImageData, Split
+from transmix.data.augment import EvaluationCrop, TrainingAugmentation
+from transmix.data.bad_images import BadImages
+from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
+from transmix.data.on_device import TrainingImages
+from transmix.data.settings import Augmentation
 from transmix.data.source import open_data
 from transmix.data.tables import read_parquet
 from transmix.models.loaded import Cover
@@ -186,3 +190,81 @@ def test_real_trimaps_show_one_animal_each(real_images):
     shares = [(m.crop_mask(masks(index), crop) == m.FOREGROUND).float().mean() for index in range(0, len(data.val), 10)]
     assert min(shares) > 0.05
     assert max(shares) < 0.95
+
+
+COLOURS = [
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Posterize",
+    "Solarize",
+    "Color",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+]
+MOVES = {
+    "pad": Augmentation(crop="pad", pad=5, rand_augment=None, random_erasing=0.0),
+    "random-resized": Augmentation(rand_augment=None, color_jitter=0.4, random_erasing=0.0),
+    "erased": Augmentation(crop="none", rand_augment=None, random_erasing=0.7),
+    "rand_augment": Augmentation(crop="none", rand_augment="rand-m9-n3-mstd0.5-inc1", random_erasing=0.3),
+}
+
+
+def ellipse(height=50, width=70):
+    rows, columns = np.mgrid[:height, :width]
+    return ((rows - 20) ** 2 / 14**2 + (columns - 40) ** 2 / 22**2 < 1).astype(np.uint8)
+
+
+def moved_as_an_image(settings, picture, key):
+    """Give the mask to the augmentation of images as if it were one; nothing changes its colours."""
+    plain = TrainingAugmentation(replace(settings, mean=(0.0, 0.0, 0.0), color_jitter=0.0), 32)
+    for operation in plain.pixel_level[-1].ops if settings.rand_augment else ():
+        if operation.name.startswith(tuple(COLOURS)):
+            operation.aug_fn = lambda image, *_, **__: image
+    return plain(picture, key)
+
+
+@pytest.mark.parametrize("settings", MOVES.values(), ids=MOVES)
+def test_a_mask_moves_as_its_image_does(settings):
+    mask = ellipse()
+    find = m.augmented_masks(lambda index: mask * (index == 3), settings, 32)
+    found, differ = [], 0
+    for key in range(40):
+        image = moved_as_an_image(settings, m.drawn(mask), key)
+        erased = image[0] != image[1] if settings.random_erasing else torch.zeros(32, 32, dtype=torch.bool)  # noise
+        foreground = find(3, key)
+        found.append(foreground)
+        assert torch.equal(foreground[~erased], image[0][~erased] >= 128)
+        assert not (foreground & erased).any()
+        differ += not torch.equal(foreground, find(3, key + 1))
+        assert not find(2, key).any()
+    assert differ > 20
+    assert torch.stack(found).any(0).sum() > 300
+
+
+@pytest.mark.parametrize("settings", [MOVES["pad"], MOVES["random-resized"], replace(MOVES["pad"], random_erasing=0.7)])
+@pytest.mark.parametrize("broken", [(), (2,)])
+def test_masks_on_the_device_move_as_the_images_there(settings, broken):
+    shapes = [np.roll(ellipse(32, 32), 3 * index, 1) for index in range(4)]
+    split = Split(
+        np.stack([m.drawn(one) for one in shapes]),
+        np.zeros(4, np.int64),
+        bad={index: UnreadableImageError("x.png", "cut off") for index in broken},
+    )
+    kept = TrainingImages(
+        split, replace(settings, color_jitter=0.0), 32, 3, "cpu", BadImages(2), masks=lambda index: shapes[index]
+    )
+    keys = [(0, index % 4, index // 4) for index in range(64)]
+    images, labels, foreground = kept.batch(keys)
+    assert labels.shape == (64,)
+    boxes = kept.augment.draw(torch.tensor(keys)).erased
+    erased = torch.zeros(64, 32, 32, dtype=torch.bool)
+    for one, (top, left, height, width) in zip(
+        erased, torch.zeros(64, 4).long() if boxes is None else boxes, strict=True
+    ):
+        one[top : top + height, left : left + width] = True
+    assert erased.any() == bool(settings.random_erasing)
+    assert torch.equal(foreground, (images[:, 0] >= 128) & ~erased)
+    assert foreground.flatten(1).any(1).double().mean() > 0.8
+    assert not torch.equal(foreground, foreground.roll(1, 0))

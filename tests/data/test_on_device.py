@@ -162,7 +162,7 @@ def test_compiled_the_pixels_are_the_same(split, settings, monkeypatch):
 
 def test_a_gpu_gets_it_compiled_where_the_model_is(split, monkeypatch, small_recipe, tmp_path):
     asked = []
-    monkeypatch.setattr(batches, "hold_on_device", lambda *about: asked.append(about[-1]) or (None, None))
+    monkeypatch.setattr(batches, "hold_on_device", lambda *about: asked.append(about[-2]) or (None, None))
     data = ImageData("noise", tuple("abcde"), split, split_of(pictures(10)))
     for device in ("cpu", "cuda"):
         for compile in (False, True):

@@ -1,13 +1,20 @@
 """Every method trains by its name in a recipe, and resumes to the same bits; so does one that looks through the EMA."""
 
 import copy
+import io
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from transmix.data.dataset import DataError
+from transmix.labels import object_labels
 from transmix.methods import NAMED
 from transmix.recipes import RecipeError, check_recipe
 from transmix.recipes.mixing import title
@@ -15,7 +22,7 @@ from transmix.runs.folder import read_recipe
 from transmix.training.loop import train
 from transmix.training.step import TrainingStep, build_transmix
 
-TRAINED = [{"mix": name} for name in NAMED if name != "objectmix"]
+TRAINED = [{"mix": name} for name in NAMED]
 TRAINED += [{"mix": "snapmix", "guide": "ema"}, {"mix": "smmix+mixup"}, {"mix": "fmix", "labels": "attention"}]
 
 
@@ -27,9 +34,60 @@ def weights(folder):
     return [load_file(folder / "checkpoints" / "step-00000005" / f"{name}.safetensors") for name in ("model", "ema")]
 
 
+@pytest.fixture(scope="module")
+def with_masks(tmp_path_factory):
+    """40 training images that show their own masks: an ellipse, white on black, elsewhere in each."""
+    folder, rows, columns = tmp_path_factory.mktemp("masks"), *np.mgrid[:20, :24]
+    for split, count in (("train", 40), ("validation", 8)):
+        shapes = [(rows - index % 20) ** 2 / 25 + (columns - index % 7 * 3) ** 2 / 49 < 1 for index in range(count)]
+        table = {
+            "image": [png(np.repeat(shape[..., None], 3, 2) * np.uint8(255)) for shape in shapes],
+            "label": [index % 2 for index in range(count)],
+            "mask": [png(shape.astype(np.uint8)) for shape in shapes],
+        }
+        pq.write_table(pa.table(table), folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("more", [{}, {"workers": 2}, {"on_device": True}], ids=["loader", "workers", "on_device"])
+def test_a_step_gets_the_masks_of_its_images(more, small_recipe, with_masks, tmp_path, monkeypatch):
+    plain = {"rand_augment": None, "random_erasing": 0.0, "color_jitter": 0.0}
+    recipe = small_recipe(with_masks, epochs=1, warmup_epochs=0.2, mix="objectmix", **plain, **more)
+    forward, seen, labelled = TrainingStep.forward, [], []
+
+    def watched(self, step, micro, images, labels, foreground=None):
+        seen.append((images, foreground))
+        inner = self.transmix.relabel
+        self.transmix.relabel = lambda *args, **how: labelled.append(inner(*args, **how)) or labelled[-1]
+        try:
+            return forward(self, step, micro, images, labels, foreground)
+        finally:
+            self.transmix.relabel = inner
+
+    monkeypatch.setattr(TrainingStep, "forward", watched)
+    train(recipe, tmp_path / "run")
+    assert len(seen) == 5
+    for images, foreground in seen:
+        assert foreground.dtype == torch.bool
+        assert torch.equal(foreground, images[:, 0] >= 128)
+        assert 0.02 < foreground.float().mean() < 0.6
+    by_masks = [object_labels(mixed, foreground).lam for mixed, (_, foreground) in zip(labelled, seen, strict=True)]
+    assert all(torch.equal(mixed.lam, lam) for mixed, lam in zip(labelled, by_masks, strict=True))
+    assert any(not torch.equal(mixed.lam, mixed.lam_area) for mixed in labelled)
+
+
 @pytest.mark.parametrize("mixing", TRAINED, ids=lambda one: "-".join(one.values()))
-def test_each_trains_by_its_name_and_resumes_to_the_same_bits(mixing, small_recipe, images, tmp_path, monkeypatch):
-    recipe = small_recipe(images, epochs=1, checkpoint_every=2, warmup_epochs=0.2, **mixing)
+def test_each_trains_by_its_name_and_resumes_to_the_same_bits(
+    mixing, small_recipe, images, with_masks, tmp_path, monkeypatch
+):
+    data = with_masks if mixing["mix"] == "objectmix" else images
+    recipe = small_recipe(data, epochs=1, checkpoint_every=2, warmup_epochs=0.2, **mixing)
     train(recipe, tmp_path / "whole")
     inner, steps = TrainingStep.__call__, []
 
@@ -69,8 +127,9 @@ def test_a_run_by_another_method_has_other_weights(small_recipe, images, tmp_pat
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def test_what_training_cannot_give_is_refused(small_recipe, images):
-    with pytest.raises(RecipeError, match="need masks of the objects, which training does not load"):
-        check_recipe(small_recipe(images, mix="objectmix"))
+def test_what_training_cannot_give_is_refused(small_recipe, images, tmp_path):
+    with pytest.raises(DataError, match=r"^labels 'object' need masks of the objects\. images0: no foreground masks"):
+        train(small_recipe(images, mix="objectmix"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     with pytest.raises(RecipeError, match="guide ema needs --ema-decay"):
         check_recipe(small_recipe(images, mix="snapmix", guide="ema", ema_decay=None))

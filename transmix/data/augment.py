@@ -1,9 +1,10 @@
-"""Augmentation of a single image: (H, W, 3) uint8 in, (3, S, S) uint8 out."""
+"""Augmentation of a single image: (H, W, 3) uint8 in, (3, S, S) uint8 out; and of its mask, to the same geometry."""
 
 import math
 import random
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from transmix.data.seeding import global_generators
 from transmix.data.settings import Augmentation
 
+GEOMETRIC = "Rotate", "Shear", "Translate"
+"""How the names of those operations of RandAugment begin that move pixels; the others change colours."""
+
 
 class TrainingAugmentation:
     """Crop, flip, colour jitter and erasing of one training image; all random choices follow from the sample's key.
@@ -20,16 +24,18 @@ class TrainingAugmentation:
     Args:
         settings: augmentation settings.
         size: S, side of the output in pixels.
+        of_masks: the images are masks, drawn white on black. The same key moves them as it moves an image; colours
+            stay, and what is erased or comes in from outside is black.
 
     Raises:
         ValueError: an unknown RandAugment policy.
     """
 
-    def __init__(self, settings: Augmentation, size: int):
+    def __init__(self, settings: Augmentation, size: int, of_masks: bool = False):
         self.settings = settings
         self.size = size
-        self.pixel_level = _library_transforms(settings, size)
-        self.erase = _erasing(settings) if settings.random_erasing > 0 else None
+        self.pixel_level = _library_transforms(settings, size, of_masks)
+        self.erase = _erasing(settings, of_masks) if settings.random_erasing > 0 else None
 
     def __call__(self, image: np.ndarray, key: int) -> Tensor:
         """Augment an (H, W, 3) uint8 array; the same image and key give the same (3, S, S) uint8 tensor."""
@@ -107,8 +113,8 @@ def to_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _library_transforms(settings: Augmentation, size: int) -> list[Callable]:
-    """Return what timm and torchvision do to a PIL image, one after the other."""
+def _library_transforms(settings: Augmentation, size: int, of_masks: bool) -> list[Callable]:
+    """Return what timm and torchvision do to a PIL image, one after the other; with the same draws for its mask."""
     steps: list[Callable] = []
     if settings.crop == "random-resized":
         from torchvision.transforms import InterpolationMode, RandomResizedCrop
@@ -120,7 +126,7 @@ def _library_transforms(settings: Augmentation, size: int) -> list[Callable]:
 
         hparams = {
             "translate_const": int(size * 0.45),
-            "img_mean": tuple(round(255 * mean) for mean in settings.mean),
+            "img_mean": (0, 0, 0) if of_masks else tuple(round(255 * mean) for mean in settings.mean),
             "interpolation": Image.Resampling.BICUBIC,
         }
         try:
@@ -130,12 +136,20 @@ def _library_transforms(settings: Augmentation, size: int) -> list[Callable]:
         for operation in policy.ops:
             if operation.name.startswith("Posterize"):
                 operation.aug_fn = _posterize
+            if of_masks and not operation.name.startswith(GEOMETRIC):
+                operation.aug_fn = partial(_without_change, operation.aug_fn)
         steps.append(policy)
-    elif settings.color_jitter > 0:
+    elif settings.color_jitter > 0 and not of_masks:  # it comes last, so nothing after it misses its draws
         from torchvision.transforms import ColorJitter
 
         steps.append(ColorJitter(*[settings.color_jitter] * 3))
     return steps
+
+
+def _without_change(operation: Callable, image: Image.Image, *args: Any, **kwargs: Any) -> Image.Image:
+    """Return the image itself; the operation runs all the same, because it may draw random numbers."""
+    operation(image, *args, **kwargs)
+    return image
 
 
 def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
@@ -143,8 +157,8 @@ def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
 
 
-def _erasing(settings: Augmentation) -> Callable[[np.ndarray], np.ndarray]:
-    """Return timm's random erasing, always on, for uint8: its noise is N(0, 1) of normalised pixels."""
+def _erasing(settings: Augmentation, of_masks: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Return timm's random erasing, always on, for uint8: its noise is N(0, 1) of normalised pixels; 0 in masks."""
     from timm.data.random_erasing import RandomErasing
 
     erasing = RandomErasing(probability=1.0, mode="pixel", device="cpu")
@@ -159,7 +173,7 @@ def _erasing(settings: Augmentation) -> Callable[[np.ndarray], np.ndarray]:
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         pixels = (noise[:, *box] * std + mean) * 255
         image = image.copy()
-        image[box] = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        image[box] = 0 if of_masks else pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
         return image
 
     return erase

@@ -4,7 +4,7 @@ Draws are integers, or lookup tables indexed by integers. They have the same dis
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -114,6 +114,18 @@ class BatchAugmentation:
         rows = draws.erased[:, 2].nonzero()[:, 0]  # a GPU would have to be waited for; a CPU is spared noise
         some = erase(images[rows], draws.erased[rows], draws.samples[rows], self.keys, self.noise)
         return images.index_copy(0, rows, some)
+
+    def apply_to_masks(self, masks: Tensor, draws: Draws) -> Tensor:
+        """Move masks (n, C, H, W) uint8, 255 on the foreground, as `apply` moves images; what is erased becomes 0."""
+        moved = self.apply(masks, replace(draws, order=None, factors=None, erased=None))
+        if draws.erased is None:
+            return moved
+        sides = torch.arange(self.size, device=masks.device)
+        top, left, height, width = draws.erased.T[..., None]
+        rows, columns = (
+            (sides >= start) & (sides < start + length) for start, length in ((top, height), (left, width))
+        )
+        return moved * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 
 def log_uniform(low: float, high: float) -> Tensor:

@@ -16,8 +16,9 @@ from transmix.data.dataset import DataError, Split, UnreadableImageError, too_ma
 from transmix.data.sampler import EpochSampler, SampleKey
 from transmix.data.seeding import derive_seed
 
-Sample = tuple[Tensor, int, Found]
-"""An image (3, S, S) uint8, its label, and what could not be read on the way to it."""
+Sample = tuple[Any, ...]
+"""An image (3, S, S) uint8, its label, its foreground (S, S) bool where masks are asked for; last, what could not be
+read on the way to it (Found)."""
 
 TRIES = 100
 """So many images in a row that cannot be read are an error, whatever the limit."""
@@ -28,8 +29,8 @@ class _Samples(Dataset):
 
     load: Callable[[Any], Sample]
 
-    def __getitem__(self, key: Any) -> tuple[Tensor, int]:
-        return self.load(key)[:2]
+    def __getitem__(self, key: Any) -> tuple[Any, ...]:
+        return self.load(key)[:-1]
 
     def __getitems__(self, keys: Sequence) -> list[Sample] | str:
         """Load a whole batch; torch calls this with all keys of a batch.
@@ -52,17 +53,19 @@ class TrainingSamples(_Samples):
         split: N images.
         augment: (H, W, 3) uint8 array and key -> (3, S, S) uint8 tensor.
         seed: run seed.
+        foreground: index of an image and key -> its mask (S, S) bool, augmented like the image; None: without masks.
     """
 
-    def __init__(self, split: Split, augment: Callable, seed: int):
-        self.split, self.augment, self.seed = split, augment, seed
+    def __init__(self, split: Split, augment: Callable, seed: int, foreground: Callable | None = None):
+        self.split, self.augment, self.seed, self.foreground = split, augment, seed, foreground
 
     def load(self, sample: SampleKey) -> Sample:
-        """Return an image, its label, and the unreadable images that it replaces."""
+        """Return an image, its label, its foreground if there are masks, and the unreadable images it replaces."""
         epoch, index, repeat = sample
         image, source, found = self.readable(epoch, index)
-        image = self.augment(image, derive_seed(self.seed, "augment", epoch, index, repeat))
-        return image, int(self.split.labels[source]), found
+        key = derive_seed(self.seed, "augment", epoch, index, repeat)
+        mask = () if self.foreground is None else (self.foreground(source, key),)
+        return self.augment(image, key), int(self.split.labels[source]), *mask, found
 
     def readable(self, epoch: int, index: int) -> tuple[np.ndarray, int, Found]:
         """Return a readable image, its index, and the unreadable images tried before it."""
@@ -103,6 +106,8 @@ class EvaluationSamples(_Samples):
 class TrainingBatches:
     """Batches (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is one epoch, set by `order`.
 
+    Samples with masks add a third part, the foreground (b, S, S) bool.
+
     Iterating raises a DataError if more images are bad than `bad` allows.
 
     Args:
@@ -119,10 +124,10 @@ class TrainingBatches:
         self.loader = _loader(samples, order, workers, pin, persistent_workers=workers > 0)
         self.bad = bad or BadImages()
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         # now and not at the first batch: who iterates may set generators in between
         batches = in_shared_memory(iter(self.loader))
-        return (_checked(batch, self.bad)[:2] for batch in batches)
+        return (_checked(batch, self.bad)[:-1] for batch in batches)
 
 
 def _loader(samples: _Samples, batches: Iterable, workers: int, pin: bool, **more: Any) -> DataLoader:
@@ -170,11 +175,10 @@ def evaluation_batches(
             yield samples.black()[None], torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool)
 
 
-def _collate(loaded: list[Sample] | str) -> tuple[Tensor, Tensor, list[Found]] | str:
+def _collate(loaded: list[Sample] | str) -> tuple[Any, ...] | str:
     if isinstance(loaded, str):
         return loaded
-    images, labels = default_collate([sample[:2] for sample in loaded])
-    return images, labels, [found for _, _, found in loaded]
+    return *default_collate([sample[:-1] for sample in loaded]), [sample[-1] for sample in loaded]
 
 
 OUT_OF_SHARED_MEMORY = ("shared memory", "Bus error", "No space left on device", "unable to mmap")
@@ -192,10 +196,10 @@ def in_shared_memory(batches: Iterator) -> Iterator:
         raise DataError(f"the processes that load images ran out of shared memory (/dev/shm): {remedy}") from error
 
 
-def _checked(batch: tuple[Tensor, Tensor, list[Found]] | str, bad: BadImages) -> tuple[Tensor, Tensor, list[Found]]:
+def _checked(batch: tuple[Any, ...] | str, bad: BadImages) -> tuple[Any, ...]:
     if isinstance(batch, str):
         raise DataError(batch)
-    bad.add(one for found in batch[2] for one in found)
+    bad.add(one for found in batch[-1] for one in found)
     return batch
 
 

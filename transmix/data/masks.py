@@ -1,18 +1,20 @@
-"""Foreground masks of validation images: where data sets store them, and how to crop them like the images."""
+"""Foreground masks: where data sets store them, and how to crop and augment them like the images."""
 
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from transmix.data.augment import TrainingAugmentation
 from transmix.data.dataset import DataError, ImageData, listing
 from transmix.data.encoded import EncodedImages, ImageFiles
 from transmix.data.formats import FORMATS
+from transmix.data.settings import Augmentation
 from transmix.data.tables import ArrowFiles
 from transmix.error import one_line
 
@@ -29,25 +31,27 @@ Masks = Callable[[int], np.ndarray]
 """Position of an image in a split -> its mask (H, W) uint8, in the image's own size."""
 
 
-def open_masks(data: ImageData) -> Masks:
-    """Find the foreground masks of a data set's validation images.
+def open_masks(data: ImageData, of: Literal["train", "val"] = "val") -> Masks:
+    """Find the foreground masks of the images of a data set's split.
 
     They come with the built-in digits; with Parquet files that have a column `mask` of encoded images; and with
     Oxford-IIIT Pet where `annotations/trimaps` is unpacked. Encoded masks are trimaps (1 foreground, 2 background, 3
     not classified), or 0 for background and 1 or 255 for foreground.
 
     Args:
-        data: from `open_data`, with images not decoded yet.
+        data: from `open_data`, or from `load_data`.
+        of: the split.
 
     Returns:
-        A function from an index of `data.val` to a mask; it raises a DataError for an unreadable mask, other values, or
+        A function from an index of the split to a mask; it raises a DataError for an unreadable mask, other values, or
         another size than the image.
 
     Raises:
         DataError: The data set has no masks.
     """
-    images: Any
-    images, masks = data.val.images, data.val.masks
+    split = data.train if of == "train" else data.val
+    images: Any = split.images if split.encoded is None else split.encoded
+    masks = split.masks
     if masks is not None:
         return lambda index: np.asarray(masks[index], dtype=np.uint8)
     match images.files if isinstance(images, EncodedImages) else None:
@@ -80,6 +84,27 @@ def crop_mask(mask: np.ndarray, crop: Callable[[np.ndarray], Tensor]) -> Tensor:
     """
     covers = np.stack([mask == value for value in (BACKGROUND, FOREGROUND, UNSURE)], axis=-1)
     return crop(covers.astype(np.uint8) * 255).argmax(dim=0).to(torch.uint8)
+
+
+def drawn(mask: np.ndarray) -> np.ndarray:
+    """Draw a mask's foreground white on black, (H, W, 3) uint8: the form that `TrainingAugmentation` moves."""
+    return np.repeat((mask == FOREGROUND)[..., None] * np.uint8(255), 3, axis=2)
+
+
+def augmented_masks(masks: Masks | None, settings: Augmentation, size: int) -> Callable[[int, int], Tensor] | None:
+    """Return a function from an image's index and a sample's key to its foreground (size, size) bool.
+
+    It is moved as `TrainingAugmentation` moves the image of that key. None without masks.
+    """
+    if masks is None:
+        return None
+    augment = TrainingAugmentation(settings, size, of_masks=True)
+    return lambda index, key: is_white(augment(drawn(masks(index)), key))
+
+
+def is_white(pixels: Tensor) -> Tensor:
+    """Return where a drawn mask (..., 3, S, S) uint8 shows the foreground after it was resized, (..., S, S) bool."""
+    return pixels.select(-3, 0) >= 128
 
 
 def _column(files: tuple[str, ...]) -> Any:

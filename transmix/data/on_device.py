@@ -17,6 +17,7 @@ from transmix.data.bad_images import BadImages
 from transmix.data.batch_augment import BatchAugmentation, Draws
 from transmix.data.dataset import ImageData, Split, UnreadableImageError, size_of
 from transmix.data.loader import TrainingSamples, evaluation_batches
+from transmix.data.masks import Masks, drawn, is_white
 from transmix.data.sampler import EpochSampler, SampleKey
 from transmix.data.settings import Augmentation
 from transmix.error import RecipeError
@@ -50,7 +51,9 @@ def kept_size(split: Split, crop: str, size: int) -> tuple[int, int]:
     return sizes.pop() if sizes else (size, size)
 
 
-def check_memory(train: int, source: tuple[int, int], val: int, size: int, device: torch.device | str) -> None:
+def check_memory(
+    train: int, source: tuple[int, int], val: int, size: int, device: torch.device | str, masks: bool = False
+) -> None:
     """Check that the images fit into the device memory.
 
     Args:
@@ -59,17 +62,18 @@ def check_memory(train: int, source: tuple[int, int], val: int, size: int, devic
         val: number of validation images.
         size: stored side of validation images.
         device: target device.
+        masks: whether each training image has a mask.
 
     Raises:
         RecipeError: they do not fit.
     """
     free = free_memory(torch.device(device))
-    needed = 3 * (train * source[0] * source[1] + val * size * size)
+    needed = (3 + masks) * train * source[0] * source[1] + 3 * val * size * size
     if free is not None and needed > free:
         raise RecipeError(
-            f"on_device needs {needed / 1e6:,.1f} MB for {train} training images of {source[0]} x {source[1]} and "
-            f"{val} validation images of {size} x {size} pixels, but {device} has {free / 1e6:,.1f} MB free; take a "
-            f"smaller --image-size, or leave --on-device out"
+            f"on_device needs {needed / 1e6:,.1f} MB for {train} training images{' with masks' if masks else ''} of "
+            f"{source[0]} x {source[1]} and {val} validation images of {size} x {size} pixels, but {device} "
+            f"has {free / 1e6:,.1f} MB free; take a smaller --image-size, or leave --on-device out"
         )
 
 
@@ -132,10 +136,11 @@ class TrainingImages:
         met: Collects unreadable images and limits them; None: none allowed. Each is replaced by another image, the same
             as in the loader.
         compiled: Compile the augmentation; results are bit-identical. On a CPU it is slower.
+        masks: Masks of the images; their foreground is kept on the device too, and joins each batch.
 
     Raises:
         RecipeError: crop 'random-resized' of images whose sizes differ.
-        DataError: more images are unreadable than `met` allows.
+        DataError: more images are unreadable than `met` allows, or a mask is.
     """
 
     def __init__(
@@ -147,18 +152,25 @@ class TrainingImages:
         device: torch.device | str,
         met: BadImages | None = None,
         compiled: bool = False,
+        masks: Masks | None = None,
     ):
         source = kept_size(split, settings.crop, size)
         change = to_tensor if settings.crop == "random-resized" else lambda image: to_tensor(fit(image, size))
         self.images, self.bad = keep(split, change, source, device, met or BadImages())
+        self.foreground = None
+        if masks is not None:
+            empty = torch.zeros(1, *source, dtype=torch.uint8)  # never used: another image replaces an unreadable one
+            images = range(len(split))
+            white = [empty if index in self.bad else change(drawn(masks(index)))[:1] for index in images]
+            self.foreground = torch.stack(white).to(device)
         self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
         self.augment = BatchAugmentation(settings, source, size, seed, device)
         self.change = torch.compile(self.augment.apply, fullgraph=True) if compiled else self.augment.apply
         self.instead = TrainingSamples(replace(split, bad=self.bad), to_tensor, seed)
         self.device = torch.device(device)
 
-    def batch(self, samples: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        """Return images (b, 3, S, S) uint8 and labels (b,) int64 of samples, on the device."""
+    def batch(self, samples: list[SampleKey]) -> tuple[Tensor, ...]:
+        """Return images (b, 3, S, S) uint8, labels (b,) int64 and foreground (b, S, S) bool if there are masks."""
         return self.take(*self.draw(samples))
 
     def draw(self, samples: list[SampleKey]) -> tuple[Tensor, Draws]:
@@ -171,9 +183,12 @@ class TrainingImages:
                     sources[row] = self.instead.readable(epoch, index)[1]
         return self._there(sources), self.augment.draw(self._there(keys))
 
-    def take(self, sources: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return the drawn images (b, 3, S, S) uint8 and labels (b,) int64."""
-        return self.change(self.images[sources], draws), self.labels[sources]
+    def take(self, sources: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+        """Return the drawn images (b, 3, S, S) uint8, labels (b,) int64 and foreground (b, S, S) if there are masks."""
+        batch = self.change(self.images[sources], draws), self.labels[sources]
+        if self.foreground is None:
+            return batch
+        return *batch, is_white(self.augment.apply_to_masks(self.foreground[sources], draws))
 
     def _there(self, numbers: Tensor) -> Tensor:
         pinned = numbers.pin_memory() if self.device.type == "cuda" else numbers  # else the copy would be waited for
@@ -194,7 +209,7 @@ class TrainingBatchesOnDevice:
     def __init__(self, images: TrainingImages, order: EpochSampler, bad: BadImages, met: BadImages):
         self.images, self.order, self.bad, self.met = images, order, bad, met
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         self.bad.add(self.met.known.items())
         batches, batch = iter(self.order), self.order.batch
         while block := list(islice(batches, max(1, BLOCK // batch))):
@@ -213,6 +228,7 @@ def hold_on_device(
     bad: BadImages,
     filled: bool,
     compiled: bool,
+    masks: Masks | None,
 ) -> tuple[TrainingBatchesOnDevice, list[tuple[Tensor, Tensor, Tensor | None]]]:
     """Move a run's images to its device; return training batches and `evaluation_batches` (valid is on the CPU).
 
@@ -224,8 +240,9 @@ def hold_on_device(
         raise RecipeError("on_device computes in float64, which mps does not have; leave --on-device out")
     size, share, met = crop.size, (order.rank, order.world), BadImages(bad.limit)
     mine = len(range(order.rank, len(data.val), order.world))
-    check_memory(len(data.train), kept_size(data.train, settings.crop, size), mine, size, device)
-    train = TrainingImages(data.train, settings, size, order.seed, device, met, compiled)
+    source = kept_size(data.train, settings.crop, size)
+    check_memory(len(data.train), source, mine, size, device, masks is not None)
+    train = TrainingImages(data.train, settings, size, order.seed, device, met, compiled, masks)
     val = [
         (images.to(device), labels.to(device), valid)
         for images, labels, valid in evaluation_batches(data.val, crop, order.batch, 0, False, share, met, filled)

@@ -89,11 +89,6 @@ def _check_labels(mixing: Mixing, epochs: int) -> None:
     name = rule_name(mixing)
     if name == "area":
         return
-    if "foreground" in rule.needs:
-        raise RecipeError(
-            f"labels {name!r} need masks of the objects, which training does not load; in a loop of your own: "
-            f"tm.mix(images, labels, foreground=masks)"
-        )
     last = epochs if mixing.mix_epochs is None else min(mixing.mix_epochs, epochs)
     reasons = {
         "mix none mixes no batch": mixing.mix == "none",

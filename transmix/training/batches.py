@@ -9,12 +9,14 @@ from torch import Tensor
 
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.bad_images import BadImages
-from transmix.data.dataset import ImageData
+from transmix.data.dataset import DataError, ImageData
 from transmix.data.loader import TrainingBatches, TrainingSamples, choose_threads, choose_workers, evaluation_batches
+from transmix.data.masks import Masks, augmented_masks, open_masks
 from transmix.data.on_device import hold_on_device
 from transmix.data.sampler import EpochSampler
 from transmix.distributed import World
 from transmix.recipes import Recipe, RecipeError
+from transmix.recipes.mixing import build_rule, rule_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,8 @@ class Batches:
 
     Attributes:
         order: sampler of the training images; the start of an epoch is set there.
-        training: micro-batches of an epoch, in the order of `order`.
+        training: micro-batches of an epoch, in the order of `order`: images and labels, and the foreground where the
+            label rule needs masks.
         validation: called for each evaluation; yields (images, labels, valid). If the model is sharded, each process
             has the same number.
         crop: evaluation crop.
@@ -31,7 +34,7 @@ class Batches:
     """
 
     order: EpochSampler
-    training: Iterable[tuple[Tensor, Tensor]]
+    training: Iterable[tuple[Tensor, ...]]
     validation: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor | None]]]
     crop: EvaluationCrop
     bad: BadImages
@@ -43,7 +46,7 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
     Raises:
         RecipeError: a batch size that cannot be split over processes and micro-batches, or fewer images than one step
             needs.
-        DataError: images that do not fit on the device.
+        DataError: images that do not fit on the device, or a label rule that needs masks which the data set lacks.
     """
     per_step, accumulate = recipe.optimization.batch_size, recipe.optimization.accumulate
     if per_step % (world.size * accumulate):
@@ -61,12 +64,28 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
         order = EpochSampler(len(data.train), recipe.run.seed, batch, per_step, settings.repeats, *share)
     except ValueError as error:
         raise RecipeError(str(error)) from error
+    masks = training_masks(recipe, data)
     crop, pin = EvaluationCrop(size, settings.eval_crop), world.device.type == "cuda"
     filled = recipe.run.shard and world.size > 1
     if recipe.data.on_device:
         compiled = recipe.model.compile and world.device.type != "cpu"
-        training, kept = hold_on_device(data, settings, order, crop, world.device, bad, filled, compiled)
+        training, kept = hold_on_device(data, settings, order, crop, world.device, bad, filled, compiled, masks)
         return Batches(order, training, partial(iter, kept), crop, bad)
-    training = TrainingBatches(TrainingSamples(data.train, augment, recipe.run.seed), order, workers, pin, bad)
+    samples = TrainingSamples(data.train, augment, recipe.run.seed, augmented_masks(masks, settings, size))
+    training = TrainingBatches(samples, order, workers, pin, bad)
     validation = partial(evaluation_batches, data.val, crop, batch, workers, pin, share, bad, filled)
     return Batches(order, training, validation, crop, bad)
+
+
+def training_masks(recipe: Recipe, data: ImageData) -> Masks | None:
+    """Return the masks of the training images if the recipe's label rule needs them.
+
+    Raises:
+        DataError: the data set has none.
+    """
+    if "foreground" not in build_rule(recipe.mixing).needs:
+        return None
+    try:
+        return open_masks(data, "train")
+    except DataError as error:
+        raise DataError(f"labels {rule_name(recipe.mixing)!r} need masks of the objects. {error}") from error

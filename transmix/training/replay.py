@@ -16,6 +16,7 @@ from transmix.data.augment import TrainingAugmentation
 from transmix.data.bad_images import BadImages, allowed_bad
 from transmix.data.dataset import ImageData
 from transmix.data.loader import TrainingSamples
+from transmix.data.masks import augmented_masks
 from transmix.data.on_device import TrainingImages
 from transmix.data.sampler import EpochSampler
 from transmix.models.build import build_model, normaliser
@@ -23,6 +24,7 @@ from transmix.recipes import Recipe
 from transmix.recipes.mixing import mixes_in
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
 from transmix.runs.folder import RunError, read_recipe
+from transmix.training.batches import training_masks
 from transmix.training.loop import load_run_data
 from transmix.training.optimizer import a_copy, build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
@@ -71,12 +73,15 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
             model.zero_grad()
 
 
-def _loader(recipe: Recipe, data: ImageData, device: torch.device) -> Callable[[list], tuple[Tensor, Tensor]]:
+def _loader(recipe: Recipe, data: ImageData, device: torch.device) -> Callable[[list], tuple[Tensor, ...]]:
     """Return a function from sample keys to a batch, as in the run."""
     settings, size, seed = recipe.augmentation, recipe.data.image_size, recipe.run.seed
+    masks = training_masks(recipe, data)
     if recipe.data.on_device:
-        return TrainingImages(data.train, settings, size, seed, device, BadImages(allowed_bad(recipe.data))).batch
-    samples = TrainingSamples(data.train, TrainingAugmentation(settings, size), seed)
+        met = BadImages(allowed_bad(recipe.data))
+        return TrainingImages(data.train, settings, size, seed, device, met, masks=masks).batch
+    foreground = augmented_masks(masks, settings, size)
+    samples = TrainingSamples(data.train, TrainingAugmentation(settings, size), seed, foreground)
     return lambda wanted: default_collate([samples[one] for one in wanted])
 
 

@@ -151,37 +151,41 @@ class TrainingStep:
         # What the model saw then: the batch before, the labels after, the attention if it was read.
         self.boxes: tuple[Tensor, Mixed, Attention | None] | None = None
 
-    def __call__(self, step: int, micro_batches: list[tuple[Tensor, Tensor]], lr: float, mix: bool = True) -> None:
+    def __call__(self, step: int, micro_batches: list[tuple[Tensor, ...]], lr: float, mix: bool = True) -> None:
         """Take one optimizer step, without device synchronisation.
 
         Args:
             step: step number, counted over the whole run.
-            micro_batches: uint8 images (b, 3, S, S) and labels (b,) int64 whose gradients are summed.
+            micro_batches: uint8 images (b, 3, S, S), labels (b,) int64 and, where the label rule needs masks, the
+                foreground (b, S, S) bool; their gradients are summed.
             lr: learning rate.
             mix: whether to mix in this step.
         """
         self.model.train()
         self.transmix.mixer.enabled = mix
         losses = []
-        for micro, (images, labels) in enumerate(micro_batches):
+        for micro, batch in enumerate(micro_batches):
             last = micro == len(micro_batches) - 1
             # Gradients are averaged over processes at the last micro-batch alone: FSDP2 has a switch, DDP a context.
             if hasattr(self.model, "set_requires_gradient_sync"):
                 self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
             with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():  # type: ignore[operator]
-                loss = self.forward(step, micro, images, labels)
+                loss = self.forward(step, micro, *batch)
                 self.scaler.scale(loss / len(micro_batches)).backward()
             losses.append(loss.detach())
         set_lr(self.optimizer, lr)
         self._descend(step + 1, torch.stack(losses))
 
-    def forward(self, step: int, micro: int, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, step: int, micro: int, images: Tensor, labels: Tensor, foreground: Tensor | None = None
+    ) -> Tensor:
         """Return the loss of one micro-batch: the three lines of the README's loop."""
         tm = self.transmix
         images, labels = self.normalise(images), labels.to(self.device, non_blocking=True)
+        foreground = None if foreground is None else foreground.to(self.device, non_blocking=True)
         tm.mixer.generator.manual_seed(derive_seed(self.seed, "mix", step, micro, self.rank))
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
-            mixed = tm.mix(images, labels)  # methods that look first run the model too
+            mixed = tm.mix(images, labels, foreground=foreground)  # methods that look first run the model too
             logits = self.model(mixed.images)
         mixed = tm.relabel(mixed, logits=logits)
         loss = tm.loss(logits, mixed)
