@@ -58,7 +58,9 @@ def variants(split: Split, settings: Augmentation, size: int, batch: int, worker
     found = {"loader": passes(loader, first, device)}
     for name, compiled in {"on device": False, "on device, compiled": True}.items():
         if not compiled or device == "cuda":  # as `--on-device --compile` has it
-            images = TrainingImages(split, settings, size, 0, device, compiled=compiled)
+            images = TrainingImages(split, settings, size, 0, device)
+            if compiled:
+                images.compile()
             found[name] = passes(TrainingBatchesOnDevice(images, second, BadImages(), BadImages()), second, device)
     return found
 

@@ -21,6 +21,7 @@ from suites import measure
 from transmix.cli import complain
 from transmix.cli.compare import main as compare
 from transmix.compare import read_run
+from transmix.methods import NAMED
 from transmix.recipes import RecipeError
 from transmix.runs.error import RunError
 from transmix.runs.read import RunRecord
@@ -45,23 +46,8 @@ class Budget(NamedTuple):
 LABEL_ALONE = ("cutmix", "mixup+cutmix", "transmix")
 """TransMix, the mix that differs from it in the label alone, and CutMix without Mixup."""
 
-ALL_METHODS = [
-    "none",
-    "cutmix",
-    "mixup+cutmix",
-    "transmix",
-    "mixpro",
-    "tlalign",
-    "smmix",
-    "tokenmix",
-    "attentivecutmix",
-    "snapmix",
-    "fmix",
-    "resizemix",
-    "saliencymix",
-    "objectmix",
-]
-"""Every method that has a class of its own, beside TransMix with its baselines."""
+ALL_METHODS = ("none", "cutmix", "mixup+cutmix", "transmix", *NAMED)
+"""TransMix with its baselines, and every method that has a class of its own."""
 
 WITH_MASKS = ("calibration", "occlusion", "attention-quality", "label-truth")
 WITHOUT_MASKS = ("calibration", "occlusion", "--occlusion-ratios", "0", "0.5")

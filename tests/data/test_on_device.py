@@ -153,7 +153,8 @@ def test_compiled_the_pixels_are_the_same(split, settings, monkeypatch):
     monkeypatch.setattr(torch, "compile", compile)
     plain, _ = batches_of(split, settings)
     assert not calls
-    compiled, _ = batches_of(split, settings, compiled=True)
+    compiled, _ = batches_of(split, settings)
+    compiled.images.compile()
     assert len(calls) == 1
     for (images, labels), (same, same_labels) in zip(plain, compiled, strict=True):
         assert torch.equal(images, same)
@@ -162,13 +163,18 @@ def test_compiled_the_pixels_are_the_same(split, settings, monkeypatch):
 
 def test_a_gpu_gets_it_compiled_where_the_model_is(split, monkeypatch, small_recipe, tmp_path):
     asked = []
-    monkeypatch.setattr(batches, "hold_on_device", lambda *about: asked.append(about[-2]) or (None, None))
+    monkeypatch.setattr(TrainingImages, "compile", lambda images: asked.append(images))
+    held = hold_on_device
+    monkeypatch.setattr(batches, "hold_on_device", lambda *about: held(*about[:4], torch.device("cpu"), *about[5:]))
     data = ImageData("noise", tuple("abcde"), split, split_of(pictures(10)))
     for device in ("cpu", "cuda"):
         for compile in (False, True):
             recipe = small_recipe(tmp_path, on_device=True, compile=compile)
             batches.prepare_batches(recipe, data, BadImages(), World(0, 1, 1, torch.device(device)))
-    assert asked == [False, False, False, True]
+            asked.append((device, compile))
+    assert asked[:3] == [("cpu", False), ("cpu", True), ("cuda", False)]
+    assert isinstance(asked[3], TrainingImages)
+    assert asked[4:] == [("cuda", True)]
 
 
 def test_every_epoch_seed_and_repeat_looks_different(split):
@@ -284,7 +290,7 @@ def held(split, device="cpu", val=None, crop=None, rank=0, world=2, filled=False
     data = ImageData("noise", tuple("abcde"), split, val or split_of(pictures(10)))
     order = EpochSampler(len(split), 0, 4, 4, rank=rank, world=world)
     crop = crop or EvaluationCrop(SIZE, 1.0)
-    return hold_on_device(data, PAD, order, crop, torch.device(device), bad or BadImages(), filled, False)
+    return hold_on_device(data, PAD, order, crop, torch.device(device), bad or BadImages(), filled)
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(split, monkeypatch, says):

@@ -1,6 +1,7 @@
 """What several tests of training share: the script that kills runs, as a module, and pairs of processes."""
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -8,8 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from transmix.recipes import dump_recipe
 from transmix.visual import pairs as pictures
@@ -21,6 +26,27 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "chaos.py"
 def _empty_pictures(monkeypatch):
     """Draw no boxes: they take longer than a small run. What a fixture of a module trains has its pictures."""
     monkeypatch.setattr(pictures, "mixed_batch_figure", lambda *_, **__: Figure((1, 1)))
+
+
+@pytest.fixture(scope="session")
+def with_masks(tmp_path_factory):
+    """40 training images that show their own masks: an ellipse, white on black, elsewhere in each."""
+    folder, rows, columns = tmp_path_factory.mktemp("masks"), *np.mgrid[:20, :24]
+    for split, count in (("train", 40), ("validation", 8)):
+        shapes = [(rows - index % 20) ** 2 / 25 + (columns - index % 7 * 3) ** 2 / 49 < 1 for index in range(count)]
+        table = {
+            "image": [png(np.repeat(shape[..., None], 3, 2) * np.uint8(255)) for shape in shapes],
+            "label": [index % 2 for index in range(count)],
+            "mask": [png(shape.astype(np.uint8)) for shape in shapes],
+        }
+        pq.write_table(pa.table(table), folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,11 @@
 """Every method trains by its name in a recipe, and resumes to the same bits; so does one that looks through the EMA."""
 
 import copy
-import io
 from dataclasses import replace
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from transmix.data.dataset import DataError
@@ -32,27 +27,6 @@ class Died(BaseException):
 
 def weights(folder):
     return [load_file(folder / "checkpoints" / "step-00000005" / f"{name}.safetensors") for name in ("model", "ema")]
-
-
-@pytest.fixture(scope="module")
-def with_masks(tmp_path_factory):
-    """40 training images that show their own masks: an ellipse, white on black, elsewhere in each."""
-    folder, rows, columns = tmp_path_factory.mktemp("masks"), *np.mgrid[:20, :24]
-    for split, count in (("train", 40), ("validation", 8)):
-        shapes = [(rows - index % 20) ** 2 / 25 + (columns - index % 7 * 3) ** 2 / 49 < 1 for index in range(count)]
-        table = {
-            "image": [png(np.repeat(shape[..., None], 3, 2) * np.uint8(255)) for shape in shapes],
-            "label": [index % 2 for index in range(count)],
-            "mask": [png(shape.astype(np.uint8)) for shape in shapes],
-        }
-        pq.write_table(pa.table(table), folder / f"{split}-00000-of-00001.parquet")
-    return folder
-
-
-def png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("more", [{}, {"workers": 2}, {"on_device": True}], ids=["loader", "workers", "on_device"])

@@ -308,6 +308,18 @@ def by(recipe, **mixing):
     return replace(recipe, mixing=replace(recipe.mixing, prob=0.5, **mixing), optimization=optimization)
 
 
+PIXELS = [{"mix": "attentivecutmix+fmix+resizemix+saliencymix"}, {"mix": "objectmix"}]
+
+
+@pytest.mark.parametrize("mixing", PIXELS, ids=lambda one: one["mix"])
+def test_methods_of_other_pixels_train_in_two_processes(mixing, pair, recipe, with_masks, tmp_path):
+    if mixing["mix"] == "objectmix":
+        recipe = replace(recipe, data=replace(recipe.data, data=str(with_masks)))
+    found = pair("plain", shards(by(recipe, **mixing), False), tmp_path / "run")
+    assert found["codes"] == [0, 0], found["said"]
+    assert newest(tmp_path / "run").state["step"] == 5
+
+
 LOOKING = [{"mix": "tlalign"}, {"mix": "snapmix"}, {"mix": "tokenmix", "guide": "ema"}, {"mix": "mixpro"}]
 
 

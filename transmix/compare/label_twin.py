@@ -21,9 +21,9 @@ LABEL_ONLY = {"labels", "smoothing"}
 """Settings that change labels and no image, beside those of the label rule."""
 
 NO_TWIN = (
-    "No group differs from transmix in the label alone: transmix switches between Mixup and CutMix, which cutmix and "
-    "mixup do not. mixup+cutmix with the same settings sees the same images; so does cutmix where mixup_alpha is 0 in "
-    "both."
+    "A group whose labels follow a rule has no twin, the same mixed images with labels by area: its difference from "
+    "the others is not that of the label alone. The twin of transmix is mixup+cutmix with the same settings, or cutmix "
+    "where mixup_alpha is 0 in both."
 )
 """What is said where labels by a rule are compared without their twin, the same mix with labels by area."""
 

@@ -135,7 +135,6 @@ class TrainingImages:
         device: target device.
         met: Collects unreadable images and limits them; None: none allowed. Each is replaced by another image, the same
             as in the loader.
-        compiled: Compile the augmentation; results are bit-identical. On a CPU it is slower.
         masks: Masks of the images; their foreground is kept on the device too, and joins each batch.
 
     Raises:
@@ -151,7 +150,6 @@ class TrainingImages:
         seed: int,
         device: torch.device | str,
         met: BadImages | None = None,
-        compiled: bool = False,
         masks: Masks | None = None,
     ):
         source = kept_size(split, settings.crop, size)
@@ -165,9 +163,13 @@ class TrainingImages:
             self.foreground = torch.stack(white).to(device)
         self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
         self.augment = BatchAugmentation(settings, source, size, seed, device)
-        self.change = torch.compile(self.augment.apply, fullgraph=True) if compiled else self.augment.apply
+        self.change = self.augment.apply
         self.instead = TrainingSamples(replace(split, bad=self.bad), to_tensor, seed)
         self.device = torch.device(device)
+
+    def compile(self) -> None:
+        """Compile the augmentation; results are bit-identical. On a CPU it is slower."""
+        self.change = torch.compile(self.augment.apply, fullgraph=True)
 
     def batch(self, samples: list[SampleKey]) -> tuple[Tensor, ...]:
         """Return images (b, 3, S, S) uint8, labels (b,) int64 and foreground (b, S, S) bool if there are masks."""
@@ -227,8 +229,7 @@ def hold_on_device(
     device: torch.device,
     bad: BadImages,
     filled: bool,
-    compiled: bool,
-    masks: Masks | None,
+    masks: Masks | None = None,
 ) -> tuple[TrainingBatchesOnDevice, list[tuple[Tensor, Tensor, Tensor | None]]]:
     """Move a run's images to its device; return training batches and `evaluation_batches` (valid is on the CPU).
 
@@ -242,7 +243,7 @@ def hold_on_device(
     mine = len(range(order.rank, len(data.val), order.world))
     source = kept_size(data.train, settings.crop, size)
     check_memory(len(data.train), source, mine, size, device, masks is not None)
-    train = TrainingImages(data.train, settings, size, order.seed, device, met, compiled, masks)
+    train = TrainingImages(data.train, settings, size, order.seed, device, met, masks)
     val = [
         (images.to(device), labels.to(device), valid)
         for images, labels, valid in evaluation_batches(data.val, crop, order.batch, 0, False, share, met, filled)

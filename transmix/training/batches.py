@@ -68,8 +68,9 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
     crop, pin = EvaluationCrop(size, settings.eval_crop), world.device.type == "cuda"
     filled = recipe.run.shard and world.size > 1
     if recipe.data.on_device:
-        compiled = recipe.model.compile and world.device.type != "cpu"
-        training, kept = hold_on_device(data, settings, order, crop, world.device, bad, filled, compiled, masks)
+        training, kept = hold_on_device(data, settings, order, crop, world.device, bad, filled, masks)
+        if recipe.model.compile and world.device.type != "cpu":
+            training.images.compile()
         return Batches(order, training, partial(iter, kept), crop, bad)
     samples = TrainingSamples(data.train, augment, recipe.run.seed, augmented_masks(masks, settings, size))
     training = TrainingBatches(samples, order, workers, pin, bad)
