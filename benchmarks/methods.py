@@ -34,10 +34,11 @@ METHODS = ("cutmix", "transmix", *NAMED)
 class Step:
     """One way to train a copy of the model."""
 
-    def __init__(self, name: str, model: str, device: str, bf16: bool):
+    def __init__(self, name: str, arguments: Namespace):
+        device, bf16 = arguments.device, arguments.device == "cuda"
         torch.manual_seed(0)
         with torch.device(device):
-            self.model = timm.create_model(model).train()
+            self.model = timm.create_model(arguments.model, img_size=arguments.side).train()
         self.name, self.device, self.bf16 = name, device, bf16
         settings: dict[str, Any] = {"smoothing": SMOOTHING, "generator": torch.Generator().manual_seed(0)}
         if name in ("cutmix", "transmix"):
@@ -60,10 +61,8 @@ class Step:
 
 def measure(arguments: Namespace) -> list[dict[str, Any]]:
     """Return a row for every method."""
-    images, labels = batch_for(arguments.batch, 224, 1000, arguments.device)
-    steps = {
-        name: Step(name, arguments.model, arguments.device, arguments.device == "cuda") for name in arguments.methods
-    }
+    images, labels = batch_for(arguments.batch, arguments.side, 1000, arguments.device)
+    steps = {name: Step(name, arguments) for name in arguments.methods}
     turns: dict[str, Callable[[], object]] = {
         name: lambda step=step: step(images, labels) for name, step in steps.items()
     }
@@ -86,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = flags(__doc__, rounds=9)
     parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm's name")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--side", type=int, default=224, help="of the images, in pixels")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
     arguments = parse(parser, argv, {"model": "deit_small_patch16_224", "batch": 256, "steps": 5})

@@ -5,10 +5,13 @@ import sys
 
 import pytest
 
+from transmix.methods import NAMED
+
 TINY = {
     "step_overhead": ["--cases", "vit_tiny_patch16_224:2", "--side", "32"],
     "mixing": ["--batches", "4", "--side", "16", "--classes", "5", "--calls", "1"],
     "loss": ["--batch", "4", "--classes", "10", "--calls", "1", "--dtypes", "float32", "bf16"],
+    "methods": ["--model", "vit_tiny_patch16_224", "--batch", "2", "--side", "64"],
     "pipeline": ["--images", "4", "--batch", "4", "--side", "16", "--stored", "20", "24"],
     "on_device": ["--images", "4", "--batch", "2", "--size", "8"],
     "scaling": [
@@ -65,6 +68,14 @@ def test_step_overhead_refuses_to_leave_out_what_it_compares_with(script, capsys
     with pytest.raises(SystemExit):
         script("step_overhead").main(["--ways", "transmix"])
     assert "--ways must include cutmix" in capsys.readouterr().err
+
+
+def test_methods(rows_of):
+    rows = rows_of("methods")
+    assert [way for _, way in rows] == ["cutmix", "transmix", *NAMED]
+    bounds = {way: round(row["bound"], 2) for (_, way), row in rows.items()}
+    assert (bounds["cutmix"], bounds["tlalign"], bounds["smmix"]) == (1.1, 1.1, 1.47)
+    assert all(row["memory_ratio"] > 0.9 for row in rows.values())
 
 
 def test_mixing(rows_of):
