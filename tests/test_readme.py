@@ -1,36 +1,59 @@
 """What the README shows runs."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from torch import nn
 
 from transmix.cli.options import parse
 from transmix.cli.train import Train, recipe_name
 from transmix.recipes import load_recipe
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-def test_every_piece_of_python_runs_as_it_stands_one_after_the_other():
-    """The three lines on timm, torchvision, Hugging Face, one's own model, and one with a class-attention head."""
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 6
-    names, losses = {}, []
-    for block in blocks:
-        assert "tm = transmix.TransMix(" in block
-        exec(compile(block, "README.md", "exec"), names)
-        losses.append(float(names["loss"].detach()))
-        assert names["mixed"].images.shape == (4, 3, 224, 224)
-    assert len(set(losses)) == 6
-    assert all(0 < loss < 20 for loss in losses)
+def test_its_python_runs_as_it_stands_and_prints_labels_that_move(monkeypatch, capsys):
+    create = timm.create_model
+
+    def strange_weights(*args, pretrained, **settings):  # the published ones need a network
+        assert pretrained
+        torch.manual_seed(0)
+        model = create(*args, **settings)
+        for block in model.blocks:
+            nn.init.normal_(block.attn.qkv.weight, std=0.3)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", strange_weights)
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert 0 < float(names["loss"].detach()) < 20
+    printed = re.findall(r"([\d.]+) by area, ([\d.]+) by TransMix", capsys.readouterr().out)
+    assert len(printed) == 4
+    assert any(area != lam for area, lam in printed)
 
 
-def test_every_example_it_names_is_there_and_every_example_is_named():
-    folder = Path(__file__).resolve().parents[1] / "examples"
-    named = set(re.findall(r"\(examples/(\w+\.py)\)", README))
-    assert named == {path.name for path in folder.glob("*.py")}
+def test_its_costs_are_those_that_were_measured():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "methods_cpu.json").read_text())["rows"]
+    ratios = {row["variant"]: f"{row['ratio']:.2f}" for row in measured if row["variant"] != "cutmix"}
+    table = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) \|$", README, flags=re.MULTILINE)
+    assert {name.lower(): cost for name, cost in table} == ratios
+
+
+def test_it_fits_a_screen_and_a_little():
+    assert len(README.splitlines()) <= 125
+
+
+def test_every_example_has_its_page():
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "loops").glob("*.md"))
+    assert all(f"examples/{path.name}" in pages for path in (ROOT / "examples").glob("*.py"))
 
 
 def commands():
@@ -46,7 +69,7 @@ def test_its_commands_are_understood(command):
     parse(Train, "train", arguments, Train(out=Path(), settings=load_recipe(recipe_name(arguments))))
 
 
-def test_every_folder_of_the_package_is_in_its_tree():
-    package = Path(__file__).resolve().parents[1] / "transmix"
+def test_every_folder_of_the_package_is_in_the_tree_of_contributing():
+    package = ROOT / "transmix"
     folders = [path.name for path in package.iterdir() if (path / "__init__.py").exists()]
-    assert all(f"  {name}/" in README for name in folders)
+    assert all(f"  {name}/" in CONTRIBUTING for name in folders)
