@@ -104,7 +104,8 @@ def judge(
         mixed = paste(boxes[start : start + BATCH], image)
         looked = look(model, normalise(mixed.images), maps=False)
         grid = looked.grid
-        relabelled = attention_labels(mixed, looked.attention, grid=grid, weight=1.0, downsample=downsample)
+        how = {"grid": grid, "extent": looked.extent, "downsample": downsample}
+        relabelled = attention_labels(mixed, looked.attention, weight=1.0, **how)
         found.append((mixed.lam_area.double(), relabelled.lam.double(), looked.attention))
     by_area, by_attention, attention = (torch.cat(values).numpy() for values in zip(*found, strict=True))
     return BoxLabels(boxes, by_area, by_attention, attention, grid)
