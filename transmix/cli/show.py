@@ -20,9 +20,8 @@ from transmix.models.loaded import LoadedModel, load_model, load_with_data
 from transmix.recipes import RecipeError
 from transmix.recipes.mixing import rule_name
 from transmix.recipes.settings import Mixing
-from transmix.runs.folder import read_classes
 from transmix.runs.weights import is_run
-from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
+from transmix.visual.attention import heads_figure, layers_figure, rollout_figure, spaced
 from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, rule_labels
 from transmix.visual.curves import curves_figure, read_curves
 from transmix.visual.labels import trained_rule, why_not
@@ -31,7 +30,7 @@ from transmix.visual.page import FORMATS, save_figure
 from transmix.visual.pairs import pairs_figure, trained_note
 from transmix.visual.palette import PAGE
 from transmix.visual.reliability import reliability, reliability_figure
-from transmix.visual.run import read_examples, read_log
+from transmix.visual.run import examples_figure, read_log
 
 What = Literal["pair", "sheet", "heads", "layers", "rollout", "epochs", "gallery", "curves", "reliability"]
 
@@ -218,17 +217,6 @@ def _attention(asked: Show) -> Figure:
     return rollout_figure(images, looked.attention, rollout(looked), grid, names, layers=layers, width=width)
 
 
-def _epochs(asked: Show) -> Figure:
-    epochs, classes = read_examples(Path(asked.target)), read_classes(Path(asked.target))
-    attention, logits = (
-        {epoch: tensors[name][: asked.count] for epoch, tensors in epochs.items()} for name in ("attention", "logits")
-    )
-    images, labels, grid = (next(iter(epochs.values()))[name] for name in ("images", "labels", "grid"))
-    h, w = grid.tolist()
-    images, labels = images[: asked.count], labels[: asked.count]
-    return epochs_figure(images, attention, (h, w), labels, logits, classes, width=asked.width)
-
-
 def _reliability(asked: Show) -> Figure:
     scene = _scene(replace(asked, images=()))
     assert scene.split is not None
@@ -243,7 +231,7 @@ def _reliability(asked: Show) -> Figure:
 FIGURES: dict[str, Callable[[Show], Figure]] = {
     **dict.fromkeys(("pair", "sheet", "gallery"), _pairs),
     **dict.fromkeys(("heads", "layers", "rollout"), _attention),
-    "epochs": _epochs,
+    "epochs": lambda asked: examples_figure(Path(asked.target), asked.count, asked.width),
     "curves": lambda asked: curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width),
     "reliability": _reliability,
 }
