@@ -35,12 +35,19 @@ def main(words: list[str] | None = None) -> None:
     for what, layer in (("the row that TransMix reads", LAST), ("the first layer's heads", min(model.heads))):
         seconds = []
         for number in range(asked.boxes + 1):
-            controls = Controls(own, partner, (number, 2 * number, 90, 90), (0, 0, 90, 90), layer=layer, moved="box")
+            controls = Controls(
+                own,
+                partner,
+                (number, 2 * number, number + 90, 2 * number + 90),
+                (0, 0, 90, 90),
+                layer=layer,
+                moved="box",
+            )
             started = time.perf_counter()
             found = answer(controls, model)
             assert found.shown is not None
             attention_part(found.shown, found.setting)
-            shares_part(found.shown, found.setting, model.weights["trained"])
+            shares_part(found.shown, found.setting, model, found.names)
             classes_part(found.shown, model.classes)
             seconds.append(time.perf_counter() - started)
         seconds = sorted(seconds[1:])  # the first one reads the files

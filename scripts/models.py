@@ -34,6 +34,15 @@ TIMES = ROOT / "benchmarks" / "results" / "reading_overhead_cpu.json"
 CLOSE = 1e-4
 """A compiled model's row may be this far from the eager softmax: the compiler reorders the model's own arithmetic."""
 
+KINDS = {
+    "class token": "Its row in the last block.",
+    "class attention": "A layer whose only query is the class token.",
+    "attention pool": "One query that is no token: learned, or the mean patch.",
+    "class-attention head": "Put in place of the average pooling by `transmix.attention.with_class_attention(model)`, "
+    "for models\nwithout a class token.",
+}
+"""What is read -> who asks."""
+
 Row = dict[str, str]
 Key = tuple[str, ...]
 
@@ -189,25 +198,42 @@ def page(rows: list[Row]) -> str:
     """Return docs/models.md."""
     read = [row for row in rows if row["read"] != "refused"]
     refused = [row for row in rows if row["read"] == "refused"]
-    shown = [
-        (
-            row["family"], row["library"], f"`{model_text(row)}`", row["read"], f"`{row['module']}`",
-            row["grid"] + (f" (at {row['size']})" if row["size"] != "224" else ""),
-            row["difference"], row["compiled"], row["overhead"] + (" †" if "short" in row["timed"] else ""),
-        )
-        for row in read
-    ]  # fmt: skip
-    titles = ("family", "library", "model", "read", "module", "grid at 224", "difference", "compiled", "overhead")
-    errors = [(row["family"], row["library"], f"`{model_text(row)}`", row["refusal"]) for row in refused]
+    unread = ", ".join(model_text(row) for row in read if row["compiled"] != "yes")
+    errors = [(_family(row), _model(row), row["refusal"]) for row in refused]
     return TEXT.format(
         families=len({row["family"] for row in read}),
         count=len(read),
-        table=markdown(titles, shown),
-        refused=markdown(("family", "library", "model", "error"), errors),
+        tables="\n\n".join(_of_kind(kind, read) for kind in KINDS),
+        compiled=f"All but {unread}" if unread else "All",
+        refused=markdown(("family", "model", "error"), errors),
         versions="; ".join(dict.fromkeys(row["made_with"] for row in rows)),
         timed=times_text(read),
         close=CLOSE,
     )
+
+
+def _of_kind(kind: str, rows: list[Row]) -> str:
+    """Return the table of the models whose attention is read in one way, under a heading that says which."""
+    heads = ("family", "model and module", "grid", "difference", "overhead")
+    shown = [
+        (
+            _family(row), f"{_model(row)}<br>reads `{row['module']}`",
+            row["grid"].replace(" ", "\u00a0") + (f" (at {row['size']})" if row["size"] != "224" else ""),
+            row["difference"], row["overhead"] + (" †" if "short" in row["timed"] else ""),
+        )
+        for row in rows if row["read"] == kind
+    ]  # fmt: skip
+    return f"## {kind[0].upper()}{kind[1:]}\n\n{KINDS[kind]}\n\n{markdown(heads, shown)}"
+
+
+def _family(row: Row) -> str:
+    """Return the family, with its library unless that is timm."""
+    return row["family"] + (f" ({row['library']})" if row["library"] != "timm" else "")
+
+
+def _model(row: Row) -> str:
+    """Return the model, its options on a line of their own: beside it they would widen the page."""
+    return f"`{row['model']}`" + (f"<br>`{row['options']}`" if row["options"] else "")
 
 
 def times_text(rows: list[Row]) -> str:
@@ -233,16 +259,14 @@ model holds a word. Other members of a family run the same code; models that are
 `transmix.AttentionReader(model)`, which raises an error with a remedy where it is not.
 
 - **model**: as `timm.create_model`, `torchvision.models.get_model` or, in transformers, a configuration takes it; the
-  options in parentheses are needed for it to be read, or tell apart what was measured.
-- **read**: who asks. *class token*: its row in the last block. *class attention*: a layer whose only query is the class
-  token. *attention pool*: one query that is no token: learned, or the mean patch. *class-attention head*: put in place
-  of the average pooling by `transmix.attention.with_class_attention(model)`, for models without a class token.
-- **module** and **grid**: the module whose attention that is, and the patches (h x w) of images of 224 x 224 pixels.
+  options below it are needed for it to be read, or tell apart what was measured.
+- **reads** and **grid**: the module whose attention that is, and the patches (h x w) of images of 224 x 224 pixels.
 - **difference**: largest difference of the row that is read from the same row of a softmax that was formed in full.
-- **compiled**: whether `torch.compile(model, fullgraph=True)` runs with the reader attached and hands over that row.
 - **overhead**: time of forward and backward with reading over the time without; empty: not measured yet.
 
-{table}
+{compiled} run under `torch.compile(model, fullgraph=True)` with the reader attached, which hands over the same row.
+
+{tables}
 
 ## Models that are refused
 

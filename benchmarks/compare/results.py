@@ -18,6 +18,7 @@ from masks import empty_boxes, label_truth
 from readme import put_into
 from shown import cell, figure, link, origin, ratio, read_difference, table, title
 from suites import shown as shown_suites
+from verdict import first_screen, label_pairs
 
 from transmix.compare.statistics import Mean
 from transmix.compare.text import ALWAYS, COLUMNS, interval, show_mean, show_p
@@ -30,13 +31,10 @@ HEAD = """\
 <!-- Made by `python benchmarks/compare/results.py` from benchmarks/results; changes by hand are lost. -->
 
 # Results
-
-Every figure stands with the command that made it, commit, seeds, machine and versions, and links to the file that
-holds it; what a file does not say is called "not recorded". Negative results stay, with the reason.
 """
 
 NO_COMPARISON = """
-## TransMix against its baselines
+## Comparisons
 
 No comparison under equal recipes has been recorded yet, so nothing here says that TransMix beats its baselines.
 `python benchmarks/compare/run.py digits` makes one.
@@ -54,10 +52,12 @@ def page(folder: Path) -> str:
     shown = {name: next((draw for knows, draw in SECTIONS if knows(found)), None) for name, found in files.items()}
     order = [draw for _, draw in SECTIONS]
     known = sorted((name for name in files if shown[name]), key=lambda name: order.index(shown[name]))  # type: ignore[arg-type]
-    parts = [HEAD]
+    sections = [shown[name](name, files[name]) for name in known]  # type: ignore[misc]
+    headings = [one.partition("\n")[0].removeprefix("## ") for one in sections]
+    parts = [HEAD, first_screen({name: files[name] for name in known}, headings)]
     if not any(shown[name] is comparison for name in known):
         parts.append(NO_COMPARISON)
-    parts += ["\n" + shown[name](name, files[name]) for name in known]  # type: ignore[misc]
+    parts += ["\n" + one for one in sections]
     rest = [
         path.name for path in sorted(folder.iterdir()) if path.name not in known and path.suffix in (".json", ".txt")
     ]
@@ -108,7 +108,7 @@ def comparison(name: str, found: dict[str, Any]) -> str:
     unit = metric.difference_unit
     environments = [run["environment"] for _, run in runs]
     parts = [
-        f"## TransMix against its baselines: {name.removeprefix('compare_').removesuffix('.json')}\n\n",
+        f"## Comparison: {name.removeprefix('compare_').removesuffix('.json').replace('_', ' ')}\n\n",
         f"{budget}. Scores after the last epoch, mean ± standard deviation over seeds.\n\n",
         *(f"> {cell(one)}\n\n" for one in (*found["cautions"], *found["remarks"])),
         table(["", "seeds", *heads], means),
@@ -116,19 +116,13 @@ def comparison(name: str, found: dict[str, Any]) -> str:
         table(["", "mean", "interval", "n", "p", "p by Holm", "with the same seed they share"], differences),
         "\n",
         *verdicts,
-        shown_suites(groups, "ema" if score.startswith("ema_") else "model", label_alone(found["differences"])),
-        "\nEvery run:\n\n",
+        shown_suites(groups, "ema" if score.startswith("ema_") else "model", label_pairs(found)),
+        '\n<details markdown="1"><summary>Every run</summary>\n\n',
         table(["", "seed", *heads], each),
-        "\n",
+        "\n</details>\n\n",
         origin(name, found["command"], environments, sorted({run["seed"] for _, run in runs})),
     ]
     return "".join(parts)
-
-
-def label_alone(differences: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
-    """Return the two groups that saw the same mixed images, so that the label alone differs."""
-    pairs = [(one["group"], one["baseline"]) for one in differences if "the label alone differs" in one["common"]]
-    return pairs[0] if pairs else None
 
 
 def timed(name: str, found: dict[str, Any]) -> str:

@@ -72,13 +72,13 @@ def figures(found: dict[str, Any], weights: str) -> dict[tuple[str, str], float]
     return numbers
 
 
-def shown(groups: Sequence[dict[str, Any]], weights: str, pair: tuple[str, str] | None) -> str:
-    """Show the figures of all groups, and how far the first of a pair differs from the second; nothing without any.
+def shown(groups: Sequence[dict[str, Any]], weights: str, pairs: Sequence[dict[str, Any]]) -> str:
+    """Show the figures of all groups, and how far both groups of each pair differ; nothing without any.
 
     Args:
         groups: of a comparison, as the harness writes them.
         weights: "ema" or "model".
-        pair: names of two groups.
+        pairs: differences of a comparison, of groups that differ in the label alone.
     """
     known = {
         group["name"]: {run["seed"]: figures(run["suites"], weights) for run in group["runs"] if run.get("suites")}
@@ -92,22 +92,28 @@ def shown(groups: Sequence[dict[str, Any]], weights: str, pair: tuple[str, str] 
     values = {
         key: {name: {seed: one[key] for seed, one in runs.items()} for name, runs in known.items()} for key in measured
     }
-    lines = [
-        [FIGURES[key].heading, *(show_mean(mean_of(list(each.values())), FIGURES[key]) for each in of_key.values())]
-        for key, of_key in values.items()
-    ]
-    heads = ["", *map(cell, known)]
-    if pair is not None:
-        heads += [f"{cell(pair[0])} − {cell(pair[1])}", "p", "p by Holm"]
-        more = differences({key: (of_key[pair[0]], of_key[pair[1]]) for key, of_key in values.items()})
-        lines = [line + cells for line, cells in zip(lines, more, strict=True)]
-    return (
+    names = list(dict.fromkeys(suite for suite, _ in measured))
+    parts = [
         f"\nRobustness, calibration, attention and label truth after the last epoch, {NAMES[weights]} "
-        f"(`transmix evaluate RUN --suite {' '.join(dict.fromkeys(suite for suite, _ in measured))}`); mean ± standard "
-        "deviation over seeds. The difference is of two mixes that differ in the label alone, with its 95 % interval; "
-        "p is of that row alone, and among so many rows one below 0.05 can come by chance: by Holm, over all that have "
-        "one.\n\n" + table(heads, lines)
-    )
+        f"(`transmix evaluate RUN --suite {' '.join(names)}`); mean ± standard deviation over seeds.\n"
+    ]
+    for suite in names:  # a row for every group: there may be many
+        keys = [key for key in measured if key[0] == suite]
+        lines = [
+            [cell(name), *(show_mean(mean_of(list(values[key][name].values())), FIGURES[key]) for key in keys)]
+            for name in known
+        ]
+        parts.append("\n" + table(["", *(FIGURES[key].heading for key in keys)], lines))
+    for one in pairs:
+        lines = differences({key: (of[one["group"]], of[one["baseline"]]) for key, of in values.items()})
+        heads = [f"{cell(one['group'])} − {cell(one['baseline'])}", "mean", "p", "p by Holm"]
+        parts.append("\n" + table(heads, lines))
+    if pairs:
+        parts.append(
+            "\nA difference is of two groups that differ in the label alone, with its 95 % interval; p is of that row "
+            "alone, and among so many rows one below 0.05 can come by chance: by Holm, over all of the table.\n"
+        )
+    return "".join(parts)
 
 
 def differences(values: dict[tuple[str, str], tuple[dict[int, float], dict[int, float]]]) -> list[list[str]]:
@@ -117,11 +123,12 @@ def differences(values: dict[tuple[str, str], tuple[dict[int, float], dict[int, 
     raised = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [
         [
+            FIGURES[key].heading,
             f"{FIGURES[key].write_difference(one.mean)} ({interval(one, FIGURES[key])})",
             show_p(one.p),
             show_p(raised.get(key)),
         ]
         if one is not None
-        else ["", "", ""]
+        else [FIGURES[key].heading, "", "", ""]
         for key, one in found.items()
     ]

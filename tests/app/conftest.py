@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from transmix.app.model import DEFAULT, PageModel
-from transmix.models.loaded import load_model
+from transmix.models.loaded import load_model, load_with_data
+from transmix.training.loop import train
 
 
 def _free_port():
@@ -28,6 +29,15 @@ def page_model():
     """deit_tiny_patch16_224 as it is loaded where nothing is named."""
     torch.set_num_threads(1)
     return PageModel(load_model(DEFAULT, offline=True), torch.device("cpu"), {"offline": True})
+
+
+@pytest.fixture(scope="session")
+def run_model(small_recipe, images, tmp_path_factory):
+    """The model of a short run on two classes, with its validation images."""
+    run = tmp_path_factory.mktemp("app") / "run"
+    train(small_recipe(images, rand_augment=None, random_erasing=0.0), run)
+    (loaded,), data = load_with_data(run, weights="auto")
+    return PageModel(loaded, torch.device("cpu"), {}, data)
 
 
 @pytest.fixture(scope="session")

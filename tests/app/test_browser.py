@@ -13,9 +13,9 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 from transmix.app import events
 from transmix.app.page import build_page
 from transmix.app.parts import attention_part
-from transmix.app.picture import SAMPLES, read_picture, sample
+from transmix.app.picture import SAMPLES, sample
 from transmix.app.serve import private_files, served
-from transmix.app.values import Setting, percents, show
+from transmix.app.values import Setting, class_names, percents, show
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,8 @@ def until(page, check, wanted):
 
 def until_it_shows(page, setting, own, partner, page_model):
     """Wait until the page has every number of a setting, and return what is to be shown."""
-    shown = show(
-        setting, *(page_model.loaded.preprocessing.crop(read_picture(path)) for path in (own, partner)), page_model
-    )
-    shares = {rule: percents(lam) for rule, lam in shown.lam.items()}
+    shown = show(setting, *map(page_model.image, (own, partner)), page_model)
+    shares = {rule: percents(label) for rule, label in shown.labels.items()}
     rows = [[rule, f"{own:.1f} %", f"{partner:.1f} %"] for rule, (own, partner) in shares.items()]
     picture = re.findall(r'<image[^>]* xlink:href="([^"]+)"', attention_part(shown, setting))[-1]
     until(page, numbers, [*rows, f"{shares[setting.rule][0]:.1f} %", setting.rule])
@@ -78,7 +76,7 @@ def numbers(page):
     """What the page says of the label at one moment: a row for every rule, A's share, and the rule that gives it."""
     return page.evaluate("""() => {
         const text = (at, selector) => (at.querySelector(selector) || {textContent: ''}).textContent;
-        const rows = [...document.querySelectorAll('tr[data-rule]')].map((row) => [
+        const rows = [...document.querySelectorAll('tr[data-rule]:not(.tm-not)')].map((row) => [
             row.dataset.rule, text(row, 'td:nth-of-type(1)'), text(row, 'td:nth-of-type(3)')]);
         const chosen = document.querySelector('tr.tm-chosen');
         return [...rows, text(document, '#share-own'), chosen ? chosen.dataset.rule : ''];
@@ -113,8 +111,8 @@ def test_drag_switch_upload_and_copy(page, address, page_model, files):
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         exec(compile(code, "copied.py", "exec"), {})
-    lam = [float(one) for one in re.findall(r"lam (\d\.\d{3})", said.getvalue())]
-    assert lam == pytest.approx(list(shown.lam.values()), abs=0.00051)
+    lam = [float(one) for one in re.findall(r"(\d\.\d{3}) · A \+", said.getvalue())]
+    assert lam == pytest.approx([shown.lam[rule] for rule in ("area", "attention", "trained")], abs=0.00051)
 
     assert all(url.startswith((address, "data:", "blob:")) for url in page.seen["requests"])
     assert page.seen["errors"] == []
@@ -125,17 +123,16 @@ def type_into(page, field, number):
     page.keyboard.press("Tab")
 
 
+def choose(page, name, option):
+    page.get_by_label(name, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
 def test_the_box_ends_where_the_pointer_does_however_fast_it_moved(page):
-    for side, number, word in (
-        ("tall", 40, "height"),
-        ("wide", 40, "width"),
-        ("top", 180, "top"),
-        ("left", 180, "left"),
-    ):
+    for side, number in (("tall", 40), ("wide", 40), ("top", 180), ("left", 180)):
         type_into(page, f"#box-{side}", number)
-        until(page, lambda page, said=f"{word} {number}": said in described(page), True)  # one answer at a time
     until(page, box_on_page, (180, 180, 220, 220))
-    until(page, described, "top 180, left 180, height 40, width 40")  # the fields hold it at once, the picture later
+    assert described(page) == "top 180, left 180, height 40, width 40"
     frame = page.locator("#stage .tm-stage").bounding_box()
     at = lambda y, x: (frame["x"] + frame["width"] * x / 224, frame["y"] + frame["height"] * y / 224)  # noqa: E731
     page.mouse.move(*at(20, 30))
@@ -164,6 +161,9 @@ def test_an_answer_that_comes_late_does_not_undo_a_drag(page, monkeypatch):
     monkeypatch.setattr(events, "answer", late)
     page.locator("#box-left input[type=number]").fill("77")
     until(page, lambda _: len(asked), 1)  # it is asked for, and not answered
+    type_into(page, "#ratio", 0.5)  # quickly, one after the other
+    for side, number in (("top", 12), ("tall", 60), ("wide", 50)):
+        type_into(page, f"#box-{side}", number)
     frame = page.locator("#stage .tm-stage").bounding_box()
     at = lambda y, x: (frame["x"] + frame["width"] * x / 224, frame["y"] + frame["height"] * y / 224)  # noqa: E731
     page.mouse.move(*at(200, 10))
@@ -175,6 +175,7 @@ def test_an_answer_that_comes_late_does_not_undo_a_drag(page, monkeypatch):
     assert len(asked) == 1  # all this was before the first answer
     hold.set()
     until(page, box_on_page, (200, 10, 214, 50))
+    until(page, lambda _: asked[-1][0].box, (200, 10, 214, 50))  # the last question is of the last box
     page.get_by_label("area", exact=True).check()  # asked last, so answered last: then nothing is on its way any more
     until(page, lambda page: numbers(page)[-1], "area")
     assert described(page) == dragged
@@ -188,6 +189,7 @@ def test_what_is_typed_is_brought_inside_and_the_ratio_keeps_the_shape(page):
     type_into(page, "#box-top", 56)
     type_into(page, "#box-left", 500)
     until(page, lambda page: page.locator("#box-left input").input_value(), "224")
+    until(page, lambda page: page.locator("#box-wide input").input_value(), "0")
     for side, number in (("left", 70), ("tall", 100), ("wide", 50)):
         type_into(page, f"#box-{side}", number)
     until(page, box_on_page, (56, 70, 156, 120))
@@ -199,6 +201,7 @@ def test_what_is_typed_is_brought_inside_and_the_ratio_keeps_the_shape(page):
     until(page, lambda page: box_on_page(page)[3] - box_on_page(page)[1], wide)
     type_into(page, "#ratio", 7)
     until(page, lambda page: page.locator("#label").text_content(), "1.000 · A + 0.000 · B")
+    assert page.locator("#ratio input").input_value() == "1"
     type_into(page, "#ratio", 0.75)
     until(page, lambda page: page.locator("#remarks p").count(), 0)
     assert page.seen["errors"] == []
@@ -210,18 +213,21 @@ def test_heads_layers_and_blends(page, page_model, files):
     samples = tuple(map(sample, SAMPLES))
     box = box_on_page(page)
     until_it_shows(page, Setting(box), *samples, page_model)
-    page.get_by_label("Head").click()
-    page.get_by_role("option", name="1", exact=True).click()
+    choose(page, "Head", "1")
     until_it_shows(page, Setting(box, head=1), *samples, page_model)
-    page.get_by_label("Layer").click()
-    page.get_by_role("option", name="3", exact=True).click()
+    choose(page, "Layer", "3")
     until_it_shows(page, Setting(box, layer=3, head=1), *samples, page_model)
     until(page, lambda page: "layer 3, head 1" in page.locator("#attention").text_content(), True)
     type_into(page, "#ratio", 0.4)
-    page.get_by_label("Mixup: blend").check()
+    choose(page, "Method", "mixup")
     until(page, lambda page: page.locator("#stage .tm-box").is_hidden(), True)
-    until_it_shows(page, Setting(box, lam=0.4, blend=True, layer=3, head=1), *samples, page_model)
-    page.get_by_label("CutMix: paste a box").check()
+    until_it_shows(page, Setting(box, lam=0.4, method="mixup", layer=3, head=1), *samples, page_model)
+    choose(page, "Method", "fmix")
+    until_it_shows(page, Setting(box, method="fmix", layer=3, head=1), *samples, page_model)
+    assert page.locator("#box-top input").is_disabled()
+    page.get_by_role("button", name="Draw again").click()
+    until_it_shows(page, Setting(box, method="fmix", seed=1, layer=3, head=1), *samples, page_model)
+    choose(page, "Method", "cutmix")
     until(page, lambda page: page.locator("#stage .tm-box").is_hidden(), False)
 
 
@@ -235,6 +241,30 @@ def test_another_tab_has_a_state_of_its_own(page, browser, address):
     other.wait_for_selector("#share-own")
     assert box_on_page(other) == (56, 56, 168, 168)
     context.close()
+
+
+def test_a_run_opens_on_its_validation_images_with_the_names_of_their_classes(browser, run_model, free_port):
+    with private_files(), served(build_page(run_model), free_port()) as address:
+        context = browser.new_context(viewport={"width": 1280, "height": 1100})
+        context.set_default_timeout(180_000)
+        page = context.new_page()
+        page.goto(address)
+        for number in range(3):
+            own, partner = run_model.pair(number)
+            shown = show(
+                Setting((4, 4, 12, 12)), *map(run_model.image, (own, partner)), run_model, (run_model.label(own), 0)
+            )
+            names = class_names((own, partner), run_model)
+            assert set(names) == {"dark", "light"}
+            label = shown.labels["trained"]
+            words = f"{label.own:.3f} · {names[0]} + {label.partner:.3f} · {names[1]}"
+            until(page, lambda page, words=words: page.locator("#label").all_text_contents(), [words])
+            until(page, lambda page, own=own: f"data.val.image({own})" in page.locator("#code").inner_text(), True)
+            assert page.locator("#image-a").inner_text().split("\n")[0] == f"Image A {names[0]}"
+            page.get_by_role("button", name="Another pair").click()
+        assert run_model.weights in page.locator("header").inner_text()
+        assert page.locator("#focus").text_content().startswith("Half of the attention lies on ")
+        context.close()
 
 
 def test_a_wrong_file_is_a_sentence_and_the_page_stays(page, files, tmp_path):
@@ -281,3 +311,5 @@ def test_the_shares_are_seen_whole_at_any_width(page, width):
         "one => [one.getBoundingClientRect().right, one.parentElement.getBoundingClientRect().right]"
     )
     assert edges[0] <= min(edges[1], width) + 1
+    for field in page.locator(".tm-numbers input[type=number]").all():  # no number is cut
+        assert field.evaluate("one => one.scrollWidth <= one.clientWidth")

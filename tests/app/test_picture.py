@@ -36,7 +36,7 @@ def test_every_kind_is_upright_and_in_colour(name, above, below, files, page_mod
     height, width = pixels.shape[:2]
     np.testing.assert_allclose(pixels[height // 4, width // 2].astype(int), above, atol=3)
     np.testing.assert_allclose(pixels[3 * height // 4, width // 2].astype(int), below, atol=3)
-    found = answer(Controls(files[name], files["plain"], (9, 9, 50, 50), (9, 9, 59, 59)), page_model)
+    found = answer(Controls(files[name], files["plain"], (9, 9, 59, 59), (9, 9, 59, 59)), page_model)
     assert found.errors == ()
     assert found.shown is not None
     assert found.shown.mixed.shape == (3, 224, 224)
@@ -57,7 +57,7 @@ def test_what_is_no_image_or_too_large_is_a_sentence(tmp_path, files, page_model
         assert str(error.value) == message
     with pytest.raises(DataError, match=r"^cut\.jpeg: cannot read the image"):
         read_picture(tmp_path / "cut.jpeg")
-    asked = Controls(tmp_path / "text.png", files["plain"], (9, 9, 50, 50), (9, 9, 59, 59))
+    asked = Controls(tmp_path / "text.png", files["plain"], (9, 9, 59, 59), (9, 9, 59, 59))
     assert answer(asked, page_model).errors == (f"{expected['text.png']}.",)
     assert answer(replace(asked, own=files["plain"]), page_model).errors == ()
     monkeypatch.setattr(picture, "LARGEST_IMAGE", 60 * 40 - 1)
@@ -77,13 +77,13 @@ def test_deep_grey_is_scaled_by_the_range_of_the_model_and_refused_where_it_has_
     )
     with pytest.raises(DataError, match=f"^{message}$"):
         received({"path": str(files["deep"])}, files["deep"].parent)
-    asked = Controls(files["deep"], files["plain"], (9, 9, 50, 50), (9, 9, 59, 59))
+    asked = Controls(files["deep"], files["plain"], (9, 9, 59, 59), (9, 9, 59, 59))
     assert answer(asked, page_model).errors == (f"{message}.",)
     monkeypatch.setattr(page_model, "loaded", scaled_by(page_model.loaded, (20_000.0, 40_000.0)))
     found = answer(asked, page_model)
     assert found.errors == ()
     assert int(found.images[0][0, 0, 0]) == 128  # round(255 * (30,000 - 20,000) / 20,000)
-    code = write_code(found.setting, *filter(None, found.files), model=page_model)
+    code = write_code(found.setting, *found.given, page_model)
     assert f"decode_image({str(files['deep'])!r}, 'deep.png', (20000.0, 40000.0))" in code
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -24,8 +25,9 @@ from transmix.app.model import PageModel
 from transmix.app.serve import private_files, served
 from transmix.attention import AttentionError
 from transmix.cli import app
-from transmix.recipes import Recipe, RecipeError
-from transmix.recipes.settings import Mixing
+from transmix.error import TransMixError
+from transmix.recipes import RecipeError
+from transmix.training.loop import train
 
 ASKED: list[str] = []
 LISTENING = threading.Event()
@@ -116,12 +118,30 @@ def test_random_weights_are_said_and_named_by_imagenets_classes(page_model):
     assert PageModel(replace(page_model.loaded, weights="published"), torch.device("cpu")).notice == ""
 
 
-def test_a_run_with_other_labels_is_not_shown_as_if_it_trained_by_attention(page_model):
-    recipe = Recipe(mixing=Mixing(mix="fmix", labels="centre"))
-    found = PageModel(replace(page_model.loaded, weights="published", recipe=recipe), torch.device("cpu"))
-    assert found.notice.startswith(
-        "This run trains with labels by `centre`; `trained` on this page is TransMix's label"
-    )
+def test_a_run_without_its_data_shows_photographs_and_says_so(tmp_path, small_recipe, images, monkeypatch):
+    run, moved = tmp_path / "run", tmp_path / "images"
+    shutil.copytree(images, moved)
+    train(small_recipe(moved, max_steps=1), run)
+    asked = app.App(str(run))
+    loaded, data, notice = app._open(asked, {})
+    assert (loaded.classes, len(data.val), notice) == (("dark", "light"), 8, "")
+    page_model = PageModel(loaded, torch.device("cpu"), {}, data)
+    assert page_model.weights == "EMA of step 1 (last checkpoint), not evaluated"
+    own, partner = page_model.pair(0)
+    assert {page_model.label(own), page_model.label(partner)} == {0, 1}
+    assert page_model.pair(1) != page_model.pair(0)
+    shutil.rmtree(moved)
+    loaded, data, notice = app._open(asked, {})
+    assert data is None
+    assert notice.startswith(f"The run’s validation images cannot be read ({moved}")
+    with pytest.raises(TransMixError):
+        app._open(replace(asked, data=str(moved)), {})
+    assert PageModel(loaded, torch.device("cpu")).pair(0) is None
+
+
+def test_data_without_a_model_is_refused(says):
+    with says(RecipeError, "--data needs a model whose classes it has: transmix app RUN --data DATA"):
+        app.main(["--data", "digits"])
 
 
 def test_a_model_that_cannot_be_read_says_so_at_the_start(page_model):

@@ -1,14 +1,16 @@
 """Numbers of the page against pixels that are counted and a softmax that is written out."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transmix.app.parts import attention_part
 from transmix.app.picture import SAMPLES, sample
-from transmix.app.values import Controls, Setting, answer, box_within, mix, percents, scaled_box, show
+from transmix.app.values import Controls, Label, Setting, answer, box_within, percents, scaled_box, show
 
 BOX = (30, 50, 140, 200)
 
@@ -22,10 +24,12 @@ def pair(page_model):
 @pytest.fixture(scope="module")
 def explicit(page_model, pair):
     """Every layer's attention over the mixed image: (layers, G, P), by a hand-written forward of the blocks."""
-    images = mix(Setting(BOX), *pair).images
+    top, left, bottom, right = BOX
+    images = pair[0].clone()[None]
+    images[0, :, top:bottom, left:right] = pair[1][:, top:bottom, left:right]
     model, found = page_model.loaded.model, []
     with torch.no_grad():
-        tokens = model.norm_pre(model._pos_embed(model.patch_embed(page_model._normalise(images))))
+        tokens = model.norm_pre(model._pos_embed(model.patch_embed(page_model.normalise(images))))
         for block in model.blocks:
             attention = block.attn
             normed = block.norm1(tokens)
@@ -73,9 +77,9 @@ def test_the_mixed_image_is_b_in_the_box_and_a_elsewhere(page_model, pair):
     expected = pair[0].clone()
     expected[:, top:bottom, left:right] = pair[1][:, top:bottom, left:right]
     assert mixed.equal(expected)
-    blended = show(Setting(BOX, lam=0.25, blend=True), *pair, page_model)
+    blended = show(Setting(BOX, lam=0.25, method="mixup"), *pair, page_model)
     assert (blended.mixed - (0.25 * pair[0] + 0.75 * pair[1]).round()).abs().max() <= 1
-    assert blended.lam == pytest.approx(dict.fromkeys(("area", "attention", "trained"), 0.25))
+    assert set(blended.lam.values()) == {0.25}
     assert "A blend has no box" in blended.remarks[0]
 
 
@@ -85,7 +89,7 @@ def test_the_mixed_image_is_b_in_the_box_and_a_elsewhere(page_model, pair):
 )
 def test_an_empty_box_leaves_a_its_label_and_a_full_one_takes_it(box, lam, remark, page_model, pair):
     shown = show(Setting(box), *pair, page_model)
-    assert shown.lam == pytest.approx(dict.fromkeys(("area", "attention", "trained"), lam))
+    assert [shown.lam[rule] for rule in ("area", "attention", "trained")] == [pytest.approx(lam, abs=1e-6)] * 3
     assert shown.remarks[0].startswith(remark)
 
 
@@ -110,13 +114,32 @@ def test_any_typed_box_is_brought_inside(sides):
 
 @pytest.mark.parametrize("sides", [[1, 2, 3], [1, 2, 3, None], [1, 2, 3, float("nan")]])
 def test_a_box_needs_four_numbers(sides):
-    with pytest.raises(ValueError, match=r"^The box needs four numbers: top, left, height and width in pixels\.$"):
+    with pytest.raises(ValueError, match=r"^The box needs four numbers: top, left, bottom and right in pixels\.$"):
         box_within(sides, 60, 80)
+
+
+def test_half_of_the_attention_is_counted_patch_by_patch(page_model, pair):
+    shown = show(Setting(BOX), *pair, page_model)
+    row, count, held = sorted(shown.attention.double().tolist(), reverse=True), 0, 0.0
+    while held < sum(row) / 2:
+        held, count = held + row[count], count + 1
+    assert shown.half == count
+    even = replace(shown, attention=torch.full((196,), 1 / 196))
+    assert even.half == 98
+    one = torch.full((196,), 0.001)
+    one[7] = 1.0
+    assert replace(shown, attention=one).half == 1
+    words = attention_part(even, Setting(BOX))
+    assert "Half of the attention lies on 98 of 196 patches (50%); spread evenly, it would need 98 of 196" in words
+
+
+def test_two_weights_of_their_own_are_shown_as_they_are():
+    assert percents(Label(0.7, 0.2)) == (70.0, 20.0)
 
 
 @given(st.floats(0, 1))
 def test_shares_sum_to_a_hundred(lam):
-    own, partner = percents(lam)
+    own, partner = percents(Label(lam, 1 - lam))
     assert round(own + partner, 6) == 100
     assert own == pytest.approx(100 * lam, abs=0.051)
 
@@ -128,7 +151,7 @@ def test_the_ratio_scales_the_box_set_by_hand_and_a_wrong_box_is_said(page_model
     assert found.lam == pytest.approx(0.5, abs=0.01)
     assert found.anchor == (56, 56, 168, 168)
     found = answer(Controls(own, partner, (0, 0, None, 1), (56, 56, 168, 168), moved="box"), page_model)
-    assert found.errors == ("The box needs four numbers: top, left, height and width in pixels.",)
+    assert found.errors == ("The box needs four numbers: top, left, bottom and right in pixels.",)
     assert found.setting.box == (56, 56, 168, 168)
 
 

@@ -6,12 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from transmix import TransMix
 from transmix.cli import main
 from transmix.cli.show import FIGURES, Show, _scene
+from transmix.labels import RULES
+from transmix.mixing import Mixer, Row
 from transmix.recipes import load_recipe
 from transmix.runs.weights import choose_weights
 from transmix.training.loop import train
@@ -99,6 +103,62 @@ def test_the_gallery_shows_the_boxes_that_a_brute_force_ranks_first(run):
     assert boxes[most_disputed(judged, 1)[0]] == first
     assert pictures(figure)[0] == pytest.approx(scene.image(first.own).numpy().transpose(1, 2, 0) / 255)
     assert pictures(figure)[1] == pytest.approx(scene.image(first.partner).numpy().transpose(1, 2, 0) / 255)
+
+
+class Placed:
+    """A method that pastes one box."""
+
+    def __init__(self, box, size):
+        self.row = Row(1 - (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1]), box)
+
+    def draw(self, rng, height, width):
+        return self.row
+
+
+def by_the_three_lines(scene, box, rule):
+    """Label a pair as a training step does, in evaluation mode."""
+    images = scene.normalise(torch.stack([scene.image(box.own), scene.image(box.partner)]))
+    classes = torch.tensor([int(scene.split.labels[one]) for one in (box.own, box.partner)])
+    tm = TransMix(
+        scene.loaded.model,
+        mixer=Mixer(methods=[Placed(box.box, (16, 16))]),
+        labels=rule,
+        smoothing=scene.mixing.smoothing,
+    )
+    try:
+        if tm.reader is not None:
+            tm.reader.eval = True
+        mixed = tm.mix(images, classes)
+        with torch.no_grad():
+            mixed = tm.relabel(mixed, logits=scene.loaded.model(mixed.images))
+    finally:
+        tm.detach()
+    theirs = 1 - mixed.lam if mixed.lam_partner is None else mixed.lam_partner
+    return (mixed.lam / (mixed.lam + theirs))[0].item()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_trained_is_the_label_of_the_runs_own_rule_or_says_why_not(rule, run, photos, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["mixing"] |= {"mix": "cutmix", "labels": rule, "labels_options": {}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    options = asked("pair", folder, "--seed", 4)
+    figure, scene = FIGURES["pair"](options), _scene(options)
+    words = [text.get_text() for axes in figure.axes for text in axes.texts if axes.axison is False]
+    notes = " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
+    shown = {name: words[words.index(name) + 1] for name in ("area", "attention", "trained") if name in words}
+    if rule == "object":
+        assert "trained: labels by object, not drawn: it needs masks of the objects" in notes
+        assert list(shown) == ["area", "attention"]
+        return
+    own = by_the_three_lines(scene, draw_boxes(1, 8, (16, 16), 4, labels=[0] * 4 + [1] * 4)[0], RULES[rule]())
+    assert shown["trained"] == f"{round(100 * own)}%"
+    assert ("trained: 50% attention, 50% area" if rule == "attention" else f"trained: labels by {rule}") in notes
+    if rule == "progressive":  # files of somebody have no class
+        notes = FIGURES["pair"](asked("pair", folder, "--images", *photos)).texts
+        assert "which are not known" in " ".join(text.get_text() for text in notes)
 
 
 def test_a_reliability_diagram_counts_the_validation_images(run):

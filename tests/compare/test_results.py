@@ -92,7 +92,7 @@ def test_every_file_of_figures_is_shown_or_listed():
 
 def test_every_section_says_command_commit_seeds_machine_versions_and_file():
     sections = re.split(r"^## ", results.page(results.RESULTS), flags=re.MULTILINE)[1:]
-    shown = [one for one in sections if not one.startswith(("More files", "TransMix against"))]
+    shown = [one for one in sections if not one.startswith(("More files", "Comparison"))]
     assert len(shown) >= 3
     for section in shown:
         for key in ("command", "commit", "seeds", "machine", "versions", "file"):
@@ -131,6 +131,40 @@ def test_its_page_shows_scores_differences_and_negative_results(collected):
     assert "> 1 of 15 runs failed: mixup-seed1" in text
     score = group["runs"][1]["scores"]["ema_top1"]
     assert f"| transmix | 1 | {100 * score:.2f} |" in text
+
+
+def test_the_first_screen_is_what_the_comparisons_say():
+    text = results.page(results.RESULTS)
+    first = text.partition("\n## ")[0]
+    wanted = []
+    for name in ("cifar100_small", "digits", "digits32"):
+        found = json.loads((results.RESULTS / f"compare_{name}.json").read_text())
+        (one,) = [
+            one for one in found["differences"] if (one["group"], one["baseline"]) == ("transmix", "mixup+cutmix")
+        ]
+        assert one["verdict"].startswith("Not more than noise")
+        mean = next(group["means"]["ema_top1"]["mean"] for group in found["groups"] if group["name"] == "transmix")
+        wanted.append(f"| {100 * mean:.2f} ± ")
+        wanted.append(f"| {100 * one['scores']['ema_top1']['mean']:+.2f} (".replace("-", "−"))
+    assert [one for one in wanted if one not in first] == []
+    assert "more than noise in 0 of 3 comparisons" in first
+    assert "3 of 3 models (mean error: digits\\_on\\_textures 0.120 against 0.143" in first
+    headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)[:-1]  # the last lists further files
+    assert re.findall(r"\[([^]]+)\]\(#", first) == [heading.replace("_", r"\_") for heading in headings]
+    assert len(first.splitlines()) < 30
+
+
+def test_thirteen_groups_make_no_table_wider(tmp_path):
+    found = json.loads((results.RESULTS / "compare_digits.json").read_text())
+    for number in range(8):
+        found["groups"].append({**found["groups"][2], "name": f"method {number}"})
+        found["differences"].append({**found["differences"][0], "group": f"method {number}", "common": "the seed"})
+    (tmp_path / "compare_digits_methods.json").write_text(json.dumps(found))
+    text, before = results.page(tmp_path), results.page(results.RESULTS)
+    widest = [max(line.count("|") for line in page.splitlines()) for page in (text, before)]
+    assert widest[0] <= widest[1]
+    assert "## Comparison: digits methods" in text
+    assert sum(line.startswith("| method 7 |") for line in text.splitlines()) == 1 + 4 + 5  # means, suites, each seed
 
 
 def test_the_new_form_of_benchmark_files_is_shown(tmp_path):
@@ -176,21 +210,22 @@ def test_figures_of_suites_are_means_over_seeds_and_a_difference_seed_by_seed():
         {"name": name, "runs": [{"seed": seed, "suites": found_by_suites(seed, gain(seed))} for seed in range(3)]}
         for name, gain in (("cutmix", lambda seed: 0), ("transmix", lambda seed: 0.02 + seed / 100))
     ]
-    text = suites.shown(groups, "ema", ("transmix", "cutmix"))
+    text = suites.shown(groups, "ema", [{"group": "transmix", "baseline": "cutmix"}])
     half = 4.303 * 0.01 / 3**0.5
     interval = f"+{100 * (0.03 - half):.2f} to +{100 * (0.03 + half):.2f}"
-    row = f"| top-1, half the patches dropped (%) | 51.00 ± 1.00 | 54.00 ± 2.00 | +3.00 ({interval}) | 0.035 | 0.035 |"
-    assert row in text
-    assert "| top-1, the salient half dropped (%) | 25.00 ± 0.00 | 25.00 ± 0.00 | " in text
+    assert f"| top-1, half the patches dropped (%) | +3.00 ({interval}) | 0.035 | 0.035 |" in text
+    assert "|  | top-1, half the patches dropped (%) | top-1, the salient half dropped (%) |" in text
+    assert "| cutmix | 51.00 ± 1.00 | 25.00 ± 0.00 |" in text
+    assert "| transmix | 54.00 ± 2.00 | 25.00 ± 0.00 |" in text
     assert "`transmix evaluate RUN --suite occlusion`" in text
-    assert "10.00 ± 0.00" in suites.shown(groups, "model", None)
+    assert "10.00 ± 0.00" in suites.shown(groups, "model", [])
 
 
 def test_figures_that_some_runs_lack_are_not_shown():
     groups = [{"name": "cutmix", "runs": [{"seed": 0, "suites": found_by_suites(0, 0)}, {"seed": 1, "suites": {}}]}]
-    assert "50.00" in suites.shown(groups, "ema", None)
+    assert "50.00" in suites.shown(groups, "ema", [])
     groups.append({"name": "transmix", "runs": [{"seed": 0, "suites": {}}]})
-    assert suites.shown(groups, "ema", None) == ""
+    assert suites.shown(groups, "ema", []) == ""
 
 
 def test_a_run_is_measured_once(tmp_path, monkeypatch):

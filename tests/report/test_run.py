@@ -1,6 +1,7 @@
 """The report of a run says what the run's files say, whatever those are, and stands alone."""
 
 import json
+import math
 import os
 import random
 import re
@@ -32,11 +33,80 @@ def test_scores_are_those_of_the_last_epoch(run_folder, parsed):
     last = rows_of(folder)[-1]
     text = parsed(report(folder)).text
     for name in ("top1", "top5", "calibration_error"):
-        assert f"{100 * last[name]:.2f} % of the model; EMA {100 * last[f'ema_{name}']:.2f} %" in text
+        assert f"{100 * last[f'ema_{name}']:.2f} % of the EMA; model {100 * last[name]:.2f} %" in text
     assert f"Best epoch 4 EMA: {100 * last['ema_top1']:.2f} %" in text
     seconds = sum(10 * 8 / (1000 + epoch) for epoch in range(1, 5))
     assert f"Training time {seconds:.1f} s" in text
     assert "Finished after 40 steps." in text
+
+
+def rewrite(folder, change):
+    """Change every row of the log that ends an epoch."""
+    rows = [change(row) if row["kind"] == "epoch" else row for row in rows_of(folder)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if (folder / "summary.json").exists():
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"last": rows[-1]}))
+
+
+def counts_of(folder):
+    cells = [line.split(",")[1:] for line in (folder / "confusion.csv").read_text().splitlines()[1:]]
+    return np.array(cells, dtype=int)
+
+
+def test_the_verdict_says_how_good_of_which_weights_and_what_to_do(run_folder, parsed):
+    folder = run_folder()
+    rewrite(folder, lambda row: row | {"val_images": 1000, "ema_calibration_error": 0.03, "ema_top1": 0.8, "top1": 0.8})
+    counts = counts_of(folder)
+    text = parsed(report(folder)).text
+    most = 100 * counts.sum(1).max() / counts.sum()
+    assert (
+        f"The EMA is right on 80.00 % of 1,000 validation images, give or take 1.3 points from the choice of images "
+        f"(standard error). Always naming the most frequent class would be right on {most:.1f} %. Nothing on record "
+        f"speaks against it. Next: it can be used as it is: transmix export '{folder}' --format timm"
+    ) in text
+    assert math.sqrt(0.8 * 0.2 / 1000) == pytest.approx(0.013, abs=0.0005)
+    rewrite(folder, lambda row: row | {"ema_top1": 0.6 + 0.05 * row["epoch"]})
+    assert "top-1 was still rising at the end: train for more epochs" in parsed(report(folder)).text
+    rewrite(folder, lambda row: row | {"ema_top1": 0.9 - 0.05 * row["epoch"]})
+    best = {"best": {"score": 0.85, "epoch": 1, "step": 10, "weights": "ema"}}
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | best))
+    assert "it was better after epoch 1 (85.00 %)" in parsed(report(folder)).text
+
+
+def test_the_verdict_says_what_speaks_against_the_number(run_folder, parsed):
+    folder = run_folder()
+    rows = rows_of(folder)
+    rows[0]["held_back"] = 2
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(folder, lambda row: row | {"val_images": 90, "ema_calibration_error": 0.111})
+    (folder / "summary.json").unlink()
+    assert (
+        "Take it with care: the run is not finished; steps skipped because they were not finite: 2; it is measured on "
+        "few images; its confidence is off by 11.1 % on average. Next: continue it: transmix train --recipe "
+        f"'{folder}'/recipe.yaml --out '{folder}' --resume"
+    ) in parsed(report(folder)).text
+    rewrite(folder, lambda row: row | {"ema_top1": 0.45, "top1": 0.45})
+    assert "it is no better than naming the most frequent class." in parsed(report(folder)).text
+
+
+def test_headline_classes_and_confidence_are_of_the_same_weights(run_folder, parsed):
+    folder = run_folder()
+    bins = {"hits": [0, 3, 17], "confidence": [0.0, 5.0, 18.0], "count": [0, 10, 20]}
+    other = {"hits": [0, 0, 15], "confidence": [0.0, 0.0, 28.0], "count": [0, 0, 30]}
+    (folder / "reliability.json").write_text(json.dumps({"model": other, "ema": bins}))
+    text = parsed(report(folder)).text
+    assert "Classes and confidence below are of the EMA too. " in text
+    assert "taken for another of the 3 classes by the EMA" in text
+    assert "here of the EMA" in text
+    rewrite(folder, lambda row: row | {"ema_top1": row["top1"] - 0.3, "val_images": 1000})
+    text = parsed(report(folder)).text
+    assert "The model is right on 80.00 % of 1,000 validation images" in text
+    assert "the EMA, at 50.00 %, is far below the model" in text
+    assert "Classes and confidence below are of the model too, but for the classes, which are kept of the EMA" in text
+    assert "here of the model" in text
+    assert "bin by bin, the gap is 43.33 % on average" in text  # (28 - 15) / 30: of the model's bins
 
 
 def test_every_epoch_stands_in_the_table(run_folder, parsed):
@@ -290,7 +360,7 @@ def test_a_damaged_file_costs_its_own_place_alone(run_folder, parsed, name, dama
     }
     assert warned or harmless
     headings = [tag for tag, _ in page.elements if tag == "h2"]
-    assert len(headings) == 10
+    assert len(headings) == 11
     if name != "confusion.csv":
         assert "Classes with the lowest accuracy" in page.tables
     if name not in ("metrics.jsonl", "recipe.yaml"):
@@ -342,7 +412,7 @@ def test_scores_that_are_not_numbers_are_called_so(run_folder, parsed):
         re.sub(r'"(ema_)?(val_loss|loss|calibration_error)": [\d.]+', r'"\1\2": NaN', text)
     )
     page = parsed(report(folder))
-    assert "Calibration error not a number of the model; EMA not a number" in page.text
+    assert "Calibration error not a number of the EMA; model not a number" in page.text
     assert "loss: no value is a finite number." in page.text
     assert not any("nan" in attributes.get("d", "") for tag, attributes in page.elements)
 
@@ -353,8 +423,11 @@ def test_a_real_run_is_reported_by_the_command(small_recipe, images, tmp_path, p
     main([str(folder)])
     assert capsys.readouterr().out.endswith(f"written to {folder / 'report.html'}\n")
     page = parsed((folder / "report.html").read_text(encoding="utf-8"))
-    assert f"{100 * summary['last']['top1']:.2f} % of the model; EMA" in page.text
-    assert sum(tag == "img" for tag, _ in page.elements) == 2
+    assert f"{100 * summary['last']['ema_top1']:.2f} % of the EMA; model" in page.text
+    assert "The EMA is right on " in page.text
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(images) == 3
+    assert images[2]["alt"].startswith("The same validation images, each beside what the model attends to")
     main([str(folder), "--out", str(tmp_path / "else.html")])
     assert (tmp_path / "else.html").read_text() == (folder / "report.html").read_text()
     with pytest.raises(RunError, match="nowhere: no such run folder") as refused:

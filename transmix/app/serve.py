@@ -41,7 +41,6 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
     """
     font, mono = ([Font(name) for name in names.split(", ")] for names in (SYSTEM, MONO))
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    script = (HERE / "typed.js").read_text(encoding="utf-8")
     try:
         _, address, _ = page.launch(
             server_name=HOST,
@@ -57,7 +56,7 @@ def served(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
             footer_links=[],
             theme=Default(primary_hue="slate", neutral_hue="slate", font=font, font_mono=mono),
             css_paths=HERE / "style.css",
-            head=f"{policy}<script>{script}</script>",
+            head=policy,
         )
     except OSError as error:
         wanted = "no port from 7860 to 7959 is free" if port is None else f"port {port} is taken, or not allowed"

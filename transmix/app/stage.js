@@ -1,11 +1,14 @@
-// The picture with the box. Press, move and release: in the box to move it, at an edge or corner to resize it,
-// elsewhere to draw a new one. Arrow keys move the focused box, with Shift they move its lower right corner. The page
-// hears of every change as it happens, and answers with numbers; the pictures here follow the pointer without waiting.
+// The picture with the box, and its numbers. Press, move and release: in the box to move it, at an edge or corner to
+// resize it, elsewhere to draw a new one. Arrow keys move the focused box, with Shift they move its lower right corner.
+// The page hears of every change as it happens, and answers with numbers; the pictures and the fields here follow the
+// pointer and the keys without waiting. Box, ratio and fields are one value, so that no answer mixes old with new.
 const stage = element.querySelector('.tm-stage');
 const [own, partner] = stage.querySelectorAll('img');
 const handle = stage.querySelector('.tm-box');
-let shown = null; // {height, width, box: [top, left, bottom, right], blend, lam, turn}
-let turn = 0; // how often the box was changed here; an answer says of which turn it knew
+const [ratio, slider] = element.querySelectorAll('#ratio input, input[type=range]');
+const sides = [...element.querySelectorAll('input[data-side]')]; // top, left, height, width
+let shown = null; // {height, width, box: [top, left, bottom, right], kind: cutmix, mixup or drawn, lam, moved, turn}
+let turn = 0; // how often box or ratio were changed here; an answer says of which turn it knew
 let drag = null; // {edges, box, y, x} while a pointer is down
 let waiting = false;
 
@@ -23,17 +26,32 @@ function draw() {
     if (image.getAttribute('src') !== props.pictures[index]) image.setAttribute('src', props.pictures[index]);
     image.classList.toggle('tm-pixels', Math.max(shown.height, shown.width) < 150);
   });
-  partner.style.opacity = shown.blend ? 1 - shown.lam : 1;
-  partner.style.clipPath = shown.blend
-    ? 'none'
-    : `inset(${down(top)} ${across(shown.width - right)} ${down(shown.height - bottom)} ${across(left)})`;
-  handle.hidden = shown.blend;
-  stage.classList.toggle('tm-blend', shown.blend);
+  const pasted = shown.kind === 'cutmix';
+  partner.style.opacity = pasted ? 1 : 1 - shown.lam; // what a method drew is in both pictures
+  partner.style.clipPath = pasted
+    ? `inset(${down(top)} ${across(shown.width - right)} ${down(shown.height - bottom)} ${across(left)})`
+    : 'none';
+  handle.hidden = !pasted;
+  element.querySelector('.tm-keys').hidden = !pasted;
+  stage.classList.toggle('tm-blend', !pasted);
   Object.assign(handle.style, {
     top: down(top), left: across(left), height: down(bottom - top), width: across(right - left),
   });
   handle.setAttribute('aria-label', `Box of image B: top ${top}, left ${left}, height ${bottom - top}, ` +
     `width ${right - left} pixels. Arrow keys move it, with Shift they resize it.`);
+}
+
+function write(field, number) { // not under the fingers of who types
+  if (field !== document.activeElement || Number(field.value) !== number && field.type === 'range') field.value = number;
+}
+
+function fill() {
+  if (!shown) return;
+  const [top, left, bottom, right] = shown.box;
+  [top, left, bottom - top, right - left].forEach((number, index) => write(sides[index], number));
+  [ratio, slider].forEach((field) => write(field, Math.round(100 * shown.lam) / 100));
+  sides.forEach((field) => { field.disabled = shown.kind !== 'cutmix'; });
+  [ratio, slider].forEach((field) => { field.disabled = shown.kind === 'drawn'; });
 }
 
 function tell() { // at most once a frame
@@ -46,12 +64,18 @@ function tell() { // at most once a frame
   });
 }
 
+function change(changed) {
+  turn += 1;
+  shown = { ...shown, ...changed, turn };
+  draw();
+  fill();
+  tell();
+}
+
 function place(box) {
   if (box.every((side, index) => side === shown.box[index])) return;
-  turn += 1;
-  shown = { ...shown, box, turn };
-  draw();
-  tell();
+  const area = ((box[2] - box[0]) * (box[3] - box[1])) / (shown.height * shown.width);
+  change({ box, lam: 1 - area, moved: 'box' });
 }
 
 function moved([top, left, bottom, right], rows, columns) {
@@ -79,7 +103,7 @@ function pointed(event) { // in pixels of the image
 }
 
 stage.addEventListener('pointerdown', (event) => {
-  if (stage.classList.contains('tm-none') || shown.blend || event.button !== 0) return;
+  if (stage.classList.contains('tm-none') || shown.kind !== 'cutmix' || event.button !== 0) return;
   event.preventDefault();
   const [y, x] = pointed(event);
   const inside = handle.contains(event.target);
@@ -104,15 +128,32 @@ handle.addEventListener('keydown', (event) => {
   place(event.shiftKey ? resized(shown.box, 'se', rows, columns) : moved(shown.box, rows, columns));
 });
 
+sides.forEach((field) => {
+  field.addEventListener('input', () => {
+    const numbers = sides.map((one) => (one.value === '' ? NaN : Math.round(Number(one.value))));
+    if (!shown || numbers.some(Number.isNaN)) return; // until there is a number
+    const [top, left] = [clamp(numbers[0], shown.height), clamp(numbers[1], shown.width)];
+    place([top, left, clamp(top + Math.max(numbers[2], 0), shown.height), clamp(left + Math.max(numbers[3], 0), shown.width)]);
+  });
+});
+[ratio, slider].forEach((field) => {
+  field.addEventListener('input', () => {
+    if (!shown || field.value === '') return;
+    change({ lam: clamp(Number(field.value), 1), moved: 'ratio' });
+  });
+});
+[...sides, ratio, slider].forEach((field) => field.addEventListener('blur', () => setTimeout(fill)));
+
 function take() {
   const value = props.value || null;
   if (value && shown && value.turn < turn) { // an answer from before the last change knows an older box
-    shown = { ...value, box: shown.box, turn };
+    shown = { ...value, box: shown.box, lam: shown.lam, moved: shown.moved, turn };
     props.value = shown; // what is asked next is read from here
   } else if (!drag) { // while one drags, the pointer knows better
     shown = value;
   }
   draw();
+  fill();
 }
 watch(['value', 'pictures'], take);
 take();

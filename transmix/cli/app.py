@@ -14,14 +14,18 @@ from transmix.app.model import DEFAULT, PageModel
 from transmix.app.page import build_page
 from transmix.app.serve import private_files, served
 from transmix.cli.options import parse
-from transmix.models.loaded import load_model
+from transmix.data.dataset import ImageData
+from transmix.error import TransMixError
+from transmix.models.loaded import LoadedModel, load_model, load_with_data
 from transmix.recipes import RecipeError
+from transmix.runs.weights import is_run
 
 
 @dataclass(frozen=True)
 class App:
-    """Serve a page to this computer alone: drag a box over two images, and see the label by area and by attention.
+    """Serve a page to this computer alone: mix two images, and see the label by every rule.
 
+    A run's page opens on its own validation images; other models show example photographs unless --data is given.
     Ctrl-C ends it. Nothing is sent anywhere, and files given to the page are deleted at the end.
     """
 
@@ -31,6 +35,8 @@ class App:
     they are on this machine, else random ones."""
     port: int | None = None
     """Port of the page; None: 7860, or the first free one after it."""
+    data: str | None = None
+    """Data set whose validation images are shown; default: the run's own."""
     checkpoint: Annotated[Literal["last", "best"], "model"] = "last"
     """Checkpoint of a run to use."""
     weights: Literal["auto", "model", "ema"] = "auto"
@@ -49,14 +55,17 @@ def main(arguments: list[str]) -> int:
     asked = parse(App, "app", arguments)
     if asked.port is not None and not 1 <= asked.port <= 65535:
         raise RecipeError(f"port must be 1 to 65535, not {asked.port}")
+    if asked.data is not None and asked.target is None:
+        raise RecipeError("--data needs a model whose classes it has: transmix app RUN --data DATA")
     device = distributed.start(asked.device).device
     options: dict[str, Any] = {"offline": True}
     if asked.target is not None:
-        given = {name: getattr(asked, name) for name in ("model", "checkpoint", "weights")}
+        given = {name: getattr(asked, name) for name in ("model", "checkpoint", "weights", "grey_range")}
         options = {name: value for name, value in given.items() if value != getattr(App, name)}
-    loaded = load_model(asked.target or DEFAULT, grey_range=asked.grey_range, **options)
+    loaded, data, notice = _open(asked, options)
     print(f"weights: {loaded.weights}", flush=True)
-    model = PageModel(loaded, device, options)
+    model = PageModel(loaded, device, options | ({"data": asked.data} if asked.data else {}), data)
+    model.notice += notice
     with _signals() as came, private_files(), served(build_page(model), asked.port) as address:
         print(f"{loaded.target} is at {address}  (Ctrl-C ends it)", flush=True)
         if model.notice:
@@ -64,6 +73,20 @@ def main(arguments: list[str]) -> int:
         number = came.get()
     print("ended; the files given to the page are deleted")
     return 0 if number == signal.SIGINT else 128 + number
+
+
+def _open(asked: App, options: dict[str, Any]) -> tuple[LoadedModel, ImageData | None, str]:
+    """Return the model, the data whose validation images are shown, and a notice where a run's cannot be read."""
+    notice, target = "", asked.target or DEFAULT
+    if asked.data is not None or is_run(target):
+        try:
+            (loaded,), data = load_with_data(target, asked.data, **{"weights": "auto", **options})
+            return loaded, data, ""
+        except TransMixError as error:
+            if asked.data is not None:
+                raise
+            notice = f"The run’s validation images cannot be read ({error}); example photographs are shown. "
+    return load_model(target, **options), None, notice
 
 
 @contextmanager

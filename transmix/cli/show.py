@@ -11,24 +11,26 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from transmix import distributed
+from transmix.attention import AttentionError
 from transmix.cli.options import parse
 from transmix.data.dataset import Split
 from transmix.data.loader import choose_workers, evaluation_batches
 from transmix.mixing.box import check_box
 from transmix.models.loaded import LoadedModel, load_model, load_with_data
 from transmix.recipes import RecipeError
+from transmix.recipes.mixing import rule_name
 from transmix.recipes.settings import Mixing
-from transmix.runs.folder import read_classes
 from transmix.runs.weights import is_run
-from transmix.visual.attention import epochs_figure, heads_figure, layers_figure, rollout_figure, spaced
-from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, trained_rule
+from transmix.visual.attention import heads_figure, layers_figure, rollout_figure, spaced
+from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, rule_labels
 from transmix.visual.curves import curves_figure, read_curves
+from transmix.visual.labels import trained_rule, why_not
 from transmix.visual.look import head_rows, layer_rows, look, rollout
 from transmix.visual.page import FORMATS, save_figure
 from transmix.visual.pairs import pairs_figure, trained_note
 from transmix.visual.palette import PAGE
 from transmix.visual.reliability import reliability, reliability_figure
-from transmix.visual.run import read_examples, read_log
+from transmix.visual.run import examples_figure, read_log
 
 What = Literal["pair", "sheet", "heads", "layers", "rollout", "epochs", "gallery", "curves", "reliability"]
 
@@ -169,14 +171,30 @@ def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
 def _pairs(asked: Show) -> Figure:
     scene, shown = _scene(asked), 1 if asked.what == "pair" else asked.count or 6
     drawn = asked.boxes if asked.what == "gallery" else shown
-    rule, boxes = trained_rule(scene.mixing), _boxes(asked, scene, drawn)
-    judged = judge(scene.loaded.model, boxes, scene.image, scene.normalise, downsample=rule.downsample)
+    boxes, downsample = _boxes(asked, scene, drawn), getattr(trained_rule(scene.mixing), "downsample", "nearest")
+    judged = judge(scene.loaded.model, boxes, scene.image, scene.normalise, downsample=downsample)
     positions = most_disputed(judged, shown, empty=asked.empty) if asked.what == "gallery" else list(range(drawn))
-    pairs = pairs_of(judged, positions, scene.image, scene.name, rule.weight)
-    notes = (trained_note(rule.weight),)
+    if not positions:
+        raise ValueError(f"of {drawn} boxes none gets less of the attention than of the area; try more: --boxes")
+    trained, note = _trained(scene, [boxes[one] for one in positions])
+    pairs, notes = pairs_of(judged, positions, scene.image, scene.name, trained), (note,)
     if asked.what == "gallery":
         notes += (f"the {len(pairs)} of {drawn} boxes whose labels differ most",)
     return pairs_figure(pairs, judged.grid, width=asked.width, mask=asked.what == "pair", notes=notes)
+
+
+def _trained(scene: _Scene, boxes: list[PastedBox]) -> tuple[list[float] | None, str]:
+    """Return the labels of pairs as the run trains them, and a note on its rule; None and why where that cannot be."""
+    rule, name, split = trained_rule(scene.mixing), rule_name(scene.mixing), scene.split
+    reason = why_not(rule, classes=split is not None)
+    classes = (lambda _: 0) if split is None else (lambda one: int(split.labels[one]))
+    if not reason:
+        try:
+            labels = rule_labels(scene.loaded.model, rule, boxes, scene.image, scene.normalise, classes)
+            return labels, trained_note(getattr(rule, "weight", None), name)
+        except AttentionError as error:
+            reason = str(error)
+    return None, f"trained: labels by {name}, not drawn: {reason}"
 
 
 def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:
@@ -199,17 +217,6 @@ def _attention(asked: Show) -> Figure:
     return rollout_figure(images, looked.attention, rollout(looked), grid, names, layers=layers, width=width)
 
 
-def _epochs(asked: Show) -> Figure:
-    epochs, classes = read_examples(Path(asked.target)), read_classes(Path(asked.target))
-    attention, logits = (
-        {epoch: tensors[name][: asked.count] for epoch, tensors in epochs.items()} for name in ("attention", "logits")
-    )
-    images, labels, grid = (next(iter(epochs.values()))[name] for name in ("images", "labels", "grid"))
-    h, w = grid.tolist()
-    images, labels = images[: asked.count], labels[: asked.count]
-    return epochs_figure(images, attention, (h, w), labels, logits, classes, width=asked.width)
-
-
 def _reliability(asked: Show) -> Figure:
     scene = _scene(replace(asked, images=()))
     assert scene.split is not None
@@ -224,7 +231,7 @@ def _reliability(asked: Show) -> Figure:
 FIGURES: dict[str, Callable[[Show], Figure]] = {
     **dict.fromkeys(("pair", "sheet", "gallery"), _pairs),
     **dict.fromkeys(("heads", "layers", "rollout"), _attention),
-    "epochs": _epochs,
+    "epochs": lambda asked: examples_figure(Path(asked.target), asked.count, asked.width),
     "curves": lambda asked: curves_figure(read_curves(read_log(Path(asked.target))), width=asked.width),
     "reliability": _reliability,
 }

@@ -9,6 +9,7 @@ import numpy as np
 from transmix.metrics import METRICS, log_metrics
 from transmix.report.format import percent, points, whole
 from transmix.report.history import epoch_table
+from transmix.report.scores import shown_weights
 from transmix.runs.read import RunRecord, number
 from transmix.runs.weights import NAMES
 from transmix.visual.curves import CURVES, LOOKS, SHARES, Curve, curve_figure, read_curves, swatch, thinned
@@ -36,11 +37,11 @@ def curves(found: RunRecord) -> dict[str, Any]:
 
 
 def calibration(found: RunRecord) -> dict[str, Any] | None:
-    """Return the reliability diagram and its numbers; of the EMA if the run has one."""
+    """Return the reliability diagram and its numbers, of the weights whose scores are shown if it has them."""
     kept = {name: bins for name, bins in found.reliability.items() if name in NAMES}
     if not kept:
         return None
-    name = "ema" if "ema" in kept else "model"
+    name = shown_weights(found) if shown_weights(found) in kept else next(iter(kept))
     parts = [kept[name][part] for part in ("hits", "confidence", "count")]
     if len({len(part) for part in parts}) > 1 or None in map(number, chain(*parts)):
         raise ValueError("reliability.json holds no bins of finite numbers")

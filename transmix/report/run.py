@@ -2,19 +2,21 @@
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from transmix.report import figures, history, scores
+from transmix.report import figures, history, scores, verdict
 from transmix.report.format import whole
 from transmix.report.page import render, write_page
-from transmix.runs.read import read_file, read_run, tried
+from transmix.runs.read import RunRecord, read_file, read_run, tried
 from transmix.visual.html import data_uri
+from transmix.visual.palette import PAGE
 
 LARGEST = 3_000_000
 """Bytes of a report."""
 
-WIDEST, HEAVIEST = 1520, 600_000
+WIDEST, HEAVIEST = 1520, 400_000
 """Pixels and bytes of a picture; a larger one is scaled down."""
 
 
@@ -51,7 +53,7 @@ def report(folder: Path) -> str:
         RunError: there is no run.
     """
     found = read_run(folder)
-    pictures = {name: tried(found.problems, name, lambda name=name: picture(folder / name)) for name in PICTURES}
+    pictures = {name: tried(found.problems, name, lambda draw=draw: draw(found)) for name, draw in PICTURES.items()}
     values = {one.__name__: tried(found.problems, one.__name__, lambda one=one: one(found)) for one in SECTIONS}
     html = render("run.html", pictures=pictures, problems=found.problems, whole=whole, **values)
     if len(html.encode()) > LARGEST:  # by the bounds of each part this does not happen
@@ -60,7 +62,7 @@ def report(folder: Path) -> str:
     return html
 
 
-def picture(path: Path) -> Picture:
+def picture(content: bytes) -> Picture:
     """Return a picture that is small enough for a page: PNG if it fits, else JPEG, scaled down until it fits.
 
     Raises:
@@ -68,7 +70,7 @@ def picture(path: Path) -> Picture:
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(read_file(path))) as image:
+    with Image.open(io.BytesIO(content)) as image:
         pixels = image.convert("RGB")
     pixels.thumbnail((WIDEST, 4 * WIDEST), Image.Resampling.LANCZOS)
     while True:
@@ -80,7 +82,29 @@ def picture(path: Path) -> Picture:
         pixels = pixels.resize((pixels.width * 3 // 4 or 1, pixels.height * 3 // 4 or 1), Image.Resampling.LANCZOS)
 
 
-PICTURES = ("first_boxes.png", "last_boxes.png")
+def epoch_by_epoch(found: RunRecord) -> bytes:
+    """Draw attention over the same validation images after each of a few epochs, as PNG.
+
+    Raises:
+        FileNotFoundError: no epoch has left any.
+        AttentionError, CheckpointError: the model's attention was not read, or a file is damaged.
+    """
+    from transmix.visual.run import examples_figure
+
+    if not any((found.folder / "examples").glob("epoch-*.safetensors")):
+        raise FileNotFoundError
+    file = io.BytesIO()
+    examples_figure(found.folder).savefig(file, format="png", dpi=WIDEST / PAGE)
+    return file.getvalue()
+
+
+PICTURES: dict[str, Callable[[RunRecord], Picture]] = {
+    "first_boxes.png": lambda found: picture(read_file(found.folder / "first_boxes.png")),
+    "last_boxes.png": lambda found: picture(read_file(found.folder / "last_boxes.png")),
+    "examples": lambda found: picture(epoch_by_epoch(found)),
+}
+"""Name of what is drawn -> picture."""
 HISTORY = (history.overview, history.label_shift, history.cost, history.incidents, history.recipe, history.environment)
-SECTIONS = (*HISTORY, scores.result, scores.classes, scores.evaluations, figures.curves, figures.calibration)
+SCORES = (verdict.verdict, scores.result, scores.classes, scores.evaluations)
+SECTIONS = (*HISTORY, *SCORES, figures.curves, figures.calibration)
 """What makes the values of a part of the template of the run's files; the part has the function's name."""

@@ -1,6 +1,5 @@
 """Scores of the run: overall, per class, calibration, and all further evaluations."""
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from transmix.metrics import FIGURES, METRICS, NONE, TRAINING_METRICS, Metric, added_metrics
-from transmix.report.format import decimal, duration, percent, points, score, whole
+from transmix.report.format import decimal, duration, percent, score, whole
 from transmix.report.page import NO_BREAK, shorten
 from transmix.runs.read import RunRecord, number
 from transmix.runs.weights import NAMES, better_weights
@@ -27,30 +26,27 @@ WORDS = {"nonfinite_logits": "images without a finite prediction", "per_class_ac
 
 def result(found: RunRecord) -> dict[str, Any]:
     """Return the main numbers; 'facts' are (name, value, which weights and what it is compared with)."""
-    row, ema, facts = last_scores(found), keeps_ema(found), []
+    row, ema, facts, weights = last_scores(found), keeps_ema(found), [], shown_weights(found)
     if row is None:
         return {"facts": []}
     for name in SHOWN:
-        beside = f"; EMA {score(name, row.get(f'ema_{name}'))}" if ema else ""
-        facts.append((METRICS[name].label, score(name, row.get(name)), f"of the model{beside}"))
+        of = {"model": score(name, row.get(name)), "ema": score(name, row.get(f"ema_{name}"))}
+        other = "model" if weights == "ema" else "ema"
+        beside = f"; {NAMES[other]} {of[other]}" if ema else ""
+        facts.append((METRICS[name].label, of[weights], f"of the {NAMES[weights]}{beside}"))
     if (best := best_epoch(found)) is not None:
         facts.append(("Best epoch", whole(best[0]), f"{NAMES[best[2]]}: {score('top1', best[1])}"))
     seconds, complete = found.training_time
     if seconds is not None:
         beside = "in its steps" + ("" if complete else "; a part is estimated")
         facts.append((TRAINING_METRICS["seconds"].label, duration(seconds), beside))
-    images = int(found.confusion.images.sum()) if found.confusion is not None else 0
-    top1, error = number(row.get("top1")), None
-    if images and top1 is not None and 0 <= top1 <= 1:
-        error = points(math.sqrt(top1 * (1 - top1) / images))
     return {
         "facts": facts,
         "meanings": [(METRICS[name].label, METRICS[name].meaning) for name in SHOWN],
         "measure": METRICS["top1"].label,
         "epoch": whole(row.get("epoch")),
         "ema": ema,
-        "images": whole(images),
-        "error": error,
+        "weights": NAMES[weights],
     }
 
 
@@ -64,6 +60,16 @@ def last_scores(found: RunRecord) -> dict[str, Any] | None:
 def keeps_ema(found: RunRecord) -> bool:
     """Whether the run has an EMA of its weights."""
     return "ema_top1" in (last_scores(found) or {})
+
+
+def shown_weights(found: RunRecord) -> str:
+    """Return the weights whose numbers the report shows: "ema", unless there is none or it is far below the model."""
+    return better_weights(last_scores(found) or {})
+
+
+def of_weights(found: RunRecord, name: str) -> str:
+    """Return the name in the log of a score of the weights that the report shows."""
+    return f"ema_{name}" if shown_weights(found) == "ema" else name
 
 
 def best_epoch(found: RunRecord) -> tuple[int, float, str] | None:
@@ -93,6 +99,7 @@ def classes(found: RunRecord) -> dict[str, Any] | None:
         "without": len(names) - len(seen),
         "seen": len(seen),
         "weights": NAMES["ema" if keeps_ema(found) else "model"],
+        "stands": shown_weights(found) == ("ema" if keeps_ema(found) else "model"),
         "worst": [
             (shown[at], percent(float(accuracy[at]), 1), whole(int(images[at])), taken.get(at, NONE)) for at in worst
         ],

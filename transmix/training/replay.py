@@ -86,7 +86,10 @@ def _loader(recipe: Recipe, data: ImageData, device: torch.device) -> Callable[[
 
 
 def _what_is_not_finite(run: Callable[[], Tensor], model: nn.Module, images_from: list[str]) -> str:
-    """Run one micro-batch forward and backward; report modules, images and gradients with NaN/Inf."""
+    """Run one micro-batch forward and backward; report modules, images and gradients with NaN/Inf.
+
+    Where no module's output tells which images are bad, all of the micro-batch are named.
+    """
     broken: list[tuple[str, Tensor]] = []
 
     def look(_: nn.Module, __: Any, output: Any, name: str) -> None:
@@ -110,4 +113,6 @@ def _what_is_not_finite(run: Callable[[], Tensor], model: nn.Module, images_from
     wrong = [name for name, gradient in gradients if not gradient.isfinite().all()]
     if wrong and not broken:
         parts.append(f"gradients that are not finite: {', '.join(wrong[-3:])}")
-    return "; ".join(parts if broken or wrong else [*parts, "everything is finite in this run of it"])
+    if not (broken or wrong):
+        parts.append("everything is finite in this run of it")
+    return "; ".join(parts if broken else [*parts, f"its training images: {', '.join(images_from)}"])

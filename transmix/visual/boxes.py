@@ -1,4 +1,4 @@
-"""Random boxes over a data set, labelled by area and by a model's attention, ranked by the difference."""
+"""Random boxes over a data set, labelled by area, by a model's attention and by any rule, ranked by the difference."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transmix.labels.attention import AttentionLabels, attention_labels
-from transmix.mixing import Mixed
+from transmix.labels.attention import attention_labels
+from transmix.labels.evidence import Rule
+from transmix.mixing import Draw, Mixed
 from transmix.mixing.box import Box, box_area, draw_box
 from transmix.mixing.pixels import boxes_mask, on_mask, per_row
-from transmix.recipes.mixing import build_rule
-from transmix.recipes.settings import Mixing
+from transmix.visual.labels import gather, label, own_share
 from transmix.visual.look import look
 from transmix.visual.overlay import as_picture
 from transmix.visual.pairs import Pair, label_shares
@@ -104,7 +104,8 @@ def judge(
         mixed = paste(boxes[start : start + BATCH], image)
         looked = look(model, normalise(mixed.images), maps=False)
         grid = looked.grid
-        relabelled = attention_labels(mixed, looked.attention, grid=grid, weight=1.0, downsample=downsample)
+        how = {"grid": grid, "extent": looked.extent, "downsample": downsample}
+        relabelled = attention_labels(mixed, looked.attention, weight=1.0, **how)
         found.append((mixed.lam_area.double(), relabelled.lam.double(), looked.attention))
     by_area, by_attention, attention = (torch.cat(values).numpy() for values in zip(*found, strict=True))
     return BoxLabels(boxes, by_area, by_attention, attention, grid)
@@ -133,10 +134,40 @@ def most_disputed(judged: BoxLabels, count: int, *, empty: bool = False) -> list
     return order[wanted[order]][:count].tolist()
 
 
-def trained_rule(mixing: Mixing) -> AttentionLabels:
-    """Return the run's attention rule; if it trains with another rule, the paper's attention rule."""
-    rule = build_rule(mixing)
-    return rule if isinstance(rule, AttentionLabels) else AttentionLabels()
+def rule_labels(
+    model: nn.Module,
+    rule: Rule,
+    boxes: Sequence[PastedBox],
+    image: Callable[[int], Tensor],
+    normalise: Callable[[Tensor], Tensor],
+    classes: Callable[[int], int] = lambda _: 0,
+) -> list[float]:
+    """Return the weight of image A's label by a rule for each of n boxes.
+
+    Each pair is mixed both ways, A with B and B with A, because a rule may look at both clean images.
+
+    Args:
+        model: As in `judge`.
+        rule: The rule.
+        boxes: At least one.
+        image: As in `judge`.
+        normalise: As in `judge`.
+        classes: Index -> class number, for rules that look at the classes.
+
+    Raises:
+        AttentionError: The model does not give what the rule needs.
+    """
+    both = [one for side in ("own", "partner") for one in (getattr(box, side) for box in boxes)]
+    images, count = torch.stack([image(one) for one in both]), len(boxes)
+    height, width = images.shape[-2:]
+    partner = (*range(count, 2 * count), *range(count))
+    places = tuple(box.box for box in boxes) * 2
+    lam = tuple(1 - box_area(place) / (height * width) for place in places)
+    draw = Draw(height, width, partner, lam, places)
+    inputs = normalise(images)
+    mixed = draw.apply(inputs, torch.tensor([classes(one) for one in both], device=inputs.device))
+    found = label(mixed, rule, gather(model, rule.needs, mixed.images, inputs))
+    return own_share(found)[:count].tolist()
 
 
 def pairs_of(
@@ -144,18 +175,26 @@ def pairs_of(
     positions: Sequence[int],
     image: Callable[[int], Tensor],
     name: Callable[[int], str],
-    weight: float = 0.5,
+    trained: Sequence[float] | None = None,
 ) -> list[Pair]:
-    """Make `Pair` objects for some boxes; `name` returns an image's name, `weight` is that of attention in training."""
+    """Make `Pair` objects for some boxes.
+
+    Args:
+        judged: Labels of n boxes.
+        positions: The m boxes to show.
+        image: As in `judge`.
+        name: Index -> name of the image.
+        trained: The m weights of image A's label as trained; None: not shown.
+    """
     pairs = []
-    for position in positions:
+    for row, position in enumerate(positions):
         boxed = judged.boxes[position]
         mixed = paste([boxed], image)
         assert mixed.mask is not None
         area, attention = float(judged.lam_area[position]), float(judged.lam_attention[position])
         own, partner, picture = map(as_picture, (image(boxed.own), image(boxed.partner), mixed.images[0]))
         names = name(boxed.own), name(boxed.partner)
-        shares = label_shares(area, attention, weight * attention + (1 - weight) * area)
+        shares = label_shares(area, attention, None if trained is None else trained[row])
         mask = mixed.mask[0].numpy()
         pairs.append(Pair(own, partner, picture, mask, judged.attention[position], names, shares))
     return pairs

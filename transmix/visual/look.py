@@ -18,12 +18,14 @@ class Look:
         grid: (h, w) of the patches, h * w = P.
         maps: per layer (B, G, N, N), or (B, G, 1, N) if the class token is the only query; empty if not requested.
         own_token: whether the query of (B, G, 1, N) is also the first of the N keys; false for an attention pool.
+        extent: (height, width) in pixels of the images that the grid covers; None: the whole image.
     """
 
     attention: Tensor
     grid: tuple[int, int]
     maps: tuple[Tensor, ...] = ()
     own_token: bool = True
+    extent: tuple[int, int] | None = None
 
     @property
     def prefix(self) -> int:
@@ -54,10 +56,10 @@ def look(
     reader = AttentionReader(model, module, prefix_tokens=prefix_tokens, training=False, eval=True)
     with reader, eval_mode(model), torch.no_grad():
         model(images)
-        attention, grid, _ = reader.take(images)
+        attention, grid, extent = reader.take(images)
         own_token = not reader.name.endswith("attn_pool")
     found = tuple(one.cpu() for one in attention_maps(model, images)) if maps else ()
-    return Look(attention.cpu(), (int(grid[0]), int(grid[1])), found, own_token)
+    return Look(attention.cpu(), (int(grid[0]), int(grid[1])), found, own_token, (int(extent[0]), int(extent[1])))
 
 
 def head_rows(looked: Look, layer: int = -1) -> Tensor:

@@ -41,14 +41,18 @@ class Share(NamedTuple):
     own: float  # weight of the row's own class, 0..1; the partner's is 1 - own
 
 
-def label_shares(area: float | None, evidence: float | None, trained: float, rule: str = "attention") -> list[Share]:
+def label_shares(
+    area: float | None, evidence: float | None, trained: float | None, rule: str = "attention"
+) -> list[Share]:
     """Return the label's shares in drawing order; None is left out."""
     weights = (("area", area), (rule, evidence), ("trained", trained))
     return [Share(name, own) for name, own in weights if own is not None]
 
 
-def trained_note(weight: float, rule: str = "attention") -> str:
-    """Return a note on how the trained label is computed."""
+def trained_note(weight: float | None, rule: str = "attention") -> str:
+    """Return a note on how the trained label is computed; `weight` is that of the rule's evidence, if it has one."""
+    if weight is None or weight == 1:
+        return f"trained: labels by {rule}"
     return f"trained: {weight:.0%} {rule}, {1 - weight:.0%} area"
 
 
