@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from masks import empty_boxes, label_truth
-from readme import put_into
 from shown import cell, figure, link, origin, ratio, read_difference, table, title
 from suites import shown as shown_suites
-from verdict import first_screen, label_pairs
+from verdict import findings, first_screen, label_pairs
 
 from transmix.compare.statistics import Mean
 from transmix.compare.text import ALWAYS, COLUMNS, interval, show_mean, show_p
@@ -33,6 +32,10 @@ HEAD = """\
 # Results
 """
 
+BEGIN = "<!-- Made by `python benchmarks/compare/results.py`; changes by hand are lost. -->\n"
+END = "<!-- The end of what is made. -->\n"
+"""Between these lines README.md shows what the figures say."""
+
 NO_COMPARISON = """
 ## Comparisons
 
@@ -43,12 +46,7 @@ No comparison under equal recipes has been recorded yet, so nothing here says th
 
 def page(folder: Path) -> str:
     """Return the page of a folder of figures."""
-    told = commands(folder)
-    files = {}
-    for path in sorted(folder.glob("*.json")):
-        found = json.loads(path.read_text())
-        found = found if isinstance(found, dict) else {"models": found}
-        files[path.name] = {"command": told.get(path.name), **found}
+    files = figures_of(folder)
     shown = {name: next((draw for knows, draw in SECTIONS if knows(found)), None) for name, found in files.items()}
     order = [draw for _, draw in SECTIONS]
     known = sorted((name for name in files if shown[name]), key=lambda name: order.index(shown[name]))  # type: ignore[arg-type]
@@ -64,6 +62,23 @@ def page(folder: Path) -> str:
     if rest:
         parts.append("\n## More files\n\n" + "".join(f"- {link(name)}\n" for name in rest))
     return "".join(parts)
+
+
+def put_into(text: str, folder: Path) -> str:
+    """Return README.md's text with what a folder's figures say."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + "\n" + findings(figures_of(folder)) + "\n" + END + after
+
+
+def figures_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the content of a folder's files by name, with the command that made each."""
+    told, files = commands(folder), {}
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        found = found if isinstance(found, dict) else {"models": found}
+        files[path.name] = {"command": told.get(path.name), **found}
+    return files
 
 
 def commands(folder: Path) -> dict[str, str]:

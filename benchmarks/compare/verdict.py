@@ -26,19 +26,32 @@ def first_screen(files: Mapping[str, dict[str, Any]], sections: list[str]) -> st
         files: name -> content of the files that a section shows.
         sections: titles of the sections below, in order.
     """
-    compared = {name: found for name, found in files.items() if found.get("kind") == "comparison"}
-    truths = [found for found in files.values() if "truth" in found]
-    said = [_accuracy(compared), _truth(truths), _cost(files), _missing(compared)]
+    compared, truths = _comparisons(files), _truths(files)
     links = " · ".join(f"[{cell(one)}](#{anchor(one)})" for one in sections)
     return (
         _measured(compared, truths)
-        + "".join(f"- {one}\n" for one in said if one)
+        + findings(files)
         + (f"\n{_table(compared)}" if any(map(label_pairs, compared.values())) else "")
         + f"\nOn this page: {links}.\n\n"
         "Every figure below stands with the command that made it, commit, seeds, machine and versions, and links to "
         "the file that holds it; what a file does not say is called “not recorded”. Negative results stay, with the "
         "reason.\n"
     )
+
+
+def findings(files: Mapping[str, dict[str, Any]]) -> str:
+    """Say in a list what the figures say; README.md shows it too."""
+    compared = _comparisons(files)
+    said = [_accuracy(compared), _truth(_truths(files)), _cost(files), _missing(compared)]
+    return "".join(f"- {one}\n" for one in said if one)
+
+
+def _comparisons(files: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: found for name, found in files.items() if found.get("kind") == "comparison"}
+
+
+def _truths(files: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [found for found in files.values() if "truth" in found]
 
 
 def anchor(heading: str) -> str:
