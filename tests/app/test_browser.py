@@ -45,6 +45,12 @@ def box_on_page(page):
     return top, left, top + tall, left + wide
 
 
+def frame_of(page):
+    """Where the picture lies in the window, scrolled so that the mouse reaches all of it."""
+    page.evaluate("scrollTo(0, 0)")
+    return page.locator("#stage .tm-stage").bounding_box()
+
+
 def described(page):
     """What the box in the picture says of itself."""
     return (page.locator("#stage .tm-box").get_attribute("aria-label") or "")[len("Box of image B: ") :].split(" pix")[
@@ -88,8 +94,7 @@ def test_drag_switch_upload_and_copy(page, address, page_model, files):
     first = box_on_page(page)
     until_it_shows(page, Setting(first), own, partner, page_model)
 
-    frame = page.locator("#stage .tm-stage").bounding_box()  # dragging the box: press in its middle, move, release
-    assert frame is not None
+    frame = frame_of(page)  # dragging the box: press in its middle, move, release
     middle = [frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2]
     page.mouse.move(*middle)
     page.mouse.down()
@@ -133,7 +138,7 @@ def test_the_box_ends_where_the_pointer_does_however_fast_it_moved(page):
         type_into(page, f"#box-{side}", number)
     until(page, box_on_page, (180, 180, 220, 220))
     assert described(page) == "top 180, left 180, height 40, width 40"
-    frame = page.locator("#stage .tm-stage").bounding_box()
+    frame = frame_of(page)
     at = lambda y, x: (frame["x"] + frame["width"] * x / 224, frame["y"] + frame["height"] * y / 224)  # noqa: E731
     page.mouse.move(*at(20, 30))
     page.mouse.down()
@@ -164,7 +169,7 @@ def test_an_answer_that_comes_late_does_not_undo_a_drag(page, monkeypatch):
     type_into(page, "#ratio", 0.5)  # quickly, one after the other
     for side, number in (("top", 12), ("tall", 60), ("wide", 50)):
         type_into(page, f"#box-{side}", number)
-    frame = page.locator("#stage .tm-stage").bounding_box()
+    frame = frame_of(page)
     at = lambda y, x: (frame["x"] + frame["width"] * x / 224, frame["y"] + frame["height"] * y / 224)  # noqa: E731
     page.mouse.move(*at(200, 10))
     page.mouse.down()

@@ -133,6 +133,18 @@ def test_the_markdown_table_says_the_same(page):
         assert f"{one.group} − {one.baseline}: {one.verdict}" in markdown
 
 
+def test_the_verdict_comes_first_and_counts_what_is_more_than_noise(page):
+    comparison, (html, markdown, text) = page
+    beyond = [one for one in comparison.compared if one.verdict.startswith("More than noise")]
+    said = json.loads(text)["verdict"]
+    assert said.startswith(f"Of 4 differences of EMA top-1, of the EMA, {len(beyond) or 'none'} ")
+    for one in comparison.compared:
+        assert (f"{one.group} − {one.baseline} (" in said) == (one in beyond)
+    assert said.endswith("Next: more seeds, which would tell smaller differences.")
+    assert markdown.startswith(said[:40])
+    assert 0 < html.index('class="verdict"') < html.index("What the differences are worth")
+
+
 def test_the_page_says_what_scores_and_intervals_are_worth(page):
     _, (html, _, _) = page
     for words in ("after the LAST epoch", "optimistic", "n = 3 is few", "Holm", "4 comparisons are made at once"):
@@ -175,10 +187,12 @@ def test_a_page_of_one_group_or_one_seed_or_many_groups_can_be_made(made_run, ma
     alone = made_runs(cutmix=[0.9, 0.91])
     _, (html, _, _) = written(alone, tmp_path / "alone.html")
     assert "What the differences are worth" not in html
+    assert "One group with finished runs: nothing to compare." in html
     many = [made_run(tmp_path / f"m{n}", "cutmix", 0, 0.5 + n / 100, lr=(n + 1) / 20) for n in range(12)]
     _, (html, _, text) = written(many, tmp_path / "many.html")
     assert len(json.loads(text)["differences"]) == 11
     assert "One seed: no interval" in html
+    assert "Nothing can be said about noise: no difference of EMA top-1 of the EMA can be believed yet." in html
 
 
 def test_in_a_browser_it_reads_well_and_asks_nobody(page, made_runs, tmp_path, browser):

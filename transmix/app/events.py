@@ -15,7 +15,7 @@ from transmix.app.values import Answer, Controls, answer
 from transmix.data.dataset import DataError
 from transmix.visual.html import png_uri
 
-ASKED = ("stage", "own", "partner", "anchor", "pair", "method", "seed", "rule", "layer", "head", "downsample")
+ASKED = ("stage", "own", "partner", "pair", "method", "seed", "rule", "layer", "head", "downsample")
 """The components that hold what was chosen."""
 
 log = logging.getLogger("transmix.app")
@@ -94,9 +94,11 @@ def first_images(model: PageModel, number: int) -> tuple[str | int, str | int]:
 def controls_of(values: Mapping[str, Any], moved: str, model: PageModel) -> Controls:
     """Make `Controls` from the components' values, by name."""
     own, partner = (Path(one) if isinstance(one, str) else one for one in (values["own"], values["partner"]))
-    stage = values["stage"] or {"box": values["anchor"], "lam": 0.5, "moved": ""}
+    height, width = model.size
+    first = (height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2)
+    stage = values["stage"] or {"box": first, "anchor": first, "lam": 0.75, "moved": ""}
     chosen = values["rule"], int(values["layer"]), int(values["head"]), values["downsample"]
-    how = tuple(values["anchor"]), float(stage["lam"]), values["method"], int(values["seed"]), *chosen
+    how = tuple(stage["anchor"]), float(stage["lam"]), values["method"], int(values["seed"]), *chosen
     return Controls(own, partner, tuple(stage["box"]), *how, stage["moved"] if moved == "stage" else moved)
 
 
@@ -119,8 +121,13 @@ def in_step(found: Answer, model: PageModel, moved: str, held: Mapping[str, Any]
     """Return new values for controls whose value an answer changed."""
     drawn, kind = found.setting, found.setting.method if found.setting.method in ("cutmix", "mixup") else "drawn"
     stage = dict(zip(("height", "width"), model.size, strict=True)) | {"kind": kind, "box": list(drawn.box)}
-    stage |= {"lam": found.lam, "moved": "", "turn": held["stage"]["turn"] if held["stage"] else 0}
-    changed: dict[str, Any] = {"anchor": found.anchor}
+    stage |= {
+        "anchor": list(found.anchor),
+        "lam": found.lam,
+        "moved": "",
+        "turn": held["stage"]["turn"] if held["stage"] else 0,
+    }
+    changed: dict[str, Any] = {}
     pictures: dict[str, Any] = {}
     if moved in ("images", "method", "again"):
         given = [one for one in found.images if one is not None]

@@ -16,7 +16,6 @@ SIDES = (("top", "Top"), ("left", "Left"), ("tall", "Height"), ("wide", "Width")
 
 def build_page(model: PageModel) -> gr.Blocks:
     """Make the page of a model."""
-    height, width = model.size
     parts: dict[str, Any] = {}
     with gr.Blocks(title=f"transmix: {model.loaded.target}", analytics_enabled=False) as page:
         gr.HTML(piece("head", model))
@@ -32,7 +31,6 @@ def build_page(model: PageModel) -> gr.Blocks:
         parts["code"] = gr.Code(
             language="python", label="Python", elem_id="code", show_line_numbers=False, buttons=["copy"]
         )
-        parts["anchor"] = gr.State((height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2))
         connect(page, parts, model)
     return page
 

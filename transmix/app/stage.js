@@ -7,7 +7,9 @@ const [own, partner] = stage.querySelectorAll('img');
 const handle = stage.querySelector('.tm-box');
 const [ratio, slider] = element.querySelectorAll('#ratio input, input[type=range]');
 const sides = [...element.querySelectorAll('input[data-side]')]; // top, left, height, width
-let shown = null; // {height, width, box: [top, left, bottom, right], kind: cutmix, mixup or drawn, lam, moved, turn}
+// {height, width, box: [top, left, bottom, right], anchor: the box last set by hand, which the ratio scales,
+// kind: cutmix, mixup or drawn, lam, moved: box or ratio, turn}
+let shown = null;
 let turn = 0; // how often box or ratio were changed here; an answer says of which turn it knew
 let drag = null; // {edges, box, y, x} while a pointer is down
 let waiting = false;
@@ -75,7 +77,7 @@ function change(changed) {
 function place(box) {
   if (box.every((side, index) => side === shown.box[index])) return;
   const area = ((box[2] - box[0]) * (box[3] - box[1])) / (shown.height * shown.width);
-  change({ box, lam: 1 - area, moved: 'box' });
+  change({ box, anchor: box, lam: 1 - area, moved: 'box' });
 }
 
 function moved([top, left, bottom, right], rows, columns) {
@@ -147,7 +149,7 @@ sides.forEach((field) => {
 function take() {
   const value = props.value || null;
   if (value && shown && value.turn < turn) { // an answer from before the last change knows an older box
-    shown = { ...value, box: shown.box, lam: shown.lam, moved: shown.moved, turn };
+    shown = { ...value, box: shown.box, anchor: shown.anchor, lam: shown.lam, moved: shown.moved, turn };
     props.value = shown; // what is asked next is read from here
   } else if (!drag) { // while one drags, the pointer knows better
     shown = value;

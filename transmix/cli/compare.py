@@ -15,6 +15,7 @@ from transmix.cli.options import given_options, parse, split_options, with_curre
 from transmix.cli.train import DEFAULT_RECIPE, recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.label_twin import NO_TWIN
+from transmix.compare.text import verdict
 from transmix.compare.train import lacks_twin, places, plan, train_missing
 from transmix.compare.write import tables
 from transmix.printable import printable
@@ -149,5 +150,6 @@ def _compare(runs: Sequence[Path], page: Path, baseline: str | None, arguments: 
     written = write_comparison(comparison, page, command=shlex.join(["transmix", "compare", *arguments]))
     for caution in comparison.cautions:
         print(f"warning: {printable(caution)}", file=sys.stderr)
+    print(f"{printable(verdict(comparison))}\n")
     print(tables(comparison))
     print(f"written to {', '.join(map(str, written))}")

@@ -52,6 +52,37 @@ def size(one: Compared, score: str, metric: Metric) -> str:
     return f"{words}, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n}\N{NO-BREAK SPACE}seed{'s' * (n > 1)}"
 
 
+def verdict(comparison: Comparison) -> str:
+    """Return what the comparison says, in a few sentences: beyond noise or not, whether to trust it, what next."""
+    score = comparison.score
+    metric, tested = comparison.metrics[score], [one for one in comparison.compared if one.p_holm is not None]
+    if not comparison.compared:
+        return "One group with finished runs: nothing to compare. Next: name runs of another mix or label beside these."
+    if not tested:
+        return (
+            f"Nothing can be said about noise: no difference of {metric.label} of {weights_of(comparison)} can be "
+            f"believed yet. Next: more seeds, transmix compare --mix ... --seeds 3 --out RUNS."
+        )
+    beyond = [one for one in tested if one.verdict.startswith("More than noise")]
+    said = [f"{one.group} − {one.baseline} ({size(one, score, metric)})" for one in beyond]
+    alone = [one for one in tested if one.shared.all]
+    parts = [
+        f"Of {len(tested)} difference{'s' * (len(tested) > 1)} of {metric.label}, of {weights_of(comparison)}, "
+        f"{len(beyond) or 'none'} {'are' if len(beyond) > 1 else 'is'} more than noise"
+        + (f": {'; '.join(said)}." if said else ".")
+    ]
+    if alone:
+        names = ", ".join(f"{one.group} − {one.baseline}" for one in alone)
+        count = sum(one in beyond for one in alone)
+        worth = f"{count} of {len(alone)} more than noise" if count else "not more than noise"
+        parts.append(f"The label alone differs in {names}: {worth}.")
+    seeds = min(len(one.scores[score].seeds) for one in tested)
+    parts.append(
+        "Next: more seeds, which would tell smaller differences." if seeds < 5 else "Next: the same on data of yours."
+    )
+    return " ".join(parts)
+
+
 def weights_of(comparison: Comparison) -> str:
     """Name the weights (model or EMA) of the compared score."""
     return f"the {NAMES['ema' if comparison.score.startswith('ema_') else 'model']}"

@@ -45,6 +45,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "weights": text.weights_of(comparison),
         "baseline": comparison.baseline,
         "level": LEVEL,
+        "verdict": text.verdict(comparison),
         "cautions": list(comparison.cautions),
         "groups": [
             {
@@ -111,10 +112,10 @@ def html(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return warnings, tables and reading notes as Markdown."""
+    """Return the verdict, warnings, tables and reading notes as Markdown."""
     cautions = "".join(f"> **Note:** {_escape(one)}\n\n" for one in comparison.cautions)
     notes = "".join(f"- {_escape(note)}\n" for note in text.reading_notes(comparison))
-    return f"{cautions}{tables(comparison)}\n{notes}"
+    return f"{_escape(text.verdict(comparison))}\n\n{cautions}{tables(comparison)}\n{notes}"
 
 
 def tables(comparison: Comparison) -> str:

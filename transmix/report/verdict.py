@@ -85,6 +85,6 @@ def _next(found: RunRecord, row: dict[str, Any], top1: float, error: float | Non
         )
         return {"next": said, "command": f"transmix evaluate {run} --checkpoint best"}
     if len(earlier) >= 4 and top1 - earlier[3 * len(earlier) // 4 - 1] > chance:
-        said = f"{METRICS['top1'].label} was still rising at the end: train for more epochs (--epochs, in a new --out)"
+        said = f"{METRICS['top1'].label} was still rising at the end: more epochs may help (--epochs, in a new --out)"
         return {"next": said, "command": f"transmix show curves {run} --out curves.svg"}
     return {"next": "it can be used as it is", "command": f"transmix export {run} --format timm"}
