@@ -286,6 +286,7 @@ def test_the_same_images_give_the_same_splits_and_labels_to_train_evaluate_and_d
     assert list(report.images.values()) == [20, 6]
     assert report.class_names == CLASSES
     assert report.layout == data.parts.layout != ""
+    assert ("the data set is in" in str(data.notes)) == (make in (unpacked_with_litter, imagenet_of_kaggle))
     assert report.sound, report.findings
 
 
@@ -305,7 +306,202 @@ def test_without_parts_a_fraction_is_held_out_the_same_in_every_layout(tmp_path,
     with pytest.raises(DataError) as refused:
         open_data(root)
     assert str(refused.value).endswith(command)
-    assert command in examine(root, progress=False).of("refused")[0].detail
+    report = examine(root, progress=False)
+    assert command in report.of("refused")[0].detail
+    assert report.layout
     if make is not only_train:
         every = open_part_of(str(root), Asked())
         assert (found(every.val, every.classes), every.parts.held_out) == (expected("train"), "all")
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Flat images and a list of all of them, to be spoilt."""
+    root = tmp_path / "pets"
+    one_list_of_all(root)
+    return root
+
+
+def rows_of(root):
+    with (root / "labels.csv").open() as file:
+        return list(csv.reader(file))
+
+
+def refusal(root, choice=FIFTH):
+    with pytest.raises(DataError) as refused:
+        open_data(root, choice=choice)
+    return str(refused.value).replace(str(root), "PETS")
+
+
+SPOILT = {
+    "a row without its image": (
+        lambda rows: [*rows, ("gone", "cat"), ("lost", "cat")],
+        "PETS/labels.csv: 2 of the 22 listed images are not in PETS: gone, lost; bring them, or take their lines out",
+    ),
+    "two labels for an image": (
+        lambda rows: [*rows, ("n02_cat_1", "n09_dog")],
+        "PETS/labels.csv: n02_cat_1.png is n02_cat and n09_dog; images have one class each",
+    ),
+    "no label": (
+        lambda rows: [rows[0], (rows[1][0], " "), *rows[2:]],
+        "PETS/labels.csv: n09_dog_9.png has no label; write one, or take the line out",
+    ),
+    "columns of other names": (
+        lambda rows: [("photo no", "kind"), *rows[1:]],
+        "PETS/labels.csv: which of photo no, kind are the images and labels? Name the column: --image-column NAME "
+        "--label-column NAME",
+    ),
+    "a line that is too short": (
+        lambda rows: [("label", "image"), *([b, a] for a, b in rows[1:]), ("cat",)],
+        "PETS/labels.csv line 22: too few columns; write 2 in each line",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_list_that_does_not_fit_is_refused_with_the_remedy(listed, what):
+    spoil, message = SPOILT[what]
+    write_table(listed / "labels.csv", spoil(rows_of(listed)))
+    assert refusal(listed).endswith(message)
+
+
+def test_columns_can_be_named_and_are_kept(listed):
+    write_table(listed / "labels.csv", [("photo no", "kind"), *rows_of(listed)[1:]])
+    choice = Choice(val_fraction=0.2, image_column="photo no", label_column="kind")
+    data = open_data(listed, choice=choice)
+    assert data.parts.columns == ("photo no", "kind")
+    assert found(data.val, data.classes) == HELD_OUT_FIFTH
+
+
+def test_what_a_list_repeats_or_leaves_out_is_counted_and_said(listed):
+    put(listed / "more" / "x.png", ("val", CLASSES[0], 0))
+    write_table(listed / "labels.csv", [*rows_of(listed), rows_of(listed)[1]])
+    data = open_data(listed, choice=FIFTH)
+    assert found(data.val, data.classes) == HELD_OUT_FIFTH
+    assert [note.replace(str(listed), "PETS") for note in data.notes] == [
+        "PETS/labels.csv: 1 lines repeat an image, which is read once",
+        "1 images are in no label list and are not used: more/x.png",
+    ]
+    report = examine(listed, progress=False, choice=FIFTH)
+    assert [finding.places for finding in report.of("unlisted")] == [("more/x.png",)]
+    assert len(report.of("list")) == 1
+    assert report.sound
+
+
+def test_images_in_two_lists_are_said(tmp_path):
+    two_csv_without_suffixes(tmp_path)
+    with (tmp_path / "val.csv").open("a") as file:
+        file.write("train_n02_cat_0,n02_cat\n")
+    assert "1 images are listed in train and in val: scores come out too good" in open_data(tmp_path).notes
+    assert [len(finding.places) for finding in examine(tmp_path, progress=False).of("leakage")] == [2]
+
+
+def test_names_that_two_folders_hold_are_not_guessed(listed):
+    names = [f"{name}.png" for name, _ in rows_of(listed)[1:]]
+    for folder in ("large", "small"):
+        (listed / folder).mkdir()
+        for name in names:
+            (listed / folder / name).write_bytes((listed / name).read_bytes())
+    assert found(open_data(listed, choice=FIFTH).val, CLASSES) == HELD_OUT_FIFTH  # those beside the list
+    for name in names:
+        (listed / name).unlink()
+    assert refusal(listed) == (
+        "PETS/labels.csv: the folders large, small hold images of the same names; write folder/name"
+    )
+
+
+def test_two_lists_are_refused_and_one_can_be_named(listed):
+    write_table(listed / "clean_labels.csv", rows_of(listed)[:-1])
+    assert "PETS/clean_labels.csv and PETS/labels.csv both list all images; move one away, or name one" in refusal(
+        listed
+    )
+    data = open_data(listed / "labels.csv", choice=FIFTH)
+    assert found(data.val, data.classes) == HELD_OUT_FIFTH
+    report = examine(listed / "labels.csv", progress=False, choice=FIFTH)
+    assert (report.images, report.sound) == ({"train": 16, "0.2 of train": 4}, True)
+
+
+def test_class_folders_come_before_a_list_and_it_is_said(tmp_path):
+    folders(tmp_path)
+    rows = [(f"{name}/{number}.png", "pet") for _, name, number in samples("train")]
+    write_table(tmp_path / "train.csv", [("image", "label"), *rows])
+    data = open_data(tmp_path)
+    assert data.classes == CLASSES
+    path = tmp_path / "train.csv"
+    assert data.notes == (f"{path} is not used: the folders say the classes; --data {path} takes it",)
+    assert open_data(path, choice=FIFTH).classes == ("pet",)
+
+
+def test_numbers_of_imagenet_are_not_taken_for_the_order_of_the_folders(tmp_path):
+    imagenet_with_devkit(tmp_path)
+    kit = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+    (kit / "meta.mat").unlink()
+    assert refusal(tmp_path, Choice()).startswith(
+        "PETS/ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt: its numbers follow the order of the "
+        "development kit, not that of the class folders; put data/meta.mat"
+    )
+
+
+def test_labels_that_are_numbers_are_the_classes_where_no_file_names_them(tmp_path):
+    numbers_with_names(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    data = open_data(tmp_path)
+    assert data.classes == ("1", "2")
+    (tmp_path / "classes.txt").write_text("a\nb\nc")
+    assert open_data(tmp_path).classes == ("b", "c")  # 0 is the first name, as nothing says otherwise
+    (tmp_path / "classes.txt").write_text("a")
+    assert refusal(tmp_path, Choice()) == "PETS/train.txt: label 2 is not among the 1 class names, which count from 1"
+
+
+def unlabelled(root):
+    for number in range(3):
+        put(root / "photos" / f"{number}.png", ("val", CLASSES[0], number))
+
+
+def deeper(root):
+    folders(root / "a")
+    folders(root / "b")
+
+
+HOLD_OUT = "to hold out a fifth of each class: transmix train --data PETS --val-fraction 0.2 --out RUN"
+NEAREST = {
+    "images without labels": (
+        unlabelled,
+        "the images in photos have no labels: put them in PETS/<class>/, or list them in PETS/labels.csv with columns "
+        f"image and label; then, {HOLD_OUT}",
+    ),
+    "two data sets": (deeper, "PETS/a looks like one: transmix train --data PETS/a --out RUN"),
+    "an archive": (lambda root: (root / "pets.zip").write_bytes(b"PK"), "unpack pets.zip first"),
+    "class folders": (
+        class_folders_alone,
+        f"PETS: these look like class folders (n02_cat, n09_dog), not divided into train and val; {HOLD_OUT}",
+    ),
+    "a list of all images": (
+        one_list_of_all,
+        "PETS: its label list labels.csv (columns image and label) is of all images, not divided into train and val; "
+        f"{HOLD_OUT}",
+    ),
+    "a test part without labels": (
+        lambda root: (two_csv_without_suffixes(root), (root / "val.csv").unlink(), flat(root, "test")),
+        f"PETS/test: no class folders; put the images in test/<class>/, or list them in test.csv; {HOLD_OUT}",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NEAREST)
+def test_a_refusal_ends_with_the_nearest_command_that_works(tmp_path, what):
+    make, message = NEAREST[what]
+    root = tree(tmp_path, make)
+    assert refusal(root, Choice()).endswith(message)
+    if "transmix train" in message:
+        with_fraction = FIFTH if "--val-fraction" in message else Choice()
+        inside = root / "a" if make is deeper else root
+        if make is not unlabelled:
+            assert len(open_data(inside, choice=with_fraction).val)
+
+
+def test_a_part_that_is_given_alone_names_the_whole(tmp_path):
+    folders(tmp_path)
+    assert refusal(tmp_path / "train", Choice()).endswith(
+        f"of one part of {tmp_path}; take all parts: --data {tmp_path}"
+    )

@@ -176,7 +176,7 @@ def read_parts(root: Path, found: FolderParts, choice: Choice) -> ImageData:
     for name, part in used.items():
         _require_labels(root, name, part, choice)
     classes, of_train = used[train].read(choice.for_evaluation)
-    val = of_train if parts.held_out == train else _read_held_out(used[parts.held_out], classes, of_train)
+    val = of_train if parts.held_out == train else _read_held_out(root, used[parts.held_out], classes)
     notes = (*passed_over_note(root, of_train, val), *_notes(root, found, used))
     return ImageData(root.resolve().name, classes, of_train, val, notes, parts=_about(root, found, used, parts))
 
@@ -197,36 +197,41 @@ def _require_labels(root: Path, name: str, part: FolderPart, choice: Choice) -> 
         return
     what = f"no class folders; put the images in {part.folder.name}/<class>/, or list them in {name}.csv"
     tables = [Path(entry.path) for entry in entries_of(root) if entry.name.lower().endswith((".csv", ".tsv"))]
-    what += "".join(f"; {table}: {columns_remedy(table, choice)}" for table in tables[:1])
+    unclear = [f"; {table}: {how}" for table in tables if (how := columns_remedy(table, choice))]
+    what += "".join(unclear[:1])
     raise DataError(f"{part.folder}: {what}" + ("" if split_of(name) == "train" else f"; {remedy(root)}"))
 
 
-def _read_held_out(part: FolderPart, classes: tuple[str, ...], train: Split) -> Split:
+def _read_held_out(root: Path, part: FolderPart, classes: tuple[str, ...]) -> Split:
     """List the images of the held-out part; labels are indices into the classes; it may lack classes."""
     own, split = part.read(may_lack=True)
     where = part.folder if part.listed is None else part.listed.source.path
     position = positions(own, classes)
     if extra := [name for name, index in zip(own, position, strict=True) if index < 0]:
         what = f"not among the classes of train: {listing(map(printable, extra))}"
-        remedy = "remove their folders here" if part.listed is None else "take their lines out"
-        raise DataError(f"{where}: {what}; {remedy}, or add images to train")
+        how = "remove their folders here" if part.listed is None else "take their lines out"
+        other = f"; {remedy(root)}" if len(extra) == len(own) else ""
+        raise DataError(f"{where}: {what}; {how}, or add images to train{other}")
     if not len(split):
         raise DataError(f"{where}: no images; put the images to validate on in {part.folder.name}/<class>/")
     return replace(split, labels=position[split.labels])
 
 
+def layout_of(root: Path, parts: dict[str, FolderPart]) -> str:
+    """Describe how the parts of a folder are labelled, in words."""
+    if WHOLE in parts:
+        return f"{parts[WHOLE].layout(root)}, not divided into parts"
+    if all(part.listed is None for part in parts.values()):
+        return "class folders in " + " and ".join(os.path.relpath(part.folder, root) for part in parts.values())
+    return "; ".join(f"{name}: {part.layout(root)}" for name, part in parts.items())
+
+
 def _about(root: Path, found: FolderParts, used: dict[str, FolderPart], parts: Parts) -> Parts:
     """Return the parts with the layout, the columns of the training list, and unused parts that have labels."""
-    layouts = {name: part.layout(root) for name, part in used.items()}
-    layout = "; ".join(f"{name}: {how}" for name, how in layouts.items())
-    if WHOLE in used:
-        layout = f"{layouts[WHOLE]}, not divided into parts"
-    elif all(part.listed is None for part in used.values()):
-        layout = "class folders in " + " and ".join(os.path.relpath(part.folder, root) for part in used.values())
     columns = next((part.listed.source.columns for part in used.values() if part.listed is not None), None)
     labelled = lambda part: part.listed is not None or bool(subfolders(part.folder))  # noqa: E731
     unused = tuple(name for name in parts.unused if labelled(found.parts[name]))
-    return replace(parts, unused=unused, columns=columns, layout=layout)
+    return replace(parts, unused=unused, columns=columns, layout=layout_of(root, used))
 
 
 def _notes(root: Path, found: FolderParts, used: dict[str, FolderPart]) -> tuple[str, ...]:

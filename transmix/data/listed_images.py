@@ -140,10 +140,12 @@ def _read(path: Path, choice: Choice) -> LabelList:
 
 
 def columns_remedy(path: Path, choice: Choice) -> str:
-    """Return what to do about a file in which the columns of images and labels were not found."""
+    """Return what to do about a file without columns of images and labels; '' if it has both."""
     if (header := header_of(path)) is None:
         return "write a line `image,label` first, then the name of an image and its label in each line"
     missing = [what for what, name in zip(("image", "label"), columns_of(header, choice), strict=True) if name is None]
+    if not missing:
+        return ""
     options = " ".join(f"--{what}-column NAME" for what in missing)
     return f"which of {listing(map(printable, header))} are the {'s and '.join(missing)}s? Name the column: {options}"
 

@@ -49,7 +49,7 @@ def _nearest(root: Path) -> str:
     tables = [root / entry.name for entry in entries_of(root) if entry.name.lower().endswith((".csv", ".tsv"))]
     flat = next((root / name for name in ("", *inside) if holds_images(root / name)), None)
     if flat is not None and tables:
-        return f"{tables[0]}: {columns_remedy(tables[0], USUAL)}"
+        return f"{tables[0]}: {columns_remedy(tables[0], USUAL) or f'none of its images is in {root}'}"
     if flat is not None:
         where = os.path.relpath(flat, root)
         place = f"in {printable(where)} " if where != "." else ""

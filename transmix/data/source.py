@@ -150,7 +150,8 @@ def _open_folder(given: Path, choice: Choice) -> ImageData:
     if data.parts.columns is None and (choice.image_column or choice.label_column):
         remedy = "--image-column and --label-column are for Parquet files and label lists"
         raise DataError(f"{root}: {remedy}; this is {layout}")
-    return replace(data, parts=replace(data.parts, layout=data.parts.layout or layout))
+    inside = (f"the data set is in {root}",) if root != given else ()
+    return replace(data, notes=(*inside, *data.notes), parts=replace(data.parts, layout=data.parts.layout or layout))
 
 
 def find_layout(given: Path, choice: Choice = USUAL) -> tuple[Path, str, Callable[[Path, Choice], ImageData]] | None:

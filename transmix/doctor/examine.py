@@ -95,23 +95,25 @@ def _open(data: str | os.PathLike[str], choice: Choice) -> tuple[dict[str, Split
     except DataError as error:
         if not root.is_dir() and not root.is_file():
             raise
-        splits, classes, findings = _list_files(root, choice)
-        return splits, classes, [Finding("refused", (str(data),), str(error)), *findings], ""
+        splits, classes, findings, layout = _list_files(root, choice)
+        return splits, classes, [Finding("refused", (str(data),), str(error)), *findings], layout
     splits, findings = {"train": opened.train, opened.parts.held_out: opened.val}, _about(opened)
     if isinstance(opened.train.images, EncodedImages) and isinstance(opened.train.images.files, ImageFiles):
         findings += _list_files(root, choice)[2]
     return splits, opened.classes, findings, opened.parts.layout
 
 
-def _list_files(root: Path, choice: Choice) -> tuple[dict[str, Split], tuple[str, ...], list[Finding]]:
+def _list_files(root: Path, choice: Choice) -> tuple[dict[str, Split], tuple[str, ...], list[Finding], str]:
     """List the files of a folder of images; nothing for another layout."""
     if root.is_file():
         return list_folders(root.parent, choice, root)
     try:
         found = find_layout(root, choice)
     except DataError:
-        return {}, (), []
-    return list_folders(found[0], choice) if found is not None and found[1] in IMAGE_FILES else ({}, (), [])
+        return {}, (), [], ""
+    if found is None or found[1] not in IMAGE_FILES:
+        return {}, (), [], "" if found is None else found[1]
+    return list_folders(found[0], choice)
 
 
 def _about(data: ImageData) -> list[Finding]:

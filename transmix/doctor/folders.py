@@ -10,7 +10,7 @@ import numpy as np
 from transmix.data.class_names import class_name, is_utf8, positions
 from transmix.data.dataset import DataError, Split, listing
 from transmix.data.encoded import image_files
-from transmix.data.folder import FolderPart, FolderParts, find_parts, in_no_class
+from transmix.data.folder import FolderPart, FolderParts, find_parts, in_no_class, layout_of
 from transmix.data.formats import PICTURES, looks_like_an_image
 from transmix.data.parts import Choice, choose_part, training_part
 from transmix.data.tree import entries_of, is_folder, is_hidden, subfolders, walk
@@ -21,7 +21,7 @@ LOOP = "a link to a folder that holds it, which is not followed"
 
 def list_folders(
     root: Path, choice: Choice, given: Path | None = None
-) -> tuple[dict[str, Split], tuple[str, ...], list[Finding]]:
+) -> tuple[dict[str, Split], tuple[str, ...], list[Finding], str]:
     """List a data set of image files, even if incomplete.
 
     Args:
@@ -31,7 +31,7 @@ def list_folders(
 
     Returns:
         The splits, "train" and the held-out part under its folder's name, with labels (N,) as indices into the classes;
-        the classes of all splits together; and the findings about folders and file names.
+        the classes of all splits together; the findings about folders and file names; and the layout.
     """
     findings: list[Finding] = []
     try:
@@ -40,7 +40,7 @@ def list_folders(
         wanted = () if choice.val_fraction is not None else choice.held_out
         held_out = choose_part(found.parts, wanted, root) or choose_part(found.parts, wanted, root, rest)
     except DataError:
-        return {}, (), []
+        return {}, (), [], ""
     parts = {name: found.parts[name] for name in (train, held_out) if name is not None}
     findings += _beside(root, found, parts)
     listed = {name: _list_part(root, part, findings) for name, part in parts.items()}
@@ -55,7 +55,8 @@ def list_folders(
         findings.append(Finding("class-difference", (held_out or "",), f"not in {train}: {listing(extra)}"))
     classes = tuple(sorted({class_name(name) for files in listed.values() for name in files}))
     splits = {name: _split(parts[name].folder, files, classes) for name, files in listed.items()}
-    return {"train" if name == train else name: split for name, split in splits.items()}, classes, findings
+    splits = {"train" if name == train else name: split for name, split in splits.items()}
+    return splits, classes, findings, layout_of(root, parts) if parts else ""
 
 
 def _place(root: Path, part: FolderPart) -> str:

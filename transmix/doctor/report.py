@@ -79,7 +79,7 @@ class Report:
         classes: number of classes.
         findings: problems first.
         grey: the values for black and white in grey images of more than 8 bits; None if there are no such images.
-        layout: how the files are arranged, in words; '' if the data set cannot be opened.
+        layout: how the files are arranged, in words; '' if it is not known.
         class_names: names of the classes.
     """
 
@@ -105,7 +105,8 @@ def as_text(report: Report, limit: int | None = 3) -> str:
     """Return the report as text: counts first, then up to `limit` findings of each kind (None: all)."""
     sizes = ", ".join(f"{count} images in {split}" for split, count in report.images.items()) or "not opened"
     lines = [f"{printable(report.data)}: {sizes}; {report.classes} classes"]
-    lines.append(f"layout: {printable(report.layout) or 'none that training reads; see refused below'}")
+    refused = "; refused as it is, see below" if report.of("refused") else ""
+    lines.append(f"layout: {printable(report.layout) or 'none that is known'}{refused}")
     lines += [f"classes: {listing(map(printable, report.class_names))}"] if report.class_names else []
     if report.grey is not None:
         lines.append(f"grey range {as_range(report.grey)}: becomes black to white in grey images of more than 8 bits")
