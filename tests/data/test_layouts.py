@@ -421,6 +421,13 @@ def test_two_lists_are_refused_and_one_can_be_named(listed):
     assert (report.images, report.sound) == ({"train": 16, "0.2 of train": 4}, True)
 
 
+def test_a_list_in_a_folder_for_lists_can_be_named(tmp_path):
+    food101(tmp_path)
+    data = open_data(tmp_path / "meta" / "train.txt")
+    assert found(data.val, data.classes) == expected("val")
+    assert examine(tmp_path / "meta" / "train.txt", progress=False).sound
+
+
 def test_class_folders_come_before_a_list_and_it_is_said(tmp_path):
     folders(tmp_path)
     rows = [(f"{name}/{number}.png", "pet") for _, name, number in samples("train")]

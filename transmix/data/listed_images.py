@@ -114,16 +114,21 @@ def find_lists(
     if not undivided and not any(files.values()):
         return Lists({}, unused=beside)
     images = ImageIndex(root, done)
-    found = {part: images.match(_only(some, part, choice), part) for part, some in files.items() if some}
-    whole = {path: one for path in undivided if images.holds_one_of(one := _read(path, choice)) or path == given}
+    lists = {part: [_read(path, choice) for path in some] for part, some in files.items() if some}
+    found = {part: images.match(_only(some, part), part) for part, some in lists.items()}
+    whole = [one for path in undivided if images.holds_one_of(one := _read(path, choice)) or path == given]
     if whole:
-        _only(list(whole), "all images", choice)
-        found = _divide(images.match(next(iter(whole.values())), ""), parts) | found
+        found = _divide(images.match(_only(whole, "all images"), ""), parts) | found
     found = _named({part: _without_repeats(one) for part, one in found.items()}, root)
     taken = {path for one in found.values() for path in one.paths}
     sources = {one.source.path for one in found.values()}
     unlisted = [path for path in images.paths if path not in taken]
     return Lists(_with_notes(found), unlisted, [path for path in beside if path not in sources])
+
+
+def folder_of(given: Path) -> Path:
+    """Return the data set's folder of a label list: the one that it is in, or the one above a folder for lists."""
+    return given.parent.parent if given.parent.name in LIST_FOLDERS else given.parent
 
 
 def _candidates(folder: Path, choice: Choice) -> list[Path]:
@@ -150,11 +155,11 @@ def columns_remedy(path: Path, choice: Choice) -> str:
     return f"which of {listing(map(printable, header))} are the {'s and '.join(missing)}s? Name the column: {options}"
 
 
-def _only(paths: Sequence[Path], part: str, choice: Choice) -> LabelList:
-    if len(paths) > 1:
-        names = " and ".join(str(path) for path in paths[:2])
-        raise DataError(f"{names} both list {part}; move one away, or name one: --data {paths[0]}")
-    return _read(paths[0], choice)
+def _only(lists: Sequence[LabelList], part: str) -> LabelList:
+    if len(lists) > 1:
+        names = " and ".join(str(one.path) for one in lists[:2])
+        raise DataError(f"{names} both list {part}; move one away, or name one: --data {lists[0].path}")
+    return lists[0]
 
 
 class ImageIndex:
@@ -174,8 +179,9 @@ class ImageIndex:
         here = [entry.path for entry in entries_of(root) if has_suffix(entry.name) and not is_hidden(entry.name)]
         folders = [name for name in subfolders(root) if name not in without]
         below = [entry.path for name in folders for entry, kind in walk(root / name) if kind == "image"]
-        found = [os.path.relpath(path, root) for path in here + below]
-        self.paths = sorted(path.replace(os.sep, "/") for path in found)
+        start = len(os.path.join(root, ""))
+        self.paths = sorted(path[start:].replace(os.sep, "/") for path in here + below)
+        self._above = f"{root.resolve()}/", f"{root}/"
         self._ends: dict[tuple[int, bool], dict[str, list[int]]] = {}
 
     def find(self, name: str) -> list[int]:
@@ -194,8 +200,9 @@ class ImageIndex:
     def relative(self, name: str) -> str:
         """Return a name as it is written in a list, with '/' and without the folder itself."""
         name = name.replace("\\", "/").removeprefix("./")
-        name = name.removeprefix(f"{self.root.resolve()}/").removeprefix(f"{self.root}/")
-        return os.path.normpath(name).replace(os.sep, "/") if name else name
+        for above in self._above:
+            name = name.removeprefix(above)
+        return os.path.normpath(name).replace(os.sep, "/") if "./" in name or "//" in name else name
 
     def match(self, of: LabelList, part: str) -> ListedImages:
         """Match a list with the images.

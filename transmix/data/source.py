@@ -19,7 +19,7 @@ from transmix.data.grey import Grey
 from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.idx import holds_idx, read_idx_files
 from transmix.data.label_lists import ENDINGS
-from transmix.data.listed_images import CLS_LOC
+from transmix.data.listed_images import CLS_LOC, folder_of
 from transmix.data.no_data import no_data, no_folder
 from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, TRAIN, USUAL, Choice, unused_note
 from transmix.data.settings import Data
@@ -140,7 +140,7 @@ def _open(name: str, seed: int, given: str | os.PathLike[str] | None, fetch: boo
 def _open_folder(given: Path, choice: Choice) -> ImageData:
     """Open a folder, or a label list in its folder; the layout is detected from the content."""
     if given.is_file() and given.suffix.lower() in ENDINGS:
-        return read_folder(given.parent, choice, given)
+        return read_folder(folder_of(given), choice, given)
     if not given.is_dir():
         raise DataError(no_folder(given))
     if (found := find_layout(given, choice)) is None:

@@ -24,6 +24,7 @@ from transmix.data.encoded import EncodedImages, ImageFiles
 from transmix.data.formats import FORMAT_OF, FORMATS
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_range
 from transmix.data.grey_range import check_levels, deep_values_of, leaves, leaving_notes, range_of, with_grey
+from transmix.data.listed_images import folder_of
 from transmix.data.loader import choose_workers
 from transmix.data.parts import USUAL, Choice, unused_note
 from transmix.data.source import IMAGE_FILES, find_layout, open_data
@@ -62,7 +63,7 @@ def examine(
     """
     splits, classes, findings, layout = _open(data, choice)
     root = Path(data).expanduser()
-    root = root if root.is_dir() else root.parent
+    root = root if root.is_dir() else folder_of(root)
     place = lambda images, index, name: _place(images, index, name, root)  # noqa: E731
     grey, remarks = find_grey(str(data), splits, grey_range, place)
     findings += remarks
@@ -106,7 +107,7 @@ def _open(data: str | os.PathLike[str], choice: Choice) -> tuple[dict[str, Split
 def _list_files(root: Path, choice: Choice) -> tuple[dict[str, Split], tuple[str, ...], list[Finding], str]:
     """List the files of a folder of images; nothing for another layout."""
     if root.is_file():
-        return list_folders(root.parent, choice, root)
+        return list_folders(folder_of(root), choice, root)
     try:
         found = find_layout(root, choice)
     except DataError:

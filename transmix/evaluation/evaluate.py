@@ -40,12 +40,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on batches of labelled images.
 
-    If a process group is initialised, every rank must call this with its own share of the data (may be empty), and
-    every rank gets the result for all data.
+    In a process group every rank calls this with its share of the data (may be empty), and gets the result for all.
 
     Args:
-        model: Returns logits (B, K) for images. It is set to evaluation mode here; each module's own mode is restored
-            at the end, also after an exception.
+        model: Returns logits (B, K) for images. Each module's mode is restored at the end, also after an exception.
         batches: Yields (images, labels, valid): images (B, 3, H, W), uint8 or float; labels (B,) int64; valid (B,)
             bool, False for padding rows, or None if all count. Padding rows go through the model, so that shapes stay
             the same, but do not count. Keep `valid` on the CPU: on a GPU it costs a device synchronisation per batch.
@@ -53,7 +51,7 @@ def evaluate(
         device: Device of the model; batches are moved there.
         normalise: Converts images to the model's float input, on the device.
         amp_dtype: Autocast dtype, e.g. torch.bfloat16; None: no autocast.
-        present: The m classes of the images, if they are only some of the K; None: do not measure among them alone.
+        present: The m classes of the images, if some of the K have none; None: do not measure among them alone.
 
     Returns:
         'images', their number; 'loss' in nats; 'nonfinite_logits', a number of images; 'top1', 'top5',
@@ -72,15 +70,13 @@ def evaluate(
     accuracy, calibration = Accuracy(num_classes, device), CalibrationError(num_classes, device)
     accumulators = (CrossEntropy(num_classes, device), accuracy, calibration, Confusion(num_classes, device))
     added = {name: metric.accumulator(num_classes, device) for name, metric in added_metrics().items()}  # type: ignore[misc]
-    among = None if present is None else AmongPresent(present, num_classes, device)
+    among = () if present is None else (AmongPresent(present, num_classes, device),)
     # Of a sharded model, weights that are put together in inference mode could not be trained afterwards.
     sharded = any(map(is_part, model.parameters()))
     with eval_mode(model), torch.no_grad() if sharded else torch.inference_mode():
         for logits, labels in _answers(model, batches, device, normalise, amp_dtype):
-            for accumulator in (*accumulators, *added.values()):
+            for accumulator in (*accumulators, *added.values(), *among):
                 accumulator.update(logits, labels)
-            if among is not None:
-                among.update(logits, labels)
 
     images_seen = int(sum_over_ranks(accuracy).count)
     if images_seen == 0:
@@ -91,7 +87,7 @@ def evaluate(
     for name, accumulator in added.items():
         scores[name] = dict(sum_over_ranks(accumulator).compute())[name]
     scores["reliability"] = sum_over_ranks(calibration).reliability()
-    return scores if among is None else scores | {"among_present": among.compute()}
+    return scores | {"among_present": one.compute() for one in among}
 
 
 def _answers(
