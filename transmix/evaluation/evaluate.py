@@ -87,7 +87,7 @@ def evaluate(
     for name, accumulator in added.items():
         scores[name] = dict(sum_over_ranks(accumulator).compute())[name]
     scores["reliability"] = sum_over_ranks(calibration).reliability()
-    return scores | {"among_present": one.compute() for one in among}
+    return scores | ({"among_present": among[0].compute()} if among else {})
 
 
 def _answers(
