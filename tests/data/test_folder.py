@@ -80,7 +80,7 @@ def test_a_missing_folder_or_split_is_an_error(tmp_path):
     refuses(tmp_path, "no folder 'train', the images to train on")
     put(tmp_path / "train" / "cat" / "a.png")
     refuses(tmp_path, "no folder 'val' or 'valid' or 'validation'")
-    refuses(tmp_path, "or 'test' or 'testing' or 't10k', the images to validate on; to hold out a tenth of each class")
+    refuses(tmp_path, "or 'test' or 'testing' or 't10k', the images to validate on; to hold out a fifth of each class")
 
 
 def test_images_without_class_folders_are_an_error(pets):

@@ -240,5 +240,5 @@ def test_columns_and_parts_that_a_layout_does_not_have_are_refused(tmp_path, cam
         open_data(cameras, choice=Choice(("holdout",)))
     put_folders(tmp_path / "folders", "train", 1)
     put_folders(tmp_path / "folders", "val", 1)
-    with pytest.raises(DataError, match=r"--image-column and --label-column are for Parquet files; this is class fol"):
+    with pytest.raises(DataError, match=r"are for Parquet files and label lists; this is class folders"):
         open_data(tmp_path / "folders", choice=Choice(label_column="label"))

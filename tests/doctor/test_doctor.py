@@ -57,7 +57,8 @@ def test_a_sound_data_set_is_called_sound(pets, capsys):
     assert (report.images, report.classes, report.findings, report.sound) == ({"train": 6, "val": 2}, 2, (), True)
     assert main(["doctor", str(pets)]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown == [f"{pets}: 6 images in train, 2 images in val; 2 classes", "", "problems: none", "", "notes: none"]
+    first = [f"{pets}: 6 images in train, 2 images in val; 2 classes", "layout: class folders in train and val"]
+    assert shown == [*first, "classes: cat, dog", "", "problems: none", "", "notes: none"]
 
 
 def png(bits, colour, rows, size=(8, 6)):
@@ -178,7 +179,7 @@ def test_folders_that_are_empty_or_differ_are_named_with_what_training_would_say
     report = examine(pets)
     assert singles(report, "empty-class") == ["train/elk"]
     assert [finding.detail for finding in report.of("class-difference")] == ["not in train: fox"]
-    assert "not among the classes of train: fox" in report.of("refused")[0].detail
+    assert "train: no images in class folder elk" in report.of("refused")[0].detail
     assert report.images == {"train": 6, "val": 4}
 
 

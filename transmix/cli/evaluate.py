@@ -1,6 +1,7 @@
 """transmix evaluate: the scores of a model, and suites of further measures."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,10 +12,13 @@ from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData, listing
+from transmix.data.evaluated import Asked
 from transmix.evaluation.evaluate import Evaluator, prepare, score
+from transmix.evaluation.present import NAME as PRESENT
+from transmix.evaluation.present import class_gaps, own_accuracies
 from transmix.evaluation.suites import Settings, run_suites
-from transmix.metrics import headlines
-from transmix.models.loaded import load_with_data
+from transmix.metrics import METRICS, headlines
+from transmix.models.loaded import LoadedModel, load_with_data
 from transmix.printable import printable
 from transmix.recipes import RecipeError
 from transmix.runs.weights import NAMES, ema_is_far_below, gap, is_run, weights_text
@@ -38,7 +42,15 @@ class Evaluate:
     --outlier-data; attention-quality: class token's attention against masks; label-truth: mixed labels against masks;
     all: every suite that fits the model and data. Installed packages may add more."""
     data: str | None = None
-    """Data set; its validation split is used. Default: the run's own data. Classes are matched by name."""
+    """Data set to measure on, as for `transmix train`, or class folders or a label list not divided into parts.
+    Default: the run's own data. Classes are matched by name; some of the run's are enough."""
+    split: str | None = None
+    """Part of the data to measure on: train, val, test, or the name of another part. Default: the one that the run held
+    out; of --data the validation part, else the test part, else all images."""
+    image_column: str | None = None
+    """Column with the images in Parquet files and label lists; None: the run's own, of --data found by its name."""
+    label_column: str | None = None
+    """Column with the labels in Parquet files and label lists; None: the run's own, of --data found by its name."""
     download: str | None = None
     """Folder to download a torchvision:NAME data set to, unless its files are there."""
     data_dir: str | None = None
@@ -65,7 +77,8 @@ class Evaluate:
     max_bad_images: int = 100
     """Maximum number of skipped images; more are an error."""
     out: Path | None = None
-    """JSON file for the scores; default: evaluation.json in the run folder."""
+    """JSON file for the scores; default: evaluation.json in the run folder, with --data or --split
+    evaluation_DATA_SPLIT.json."""
     settings: Annotated[Settings, "suites"] = field(default_factory=Settings)
 
 
@@ -77,8 +90,9 @@ def main(arguments: list[str]) -> None:
     asked = parse(Evaluate, "evaluate", arguments)
     if (asked.settings.shift_data or asked.settings.outlier_data) and not {"shifts", "all"} & set(asked.suite):
         raise RecipeError("--shift-data and --outlier-data are for the suite 'shifts'; ask for it: --suite shifts")
-    wanted = ("data", "model", "checkpoint", "grey_range", "download", "data_dir")
-    models, data = load_with_data(asked.target, **{name: getattr(asked, name) for name in wanted})
+    options = {name: getattr(asked, name) for name in ("data", "model", "checkpoint", "grey_range")}
+    places = Asked(asked.split, asked.image_column, asked.label_column, asked.download, asked.data_dir)
+    models, data = load_with_data(asked.target, **options, asked=places)
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
     computing = {name: getattr(asked, name) for name in ("batch_size", "device", "workers", "amp", "compile")}
     evaluators = prepare(models, **computing, bad=bad)
@@ -91,7 +105,7 @@ def main(arguments: list[str]) -> None:
 
 def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad: BadImages) -> None:
     is_main, loaded = evaluators[0].world.is_main, evaluators[0].loaded
-    out = asked.out or (Path(asked.target) / "evaluation.json" if is_run(asked.target) else None)
+    out = asked.out or (Path(asked.target) / _file_name(asked, data) if is_run(asked.target) else None)
     if out is not None and not out.parent.is_dir():
         raise RecipeError(f"--out {out}: no folder {out.parent}; make it first")
     suites = run_suites(asked.suite, evaluators, data, asked.settings)  # here: what they lack is found first
@@ -113,6 +127,7 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
         both = {"top1": model["top1"], "ema_top1": ema.get("top1"), "val_images": model["images"]}
         if ema_is_far_below(both):
             print(f"warning: the EMA is far below the model: {gap(both)}")
+        result |= _of_present_classes(asked, loaded, data, scores)
     for suite, found in suites:
         result[suite] = found
         if is_main:
@@ -125,6 +140,49 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
     if out is not None:
         out.write_text(_as_json(result))
         print(f"written to {out}")
+
+
+def _file_name(asked: Evaluate, data: ImageData) -> str:
+    """Return the name of the JSON file in the run folder; that of the run's own validation stays for itself."""
+    if asked.data is None and asked.split is None:
+        return "evaluation.json"
+    named = "_".join(filter(None, (data.name if asked.data else "", asked.split or data.parts.held_out)))
+    return f"evaluation_{re.sub(r'[^A-Za-z0-9.-]+', '-', named)[:80]}.json"
+
+
+def _of_present_classes(
+    asked: Evaluate, loaded: LoadedModel, data: ImageData, scores: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Print and return the scores among the classes that have images, and the gap to the run's own validation.
+
+    The former where some classes have none, the latter with --data and --split.
+    """
+    found: dict[str, Any] = {}
+    among = {name: one.pop("among_present") for name, one in scores.items() if "among_present" in one}
+    if among:
+        found[PRESENT] = among
+        count = next(iter(among.values()))["classes"]
+        print(f"\namong the {count} of {len(data.classes)} classes that are here, without the others' outputs")
+        _print(_lines(PRESENT, among))
+    if loaded.chosen is None or (asked.data is None and asked.split is None):
+        return found
+    own, why = own_accuracies(Path(asked.target), loaded.chosen.step)
+    weights, last = list(scores.items())[-1]
+    rows = class_gaps(last["per_class_accuracy"], data.val.labels, data.classes, own)
+    of = NAMES.get(weights, weights)
+    if why:
+        print(f"\nthe gap of each class to the run's own validation is not known: {why}")
+        return found
+    print(f"\naccuracy of each class here, on the run's own validation, and the gap ({of}, over all outputs)")
+    _print([_gap_line(row) for row in rows])
+    return found | {"classes_against_own_validation": {"weights": weights, "rows": rows}}
+
+
+def _gap_line(row: dict[str, Any]) -> str:
+    top1 = METRICS["top1"]
+    own = "no image there" if row["own_validation"] is None else top1.write(row["own_validation"])
+    gap = "" if row["gap"] is None else f", {top1.write_difference(row['gap'])} {top1.difference_unit}"
+    return f"{row['class']}: {top1.write(row['accuracy'])} of {row['images']} images, {own}{gap}"
 
 
 def _as_json(value: Any) -> str:

@@ -90,14 +90,16 @@ class Parts:
     Attributes:
         held_out: Name on disk of the held-out part.
         unused: Other parts that could be held out instead.
-        columns: Image column and label column of Parquet files.
+        columns: Image column and label column of Parquet files and label lists.
         val_fraction: Fraction of the training images that is held out; None: a separate part is.
+        layout: How the files are arranged, in words.
     """
 
     held_out: str = "val"
     unused: tuple[str, ...] = ()
     columns: tuple[str, str] | None = None
     val_fraction: float | None = None
+    layout: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,22 +1,33 @@
-"""The parts of a data set by their names on disk: the held-out part, and unused parts."""
+"""The parts of a data set by their names on disk: the training part, the held-out part, and unused parts."""
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transmix.data.dataset import DataError, Parts, listing
+from transmix.printable import printable
 
-TRAIN = ("train", "training")
-"""What the part to train on may be called, in letters of any case."""
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "t10k"),
+}
+"""Split -> what its folder, list or files may be called, in letters of any case; the first that is present is used."""
 
-HELD_OUT = ("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "test", "testing", "t10k")
-"""What the held-out part may be called, in letters of any case; the first that is present is used."""
+TRAIN = SPLITS["train"]
+
+HELD_OUT = SPLITS["val"] + SPLITS["test"]
+"""What the held-out part may be called; the first that is present is used."""
 
 HELD_OUT_BEFORE = ("val", "validation", "test")
 """The same in runs that did not keep which part they held out."""
 
-_TEST = {"test", "testing", "t10k"}
-_LIKE_VALIDATION = {*HELD_OUT, "minival", "holdout"} - _TEST
+WHOLE = "all"
+"""The name of the only part of a data set that has no parts."""
+
+_KIND = {word: kind for kind, words in SPLITS.items() for word in words}
+_LIKE_VALIDATION = {*SPLITS["val"], "minival", "holdout"}
 
 
 @dataclass(frozen=True)
@@ -25,31 +36,64 @@ class Choice:
 
     Attributes:
         held_out: Candidate names of the held-out part; the first existing one is used.
-        image_column: Image column of Parquet files; None: found by its name.
-        label_column: Label column of Parquet files; None: found by its name.
+        image_column: Image column of Parquet files and label lists; None: found by its name.
+        label_column: Label column of Parquet files and label lists; None: found by its name.
         val_fraction: Hold out this fraction of each class of the training images instead of a separate part; None: do
             not.
+        fingerprint: What `subset.fingerprint` gave for the images held out by `val_fraction` when the run began; None:
+            do not compare.
+        for_evaluation: Only the held-out part is used. The training part may be missing, and may lack classes.
     """
 
     held_out: tuple[str, ...] = HELD_OUT
     image_column: str | None = None
     label_column: str | None = None
     val_fraction: float | None = None
+    fingerprint: str | None = None
+    for_evaluation: bool = False
 
 
 USUAL = Choice()
 """What is taken where nothing else is asked for."""
 
 
-def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) -> str | None:
+def split_names(name: str) -> tuple[str, ...]:
+    """Return the names on disk for a split that a user asks for: 'val' means 'valid' and 'validation' too."""
+    return SPLITS[_KIND[name.lower()]] if name.lower() in _KIND else (name,)
+
+
+def affixed(name: str) -> tuple[str, str]:
+    """Split a name on disk into the word for a split and the rest: 'seg_Train' -> ('train', 'seg_{}').
+
+    The word is '' if there is none, or more than one.
+    """
+    pieces = re.findall(r"t10k|[a-z]+|[^a-z]+", name.lower())
+    at = [index for index, piece in enumerate(pieces) if piece in _KIND]
+    if len(at) != 1:
+        return "", name.lower()
+    return pieces[at[0]], "".join("{}" if index == at[0] else piece for index, piece in enumerate(pieces))
+
+
+def split_of(name: str) -> str:
+    """Return the split that a name on disk stands for: 'train', 'val' or 'test'; '' for none."""
+    return _KIND.get(affixed(name)[0], "")
+
+
+def choose_part(present: Iterable[str], wanted: Sequence[str], where: object, rest: str = "{}") -> str | None:
     """Return the first wanted name that exists, in the letter case on disk.
+
+    Args:
+        present: Names of existing parts.
+        wanted: Names, the preferred first.
+        where: Their location, for messages.
+        rest: What stands around the name, as `affixed` gives it: with 'seg_{}' the name 'train' is 'seg_train'.
 
     Raises:
         DataError: Two existing names differ only in letter case.
     """
     present = list(present)
     for name in wanted:
-        found = sorted(one for one in present if one.lower() == name.lower())
+        found = sorted(one for one in present if one.lower() == rest.format(name.lower()))
         if len(found) > 1:
             raise DataError(f"{where}: {' and '.join(found)} differ in the case of letters alone; move one away")
         if found:
@@ -57,10 +101,26 @@ def choose_part(present: Iterable[str], wanted: Sequence[str], where: object) ->
     return None
 
 
+def training_part(present: Iterable[str], where: object) -> tuple[str | None, str]:
+    """Return the name on disk of the training part, and what stands around the word: ('seg_train', 'seg_{}').
+
+    Raises:
+        DataError: There is no 'train', but several names hold that word.
+    """
+    present = list(present)
+    if (train := choose_part(present, TRAIN, where)) is not None:
+        return train, "{}"
+    found = {name: rest for name in present for word, rest in [affixed(name)] if word in TRAIN}
+    if len(found) > 1:
+        raise DataError(f"{where}: which of {listing(sorted(found))} are the images to train on? Call it train")
+    return next(iter(found.items()), (WHOLE if WHOLE in present else None, "{}"))
+
+
 def choose_parts(present: Iterable[str], choice: Choice, where: object, form: str) -> tuple[str, Parts]:
     """Return the names on disk of the training part and of the held-out part.
 
-    If a fraction of the training images is held out, both are the training part.
+    If a fraction of the training images is held out, or to evaluate on them, both are the training part. Names around
+    which the same stands belong together: seg_train and seg_test, train2017 and val2017.
 
     Args:
         present: Names of existing parts.
@@ -72,15 +132,40 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
         DataError: One of the two is missing.
     """
     present, (what, _, name) = list(present), form.partition(" ")
-    if (train := choose_part(present, TRAIN, where)) is None:
+    train, rest = training_part(present, where)
+    if choice.val_fraction is not None:
+        held_out = train
+    else:
+        held_out = choose_part(present, choice.held_out, where) or choose_part(present, choice.held_out, where, rest)
+        if held_out is None and choice.for_evaluation and choice.held_out in (HELD_OUT, TRAIN) and train == WHOLE:
+            held_out = WHOLE
+        if choice.for_evaluation and train is None:
+            train = held_out
+    if train is None and (held_out is not None or not choice.for_evaluation):
         raise DataError(f"{where}: no {what} {name.format('train')}, the images to train on")
-    held_out = train if choice.val_fraction is not None else choose_part(present, choice.held_out, where)
     if held_out is None:
-        named = " or ".join(map(name.format, choice.held_out))
-        remedy = "to hold out a tenth of each class of train: --val-fraction 0.1"
-        raise DataError(f"{where}: no {what} {named}, the images to validate on; {remedy}")
-    unused = sorted(name for name in present if name != held_out and _words(name) & _LIKE_VALIDATION)
+        raise DataError(_no_held_out(present, choice, where, f"{what} {name}"))
+    assert train is not None
+    unused = sorted(one for one in present if one != held_out and _words(one) & _LIKE_VALIDATION)
     return train, Parts(held_out, tuple(unused))
+
+
+def _no_held_out(present: list[str], choice: Choice, where: object, form: str) -> str:
+    """Return the message for a missing part to validate on: what is missing, and the nearest command that works."""
+    what, _, name = form.partition(" ")
+    named = " or ".join(map(name.format, choice.held_out))
+    if choice.for_evaluation:
+        there = listing(map(printable, present)) or "nothing"
+        return f"{where}: no {what} {named}; there is {there}: --split NAME takes another"
+    if present == [WHOLE]:
+        return f"{where}: not divided into train and val; {remedy(where)}"
+    return f"{where}: no {what} {named}, the images to validate on; {remedy(where)}"
+
+
+def remedy(where: object) -> str:
+    """Return the command that holds out a fraction of the training images of a data set."""
+    command = f"transmix train --data {shlex.quote(str(where))} --val-fraction 0.2 --out RUN"
+    return f"to hold out a fifth of each class: {command}"
 
 
 def unused_note(parts: Parts) -> tuple[bool, str] | None:
@@ -92,7 +177,7 @@ def unused_note(parts: Parts) -> tuple[bool, str] | None:
     if not parts.unused:
         return None
     held_out, unused = parts.held_out, listing(parts.unused)
-    if not _words(held_out) & _TEST:
+    if split_of(held_out) != "test":
         return False, f"{held_out} is held out, {unused} not used; the other way: --held-out {parts.unused[0]}"
     return True, (
         f"the best weights are chosen on {held_out}, though {unused} could do it; scores on {held_out} come out too "
@@ -102,5 +187,5 @@ def unused_note(parts: Parts) -> tuple[bool, str] | None:
 
 def _words(name: str) -> set[str]:
     """Split a name into words: 'val2017' gives 'val', 'Images_Test' gives 'test'; a training part gives none."""
-    words = set(filter(None, re.split(r"[^a-z]+", name.lower()))) | ({"t10k"} & {name.lower()})
+    words = set(filter(None, re.split(r"[^a-z]+", name.lower())))
     return set() if words & set(TRAIN) else words

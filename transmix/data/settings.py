@@ -9,8 +9,8 @@ class Data:
     """Where the images come from."""
 
     data: str | None = None
-    """Name or folder of the data set: digits, digits48; torchvision:NAME; hf:PATH; or a folder with class folders,
-    Parquet files, tar shards, or the files of CIFAR, MNIST (idx) or Oxford-IIIT Pet."""
+    """Name or folder of the data set: digits, digits48; torchvision:NAME; hf:PATH; a folder with class folders,
+    label lists, Parquet files, tar shards, or the files of CIFAR, MNIST (idx) or Oxford-IIIT Pet; or a label list."""
     image_size: int = 224
     """Side of the model's square input in pixels."""
     train_images: int | None = None
@@ -31,12 +31,15 @@ class Data:
     """Part for validation and for choosing the best weights: name of its folder, or prefix of its file names. None: the
     first existing one of val, valid, validation, validate, dev, eval, evaluation, test, testing."""
     val_fraction: float | None = None
-    """Hold out this fraction of each class of the training images, instead of a separate part."""
+    """Hold out this fraction of each class of the training images, instead of a separate part; of all images where
+    they are not divided into parts. The images follow from the labels and their order, not from the seed. Copies of an
+    image may come into both: transmix doctor finds them."""
     image_column: str | None = None
-    """Column with the images in Parquet files and hf: data; None: image or img, else the only column of type Image."""
+    """Column with the images in Parquet files, hf: data and label lists; None: image or img, else the only column of
+    type Image; in label lists also filename, path, id and the like."""
     label_column: str | None = None
-    """Column with the labels in Parquet files and hf: data; None: label, labels or fine_label, else the only
-    column of type ClassLabel."""
+    """Column with the labels in Parquet files, hf: data and label lists; None: label, labels or fine_label, else the
+    only column of type ClassLabel; in label lists also class, category, breed and the like."""
     grey_range: tuple[float, float] | None = None
     """Pixel values for black and white in grey images of more than 8 bits (16-bit PNG, float TIFF); None: minimum and
     maximum over all training images. The run saves the range; evaluation, export and app use the same."""

@@ -1,6 +1,7 @@
 """Open any data set from a name or a folder: images, labels and class names."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -13,35 +14,51 @@ from transmix.data.cifar import folders_with, holds_cifar, read_cifar
 from transmix.data.class_names import class_name, positions
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, keep_decoded, listing, printable
 from transmix.data.digits import digits_on_textures
-from transmix.data.folder import holds_class_folders, read_folder
+from transmix.data.folder import data_folder, find_parts, holds_class_folders, read_folder, read_parts
 from transmix.data.grey import Grey
 from transmix.data.grey_range import FIND, scale_grey
 from transmix.data.idx import holds_idx, read_idx_files
-from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, USUAL, Choice, unused_note
+from transmix.data.label_lists import ENDINGS
+from transmix.data.listed_images import CLS_LOC, folder_of
+from transmix.data.no_data import no_data, no_folder
+from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, TRAIN, USUAL, Choice, unused_note
 from transmix.data.settings import Data
-from transmix.data.subset import choose, hold_out
-from transmix.data.tables import HF_PREFIX, holds_parquet, read_hf, read_parquet
+from transmix.data.subset import choose, fingerprint, hold_out
+from transmix.data.tables import HF_PREFIX, holds_parquet, holds_parquet_of_all, read_hf, read_parquet
 from transmix.data.tar_shards import holds_shards_in_train, holds_tar_shards, read_tar_shards
 from transmix.data.torchvision_sets import FOLDER, OLDER_NAMES, PREFIX, read_folder_of, read_published
 
 
 def _fixed(read: Callable[[Path], ImageData]) -> Callable[[Path, Choice], ImageData]:
-    """Make a reader of files with fixed parts reject a choice of part."""
+    """Make a reader of files with fixed parts reject a choice of another part."""
 
     @wraps(read)
     def read_with(root: Path, choice: Choice) -> ImageData:
-        data = read(root)
-        if choice.val_fraction is None and choice.held_out not in (HELD_OUT, HELD_OUT_BEFORE, (data.parts.held_out,)):
-            raise DataError(f"{root}: only {data.parts.held_out} can be held out; leave --held-out out")
-        return data
+        return _of_two_parts(read(root), choice, root)
 
     return read_with
+
+
+def _of_two_parts(data: ImageData, choice: Choice, where: object) -> ImageData:
+    """Return a data set of two parts with the part to hold out; the training part too can be evaluated on."""
+    held_out = data.parts.held_out
+    if choice.val_fraction is not None or choice.held_out in (HELD_OUT, HELD_OUT_BEFORE) or held_out in choice.held_out:
+        return data
+    if choice.for_evaluation and choice.held_out == TRAIN:
+        return replace(data, val=data.train, parts=replace(data.parts, held_out="train"))
+    if choice.for_evaluation:
+        raise DataError(f"{where}: no part {choice.held_out[0]}; there are train and {held_out}: --split NAME")
+    raise DataError(f"{where}: only {held_out} can be held out; leave --held-out out")
 
 
 def _published(name: str, folder: str, file: str) -> tuple[Callable[[Path], bool], Callable[[Path, Choice], ImageData]]:
     """Return how to recognise the files of a published set in a folder or its published subfolder, and their reader."""
     return lambda top: bool(folders_with(top, folder, [file])), _fixed(lambda top: read_folder_of(name, top, folder))
 
+
+CLASS_FOLDERS = "class folders (train/<class>/)"
+IMAGE_FILES = (CLASS_FOLDERS, "image files")
+"""The layouts of single image files, with class folders or label lists."""
 
 _PETS = "annotations/trainval.txt"
 LAYOUTS = {
@@ -52,7 +69,7 @@ LAYOUTS = {
     "idx files (train-images-idx3-ubyte)": (holds_idx, _fixed(read_idx_files)),
     "tar shards (train-*.tar or train/*.tar)": (holds_tar_shards, read_tar_shards),
     "Oxford-IIIT Pet (annotations/trainval.txt)": _published("OxfordIIITPet", "oxford-iiit-pet", _PETS),
-    "class folders (train/<class>/)": (
+    CLASS_FOLDERS: (
         lambda root: holds_class_folders(root) and not holds_shards_in_train(root),
         read_folder,
     ),
@@ -79,21 +96,27 @@ def open_data(
 
     Args:
         name_or_path: `'digits'` or `'digits48'` for the built-in digits on textures, 32 and 48 pixels wide, which need
-            no files; a name that an installed package adds; `'torchvision:CIFAR10'`; `'hf:PATH'`; anything else is a
-            folder (write `./digits` for one of that name).
+            no files; a name that an installed package adds; `'torchvision:CIFAR10'`; `'hf:PATH'`; a label list in its
+            folder; anything else is a folder (write `./digits` for one of that name).
         seed: Seed of the built-in images; nothing else depends on it.
         download: Folder to download a torchvision set to, unless its files exist there.
         data_dir: Folder with the files; nothing is downloaded.
         choice: Which part to hold out and which columns to read.
 
     Raises:
-        DataError: There is no such folder, its layout is unknown, its content is unusable, or the download failed.
+        DataError: There is no such folder, its layout is unknown, its content is unusable, the download failed, or
+            other images would be held out than when the run began.
     """
     if choice.val_fraction is not None and not 0 < choice.val_fraction < 1:
         raise DataError(f"val_fraction {choice.val_fraction:g} is not between 0 and 1")
     data = _open(str(name_or_path), seed, download or data_dir, download is not None, choice)
     if choice.val_fraction is not None:
         data = hold_out(data, choice.val_fraction)
+        if choice.fingerprint not in (None, fingerprint(data.val, data.classes)):
+            raise DataError(
+                f"{name_or_path}: its images are not those that the run began with: other images would be held out, "
+                f"and of these some were trained on; restore them, or evaluate on a folder of new images: --data FOLDER"
+            )
     return replace(data, notes=(*_notes(data), *data.notes))
 
 
@@ -110,26 +133,48 @@ def _open(name: str, seed: int, given: str | os.PathLike[str] | None, fetch: boo
     elif fetch:
         raise DataError(f"{name}: --download is for --data torchvision:NAME, and for {', '.join(OLDER_NAMES)}")
     elif name in plugins.names("data", SOURCES):
-        return plugins.find("data", SOURCES, name)(seed)
+        return _of_two_parts(plugins.find("data", SOURCES, name)(seed), choice, name)
     return _open_folder(root, choice)
 
 
-def _open_folder(root: Path, choice: Choice) -> ImageData:
-    """Open a folder; the layout is detected from the content."""
-    if not root.is_dir():
-        other = f" (--download FOLDER fetches {root} into FOLDER)" if str(root) in OLDER_NAMES else ", or 'digits'"
-        raise DataError(f"{root}: no such folder; give the folder of a data set{other}")
-    found = {layout: read for layout, (holds, read) in LAYOUTS.items() if holds(root)}
-    if len(found) > 1:
-        raise DataError(f"{root}: more than one data set: {' and '.join(found)}; move one away")
-    if not found:
-        content = listing(sorted(entry.name for entry in root.iterdir())) or "nothing"
-        raise DataError(f"{root}: no data set; looked for {', '.join(LAYOUTS)}; found {content}")
-    layout, read = found.popitem()
+def _open_folder(given: Path, choice: Choice) -> ImageData:
+    """Open a folder, or a label list in its folder; the layout is detected from the content."""
+    if given.is_file() and given.suffix.lower() in ENDINGS:
+        return read_folder(folder_of(given), choice, given)
+    if not given.is_dir():
+        raise DataError(no_folder(given))
+    if (found := find_layout(given, choice)) is None:
+        raise DataError(no_data(given, LAYOUTS))
+    root, layout, read = found
     data = read(root, choice)
     if data.parts.columns is None and (choice.image_column or choice.label_column):
-        raise DataError(f"{root}: --image-column and --label-column are for Parquet files; this is {layout}")
-    return data
+        remedy = "--image-column and --label-column are for Parquet files and label lists"
+        raise DataError(f"{root}: {remedy}; this is {layout}")
+    inside = (f"the data set is in {root}",) if root != given else ()
+    return replace(data, notes=(*inside, *data.notes), parts=replace(data.parts, layout=data.parts.layout or layout))
+
+
+def find_layout(given: Path, choice: Choice = USUAL) -> tuple[Path, str, Callable[[Path, Choice], ImageData]] | None:
+    """Return the folder with the data set, its layout and what reads it; None if no layout is recognised.
+
+    The folder is the given one, else its only subfolder, where an archive was unpacked into one of its own.
+
+    Raises:
+        DataError: There is more than one data set.
+    """
+    inside = data_folder(given)
+    for root in dict.fromkeys((inside if (given / CLS_LOC).is_dir() else given, inside, data_folder(inside))):
+        found = {layout: read for layout, (holds, read) in LAYOUTS.items() if holds(root)}
+        if len(found) > 1:
+            raise DataError(f"{root}: more than one data set: {' and '.join(found)}; move one away")
+        if found:
+            return root, *found.popitem()
+        if holds_parquet_of_all(root):
+            return root, "Parquet files", read_parquet
+        parts = find_parts(root, choice)
+        if parts.parts:
+            return root, IMAGE_FILES[1], lambda root, choice, parts=parts: read_parts(root, parts, choice)
+    return None
 
 
 def _notes(data: ImageData) -> Iterator[str]:
@@ -149,11 +194,14 @@ def choice_of(settings: Data, kept: Choice = USUAL) -> Choice:
     """
     if settings.held_out is not None and settings.val_fraction is not None:
         raise DataError("--held-out and --val-fraction exclude each other; leave one out")
-    return Choice(
-        kept.held_out if settings.held_out is None else (settings.held_out,),
-        settings.image_column or kept.image_column,
-        settings.label_column or kept.label_column,
-        kept.val_fraction if settings.val_fraction is None else settings.val_fraction,
+    fraction = kept.val_fraction if settings.val_fraction is None else settings.val_fraction
+    return replace(
+        kept,
+        held_out=kept.held_out if settings.held_out is None else (settings.held_out,),
+        image_column=settings.image_column or kept.image_column,
+        label_column=settings.label_column or kept.label_column,
+        val_fraction=fraction,
+        fingerprint=kept.fingerprint if fraction == kept.val_fraction else None,
     )
 
 
@@ -218,5 +266,18 @@ def relabel_to(expected_classes: Sequence[str], split: Split, found_classes: Seq
     """
     order = positions(found_classes, expected_classes)
     if unknown := [one for one, position in zip(found_classes, order, strict=True) if position < 0]:
-        raise DataError(f"the run has no class {listing(map(printable, unknown))}; remove these from the data")
+        known = f"its classes are {listing(map(printable, expected_classes))}"
+        remedy = f"take their images out of the data, or call them as the run does; {known}"
+        raise DataError(f"the run has no class {listing(map(_with_nearest(expected_classes), unknown))}; {remedy}")
     return replace(split, labels=order[split.labels])
+
+
+def _with_nearest(classes: Sequence[str]) -> Callable[[str], str]:
+    """Return a function that writes an unknown class name with the known one that it may mean: 'Dog (dog?)'."""
+    plain = {re.sub(r"[^a-z0-9]", "", one.lower()): one for one in classes}
+
+    def write(name: str) -> str:
+        near = plain.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+        return printable(name) + (f" ({printable(near)}?)" if near else "")
+
+    return write

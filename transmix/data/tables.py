@@ -18,7 +18,7 @@ import numpy as np
 from transmix.data.class_names import class_name, class_names, positions
 from transmix.data.dataset import DataError, ImageData, Split, class_difference, listing, printable, require_every_class
 from transmix.data.encoded import EncodedImages
-from transmix.data.parts import TRAIN, USUAL, Choice, choose_parts
+from transmix.data.parts import TRAIN, USUAL, WHOLE, Choice, choose_parts, split_of
 from transmix.error import one_line
 
 HF_PREFIX = "hf:"
@@ -118,7 +118,8 @@ def read_tables(
     of_train, of_val = found[train], found[parts.held_out]
     classes = _classes(of_train, of_val)
     splits = _split(of_train, classes), _split(of_val, classes)
-    require_every_class(splits[0].labels, classes, of_train[0].where)
+    if not choice.for_evaluation:
+        require_every_class(splits[0].labels, classes, of_train[0].where)
     return ImageData(name, classes, *splits, parts=replace(parts, columns=columns))
 
 
@@ -271,12 +272,17 @@ def holds_parquet(root: str | os.PathLike[str]) -> bool:
     return any(name.lower() in TRAIN for name in _parts(Path(root)))
 
 
+def holds_parquet_of_all(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder, or `data` inside it, has Parquet files of another part than training, or of all images."""
+    return any(name == WHOLE or split_of(name) for name in _parts(Path(root)))
+
+
 def read_parquet(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageData:
     """Read a data set of Parquet files, such as `train-00000-of-00002.parquet`.
 
     The training split is every `train-*.parquet` (or `train.parquet`) in the folder or in `data` inside it;
-    the other split is the first of `val`, `valid`, `validation`, ..., `test` that exists. `read_tables` describes the
-    columns.
+    the other split is the first of `val`, `valid`, `validation`, ..., `test` that exists. Files of one other name are
+    all images, not divided into parts. `read_tables` describes the columns.
 
     The encoded bytes of all images are kept in memory; they are decoded on indexing.
 
@@ -302,6 +308,8 @@ def _parts(root: Path) -> dict[str, list[Path]]:
         for path in sorted(folder.glob("*.parquet")):
             here.setdefault(re.split(r"-|\.parquet$", path.name, maxsplit=1)[0], []).append(path)
         found |= here
+    if len(found) == 1 and not split_of(name := next(iter(found))):
+        return {WHOLE: found[name]}
     return found
 
 

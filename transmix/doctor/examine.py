@@ -21,14 +21,14 @@ from transmix.data.class_names import odd_names
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, listing
 from transmix.data.decode import decode_image, orientation, stored_as
 from transmix.data.encoded import EncodedImages, ImageFiles
-from transmix.data.folder import read_folder
 from transmix.data.formats import FORMAT_OF, FORMATS
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_range
 from transmix.data.grey_range import check_levels, deep_values_of, leaves, leaving_notes, range_of, with_grey
+from transmix.data.listed_images import folder_of
 from transmix.data.loader import choose_workers
-from transmix.data.parts import unused_note
-from transmix.data.source import LAYOUTS, open_data
-from transmix.doctor.folders import list_class_folders
+from transmix.data.parts import USUAL, Choice, unused_note
+from transmix.data.source import IMAGE_FILES, find_layout, open_data
+from transmix.doctor.folders import list_folders
 from transmix.doctor.report import NOTES, PROBLEMS, Finding, Report
 
 FEW = 500
@@ -41,6 +41,7 @@ def examine(
     workers: int | None = None,
     progress: bool = True,
     grey_range: GreyRange | None = None,
+    choice: Choice = USUAL,
 ) -> Report:
     """Check every image of a data set.
 
@@ -50,6 +51,7 @@ def examine(
         progress: show a progress bar, if stderr is a terminal.
         grey_range: pixel values for black and white in grey images of more than 8 bits; None: minimum and maximum over
             the training images.
+        choice: which part to hold out, or which fraction; and which columns to read.
 
     Raises:
         DataError: there is no such data set. A data set that exists but cannot be opened is a finding.
@@ -59,8 +61,10 @@ def examine(
         >>> [finding.places for finding in report.of("leakage")]  # doctest: +SKIP
         [('train/cat/17.jpg', 'val/cat/3.jpg')]
     """
-    splits, classes, findings = _open(data)
-    place = lambda images, index, name: _place(images, index, name, Path(data))  # noqa: E731
+    splits, classes, findings, layout = _open(data, choice)
+    root = Path(data).expanduser()
+    root = root if root.is_dir() else folder_of(root)
+    place = lambda images, index, name: _place(images, index, name, root)  # noqa: E731
     grey, remarks = find_grey(str(data), splits, grey_range, place)
     findings += remarks
     splits = {name: with_grey(split, grey or EACH_IMAGE) for name, split in splits.items()}
@@ -76,25 +80,41 @@ def examine(
     findings += same_pixels(seen)
     order = [*PROBLEMS, *NOTES]
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.places))
-    return Report(str(data), {name: len(split) for name, split in splits.items()}, len(classes), tuple(findings), grey)
+    images = {name: len(split) for name, split in splits.items()}
+    return Report(str(data), images, len(classes), tuple(findings), grey, layout, classes)
 
 
-def _open(data: str | os.PathLike[str]) -> tuple[dict[str, Split], tuple[str, ...], list[Finding]]:
-    """Open a data set; also class folders that training rejects."""
-    root, refusal = Path(data).expanduser(), []
+def _open(data: str | os.PathLike[str], choice: Choice) -> tuple[dict[str, Split], tuple[str, ...], list[Finding], str]:
+    """Open a data set; also folders of images that training rejects.
+
+    Returns:
+        Its splits, classes, findings and layout.
+    """
+    root = Path(data).expanduser()
     try:
-        opened = open_data(data)
+        opened = open_data(data, choice=choice)
     except DataError as error:
-        if not root.is_dir():
+        if not root.is_dir() and not root.is_file():
             raise
-        opened, refusal = None, [Finding("refused", (str(data),), str(error))]
-    about = [] if opened is None else _about(opened)
-    if root.is_dir() and [read for holds, read in LAYOUTS.values() if holds(root)] == [read_folder]:
-        splits, classes, findings = list_class_folders(root)
-        return splits, classes, refusal + about + findings
-    if opened is None:
-        return {}, (), refusal
-    return {"train": opened.train, opened.parts.held_out: opened.val}, opened.classes, about
+        splits, classes, findings, layout = _list_files(root, choice)
+        return splits, classes, [Finding("refused", (str(data),), str(error)), *findings], layout
+    splits, findings = {"train": opened.train, opened.parts.held_out: opened.val}, _about(opened)
+    if isinstance(opened.train.images, EncodedImages) and isinstance(opened.train.images.files, ImageFiles):
+        findings += _list_files(root, choice)[2]
+    return splits, opened.classes, findings, opened.parts.layout
+
+
+def _list_files(root: Path, choice: Choice) -> tuple[dict[str, Split], tuple[str, ...], list[Finding], str]:
+    """List the files of a folder of images; nothing for another layout."""
+    if root.is_file():
+        return list_folders(folder_of(root), choice, root)
+    try:
+        found = find_layout(root, choice)
+    except DataError:
+        return {}, (), [], ""
+    if found is None or found[1] not in IMAGE_FILES:
+        return {}, (), [], "" if found is None else found[1]
+    return list_folders(found[0], choice)
 
 
 def _about(data: ImageData) -> list[Finding]:
@@ -299,7 +319,7 @@ def _looks(split: Split, workers: int | None) -> Iterator[Look]:
 def _place(images: Any, index: int, split: str, root: Path) -> str:
     """Return the name of an image: its path relative to the data set, or its index in the split, from 0."""
     if isinstance(images, EncodedImages) and isinstance(images.files, ImageFiles):
-        return os.path.relpath(images.where(index), root.expanduser())
+        return os.path.relpath(images.where(index), root)
     if hasattr(images, "where"):
-        return images.where(index).removeprefix(f"{root.expanduser()}{os.sep}")
+        return images.where(index).removeprefix(f"{root}{os.sep}")
     return f"{split} {index}"

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from transmix.data.dataset import listing
 from transmix.data.grey import GreyRange, as_range
 from transmix.printable import printable
 
@@ -41,6 +42,8 @@ NOTES = {
     "unused-part": "parts that could be held out as well; not used",
     "odd-name": "class names that are easily mistaken, and names of files that are not UTF-8",
     "hidden": "files and folders whose name begins with a dot; skipped",
+    "list": "what is odd in a label list",
+    "unlisted": "images in no label list; not used",
     "other-file": "files that are no images, and folders that are not used; skipped",
 }
 """What is dealt with, but good to know."""
@@ -76,6 +79,8 @@ class Report:
         classes: number of classes.
         findings: problems first.
         grey: the values for black and white in grey images of more than 8 bits; None if there are no such images.
+        layout: how the files are arranged, in words; '' if it is not known.
+        class_names: names of the classes.
     """
 
     data: str
@@ -83,6 +88,8 @@ class Report:
     classes: int
     findings: tuple[Finding, ...]
     grey: GreyRange | None = None
+    layout: str = ""
+    class_names: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -98,6 +105,9 @@ def as_text(report: Report, limit: int | None = 3) -> str:
     """Return the report as text: counts first, then up to `limit` findings of each kind (None: all)."""
     sizes = ", ".join(f"{count} images in {split}" for split, count in report.images.items()) or "not opened"
     lines = [f"{printable(report.data)}: {sizes}; {report.classes} classes"]
+    refused = "; refused as it is, see below" if report.of("refused") else ""
+    lines.append(f"layout: {printable(report.layout) or 'none that is known'}{refused}")
+    lines += [f"classes: {listing(map(printable, report.class_names))}"] if report.class_names else []
     if report.grey is not None:
         lines.append(f"grey range {as_range(report.grey)}: becomes black to white in grey images of more than 8 bits")
     for title, kinds in (("problems", PROBLEMS), ("notes", NOTES)):
@@ -120,7 +130,9 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "data": report.data,
         "images": report.images,
+        "layout": report.layout,
         "classes": report.classes,
+        "class_names": report.class_names,
         "grey_range": report.grey,
         "sound": report.sound,
         "problems": {kind: counts[kind] for kind in PROBLEMS if counts[kind]},

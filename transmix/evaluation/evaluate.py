@@ -19,6 +19,7 @@ from transmix.data.loader import choose_threads, choose_workers, evaluation_batc
 from transmix.data.subset import take
 from transmix.distributed import World, is_part
 from transmix.evaluation.accumulators import Accuracy, CalibrationError, Confusion, CrossEntropy, sum_over_ranks
+from transmix.evaluation.present import AmongPresent
 from transmix.metrics import added_metrics
 from transmix.models.build import AMP
 from transmix.models.loaded import LoadedModel, Preprocessing
@@ -35,15 +36,14 @@ def evaluate(
     *,
     normalise: Callable[[Tensor], Tensor],
     amp_dtype: torch.dtype | None = None,
+    present: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Measure a model on batches of labelled images.
 
-    If a process group is initialised, every rank must call this with its own share of the data (may be empty), and
-    every rank gets the result for all data.
+    In a process group every rank calls this with its share of the data (may be empty), and gets the result for all.
 
     Args:
-        model: Returns logits (B, K) for images. It is set to evaluation mode here; each module's own mode is restored
-            at the end, also after an exception.
+        model: Returns logits (B, K) for images. Each module's mode is restored at the end, also after an exception.
         batches: Yields (images, labels, valid): images (B, 3, H, W), uint8 or float; labels (B,) int64; valid (B,)
             bool, False for padding rows, or None if all count. Padding rows go through the model, so that shapes stay
             the same, but do not count. Keep `valid` on the CPU: on a GPU it costs a device synchronisation per batch.
@@ -51,12 +51,13 @@ def evaluate(
         device: Device of the model; batches are moved there.
         normalise: Converts images to the model's float input, on the device.
         amp_dtype: Autocast dtype, e.g. torch.bfloat16; None: no autocast.
+        present: The m classes of the images, if some of the K have none; None: do not measure among them alone.
 
     Returns:
         'images', their number; 'loss' in nats; 'nonfinite_logits', a number of images; 'top1', 'top5',
         'calibration_error' in 0..1; 'reliability', see `CalibrationError.reliability`; 'per_class_accuracy', K numbers
-        in 0..1, nan for a class without images; 'confusion', (K, K) counts; and the metrics that installed packages
-        add, by their names.
+        in 0..1, nan for a class without images; 'confusion', (K, K) counts; the metrics that installed packages add,
+        by their names; and with `present` 'among_present', the scores of the logits of these m classes alone.
 
     Raises:
         ValueError: No rank has a valid image, or shapes do not fit.
@@ -69,11 +70,12 @@ def evaluate(
     accuracy, calibration = Accuracy(num_classes, device), CalibrationError(num_classes, device)
     accumulators = (CrossEntropy(num_classes, device), accuracy, calibration, Confusion(num_classes, device))
     added = {name: metric.accumulator(num_classes, device) for name, metric in added_metrics().items()}  # type: ignore[misc]
+    among = () if present is None else (AmongPresent(present, num_classes, device),)
     # Of a sharded model, weights that are put together in inference mode could not be trained afterwards.
     sharded = any(map(is_part, model.parameters()))
     with eval_mode(model), torch.no_grad() if sharded else torch.inference_mode():
         for logits, labels in _answers(model, batches, device, normalise, amp_dtype):
-            for accumulator in (*accumulators, *added.values()):
+            for accumulator in (*accumulators, *added.values(), *among):
                 accumulator.update(logits, labels)
 
     images_seen = int(sum_over_ranks(accuracy).count)
@@ -85,7 +87,7 @@ def evaluate(
     for name, accumulator in added.items():
         scores[name] = dict(sum_over_ranks(accumulator).compute())[name]
     scores["reliability"] = sum_over_ranks(calibration).reliability()
-    return scores
+    return scores | ({"among_present": among[0].compute()} if among else {})
 
 
 def _answers(
@@ -238,11 +240,14 @@ def prepare(
 def score(evaluators: Sequence[Evaluator], data: ImageData) -> dict[str, dict[str, Any]]:
     """Return the scores of each set of weights on a data set's validation split, without `LEFT_OUT`.
 
-    Unreadable images are skipped and recorded in `bad`, up to its limit.
+    Unreadable images are skipped and recorded in `bad`, up to its limit. If it has images of some classes only, the
+    scores hold 'among_present' too.
     """
-    scores = {}
+    scores: dict[str, dict[str, Any]] = {}
+    present = np.unique(data.val.labels).tolist()
     for one in evaluators:
         how: dict[str, Any] = {"normalise": one.preprocessing.normaliser(one.device), "amp_dtype": one.amp_dtype}
+        how["present"] = present if len(present) < len(one.classes) else None
         found = evaluate(one.model, one.load(data.val), len(one.classes), one.device, **how)
         scores[one.name] = {metric: value for metric, value in found.items() if metric not in LEFT_OUT}
     return scores

@@ -15,9 +15,10 @@ from transmix.attention import AttentionError
 from transmix.data.augment import EvaluationCrop, to_tensor
 from transmix.data.dataset import ImageData
 from transmix.data.decode import decode_image
+from transmix.data.evaluated import WHATEVER, Asked, open_part_of, open_part_of_run
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
 from transmix.data.grey_range import FIND, scale_grey
-from transmix.data.source import in_classes, open_data, open_own
+from transmix.data.source import in_classes
 from transmix.error import one_line
 from transmix.models.build import build_model, cached_file, check_patches, load_tensors, normaliser, published_config
 from transmix.models.start import head_size
@@ -224,8 +225,7 @@ def load_with_data(
     checkpoint: str = "last",
     weights: str | None = None,
     grey_range: GreyRange | None = None,
-    download: str | None = None,
-    data_dir: str | None = None,
+    asked: Asked = WHATEVER,
 ) -> tuple[list[LoadedModel], ImageData]:
     """Load a model, and a data set whose labels are indices into the model's classes.
 
@@ -237,8 +237,7 @@ def load_with_data(
         weights: as for `load_model`; None: all sets of weights of the run.
         grey_range: values for black and white in grey images of more than 8 bits; None: the model's own range, else
             minimum and maximum over the data's training images.
-        download: folder to which the files of a torchvision set are fetched, unless they are there.
-        data_dir: folder in which they lie; both None: where a run has them, else "data".
+        asked: part of the data, columns and places.
 
     Returns:
         One model for each set of weights, and the data.
@@ -249,7 +248,7 @@ def load_with_data(
     check_grey_range(grey_range)
     every = weights is None and _kind(target) == "run"
     kept = kept_weights(Path(target), checkpoint) if every else [weights or "auto"]
-    found = _open_data(target, data, download, data_dir)
+    found = _open_data(target, data, asked)
     options: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "data": found}
     models = [load_model(target, weights=name, **options) for name in kept]
     first = models[0]
@@ -279,20 +278,18 @@ def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:
     return "timm"
 
 
-def _open_data(target: str | Path, data: str | None, download: str | None, data_dir: str | None) -> ImageData:
+def _open_data(target: str | Path, data: str | None, asked: Asked) -> ImageData:
     """Open a named data set, or the run's own with its saved choices."""
     if not is_run(target):
         if data is None:
             raise RecipeError(f"{target} comes without data; give a data set: --data")
-        return open_data(data, download=download, data_dir=data_dir)
-    recipe = read_recipe(Path(target))
-    settings = recipe.data
-    if data is not None:
-        place = data_dir or settings.download or settings.data_dir
-        return open_data(data, seed=recipe.run.seed, download=download, data_dir=place)
-    if download or data_dir:
-        settings = replace(settings, download=download, data_dir=data_dir)
-    return open_own(settings, recipe.run.seed, read_choice(Path(target)))
+        return open_part_of(data, asked)
+    recipe, kept = read_recipe(Path(target)), read_choice(Path(target))
+    settings, seed = recipe.data, recipe.run.seed
+    if data is None:
+        return open_part_of_run(settings, seed, kept, asked)
+    asked = replace(asked, data_dir=asked.data_dir or settings.download or settings.data_dir)
+    return open_part_of(data, asked, seed, kept)
 
 
 def _load_run(folder: Path, checkpoint: str, weights: str) -> LoadedModel:

@@ -41,6 +41,7 @@ from transmix.data.dataset import ImageData, classes_without
 from transmix.data.grey import EACH_IMAGE, Grey, as_grey
 from transmix.data.parts import HELD_OUT_BEFORE, Choice
 from transmix.data.source import SOURCES
+from transmix.data.subset import fingerprint
 from transmix.data.torchvision_sets import PREFIX
 from transmix.distributed import World
 from transmix.recipes import Recipe, changed_settings, dump_recipe, load_recipe, resolved
@@ -185,7 +186,11 @@ def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, sta
         about = {
             "held_out": data.parts.held_out,
             "columns": data.parts.columns,
-            **({} if fraction is None else {"val_fraction": fraction}),
+            **(
+                {}
+                if fraction is None
+                else {"val_fraction": fraction, "fingerprint": fingerprint(data.val, data.classes)}
+            ),
             "images": {"train": len(data.train), "held_out": len(data.val)},
             "classes_not_held_out": classes_without(data.val.labels, data.classes),
             "notes": data.notes,
@@ -211,7 +216,8 @@ def read_choice(folder: Path) -> Choice:
     with _reading(f"{path} does not say which part is held out"):
         found = json.loads(path.read_text(encoding="utf-8"))
         image_column, label_column = found["columns"] or (None, None)
-        return Choice((found["held_out"],), image_column, label_column, found.get("val_fraction"))
+        fraction, seen = found.get("val_fraction"), found.get("fingerprint")
+        return Choice((found["held_out"],), image_column, label_column, fraction, seen)
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
