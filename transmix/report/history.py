@@ -59,6 +59,7 @@ def overview(found: RunRecord) -> dict[str, Any]:
         "planned": about["epochs"],
         "summary": found.summary or (None if (found.folder / "summary.json").exists() else {}),
         "final": found.summary.get("finished") is True,
+        "early": found.summary.get("stopped_early"),
     }
 
 
