@@ -85,6 +85,11 @@ def test_a_run_that_died_counts_on_from_its_checkpoint(remembers, scripted, reci
     assert summary(tmp_path / "run")["step"] == (20 if remembers else 30)
 
 
+def test_an_evaluation_in_mid_epoch_because_of_max_steps_does_not_count(scripted, recipe, tmp_path):
+    assert train(recipe(patience=2, max_steps=17), tmp_path / "run")["finished"] is False
+    assert train(recipe(patience=2), tmp_path / "run", resume=True)["step"] == 20
+
+
 def test_two_processes_stop_together(pair, images, small_recipe, tmp_path):
     still = {"lr": 0.0, "min_lr": 0.0, "warmup_lr": 0.0}  # the score never rises
     recipe = small_recipe(images, epochs=5, patience=2, **still)

@@ -299,8 +299,9 @@ def check_reachable(settings: Model) -> None:
     """Check that the published weights that a recipe starts from, if it does, are here or can be downloaded.
 
     Raises:
-        RecipeError: they are not, or timm has none.
+        RecipeError: they are not, or timm has none; or the settings say two things.
     """
+    _check_settings(settings)
     if settings.init is None and settings.pretrained:
         fetchable_config(settings.model)
     elif settings.init is not None and init_file(settings.init) is None:

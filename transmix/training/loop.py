@@ -116,7 +116,8 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
         torch.use_deterministic_algorithms(True)
     bad = BadImages(allowed_bad(recipe.data), folder / LIST)
     if checkpoint is None:
-        check_reachable(recipe.model)  # before a large data set is read
+        # Before a large data set is read.
+        check_reachable(replace(recipe.model, init=start_weights(recipe.model.init)))
     data = load_run_data(recipe, folder, resumed=checkpoint is not None)
     bare, start = _start_model(recipe, data, first_time=checkpoint is None)
     recipe, batch_notice = with_batch_size(recipe, len(data.train), bare, world)
@@ -293,7 +294,8 @@ def _end_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int, imag
         weights = better_weights(row)
         score = row["ema_top1" if weights == "ema" else "top1"]
         better = run.best is None or score > run.best["score"]
-        run.stale = 0 if better else run.stale + 1
+        whole_epoch = run.step_number % run.order.steps_per_epoch == 0  # else max_steps has cut it
+        run.stale = 0 if better else run.stale + whole_epoch
         if better:
             run.best = {"score": score, "step": run.step_number, "epoch": epoch + 1, "weights": weights}
         last = last or run.stops_early
