@@ -48,7 +48,9 @@ def test_a_run_stops_when_its_score_has_not_risen_says_why_and_counts_as_finishe
     said = capsys.readouterr().out
     assert f"\nstopped early: {WHY}\n" in said
     assert "6 epochs of 5 steps of 8 images, or 2 evaluations without a better score; mix transmix" in said
-    assert f"Finished after 20 steps. It stopped early: {WHY}." in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert f"<dt>stopped early</dt><dd><bdi>{WHY}</bdi></dd>" in page
+    assert "Finished after 20 steps." in page
     assert (run / "last_boxes.png").exists()
     train(recipe(patience=2), run, resume=True)
     assert "is finished already" in capsys.readouterr().out

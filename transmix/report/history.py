@@ -47,6 +47,7 @@ def overview(found: RunRecord) -> dict[str, Any]:
         "epochs": sum(epochs) or None if all(type(one) is int for one in epochs) else None,
         "images a step": found.setting("optimization", "batch_size"),
         "seed": found.setting("run", "seed"),
+        "stopped early": found.summary.get("stopped_early"),
     }
     return {
         "name": found.folder.resolve().name or str(found.folder),
@@ -59,7 +60,6 @@ def overview(found: RunRecord) -> dict[str, Any]:
         "planned": about["epochs"],
         "summary": found.summary or (None if (found.folder / "summary.json").exists() else {}),
         "final": found.summary.get("finished") is True,
-        "early": found.summary.get("stopped_early"),
     }
 
 
