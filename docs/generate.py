@@ -66,6 +66,9 @@ def equation(tex: str) -> str:
 
 # Recipes
 
+FIRST = ("digits", "finetune")
+"""The recipes that a newcomer needs."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -79,7 +82,7 @@ class Recipe:
 
 def recipe_files() -> Iterator[Recipe]:
     """Yield the recipes that come with the package, small images first."""
-    paths = sorted((PACKAGE / "recipes").glob("*.yaml"), key=lambda path: (path.stem != "digits", path.stem))
+    paths = sorted((PACKAGE / "recipes").glob("*.yaml"), key=lambda path: (path.stem not in FIRST, path.stem))
     for path in paths:
         lines = path.read_text(encoding="utf-8").splitlines()
         end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
@@ -105,7 +108,7 @@ def recipes_text() -> str:
         )
         rows.append(
             f"| [`{recipe.name}`](#{recipe.name}) | {data['image_size']} | `{model['model']}` | {mixing['mix']} "
-            f"| {training['epochs']} | {training['batch_size']} |"
+            f"| {training['epochs']} | {training['batch_size'] or 'fitted'} |"
         )
         facts = "\n\n".join(f"{what[0].upper()}{what[1:]}\n{_definition(what, lines)}" for what, lines in recipe.facts)
         settings = "\n".join(f"    {line}" for line in ["```yaml", *recipe.settings.splitlines(), "```"])

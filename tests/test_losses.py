@@ -259,3 +259,54 @@ def test_what_does_not_fit_is_refused(call, text):
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
         call()
     assert str(error.value) == text
+
+
+WEIGHTS = torch.tensor([0.2, 0.7, 1.0, 1.6, 3.0])
+
+
+@every_kind
+@all_labels
+@every_smoothing
+@every_reduction
+def test_class_weights_are_those_of_torchs_loss_for_soft_labels(kind, labels, smoothing, reduction):
+    logits, mixed = a_batch(4, kind, labels)
+    expected = torch.nn.CrossEntropyLoss(WEIGHTS, reduction=reduction)(logits, mixed.targets(CLASSES, smoothing))
+    assert torch.allclose(MixedCrossEntropy(smoothing, reduction, WEIGHTS)(logits, mixed), expected, atol=1e-5)
+
+
+@every_smoothing
+def test_class_weights_weigh_each_labels_part_by_its_own_class(smoothing):
+    logits, mixed = a_batch(4, "box")
+    torchs = torch.nn.CrossEntropyLoss(WEIGHTS, reduction="none", label_smoothing=smoothing)
+    own, partners = torchs(logits, mixed.labels), torchs(logits, mixed.labels[mixed.partner])
+    expected = mixed.lam * own + (1 - mixed.lam) * partners
+    assert torch.allclose(MixedCrossEntropy(smoothing, "none", WEIGHTS)(logits, mixed), expected, atol=1e-5)
+    turned = MixedCrossEntropy(smoothing, "none", WEIGHTS.flip(0))(logits, mixed)
+    assert not torch.allclose(turned, expected, atol=1e-2)
+
+
+@all_labels
+@every_smoothing
+def test_equal_class_weights_give_the_loss_without(labels, smoothing):
+    logits, mixed = a_batch(3, "elem", labels)
+    without = MixedCrossEntropy(smoothing)(logits, mixed)
+    assert torch.allclose(MixedCrossEntropy(smoothing, class_weights=torch.ones(CLASSES))(logits, mixed), without)
+
+
+def test_with_class_weights_parts_of_a_batch_have_the_mean_loss_of_the_whole():
+    (logits, mixed), loss = a_batch(4, "box"), MixedCrossEntropy(0.1, class_weights=WEIGHTS)
+    alone = MixedCrossEntropy(0.1, "none", WEIGHTS)(logits, mixed)
+    assert torch.allclose(loss(logits, mixed), (alone[:1].mean() + 3 * alone[1:].mean()) / 4)
+
+
+def test_a_label_that_is_none_weighs_nothing_whatever_its_classes_weights():
+    logits, mixed = a_batch(3, "elem")
+    lost = replace(mixed, labels=torch.tensor([0, -100, 2]))
+    expected = (WEIGHTS * lost.targets(CLASSES, 0.1) * -logits.log_softmax(1)).sum(1)
+    assert torch.allclose(MixedCrossEntropy(0.1, "none", WEIGHTS)(logits, lost), expected, atol=1e-6)
+
+
+def test_class_weights_of_another_number_of_classes_are_refused(says):
+    logits, mixed = a_batch(3)
+    with says(ValueError, "class_weights must be (5,), not (4,)"):
+        MixedCrossEntropy(class_weights=torch.ones(4))(logits, mixed)

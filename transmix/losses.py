@@ -23,16 +23,25 @@ class MixedCrossEntropy:
     lam.) A label of class -100 adds nothing, and "mean" divides by the weights of the labels that there are, as torch's
     `ignore_index` does.
 
+    With class weights w, of the smoothed and mixed label t (`Mixed.targets`):
+
+        loss_i = sum over classes of w_c * t_ic * -log softmax(logits_i)_c
+
+    which is torch's CrossEntropyLoss(weight=w) for soft targets. "mean" divides as without weights, by the number of
+    labels, not by the sum of their weights: a batch cut up over processes or micro-batches has the same gradient.
+
     Args:
         smoothing: s in [0, 1).
         reduction: "mean" or "sum" over the batch, or "none" for (B,).
+        class_weights: (K,) w, on the device of the logits; None: 1 for every class.
 
     Raises:
         ValueError: smoothing or reduction out of range.
     """
 
-    def __init__(self, smoothing: float = 0.0, reduction: str = "mean"):
+    def __init__(self, smoothing: float = 0.0, reduction: str = "mean", class_weights: Tensor | None = None):
         self.smoothing, self.reduction = _checked(smoothing, reduction)
+        self.class_weights = class_weights
 
     def __call__(self, logits: Tensor, mixed: Mixed) -> Tensor:
         """Return the loss: float64 for logits in float64, else float32.
@@ -53,8 +62,12 @@ class MixedCrossEntropy:
                 "MixedBCE with labels (B, 1) of a float type, or give the model two classes"
             )
         logits = in_float(logits)
+        if self.class_weights is not None and self.class_weights.shape != logits.shape[1:]:
+            raise ValueError(f"class_weights must be ({logits.shape[1]},), not {tuple(self.class_weights.shape)}")
         if mixed.labels.is_floating_point():
             targets = mixed.targets(logits.shape[1], self.smoothing)
+            if self.class_weights is not None:
+                targets = targets * self.class_weights
             per_sample = -(targets * logits.log_softmax(1)).sum(1)
             return _reduce(per_sample, self.reduction)
         # By -log softmax = logsumexp - logit, autograd keeps nothing of size (B, K) but the logits for backward.
@@ -62,10 +75,17 @@ class MixedCrossEntropy:
         own = logits.gather(1, classes[:, None])[:, 0]
         partners = logits.gather(1, mixed.of_partner(classes)[:, None])[:, 0]
         own_weight, partner_weight, known = _weights(mixed)
-        weight = known if mixed.lam_partner is None else own_weight + partner_weight
+        weight = total = known if mixed.lam_partner is None else own_weight + partner_weight
+        weighted = logits
+        if self.class_weights is not None:
+            own_weight = own_weight * self.class_weights[classes]
+            partner_weight = partner_weight * mixed.of_partner(self.class_weights[classes])
+            spread = total * self.class_weights.mean()
+            weight = (1 - self.smoothing) * (own_weight + partner_weight) + self.smoothing * spread
+            weighted = logits * self.class_weights
         hit = own_weight * own + partner_weight * partners
         if self.smoothing:
-            hit = (1 - self.smoothing) * hit + self.smoothing * weight * logits.mean(1)
+            hit = (1 - self.smoothing) * hit + self.smoothing * total * weighted.mean(1)
         per_sample = weight * logits.logsumexp(1) - hit
         return _reduce(per_sample, self.reduction, known)
 

@@ -221,9 +221,11 @@ def test_without_the_hub_published_weights_are_one_line_after_one_question(monke
     for changes in ({"init": "deit_tiny_patch16_224"}, {"pretrained": True}):
         with says(
             RecipeError,
-            "cannot download the published weights of deit_tiny_patch16_224 from the Hugging Face hub (Name or service "
-            "not known), and they are not on this machine. Go online, or download them elsewhere (hf download "
-            "timm/deit_tiny_patch16_224.fb_in1k model.safetensors) and give the file: --init model.safetensors",
+            "cannot download the published weights of deit_tiny_patch16_224 from https://huggingface.co (Name or "
+            "service not known), and they are not on this machine. Go online or name a mirror (HF_ENDPOINT=URL); or "
+            "download them elsewhere (hf download timm/deit_tiny_patch16_224.fb_in1k model.safetensors) and give the "
+            "file (--init model.safetensors) or the cache that holds them (HF_HUB_CACHE=FOLDER); or start from random "
+            "weights (--init None)",
         ):
             start_model(Model("deit_tiny_patch16_224", **changes), 5, 224)
     url = "https://huggingface.co/timm/deit_tiny_patch16_224.fb_in1k/resolve/main/model.safetensors"

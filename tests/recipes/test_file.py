@@ -135,8 +135,9 @@ def test_what_a_file_states_is_taken_and_nothing_else_changes(load):
         ("1: 2", f"unknown setting 1; known: {', '.join(SECTIONS)}"),
         (
             "data: {zzz: 1}",
-            "unknown setting data.zzz; known: data, image_size, train_images, workers, cache_gb, on_device, download, "
-            "data_dir, held_out, val_fraction, image_column, label_column, grey_range, on_bad_image, max_bad_images",
+            "unknown setting data.zzz; known: data, image_size, train_images, balance, workers, cache_gb, on_device, "
+            "download, data_dir, held_out, val_fraction, image_column, label_column, grey_range, on_bad_image, "
+            "max_bad_images",
         ),
     ],
 )
@@ -189,7 +190,7 @@ def test_an_unknown_recipe_gives_the_nearest_name(name, message):
         ("augmentation: {mean: abc}", "augmentation.mean must be a list of 3 numbers, not 'abc'"),
         ("optimization: {betas: [0.9, x]}", "optimization.betas must be a number, not 'x'"),
         ("mixing: {loss: }", "mixing.loss must be one of cross-entropy, bce, not None"),
-        ("model: {amp: [bf16]}", "model.amp must be one of none, bf16, fp16, not ['bf16']"),
+        ("model: {amp: [bf16]}", "model.amp must be one of none, bf16, fp16, auto, not ['bf16']"),
         ("model: {model_options: tiny}", "model.model_options must be settings (name: value), not 'tiny'"),
         (
             "model: {model_options: {depth: [1, [2]]}}",

@@ -29,18 +29,21 @@ def test_the_references_differ_from_deits_recipes_in_exactly_what_they_say():
 
 def test_the_recipes():
     assert " ".join(recipe_names()) == (
-        "cifar100_deit_tiny cifar100_small digits digits32 digits_vit imagenet_deit_base imagenet_deit_base_reference "
-        "imagenet_deit_small imagenet_deit_small_reference imagenet_deit_tiny"
+        "cifar100_deit_tiny cifar100_small digits digits32 digits_vit finetune imagenet_deit_base "
+        "imagenet_deit_base_reference imagenet_deit_small imagenet_deit_small_reference imagenet_deit_tiny"
     )
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_trains_one_step(name, images, tmp_path):
     recipe = load_recipe(name)
+    size = 56 if "patch14" in recipe.model.model else 64
     small = replace(
         recipe,
-        data=replace(recipe.data, data=str(images), train_images=None, workers=0, image_size=64),
-        model=replace(recipe.model, model_options=recipe.model.model_options | {"depth": 1}, compile=False),
+        data=replace(recipe.data, data=str(images), train_images=None, workers=0, image_size=size),
+        model=replace(
+            recipe.model, model_options=recipe.model.model_options | {"depth": 1}, compile=False, pretrained=False
+        ),
         optimization=replace(recipe.optimization, batch_size=4, accumulate=1),
         run=replace(recipe.run, max_steps=1),
     )

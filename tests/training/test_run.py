@@ -336,18 +336,18 @@ def test_layer_decay_and_binary_cross_entropy_and_tensorboard_work_together(imag
 def test_a_run_ends_with_its_report_and_does_without_where_that_fails(
     images, small_recipe, tmp_path, monkeypatch, capsys
 ):
-    train(small_recipe(images, max_steps=2), tmp_path / "run", at_end=cli_train._report)
+    train(small_recipe(images, max_steps=2), tmp_path / "run", at_end=cli_train._end)
     page = (tmp_path / "run" / "report.html").read_text()
     bins = json.loads((tmp_path / "run" / "reliability.json").read_text())
     assert sum(bins["model"]["count"]) == sum(bins["ema"]["count"]) == 8  # validation images
     assert "Training report" in page
-    assert f"report: {tmp_path / 'run' / 'report.html'}\n" in capsys.readouterr().out
+    assert f"report    {tmp_path / 'run' / 'report.html'}\n" in capsys.readouterr().out
 
     def fail(folder):
         raise ValueError("no room")
 
     monkeypatch.setattr("transmix.report.run.write_report", fail)
-    assert train(small_recipe(images, max_steps=2), tmp_path / "other", at_end=cli_train._report)["step"] == 2
+    assert train(small_recipe(images, max_steps=2), tmp_path / "other", at_end=cli_train._end)["step"] == 2
     said = capsys.readouterr().out
     assert f"no report: ValueError: no room; transmix report {tmp_path / 'other'} tries again\n" in said
     assert not (tmp_path / "other" / "report.html").exists()

@@ -11,8 +11,8 @@ from typing import Annotated
 import tyro
 
 from transmix.cli.help import help_text
-from transmix.cli.options import given_options, parse, split_options, with_current_names, words_of
-from transmix.cli.train import DEFAULT_RECIPE, recipe_name
+from transmix.cli.options import given_options, parse, split_options, with_current_names, with_given_start, words_of
+from transmix.cli.train import FINE_TUNING, recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.label_twin import NO_TWIN
 from transmix.compare.text import verdict
@@ -62,7 +62,7 @@ class TrainAndCompare:
 
     seeds: Annotated[int, TRAIN_FIRST] = 3
     """Number of seeds per mix and label rule: 0, 1, ..."""
-    recipe: str = DEFAULT_RECIPE
+    recipe: str = FINE_TUNING
     """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file."""
     out: Path | None = None
     """Folder of the runs and of compare.html, .md and .json; None: runs/compare-RECIPE."""
@@ -77,20 +77,21 @@ def main(arguments: list[str]) -> int:
     """Parse the command line, train what is missing if mixes are named, compare, write, and print the table."""
     mixes, rest = take_words(with_current_names(arguments), "--mix")
     labels, rest = take_words(rest, "--labels")
-    recipe = load_recipe(recipe_name(rest) if rest else DEFAULT_RECIPE)
-    if {"-h", "--help"} & set(arguments):
-        print(help_text("compare", {CompareRuns: None, Mixes: None, TrainAndCompare: TrainAndCompare(settings=recipe)}))
-        return 0
-    if mixes is None and labels is None:
+    wants_help = {"-h", "--help"} & set(arguments)
+    if mixes is None and labels is None and not wants_help:
         asked = parse(CompareRuns, "compare", arguments)
         if asked.out.suffix != ".html":
             raise RecipeError(f"--out is the page to write and ends in .html, got {asked.out}")
         _compare(asked.runs, asked.out, asked.baseline, arguments)
         return 0
+    recipe = with_given_start(load_recipe(recipe_name(arguments)), rest)
+    if wants_help:
+        print(help_text("compare", {CompareRuns: None, Mixes: None, TrainAndCompare: TrainAndCompare(settings=recipe)}))
+        return 0
     # Settings of the recipe's own label rule are for that rule alone; those on the command line for every rule.
     own = {rule_name(recipe.mixing): recipe.mixing.labels_options}
     recipe = replace(recipe, mixing=replace(recipe.mixing, labels_options={}))
-    trained = parse(TrainAndCompare, "compare", rest, TrainAndCompare(settings=recipe))
+    trained = parse(TrainAndCompare, "compare", rest, TrainAndCompare(recipe=recipe_name(arguments), settings=recipe))
     mixes = [mix_and_labels(recipe.mixing.mix, None)[0]] if mixes is None else mixes
     _check_asked(mixes, labels, trained, recipe)
     fixed, slots = places(given_options(recipe, trained.settings), trained.at_once)

@@ -107,7 +107,7 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
     """Return a recipe as the defaults of a command line.
 
     A mix on the command line implies its own labels, unless --labels is given too. Settings of the recipe's label rule
-    are not passed on to another rule.
+    are not passed on to another rule. --init replaces the recipe's pretrained.
 
     Raises:
         RecipeError: settings of a label rule where labels are by area.
@@ -122,7 +122,14 @@ def as_defaults(recipe: Recipe, arguments: list[str]) -> Recipe:
         raise RecipeError("--labels-options are for a label rule, and labels are by area here; give --labels too")
     if after != before:
         mixing = replace(mixing, labels_options={})
-    return replace(recipe, mixing=mixing)
+    return with_given_start(replace(recipe, mixing=mixing), arguments)
+
+
+def with_given_start(recipe: Recipe, arguments: list[str]) -> Recipe:
+    """Return a recipe that is not pretrained if the command line says --init."""
+    if words_of(arguments, "--init") is None:
+        return recipe
+    return replace(recipe, model=replace(recipe.model, pretrained=False))
 
 
 def given_options(base: Recipe, given: Recipe) -> Recipe:

@@ -1,26 +1,47 @@
 """transmix train: a recipe, with settings from the command line over it, to a run folder."""
 
+import json
+import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from transmix.cli.options import as_defaults, given_options, parse, value_of, with_current_names
-from transmix.recipes import Recipe, load_recipe
+from transmix.cli import VERBS
+from transmix.cli.options import as_defaults, given_options, parse, value_of, with_current_names, words_of
+from transmix.metrics import METRICS
+from transmix.recipes import Recipe, RecipeError, load_recipe
+from transmix.runs.weights import choose_weights
 from transmix.training.loop import train
 
-DEFAULT_RECIPE = "digits"
+FINE_TUNING = "finetune"
+"""The recipe for one's own images, if no other is named."""
+
+SCORES = ("top1", "top5", "calibration_error")
+
+NEXT = {
+    "evaluate": "transmix evaluate {run}",
+    "predict": "transmix predict {run} IMAGES...",
+    "export": "transmix export {run}",
+    "app": "transmix app {run}",
+}
+"""What to do with a run: command -> how."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a Vision Transformer as a recipe says. Options given here replace the recipe's settings."""
+    """Train a Vision Transformer as a recipe says. Options given here replace the recipe's settings.
+
+    transmix train --data FOLDER --out RUN fine-tunes published weights on a folder of photographs.
+    """
 
     out: Annotated[Path, "run folder"]
     """Run folder to create."""
-    recipe: str = DEFAULT_RECIPE
-    """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file."""
+    recipe: str = FINE_TUNING
+    """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file. With --resume,
+    the run's own if none is named."""
     resume: bool = False
     """Continue the run in --out if it stopped; start a new one if there is none; do nothing if it is finished."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
@@ -28,19 +49,51 @@ class Train:
 
 def main(arguments: list[str]) -> None:
     """Parse the command line and train."""
-    recipe = as_defaults(load_recipe(recipe_name(arguments)), arguments)
-    parsed = parse(Train, "train", with_current_names(arguments), Train(out=tyro.MISSING, settings=recipe))
+    name = recipe_name(arguments)
+    recipe = as_defaults(load_recipe(name), arguments)
+    parsed = parse(Train, "train", with_current_names(arguments), Train(out=tyro.MISSING, recipe=name, settings=recipe))
     settings = given_options(recipe, parsed.settings)
-    train(settings, parsed.out, parsed.resume, at_end=_report)
+    train(settings, parsed.out, parsed.resume, at_end=_end, name=name)
 
 
-def _report(run: Path) -> None:
-    """Write the page about a finished run."""
+def _end(run: Path) -> None:
+    """Write the page about a finished run, and print its scores and what to do next."""
     from transmix.report.run import write_report
 
-    print(f"report: {write_report(run)}", flush=True)
+    weights, best = choose_weights(run), json.loads((run / "summary.json").read_text(encoding="utf-8"))["best"]
+    shown = {name: weights.scores[name] for name in SCORES if name in weights.scores}
+    scores = ", ".join(f"{METRICS[name].label} {METRICS[name].write(value)}" for name, value in shown.items())
+    print(f"scores    {scores or 'not evaluated'}: {weights}", flush=True)
+    if best and best["score"] > weights.scores.get("top1", math.inf):
+        top1 = METRICS["top1"]
+        print(
+            f"best      {top1.label} {top1.write(best['score'])} at epoch {best['epoch']}; evaluate and export take it "
+            f"with --checkpoint best",
+            flush=True,
+        )
+    print(f"report    {write_report(run)}", flush=True)
+    quoted = shlex.quote(str(run))
+    commands = [command.format(run=quoted) for verb, command in NEXT.items() if verb in VERBS]
+    print(*(f"{'' if row else 'next':<10}{command}" for row, command in enumerate(commands)), sep="\n", flush=True)
 
 
 def recipe_name(arguments: list[str]) -> str:
-    """Return the value of --recipe. It is needed first, because the recipe gives the defaults of all other options."""
-    return value_of(arguments, "--recipe", DEFAULT_RECIPE)
+    """Return the value of --recipe. It is needed first, because the recipe gives the defaults of all other options.
+
+    Without it: a resumed run's own recipe, and for other data the one for fine-tuning.
+
+    Raises:
+        RecipeError: nothing says what to train.
+    """
+    given = value_of(arguments, "--recipe")
+    if given is not None:
+        return given
+    own = Path(value_of(arguments, "--out", "")) / "recipe.yaml"
+    if words_of(arguments, "--resume") is not None and own.is_file():
+        return str(own)
+    if words_of(arguments, "--data") is None and not {"-h", "--help"} & set(arguments):
+        raise RecipeError(
+            "nothing says what to train: --data FOLDER fine-tunes a model on your images (transmix train --data FOLDER "
+            "--out RUN), --recipe digits trains one on built-in digits (transmix train --recipe digits --out RUN)"
+        )
+    return FINE_TUNING

@@ -72,7 +72,7 @@ def scores_of(run: RunRecord) -> dict[str, float]:
     values = last | ({"label_shift": shifted[-1]["label_shift"]} if shifted else {})
     values |= {
         "seconds": seconds,
-        "images_per_second": seconds and last["step"] * run.recipe.optimization.batch_size / seconds,
+        "images_per_second": seconds and last["step"] * run.recipe.optimization.images_per_step / seconds,
     }
     return {
         name: float(values[name])

@@ -12,7 +12,7 @@ from transmix.runs.error import RunError
 from transmix.runs.folder import MAY_CHANGE
 from transmix.runs.read import RunRecord
 
-LEFT_OUT = (MAY_CHANGE - {"epochs"}) | {"seed"}
+LEFT_OUT = (MAY_CHANGE - {"epochs", "patience"}) | {"seed"}
 """Settings that do not decide which group a run belongs to: the seed, and what does not change what is trained. (Of
 the data, `check_same_data` sees to it.)"""
 

@@ -92,7 +92,7 @@ def _rows(run: RunRecord, seed: int, number: int) -> list[tuple]:
     mixer.enabled = mixing.mix != "none"
     if any(map(looks_at, mixer.methods)):  # then the pasted pixels depend on the weights, which other runs do not share
         return [(str(run.folder), None, None, None, None)] * number
-    batch = 2 if mixing.mode == "batch" else min(run.recipe.optimization.batch_size, number)
+    batch = 2 if mixing.mode == "batch" else min(run.recipe.optimization.images_per_step, number)
     rows: list[tuple] = []
     step = 0
     while len(rows) < number:

@@ -211,7 +211,7 @@ def choose_workers(asked: int | None, small_in_memory: bool, processes: int) -> 
     """
     if asked is not None:
         return asked
-    return 0 if small_in_memory else min(16, max(1, _cores() // processes - 1))
+    return 0 if small_in_memory else min(16, max(1, cores() // processes - 1))
 
 
 def choose_threads(asked: int | None, workers: int, processes: int) -> int:
@@ -220,10 +220,11 @@ def choose_threads(asked: int | None, workers: int, processes: int) -> int:
     If `asked` is None, OMP_NUM_THREADS is used if it is set (torchrun sets it).
     """
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return asked or (int(told) if told.isdecimal() and int(told) else max(1, _cores() // processes - workers))
+    return asked or (int(told) if told.isdecimal() and int(told) else max(1, cores() // processes - workers))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -15,8 +15,13 @@ class Data:
     """Side of the model's square input in pixels."""
     train_images: int | None = None
     """Train on a class-balanced subset of N images, the same for every seed."""
+    balance: Literal["none", "sampler", "loss"] = "none"
+    """Training on classes of uneven size. sampler: draw each class equally often; an epoch keeps its length, so images
+    of small classes come several times and some of large classes do not come. loss: weigh each label's part of the
+    loss by N / (K n), with n of the N training images in its class, of K classes."""
     workers: int | None = None
-    """Number of loader workers; None: 0 for small images in memory, else chosen from the CPU cores."""
+    """Number of loader workers; None: 0 for small images in memory, and for any images in memory on a CPU with fewer
+    than 8 cores; else chosen from the cores."""
     cache_gb: float = 4.0
     """Decode a split once and keep it in memory if it takes at most this many GB (per process)."""
     on_device: bool = False

@@ -79,6 +79,8 @@ def start_model(
     elif settings.init or settings.pretrained:
         config = fetchable_config(settings.init or settings.model)
         options.update(pretrained=True, **({"pretrained_cfg": config} if settings.init else {}))
+        if config.hf_hub_id and (file := cached_file(config)):  # else the hub is asked all the same, and waited for
+            options["pretrained_cfg_overlay"] = {"file": file}
     with watched(weights, classes) as loading:
         model = _create(settings, options, source, loading)
     if image_size is not None:
@@ -293,6 +295,28 @@ def _hub_files(config: timm.models.PretrainedCfg) -> tuple[str, str | None, list
     return repository, revision or None, files
 
 
+def check_reachable(settings: Model) -> None:
+    """Check that the published weights that a recipe starts from, if it does, are here or can be downloaded.
+
+    Raises:
+        RecipeError: they are not, or timm has none; or the settings say two things.
+    """
+    _check_settings(settings)
+    if settings.init is None and settings.pretrained:
+        fetchable_config(settings.model)
+    elif settings.init is not None and init_file(settings.init) is None:
+        fetchable_config(settings.init)
+
+
+def cached_models() -> list[str]:
+    """Return the timm models whose published weights are on this machine."""
+    from huggingface_hub import constants
+
+    found = (path.name.removeprefix("models--timm--") for path in Path(constants.HF_HUB_CACHE).glob("models--timm--*"))
+    known = timm.list_models(pretrained=True)
+    return [name for name in sorted(found) if name in known and cached_file(published_config(name))]
+
+
 def fetchable_config(name: str) -> timm.models.PretrainedCfg:
     """Return the configuration of a timm model's published weights, if they are cached or the hub is reachable.
 
@@ -303,18 +327,21 @@ def fetchable_config(name: str) -> timm.models.PretrainedCfg:
     if not config.hf_hub_id or config.state_dict or config.file or cached_file(config):
         return config
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError
 
     repository, revision, files = _hub_files(config)
     try:  # one question of our own: the library would ask two files six times, for a minute
         url = huggingface_hub.hf_hub_url(repository, files[0], revision=revision)
         huggingface_hub.get_hf_file_metadata(url, timeout=HUB_SECONDS)
-    except HfHubHTTPError:  # it answers; what it refuses timm says
+    except EntryNotFoundError:  # it answers; older models have another file
         pass
     except Exception as error:  # of the network library, which differs between versions of the hub's
+        here = cached_models()
+        others = f"take a model whose weights are here (--model {here[0]}); " if here else ""
         raise RecipeError(
-            f"cannot download the published weights of {name} from the Hugging Face hub ({one_line(error)}), and they "
-            f"are not on this machine. Go online, or download them elsewhere (hf download {repository} {files[0]}) and "
-            f"give the file: --init {files[0]}"
+            f"cannot download the published weights of {name} from {huggingface_hub.constants.ENDPOINT} "
+            f"({one_line(error)}), and they are not on this machine. Go online or name a mirror (HF_ENDPOINT=URL); or "
+            f"download them elsewhere (hf download {repository} {files[0]}) and give the file (--init {files[0]}) or "
+            f"the cache that holds them (HF_HUB_CACHE=FOLDER); {others}or start from random weights (--init None)"
         ) from error
     return config

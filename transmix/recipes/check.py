@@ -12,7 +12,7 @@ from transmix.transmix import title, why_nothing_changes
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("image_size epochs batch_size accumulate repeats train_images", "must be at least 1", lambda value: value >= 1),
     ("log_every eval_every keep_checkpoints max_nonfinite max_steps", "must be at least 1", lambda value: value >= 1),
-    ("threads lr_batch", "must be at least 1", lambda value: value >= 1),
+    ("threads lr_batch patience", "must be at least 1", lambda value: value >= 1),
     ("max_bad_images workers pad color_jitter", "must be at least 0", lambda value: value >= 0),
     ("mix_epochs mix_start cooldown_epochs warmup_epochs", "must be at least 0", lambda value: value >= 0),
     ("lr min_lr warmup_lr weight_decay", "must be a number of at least 0", lambda value: 0 <= value < math.inf),
@@ -60,7 +60,8 @@ def _contradictions(recipe: Recipe) -> dict[str, bool]:
     mixing, warmup, epochs = recipe.mixing, recipe.optimization.warmup_epochs, recipe.optimization.epochs
     alphas = {"mixup": mixing.mixup_alpha, "cutmix": mixing.cutmix_alpha or mixing.cutmix_minmax}
     nothing = mixing.mix == "mixup+cutmix" and not any(alphas.values())
-    unused = mixing.bce_threshold is not None and mixing.loss != "bce"
+    bce = mixing.loss == "bce"
+    unused = mixing.bce_threshold is not None and not bce
     return {
         "on_device augments whole batches, which rand_augment cannot; give --rand-augment None, or leave "
         "--on-device out": recipe.data.on_device and recipe.augmentation.rand_augment is not None,
@@ -70,6 +71,8 @@ def _contradictions(recipe: Recipe) -> dict[str, bool]:
         "guide ema needs --ema-decay: without it there is no EMA": mixing.guide == "ema"
         and not recipe.optimization.ema_decay,
         f"bce_threshold needs --loss bce, but the loss is {mixing.loss}": unused,
+        "balance loss weighs the classes of a softmax cross-entropy, and the loss is bce; give --balance sampler": bce
+        and recipe.data.balance == "loss",
     }
 
 

@@ -5,6 +5,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+from torch import Tensor
+
 from transmix import plugins
 from transmix.error import RecipeError
 from transmix.labels.evidence import Rule
@@ -131,10 +133,11 @@ def build_mixer(mixing: Mixing, patch: int | None = None) -> Mixer:
         raise RecipeError(f"mix: {error}") from error
 
 
-def build_criterion(mixing: Mixing) -> MixedCrossEntropy | MixedBCE:
-    """Return the loss of a recipe."""
-    is_bce = mixing.loss == "bce"
-    return MixedBCE(mixing.smoothing, mixing.bce_threshold) if is_bce else MixedCrossEntropy(mixing.smoothing)
+def build_criterion(mixing: Mixing, class_weights: Tensor | None = None) -> MixedCrossEntropy | MixedBCE:
+    """Return the loss of a recipe; (K,) weights of the classes are for the cross-entropy alone."""
+    if mixing.loss == "bce":
+        return MixedBCE(mixing.smoothing, mixing.bce_threshold)
+    return MixedCrossEntropy(mixing.smoothing, class_weights=class_weights)
 
 
 def _weight(mixing: Mixing, name: str) -> float:

@@ -36,13 +36,14 @@ class Model:
     init: str | None = None
     """Start from the weights of another timm model (by name), of a file (.safetensors, or .pth and similar, read with
     weights_only) or of a run folder. The head is re-initialised if the classes differ; position embeddings are
-    resized. A report is printed and saved in start.json. Weights that do not fit are an error."""
+    resized. A report is printed and saved in start.json. Weights that do not fit are an error. On the command line it
+    replaces the recipe's pretrained; None: random weights."""
     linear_init: Literal["timm", "xavier"] = "timm"
     """Initialisation of linear layers: 'timm': the model's own, usually a standard deviation of 0.02 for any width;
     'xavier': scaled by width; models with only 64 channels need it, else they stay at chance for epochs.
     Weights loaded by pretrained or init are not changed."""
-    amp: Literal["none", "bf16", "fp16"] = "none"
-    """Autocast type."""
+    amp: Literal["none", "bf16", "fp16", "auto"] = "none"
+    """Autocast type. auto: bf16 on a GPU that computes in it, else none; the run records which."""
     compile: bool = False
     """torch.compile the model."""
     channels_last: bool = False
@@ -114,8 +115,9 @@ class Optimization:
     """Epochs of the cosine schedule, warm-up included."""
     cooldown_epochs: int = 0
     """Extra epochs at min_lr after the cosine schedule."""
-    batch_size: int = 1024
-    """Images per optimizer step, over all processes and accumulated micro-batches."""
+    batch_size: int | None = 1024
+    """Images per optimizer step, over all processes and accumulated micro-batches. None: at most 32 per micro-batch on
+    a CPU and 64 on a GPU, fewer where data or memory is small; the run records the number."""
     accumulate: int = 1
     """Micro-batches per optimizer step and process."""
     lr: float = 1e-3
@@ -145,6 +147,17 @@ class Optimization:
     """EMA warm-up: update t uses the decay min(ema_decay, (1 + t) / (10 + t)). Without it, the EMA of a short run is
     still close to the random initial weights. A resumed run keeps its original choice."""
 
+    @property
+    def images_per_step(self) -> int:
+        """batch_size once a run has chosen it.
+
+        Raises:
+            ValueError: it is None still.
+        """
+        if self.batch_size is None:
+            raise ValueError("batch_size is None: a run chooses it when data and model are there")
+        return self.batch_size
+
 
 @dataclass(frozen=True)
 class Run:
@@ -167,6 +180,10 @@ class Run:
     """Steps between two log lines of the loss; each one synchronises with the GPU."""
     eval_every: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
+    patience: int | None = None
+    """Stop when the validation score that chooses the best checkpoint has not improved for N evaluations; None: train
+    all epochs. The learning rate keeps the schedule of all epochs, so a run that stops early has not trained with the
+    low rates at its end, which often raise the score most."""
     checkpoint_every: int | str | None = None
     """Save every N steps (500), minutes (15min) or epochs (2epochs). Also saves at the end of every epoch
     with steps or minutes; None: only at the end of every epoch. A better score is always saved."""

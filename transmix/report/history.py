@@ -47,6 +47,7 @@ def overview(found: RunRecord) -> dict[str, Any]:
         "epochs": sum(epochs) or None if all(type(one) is int for one in epochs) else None,
         "images a step": found.setting("optimization", "batch_size"),
         "seed": found.setting("run", "seed"),
+        "stopped early": found.summary.get("stopped_early"),
     }
     return {
         "name": found.folder.resolve().name or str(found.folder),

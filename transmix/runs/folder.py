@@ -53,7 +53,7 @@ from transmix.runs.error import RunError
 MAY_CHANGE = (
     {"workers", "cache_gb", "threads", "device", "shard", "wait_minutes", "data", "data_dir", "download"}
     | {"log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "max_steps", "epochs"}
-    | {"on_bad_image", "max_bad_images", "on_nonfinite", "max_nonfinite"}
+    | {"patience", "on_bad_image", "max_bad_images", "on_nonfinite", "max_nonfinite"}
 )
 """Settings that a resumed run may change. Data may have moved, not changed; epochs may not fall below what was done;
 the others do not change what is trained."""
@@ -76,14 +76,23 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def as_started(folder: Path, recipe: Recipe) -> Recipe:
-    """Return the recipe to resume a run with: features that it was started without stay off.
+    """Return the recipe to resume a run with.
+
+    Features that it was started without stay off; batch size and autocast type, where not given, are those it chose.
 
     Raises:
         RecipeError: the run's own recipe cannot be read.
     """
-    if not os.path.isfile(folder / "recipe.yaml") or read_recipe(folder).optimization.ema_warmup:
+    if not os.path.isfile(folder / "recipe.yaml"):
         return recipe
-    return replace(recipe, optimization=replace(recipe.optimization, ema_warmup=False))
+    run, optimization, model = read_recipe(folder), recipe.optimization, recipe.model
+    if not run.optimization.ema_warmup:
+        optimization = replace(optimization, ema_warmup=False)
+    if optimization.batch_size is None:
+        optimization = replace(optimization, batch_size=run.optimization.batch_size)
+    if model.amp == "auto":
+        model = replace(model, amp=run.model.amp)
+    return replace(recipe, optimization=optimization, model=model)
 
 
 def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any, Any]]:
@@ -145,7 +154,7 @@ def schedule_notice(changed: dict[str, tuple[Any, Any]]) -> str | None:
 
 def younger_notice(asked: Recipe, recipe: Recipe) -> str | None:
     """Return a notice for a resumed run that was started without a feature and continues without it."""
-    texts = changed_settings(asked, recipe)
+    texts = [text for text in changed_settings(asked, recipe) if text.split(":")[0] in YOUNGER]
     return f"as the run was started, it continues with {'; '.join(texts)} (asked for -> used)" if texts else None
 
 
@@ -155,14 +164,16 @@ def is_finished(folder: Path, max_steps: int | None, changed: Collection[str] = 
     Args:
         folder: run folder.
         max_steps: step at which to stop.
-        changed: names of changed settings; if the epochs change, the run is not finished.
+        changed: names of changed settings; if the epochs change, or the patience of a run that it stopped, the run is
+            not finished.
     """
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         ended, step = summary["finished"], summary["step"]
+        may_go_on = {"epochs", "patience"} if "stopped_early" in summary else {"epochs"}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return (ended and "epochs" not in changed) or (max_steps is not None and step >= max_steps)
+    return (ended and not may_go_on & set(changed)) or (max_steps is not None and step >= max_steps)
 
 
 def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, start: Any = None) -> None:

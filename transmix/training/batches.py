@@ -9,14 +9,25 @@ from torch import Tensor
 
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.bad_images import BadImages
+from transmix.data.balance import check_balance, class_weights
 from transmix.data.dataset import DataError, ImageData
-from transmix.data.loader import TrainingBatches, TrainingSamples, choose_threads, choose_workers, evaluation_batches
+from transmix.data.loader import (
+    TrainingBatches,
+    TrainingSamples,
+    choose_threads,
+    choose_workers,
+    cores,
+    evaluation_batches,
+)
 from transmix.data.masks import Masks, augmented_masks, open_masks
 from transmix.data.on_device import hold_on_device
 from transmix.data.sampler import EpochSampler
 from transmix.distributed import World
 from transmix.recipes import Recipe, RecipeError
 from transmix.recipes.mixing import build_rule, rule_name
+
+MANY_CORES = 8
+"""From so many cores on, loader workers cost training on a CPU less than they save."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +59,22 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
             needs.
         DataError: images that do not fit on the device, or a label rule that needs masks which the data set lacks.
     """
-    per_step, accumulate = recipe.optimization.batch_size, recipe.optimization.accumulate
+    per_step, accumulate = recipe.optimization.images_per_step, recipe.optimization.accumulate
     if per_step % (world.size * accumulate):
         raise RecipeError(
             f"batch_size {per_step} is not a multiple of {world.size} processes x {accumulate} micro-batches"
         )
     size, settings = recipe.data.image_size, recipe.augmentation
-    small = data.in_memory and size <= 64 and settings.rand_augment is None
-    workers = 0 if recipe.data.on_device else choose_workers(recipe.data.workers, small, world.local)
+    small = size <= 64 and settings.rand_augment is None
+    # On few cores a worker takes one from the model, for images that a core augments faster than all others train.
+    here = data.in_memory and (small or (world.device.type == "cpu" and cores() < MANY_CORES))
+    workers = 0 if recipe.data.on_device else choose_workers(recipe.data.workers, here, world.local)
     if world.device.type == "cpu":
         torch.set_num_threads(choose_threads(recipe.run.threads, workers, world.local))
     batch, share = per_step // (world.size * accumulate), (world.rank, world.size)
     try:
         augment = TrainingAugmentation(settings, size)
-        order = EpochSampler(len(data.train), recipe.run.seed, batch, per_step, settings.repeats, *share)
+        order = build_order(recipe, data, batch, share)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     masks = training_masks(recipe, data)
@@ -76,6 +89,33 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
     training = TrainingBatches(samples, order, workers, pin, bad)
     validation = partial(evaluation_batches, data.val, crop, batch, workers, pin, share, bad, filled)
     return Batches(order, training, validation, crop, bad)
+
+
+def build_order(recipe: Recipe, data: ImageData, batch: int, share: tuple[int, int]) -> EpochSampler:
+    """Return the sampler of a run's training images.
+
+    Args:
+        recipe: settings.
+        data: the full data set.
+        batch: images per micro-batch.
+        share: rank and number of processes.
+
+    Raises:
+        ValueError: fewer images than one step needs.
+        DataError: balancing the classes would change nothing.
+    """
+    per_step, repeats = recipe.optimization.images_per_step, recipe.augmentation.repeats
+    if recipe.data.balance != "none":
+        check_balance(recipe.data.balance, data.train.labels, data.classes)
+    labels = data.train.labels if recipe.data.balance == "sampler" else None
+    return EpochSampler(len(data.train), recipe.run.seed, batch, per_step, repeats, *share, labels=labels)
+
+
+def loss_weights(recipe: Recipe, data: ImageData, device: torch.device) -> Tensor | None:
+    """Return the weights of the classes in the loss, (K,); None if they count alike."""
+    if recipe.data.balance != "loss":
+        return None
+    return class_weights(data.train.labels, len(data.classes)).to(device)
 
 
 def training_masks(recipe: Recipe, data: ImageData) -> Masks | None:

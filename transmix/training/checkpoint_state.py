@@ -57,6 +57,7 @@ class RunState:
         log: log; only in the main process.
         step_number: number of finished optimizer steps.
         best: score, step, epoch and weights of the best evaluation.
+        stale: number of evaluations since the best.
         scores: scores of the last evaluation.
         reliability: reliability bins of the last evaluation, for "model" and "ema".
         reads: meter reads of this epoch.
@@ -79,6 +80,7 @@ class RunState:
     log: RunLog | None = None
     step_number: int = 0
     best: dict[str, Any] | None = None
+    stale: int = 0
     scores: dict[str, Any] | None = None
     reliability: dict[str, Any] = field(default_factory=dict)
     reads: list[dict[str, Any]] = field(default_factory=list)
@@ -107,6 +109,16 @@ class RunState:
         """Number of the step at which this run stops."""
         steps = self.epochs * self.order.steps_per_epoch
         return min(steps, self.recipe.run.max_steps or steps)
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the score has not improved for as long as the recipe's patience."""
+        return self.recipe.run.patience is not None and self.stale >= self.recipe.run.patience
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the next evaluation may stop the run early."""
+        return self.recipe.run.patience is not None and self.stale + 1 >= self.recipe.run.patience
 
 
 def choose_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str]]:
@@ -189,6 +201,7 @@ def _state(run: RunState) -> dict[str, Any]:
         "steps_per_epoch": run.order.steps_per_epoch,
         "training_images": len(run.data.train),
         "best": run.best,
+        "stale": run.stale,
         "reads": run.reads,
         "scaler": run.step.scaler.state_dict(),
         "log_rows": run.log.rows if run.log is not None else None,
@@ -226,7 +239,7 @@ def restore(run: RunState, checkpoint: Checkpoint) -> None:
         load_optimizer_tensors(run.step.optimizer, checkpoint.tensors["optimizer"], weights)
         state = checkpoint.state
         run.step_number, run.best, run.reads = state["step"], state["best"], state["reads"]
-        run.log_rows = state.get("log_rows")
+        run.log_rows, run.stale = state.get("log_rows"), state.get("stale", 0)
         run.step.scaler.load_state_dict(state["scaler"])
     except (KeyError, RuntimeError) as error:
         step, problem = checkpoint.state["step"], one_line(error)

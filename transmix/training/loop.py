@@ -12,28 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from transmix import distributed
 from transmix.attention import AttentionError, AttentionReader
 from transmix.data.bad_images import LIST, BadImages, allowed_bad
 from transmix.data.class_names import class_name
-from transmix.data.dataset import ImageData, printable
+from transmix.data.dataset import ImageData
 from transmix.data.seeding import derive_seed
 from transmix.data.source import in_classes, load_data
 from transmix.distributed import World, shard
 from transmix.evaluation.evaluate import evaluate
 from transmix.metrics import METRICS, added_metrics, in_log
-from transmix.models.build import AMP, check_forward, normaliser, start_model
+from transmix.models.build import AMP, check_forward, check_reachable, normaliser, start_model
 from transmix.models.start import Start
 from transmix.recipes import Recipe, RecipeError, check_recipe, resolved
-from transmix.recipes.mixing import mixes_in, title
+from transmix.recipes.mixing import mixes_in
 from transmix.recipes.settings import parse_cadence
 from transmix.runs import folder as run_folder
 from transmix.runs.checkpoint import load_checkpoint, random_state, set_random_state
 from transmix.runs.log import RunLog
 from transmix.runs.weights import better_weights, ema_is_far_below, gap, start_weights
-from transmix.training.batches import Batches, prepare_batches
+from transmix.training.batches import Batches, loss_weights, prepare_batches
 from transmix.training.checkpoint_state import RunState, choose_checkpoint, restore, save, write_dump
+from transmix.training.introduction import introduction
+from transmix.training.machine import with_autocast, with_batch_size
 from transmix.training.optimizer import WeightAverage, a_copy, build_optimizer, lr_at
 from transmix.training.probe_images import draw_boxes, keep_examples
 from transmix.training.progress import Progress
@@ -42,7 +45,11 @@ from transmix.training.stopping import StoppedError, Watch
 
 
 def train(
-    recipe: Recipe, out: str | os.PathLike[str], resume: bool = False, at_end: Callable[[Path], object] | None = None
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    resume: bool = False,
+    at_end: Callable[[Path], object] | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """Train a recipe, and write everything to the folder `out`.
 
@@ -52,6 +59,7 @@ def train(
             resumed, and a finished one is not changed.
         resume: see `out`.
         at_end: called with the folder of the finished run, in the main process; its exceptions are printed.
+        name: name of the recipe, for the first line.
 
     Returns:
         The run's summary: scores of the last epoch and of the best one.
@@ -71,7 +79,7 @@ def train(
     world = distributed.start(recipe.run.device, recipe.run.wait_minutes)
     try:
         with distributed.losing_others(world, "--resume continues from the last checkpoint"):
-            asked, recipe = recipe, run_folder.as_started(folder, recipe)
+            asked, recipe = recipe, with_autocast(run_folder.as_started(folder, recipe), world.device)
             changed = run_folder.check_run(folder, recipe, resume or world.restarted)
             distributed.wait_for_all(world)  # before the first process writes what the others look for
             if run_folder.is_finished(folder, recipe.run.max_steps, changed):
@@ -79,7 +87,11 @@ def train(
                     print(f"{folder} is finished already")
                 return json.loads((folder / "summary.json").read_text())
             checkpoint, said = choose_checkpoint(folder, world)
-            notices = [run_folder.schedule_notice(changed), run_folder.younger_notice(asked, recipe)]
+            notices = [
+                f"recipe    {name}" if name else None,
+                run_folder.schedule_notice(changed),
+                run_folder.younger_notice(asked, recipe),
+            ]
             for line in [*said, *filter(None, notices if world.is_main else [])]:
                 print(line, flush=True)
             with Watch(world, parse_cadence(recipe.run.checkpoint_every).minutes) as watch:
@@ -103,16 +115,20 @@ def prepare(recipe: Recipe, folder: Path, world: World, checkpoint: Path | None)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     bad = BadImages(allowed_bad(recipe.data), folder / LIST)
+    if checkpoint is None:
+        # Before a large data set is read.
+        check_reachable(replace(recipe.model, init=start_weights(recipe.model.init)))
     data = load_run_data(recipe, folder, resumed=checkpoint is not None)
-    batches = prepare_batches(recipe, data, bad, world)
-    run, start = _prepare_model(recipe, folder, world, data, batches, first_time=checkpoint is None)
+    bare, start = _start_model(recipe, data, first_time=checkpoint is None)
+    recipe, batch_notice = with_batch_size(recipe, len(data.train), bare, world)
+    run = _run_of(recipe, folder, world, data, prepare_batches(recipe, data, bad, world), bare)
     torch.manual_seed(derive_seed(recipe.run.seed, "model", world.rank))  # dropout differs between processes
     if checkpoint is not None:
         restore(run, load_checkpoint(checkpoint))
     if world.is_main:
         run_folder.write_start(folder, recipe, data, world, start)
         run.log = RunLog(folder, run.step_number, recipe.run.tensorboard, run.log_rows)
-        lines = [_introduction(run), *filter(None, [start]), *data.notes]
+        lines = [*introduction(run), *filter(None, [start, batch_notice]), *data.notes]
         if recipe.model.compile:
             lines.append("compiling the model at the first step takes a minute or more; --no-compile leaves it out")
         print(*lines, sep="\n", flush=True)
@@ -132,21 +148,24 @@ def load_run_data(recipe: Recipe, folder: Path, resumed: bool) -> ImageData:
     return in_classes(classes, data)
 
 
-def _prepare_model(
-    recipe: Recipe, folder: Path, world: World, data: ImageData, batches: Batches, first_time: bool
-) -> tuple[RunState, Start | None]:
-    """Return the state of a run with a new model, and a report of its initial weights."""
+def _start_model(recipe: Recipe, data: ImageData, first_time: bool) -> tuple[nn.Module, Start | None]:
+    """Return a new model on the CPU, and a report of its initial weights; a resumed run needs none."""
     init = start_weights(recipe.model.init) if first_time else None
     settings = replace(recipe.model, pretrained=recipe.model.pretrained and first_time, init=init)
     bare, start = start_model(settings, len(data.classes), recipe.data.image_size, data.classes)
     check_forward(bare, recipe.data.image_size, len(data.classes))
+    return bare, start
+
+
+def _run_of(recipe: Recipe, folder: Path, world: World, data: ImageData, batches: Batches, bare: nn.Module) -> RunState:
+    """Return the state of a run before its first step; the model goes to the device."""
     sharded = recipe.run.shard and world.size > 1
     # FSDP2 takes contiguous weights alone; the images' format is what convolutions follow.
     memory = torch.channels_last if recipe.model.channels_last and not sharded else torch.preserve_format
     bare = bare.to(device=world.device, memory_format=memory)  # type: ignore[call-overload]
     decay = recipe.optimization.ema_decay
     averaged = a_copy(bare) if decay is not None else None  # whole, and sharded next as the model is
-    tm = build_transmix(recipe.mixing, bare, averaged)
+    tm = build_transmix(recipe.mixing, bare, averaged, loss_weights(recipe, data, world.device))
     guide = tm.guide.reader if tm.guide is not None and tm.guide.source is bare else None
     reader = tm.reader or guide
     if reader is None:
@@ -165,25 +184,28 @@ def _prepare_model(
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
     normalise = normaliser(mean, std, world.device, recipe.model.channels_last)
     step = TrainingStep(wrapped, tm, optimizer, average, normalise, recipe, world.device, world.rank)
-    return RunState(recipe, folder, world, data, batches, bare, average, step, reader), start
+    return RunState(recipe, folder, world, data, batches, bare, average, step, reader)
 
 
 def finish(run: RunState, watch: Watch) -> dict[str, Any]:
     """Train to the end, write the files of a finished run, and return its summary."""
-    batch, per_epoch = run.recipe.optimization.batch_size, run.order.steps_per_epoch
-    progress = Progress(run.last_step, run.step_number, run.epochs, batch, not run.world.is_main)
+    batch, per_epoch = run.order.step_batch, run.order.steps_per_epoch
+    progress = Progress(run.last_step, run.step_number, run.epochs, batch, not run.world.is_main, _evaluations(run))
     run.say = progress.say
     if run.reads and run.step_number % per_epoch == 0:  # stopped while it was evaluated
         _end_epoch(run, watch, progress, run.step_number // per_epoch - 1, None)
-    while run.step_number < run.last_step:
+    while run.step_number < run.last_step and not run.stops_early:
         epoch = run.step_number // per_epoch
         rate = _train_epoch(run, watch, progress, epoch)
         _end_epoch(run, watch, progress, epoch, rate)
     progress.bar.close()
     if run.scores is None:  # stopped after the last checkpoint and before this
         _evaluate(run, watch)
-    finished = run.step_number == run.epochs * per_epoch
+    finished = run.stops_early or run.step_number == run.epochs * per_epoch
     summary: dict[str, Any] = {"step": run.step_number, "finished": finished, "best": run.best}
+    if run.stops_early and run.step_number < run.last_step:
+        summary["stopped_early"] = _why_early(run)
+        run.say(f"stopped early: {summary['stopped_early']}")
     if run.log is not None:
         assert run.scores is not None
         summary["last"] = run.log.epochs[-1] if run.log.epochs else None
@@ -199,8 +221,10 @@ def _train_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int) ->
     mix, cadence = mixes_in(recipe.mixing, epoch), parse_cadence(recipe.run.checkpoint_every)
     first_step, end = run.step_number, min(run.last_step, (epoch + 1) * per_epoch)
     last_mixed = min((run.last_step - 1) // per_epoch, (recipe.mixing.mix_epochs or run.last_step) - 1)
-    picture = "last_boxes.png" if epoch and epoch == last_mixed else "first_boxes.png"
-    run.step.keep_boxes = picture == "last_boxes.png" or not (run.folder / "first_boxes.png").exists()
+    has_first = (run.folder / "first_boxes.png").exists()
+    may_be_last = epoch == last_mixed or (mix and has_first and run.may_stop)
+    picture = "last_boxes.png" if epoch and may_be_last else "first_boxes.png"
+    run.step.keep_boxes = picture == "last_boxes.png" or not has_first
     run.order.start_at(epoch, first_step % per_epoch)
     micro_batches = iter(run.batches.training)
     if run.pending_random_state is not None:
@@ -228,7 +252,7 @@ def _train_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int) ->
             watch.has_saved()
         if signal:
             raise StoppedError(signal, run.step_number)
-    return (run.step_number - first_step) * recipe.optimization.batch_size / (time.perf_counter() - started)
+    return (run.step_number - first_step) * run.order.step_batch / (time.perf_counter() - started)
 
 
 def _read_meter(run: RunState, epoch: int, lr: float) -> dict[str, Any]:
@@ -270,8 +294,11 @@ def _end_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int, imag
         weights = better_weights(row)
         score = row["ema_top1" if weights == "ema" else "top1"]
         better = run.best is None or score > run.best["score"]
+        whole_epoch = run.step_number % run.order.steps_per_epoch == 0  # else max_steps has cut it
+        run.stale = 0 if better else run.stale + whole_epoch
         if better:
             run.best = {"score": score, "step": run.step_number, "epoch": epoch + 1, "weights": weights}
+        last = last or run.stops_early
         keep_examples(run, epoch)
         if last and ema_is_far_below(row):
             run.say(
@@ -289,6 +316,23 @@ def _end_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int, imag
     if last or better or parse_cadence(settings.checkpoint_every).at_epoch(epoch + 1):
         save(run, last=last)
         watch.has_saved()
+
+
+def _why_early(run: RunState) -> str:
+    """Return why a run ends before its last epoch."""
+    assert run.best is not None
+    top1, best = METRICS["top1"], run.best
+    return (
+        f"{top1.label} has not risen above the {top1.write(best['score'])} of epoch {best['epoch']} in "
+        f"{run.stale} evaluations (patience {run.recipe.run.patience}), at epoch "
+        f"{run.step_number // run.order.steps_per_epoch} of {run.epochs}"
+    )
+
+
+def _evaluations(run: RunState) -> float:
+    """Return about how many training steps the run's evaluations are worth; an image's forward is a third of both."""
+    models, settings = 1 + (run.average is not None), run.recipe.run
+    return models * len(run.data.val) / 3 / run.order.step_batch * run.epochs / settings.eval_every
 
 
 def _epoch_means(run: RunState) -> dict[str, float]:
@@ -321,24 +365,6 @@ def _validation_batches(run: RunState, watch: Watch) -> Iterator:
         if turn < everywhere and (signal := watch.look(turn)[0]):
             raise StoppedError(signal, run.step_number)
         yield one
-
-
-def _introduction(run: RunState) -> str:
-    """Return the run's first line: model, data, mixing, device."""
-    data, world, mixing = run.data, run.world, run.recipe.mixing
-    held_out = printable(data.parts.held_out)
-    if data.parts.columns is not None:
-        held_out += "; columns " + " and ".join(map(printable, data.parts.columns))
-    place = f"{world.device.type} x {world.size}" if world.size > 1 else world.device.type
-    if run.recipe.run.shard:
-        place += ", sharded" if run.sharded else " (one process: there is nothing to shard)"
-    weights = sum(weight.numel() for weight in run.bare.parameters())
-    return (
-        f"{run.recipe.model.model} ({weights / 1e6:.2f} M weights) on {data.name}: {len(data.train)} training and "
-        f"{len(data.val)} validation images ({held_out}), {len(data.classes)} classes; "
-        f"mix {title(mixing.mix, mixing.labels)}; {run.order.steps_per_epoch} steps an epoch; {place}; "
-        f"run folder {run.folder}" + (f"; going on from step {run.step_number}" if run.step_number else "")
-    )
 
 
 def _call(at_end: Callable[[Path], object], folder: Path) -> None:

@@ -25,7 +25,7 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Opt
 
 def peak_lr(settings: Optimization) -> float:
     """Return the learning rate at the end of warm-up, scaled by the batch size if the recipe sets lr_batch."""
-    return settings.lr * (settings.batch_size / settings.lr_batch if settings.lr_batch else 1.0)
+    return settings.lr * (settings.images_per_step / settings.lr_batch if settings.lr_batch else 1.0)
 
 
 def lr_at(step: int, steps_per_epoch: int, settings: Optimization) -> float:

@@ -58,7 +58,7 @@ def draw_boxes(run: RunState, name: str) -> None:
     if kept is None:
         return
     run.step.keep_boxes, run.step.boxes = False, None
-    if not run.world.is_main or path.exists():
+    if not run.world.is_main or (path.exists() and not (run.may_stop and name == "last_boxes.png")):
         return
     from transmix.visual.page import save_figure
     from transmix.visual.pairs import mixed_batch_figure

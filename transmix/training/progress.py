@@ -11,6 +11,9 @@ from transmix.metrics import TRAINING_METRICS, log_metrics
 SHOWN = ("loss", "top1", "ema_top1", "label_shift", "images_per_second")
 """Values of an epoch that its line shows, by their names in the log."""
 
+MEASURED, SECONDS = 3, 5.0
+"""The expected time is said after so many steps, not counting the first, and so many seconds."""
+
 
 class Progress:
     """Shows epoch, step, images per second, loss and time left.
@@ -21,11 +24,15 @@ class Progress:
         epochs: epochs of the run.
         images_per_step: images per step over all processes.
         quiet: show nothing (on all ranks except 0).
+        evaluations: duration of all evaluations of a whole run, in training steps.
     """
 
-    def __init__(self, steps: int, first_step: int, epochs: int, images_per_step: int, quiet: bool):
+    def __init__(
+        self, steps: int, first_step: int, epochs: int, images_per_step: int, quiet: bool, evaluations: float = 0.0
+    ):
         self.steps, self.epochs, self.images_per_step, self.quiet = steps, epochs, images_per_step, quiet
         self.done = self.first_step = first_step
+        self.evaluations, self.after_first, self.has_said = evaluations, 0.0, False
         self.started = time.perf_counter()
         self.bar = tqdm(
             total=steps * images_per_step,
@@ -38,10 +45,23 @@ class Progress:
         )
 
     def advance(self, epoch: int) -> None:
-        """Advance by one step."""
+        """Advance by one step; say once how long the run will take."""
         self.done += 1
+        if not self.has_said:
+            self._expect(self.done - self.first_step - 1, time.perf_counter())
         self.bar.set_description_str(f"epoch {epoch + 1}/{self.epochs} step {self.done}/{self.steps}", refresh=False)
         self.bar.update(self.images_per_step)
+
+    def _expect(self, measured: int, now: float) -> None:
+        """Say how long the rest of the run will take, once that is known; the first step warms up."""
+        if measured == 0:
+            self.after_first = now
+        elif measured >= MEASURED and now - self.after_first >= SECONDS:
+            self.has_said = True
+            left = self.steps - self.done
+            minutes = (now - self.after_first) / measured * left * (1 + self.evaluations / self.steps) / 60
+            several = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes"
+            self.say(f"time      about {'a minute' if minutes < 1.5 else several} left")
 
     def show(self, values: dict[str, Any]) -> None:
         """Show the latest loss."""

@@ -18,13 +18,12 @@ from transmix.data.dataset import ImageData
 from transmix.data.loader import TrainingSamples
 from transmix.data.masks import augmented_masks
 from transmix.data.on_device import TrainingImages
-from transmix.data.sampler import EpochSampler
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import mixes_in
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
 from transmix.runs.folder import RunError, read_recipe
-from transmix.training.batches import training_masks
+from transmix.training.batches import build_order, loss_weights, training_masks
 from transmix.training.loop import load_run_data
 from transmix.training.optimizer import a_copy, build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
@@ -51,13 +50,12 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
     if recipe.mixing.guide == "ema":
         average = a_copy(model)
         average.load_state_dict(dump.tensors["ema"])
-    tm = build_transmix(recipe.mixing, model, average)
+    tm = build_transmix(recipe.mixing, model, average, loss_weights(recipe, data, world.device))
     normalise = normaliser(recipe.augmentation.mean, recipe.augmentation.std, world.device, False)
     load = _loader(recipe, data, world.device)
     yield f"weights: as trained, as step {state['step']} found them ({found})"
-    processes, accumulate, per_step = state["processes"], state["accumulate"], recipe.optimization.batch_size
-    batch, repeats = per_step // (processes * accumulate), recipe.augmentation.repeats
-    order = EpochSampler(len(data.train), recipe.run.seed, batch, per_step, repeats, world=processes)
+    processes, accumulate, per_step = state["processes"], state["accumulate"], recipe.optimization.images_per_step
+    order = build_order(recipe, data, per_step // (processes * accumulate), (0, processes))
     optimizer = build_optimizer(model, recipe.optimization)
     for rank in range(processes):
         step = TrainingStep(model, tm, optimizer, None, normalise, recipe, world.device, rank)

@@ -220,18 +220,30 @@ def where_to_read(mixing: Mixing) -> dict[str, Any]:
     return {"module": mixing.module, "prefix_tokens": mixing.prefix_tokens, "grid": mixing.grid}
 
 
-def build_transmix(mixing: Mixing, model: nn.Module, average: nn.Module | None = None) -> TransMix:
+def build_transmix(
+    mixing: Mixing, model: nn.Module, average: nn.Module | None = None, class_weights: Tensor | None = None
+) -> TransMix:
     """Return mixing, label rule and loss of a recipe, for an unwrapped model and its EMA.
 
+    Args:
+        mixing: section of the recipe.
+        model: the model.
+        average: its EMA, or None.
+        class_weights: (K,) weights of the classes in the loss, or None.
+
     Raises:
-        RecipeError: an unknown method or rule, or an unknown setting of it.
+        RecipeError: an unknown method or rule, or an unknown setting of it; class weights with a method that has
+            losses of its own.
         AttentionError: the rule needs attention, and the model's cannot be read.
     """
     mixer, look = build_mixer(mixing, patch_side(model)), None if mixing.guide == "model" else average
+    criterion = build_criterion(mixing, class_weights)
     kind = SMMix if any(isinstance(method, SMMix.method) for method in mixer.methods) else TransMix
+    if kind is SMMix and class_weights is not None:
+        raise RecipeError("balance loss weighs one loss, and smmix adds two of its own; give --balance sampler")
     try:
         how = where_to_read(mixing) | {"labels": rule_name(mixing), "labels_options": mixing.labels_options}
-        return kind(model, mixer=mixer, criterion=build_criterion(mixing), guide=look, **how)
+        return kind(model, mixer=mixer, criterion=criterion, guide=look, **how)
     except AttentionError as error:
         in_recipe = ". (In a recipe: class_attention: true)" if "with_class_attention" in str(error) else ""
         raise AttentionError(f"{error}{in_recipe}") from error
