@@ -11,7 +11,7 @@ from transmix import distributed
 from transmix.cli.options import parse
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData, listing
-from transmix.evaluation.evaluate import Evaluator, prepare, score
+from transmix.evaluation.evaluate import Computing, Evaluator, prepare, score
 from transmix.evaluation.suites import Settings, run_suites
 from transmix.metrics import headlines
 from transmix.models.loaded import load_with_data
@@ -50,22 +50,13 @@ class Evaluate:
     grey_range: tuple[float, float] | None = None
     """Pixel values for black and white in grey images of more than 8 bits; None: the range saved in the run or weights
     file, else the minimum and maximum over the training images in --data."""
-    batch_size: Annotated[int, "computing"] = 128
-    """Images per batch."""
-    device: str = "auto"
-    """'auto': cuda if there is a GPU, else cpu."""
-    workers: int | None = None
-    """Number of loader workers; None: chosen from the CPU cores."""
-    amp: Literal["none", "bf16", "fp16"] = "none"
-    """Autocast type."""
-    compile: bool = False
-    """torch.compile the model."""
     on_bad_image: Annotated[Literal["error", "skip"], "bad images and output"] = "error"
     """'skip': exclude unreadable images from all scores, and list them."""
     max_bad_images: int = 100
     """Maximum number of skipped images; more are an error."""
     out: Path | None = None
     """JSON file for the scores; default: evaluation.json in the run folder."""
+    computing: Annotated[Computing, "computing"] = field(default_factory=Computing)
     settings: Annotated[Settings, "suites"] = field(default_factory=Settings)
 
 
@@ -80,8 +71,7 @@ def main(arguments: list[str]) -> None:
     wanted = ("data", "model", "checkpoint", "grey_range", "download", "data_dir")
     models, data = load_with_data(asked.target, **{name: getattr(asked, name) for name in wanted})
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
-    computing = {name: getattr(asked, name) for name in ("batch_size", "device", "workers", "amp", "compile")}
-    evaluators = prepare(models, **computing, bad=bad)
+    evaluators = prepare(models, bad=bad, **vars(asked.computing))
     try:
         with distributed.losing_others(evaluators[0].world, "start it again"):
             _measure(asked, evaluators, data, bad)
@@ -100,10 +90,13 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
         weights = weights_text([one.name for one in evaluators], loaded.chosen.step, asked.checkpoint)
     if is_main:
         print(f"weights: {weights}")
+        if evaluators[0].tta != "none":
+            print(f"test-time augmentation: {evaluators[0].tta}, of every score below")
         if out is None:
             print("note: only the lines below are kept; --out FILE.json takes everything that is measured")
     scores = score(evaluators, data)
     about = {"target": asked.target, "data": data.name, "checkpoint": asked.checkpoint}
+    about |= {"tta": evaluators[0].tta} if evaluators[0].tta != "none" else {}
     result = about | {"held_out": data.parts.held_out, "weights": weights, "scores": scores}
     if is_main:
         print(f"{printable(data.name)}: {len(data.val)} images ({printable(result['held_out'])})")

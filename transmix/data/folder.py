@@ -140,7 +140,7 @@ def refuse(folder: Path, error: OSError) -> None:
 
 
 def walk(top: Path, unlisted: Refuse = refuse) -> Iterator[tuple[os.DirEntry, Kind]]:
-    """Yield every file in a folder, recursively, and every hidden entry and link loop.
+    """Yield every file in a folder, then those in its subfolders, sorted by name; and every hidden entry and link loop.
 
     Links to folders are followed, except those to a parent folder, which would never end.
 
@@ -154,17 +154,19 @@ def walk(top: Path, unlisted: Refuse = refuse) -> Iterator[tuple[os.DirEntry, Ki
     waiting: list[tuple[Path, tuple[str, ...]]] = [(top, (os.path.realpath(top),))]
     while waiting:
         folder, passed = waiting.pop()
+        below: list[tuple[Path, tuple[str, ...]]] = []
         for entry in entries_of(folder, unlisted):
             if entry.name.startswith("."):
                 yield entry, "hidden"
             elif not is_folder(entry):
                 yield entry, "image" if has_suffix(entry.name) else "other"
             elif not entry.is_symlink():
-                waiting.append((Path(entry.path), (*passed[:-1], os.path.join(passed[-1], entry.name))))
+                below.append((Path(entry.path), (*passed[:-1], os.path.join(passed[-1], entry.name))))
             elif any(_holds(target := os.path.realpath(entry.path), one) for one in passed):
                 yield entry, "loop"
             else:
-                waiting.append((Path(entry.path), (*passed, target)))
+                below.append((Path(entry.path), (*passed, target)))
+        waiting += reversed(below)
 
 
 def entries_of(folder: Path, unlisted: Refuse = refuse) -> list[os.DirEntry]:
