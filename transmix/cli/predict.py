@@ -85,9 +85,11 @@ def main(arguments: list[str]) -> int:
                 raise DataError(_nothing(gallery))
     except KeyboardInterrupt:
         raise RunError("interrupted" + (f"; {asked.out} is not written" if asked.out else ""), 130) from None
+    if gallery.labelled:
+        about["labels"] = "names of the images' folders" if asked.labels is None else str(asked.labels)
     if asked.page:
         write_gallery(asked.page, gallery, predictor.evaluator, about)
-    _say_end(asked, gallery)
+    _say_end(asked, gallery, about)
     return 1 if gallery.errors else 0
 
 
@@ -165,12 +167,12 @@ def _nothing(gallery: Gallery) -> str:
     return f"none of {gallery.images} images can be read; the first: {': '.join(gallery.broken[0])}"
 
 
-def _say_end(asked: Predict, gallery: Gallery) -> None:
+def _say_end(asked: Predict, gallery: Gallery, about: dict[str, str]) -> None:
     """Say what was found and written."""
     if gallery.labelled:
         top1, share = METRICS["top1"], gallery.right / gallery.labelled
-        source = "the images' folders" if asked.labels is None else asked.labels
-        _say(f"{top1.label}: {top1.write(share)} of {gallery.labelled} images with a label, from {source}")
+        _say(f"labels: {about['labels']}, of {gallery.labelled} of {gallery.images} images")
+        _say(f"{top1.label}: {top1.write(share)} of them")
     elif asked.labels not in (None, "none"):
         _say(f"warning: {asked.labels} has the label of no image; it names them as they are given here, or in full")
     for image, error in gallery.broken[:3]:
