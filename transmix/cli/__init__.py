@@ -13,6 +13,7 @@ VERBS = {
     "train": "train a Vision Transformer as a recipe says",
     "doctor": "check every image of a data set before training",
     "evaluate": "measure a run, a timm model or a weights file",
+    "predict": "predict the classes of image files, as a table and as a page",
     "app": "serve a page to this computer: drag a box over two images, see what the label becomes",
     "compare": "compare runs: scores over seeds, and whether a difference is more than noise",
     "export": "write a run's model for timm, Hugging Face or ONNX",

@@ -13,7 +13,7 @@ from transmix.cli.options import parse
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import ImageData, listing
 from transmix.data.evaluated import Asked
-from transmix.evaluation.evaluate import Evaluator, prepare, score
+from transmix.evaluation.evaluate import Computing, Evaluator, prepare, score
 from transmix.evaluation.present import NAME as PRESENT
 from transmix.evaluation.present import class_gaps, own_accuracies
 from transmix.evaluation.suites import Settings, run_suites
@@ -62,16 +62,6 @@ class Evaluate:
     grey_range: tuple[float, float] | None = None
     """Pixel values for black and white in grey images of more than 8 bits; None: the range saved in the run or weights
     file, else the minimum and maximum over the training images in --data."""
-    batch_size: Annotated[int, "computing"] = 128
-    """Images per batch."""
-    device: str = "auto"
-    """'auto': cuda if there is a GPU, else cpu."""
-    workers: int | None = None
-    """Number of loader workers; None: chosen from the CPU cores."""
-    amp: Literal["none", "bf16", "fp16"] = "none"
-    """Autocast type."""
-    compile: bool = False
-    """torch.compile the model."""
     on_bad_image: Annotated[Literal["error", "skip"], "bad images and output"] = "error"
     """'skip': exclude unreadable images from all scores, and list them."""
     max_bad_images: int = 100
@@ -79,6 +69,7 @@ class Evaluate:
     out: Path | None = None
     """JSON file for the scores; default: evaluation.json in the run folder, with --data or --split
     evaluation_DATA_SPLIT.json."""
+    computing: Annotated[Computing, "computing"] = field(default_factory=Computing)
     settings: Annotated[Settings, "suites"] = field(default_factory=Settings)
 
 
@@ -94,8 +85,7 @@ def main(arguments: list[str]) -> None:
     places = Asked(asked.split, asked.image_column, asked.label_column, asked.download, asked.data_dir)
     models, data = load_with_data(asked.target, **options, asked=places)
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
-    computing = {name: getattr(asked, name) for name in ("batch_size", "device", "workers", "amp", "compile")}
-    evaluators = prepare(models, **computing, bad=bad)
+    evaluators = prepare(models, bad=bad, **vars(asked.computing))
     try:
         with distributed.losing_others(evaluators[0].world, "start it again"):
             _measure(asked, evaluators, data, bad)
@@ -114,10 +104,13 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
         weights = weights_text([one.name for one in evaluators], loaded.chosen.step, asked.checkpoint)
     if is_main:
         print(f"weights: {weights}")
+        if evaluators[0].tta != "none":
+            print(f"test-time augmentation: {evaluators[0].tta}, of every score below")
         if out is None:
             print("note: only the lines below are kept; --out FILE.json takes everything that is measured")
     scores = score(evaluators, data)
     about = {"target": asked.target, "data": data.name, "checkpoint": asked.checkpoint}
+    about |= {"tta": evaluators[0].tta} if evaluators[0].tta != "none" else {}
     result = about | {"held_out": data.parts.held_out, "weights": weights, "scores": scores}
     if is_main:
         print(f"{printable(data.name)}: {len(data.val)} images ({printable(result['held_out'])})")
@@ -167,6 +160,8 @@ def _of_present_classes(
     if loaded.chosen is None or (asked.data is None and asked.split is None):
         return found
     own, why = own_accuracies(Path(asked.target), loaded.chosen.step)
+    if asked.computing.tta != "none":
+        why = "the run measured it without test-time augmentation"
     weights, last = list(scores.items())[-1]
     rows = class_gaps(last["per_class_accuracy"], data.val.labels, data.classes, own)
     of = NAMES.get(weights, weights)

@@ -3,7 +3,10 @@
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +106,26 @@ class EvaluationSamples(_Samples):
         return None if found else (image, label)
 
 
+class FileSamples(_Samples):
+    """Image files with the evaluation crop; indexed by path. An unreadable one is black.
+
+    Args:
+        read: path of a file -> (3, H, W) uint8.
+        size: (H, W) in pixels.
+    """
+
+    def __init__(self, read: Callable[[Path], Tensor], size: tuple[int, int]):
+        self.read, self.size = read, size
+
+    def load(self, path: str) -> Sample:
+        """Return an image, label 0, and whether it is unreadable."""
+        try:
+            return self.read(Path(path)), 0, ()
+        except DataError as error:  # also what may pass, as of memory: the reason says so
+            reason = getattr(error, "reason", str(error).removeprefix(f"{path}: "))
+            return torch.zeros(3, *self.size, dtype=torch.uint8), 0, ((path, reason),)
+
+
 class TrainingBatches:
     """Batches (images (b, 3, S, S) uint8, labels (b,) int64); each iteration is one epoch, set by `order`.
 
@@ -173,6 +196,24 @@ def evaluation_batches(
         most = len(range(0, len(range(0, len(split), world)), batch))  # the first process has most
         for _ in range(most - len(batches)):
             yield samples.black()[None], torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool)
+
+
+def file_batches(
+    paths: Iterable[str], samples: FileSamples, batch: int, workers: int, pin: bool
+) -> Iterator[tuple[list[str], Tensor, list[Found]]]:
+    """Yield image files in order as (paths, images (b, 3, H, W) uint8, what cannot be read of each).
+
+    Paths are taken as they are needed, so that a list of any length costs no memory.
+    """
+    rest, waiting = iter(paths), deque()
+
+    def keys() -> Iterator[list[str]]:
+        while some := list(islice(rest, batch)):
+            waiting.append(some)
+            yield some
+
+    for images, _, found in in_shared_memory(iter(_loader(samples, keys(), workers, pin))):
+        yield waiting.popleft(), images, found
 
 
 def _collate(loaded: list[Sample] | str) -> tuple[Any, ...] | str:

@@ -197,11 +197,11 @@ def finite_rows(logits: Tensor) -> Tensor:
     return logits.isfinite().all(dim=1)
 
 
-def top_classes(logits: Tensor) -> Tensor:
-    """Return the five highest classes of every row, best first: (B, min(5, K)) int64."""
+def top_classes(logits: Tensor, most: int = 5) -> Tensor:
+    """Return the highest classes of every row, best first: (B, min(most, K)) int64."""
     # PyTorch leaves the order of equal logits open. Whatever needs the predicted class calls this, so that accuracy,
-    # calibration and confusion agree on ties too.
-    return logits.float().topk(min(5, logits.shape[1]), dim=1).indices
+    # calibration and confusion agree on ties too; so fewer than five are the first of those five.
+    return logits.float().topk(min(max(most, 5), logits.shape[1]), dim=1).indices[:, :most]
 
 
 def confidence_and_hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from transmix.data.subset import take
 from transmix.distributed import World, is_part
 from transmix.evaluation.accumulators import Accuracy, CalibrationError, Confusion, CrossEntropy, sum_over_ranks
 from transmix.evaluation.present import AmongPresent
+from transmix.evaluation.tta import TTA, FlipMean
 from transmix.metrics import added_metrics
 from transmix.models.build import AMP
 from transmix.models.loaded import LoadedModel, Preprocessing
+from transmix.recipes import RecipeError
 
 LEFT_OUT = ("confusion", "reliability")
 """What `evaluate` finds and no table of scores has room for."""
@@ -114,6 +116,27 @@ def _answers(
 
 
 @dataclass(frozen=True)
+class Computing:
+    """How a model is run on images."""
+
+    batch_size: int = 128
+    """Images per batch."""
+    device: str = "auto"
+    """'auto': cuda if there is a GPU, else cpu."""
+    workers: int | None = None
+    """Number of loader workers; None: chosen from the CPU cores."""
+    threads: int | None = None
+    """CPU threads of torch; None: OMP_NUM_THREADS, else the cores not used by loader workers."""
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    """Autocast type."""
+    compile: bool = False
+    """torch.compile the model."""
+    tta: TTA = "none"
+    """Test-time augmentation. 'flip': the mean of the softmax probabilities of the image and its mirror; costs twice
+    the time."""
+
+
+@dataclass(frozen=True)
 class Evaluator:
     """One set of weights on its device, with its data loading and preprocessing.
 
@@ -124,6 +147,8 @@ class Evaluator:
         workers: number of loader workers; None: chosen from the CPU cores.
         amp_dtype: autocast dtype; None: no autocast.
         bad: collects unreadable images and limits them; None: none allowed.
+        threads: CPU threads of torch; None: chosen.
+        tta: test-time augmentation of all answers.
     """
 
     loaded: LoadedModel
@@ -132,6 +157,8 @@ class Evaluator:
     workers: int | None = None
     amp_dtype: torch.dtype | None = None
     bad: BadImages | None = None
+    threads: int | None = None
+    tta: TTA = "none"
 
     @property
     def name(self) -> str:
@@ -142,6 +169,11 @@ class Evaluator:
     def model(self) -> nn.Module:
         """The model: normalised images -> logits (B, K)."""
         return self.loaded.model
+
+    @property
+    def answer(self) -> nn.Module:
+        """The model with its test-time augmentation: normalised images -> logits (B, K)."""
+        return FlipMean(self.model) if self.tta == "flip" else self.model
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -162,11 +194,15 @@ class Evaluator:
         """Yield this process's share of a split as `evaluation_batches` does: (images uint8, labels, valid)."""
         world, pin, seen = self.world, self.device.type == "cuda", self.preprocessing
         split = split if seen.grey is None else with_grey(split, seen.grey)
-        in_memory = isinstance(split.images, np.ndarray | list)
-        workers = choose_workers(self.workers, in_memory, world.local)
-        if self.device.type == "cpu":
-            torch.set_num_threads(choose_threads(None, workers, world.local))
+        workers = self.choose_workers(isinstance(split.images, np.ndarray | list))
         return evaluation_batches(split, seen.crop, self.batch_size, workers, pin, (world.rank, world.size), self.bad)
+
+    def choose_workers(self, in_memory: bool) -> int:
+        """Return the number of loader workers, and set torch's CPU threads to match."""
+        workers = choose_workers(self.workers, in_memory, self.world.local)
+        if self.device.type == "cpu":
+            torch.set_num_threads(choose_threads(self.threads, workers, self.world.local))
+        return workers
 
     def batches(self, split: Split, what: str = "") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield this process's share of a split, without unreadable images.
@@ -195,45 +231,38 @@ class Evaluator:
 
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
-        """Return the model's logits (b, K) float32 for pixels (b, 3, S, S) from `batches`."""
+        """Return the answer's logits (b, K) float32 for pixels (b, 3, S, S) from `batches`."""
         with self.autocast():
-            return self.model(pixels).float()
+            return self.answer(pixels).float()
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of the model."""
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
 
-def prepare(
-    models: Sequence[LoadedModel],
-    *,
-    batch_size: int = 128,
-    device: str = "auto",
-    workers: int | None = None,
-    amp: str = "none",
-    compile: bool = False,
-    bad: BadImages | None = None,
-) -> list[Evaluator]:
+def prepare(models: Sequence[LoadedModel], *, bad: BadImages | None = None, **computing: Any) -> list[Evaluator]:
     """Move models to the device; under torchrun, join the other processes.
 
     Args:
         models: with class names, from `load_with_data`.
-        batch_size: images per batch.
-        device: "auto", "cpu", "cuda", ...
-        workers: number of loader workers; None: chosen from the CPU cores.
-        amp: "none", "bf16" or "fp16".
-        compile: torch.compile the models.
         bad: collects unreadable images and limits them; None: none allowed.
+        computing: fields of `Computing`.
 
     Raises:
         RecipeError: the device does not exist on this machine, or the processes cannot connect.
     """
-    world = distributed.start(device)
+    how = Computing(**computing)
+    for name in ("batch_size", "threads"):
+        value = getattr(how, name)
+        if value is not None and value < 1:
+            raise RecipeError(f"{name} must be at least 1, not {value}")
+    world = distributed.start(how.device)
     ready = []
     for one in models:
         model: Any = one.model.to(world.device)
-        model = torch.compile(model) if compile else model
-        ready.append(Evaluator(replace(one, model=model), world, batch_size, workers, AMP[amp], bad))
+        model = torch.compile(model) if how.compile else model
+        settings = how.batch_size, how.workers, AMP[how.amp], bad, how.threads, how.tta
+        ready.append(Evaluator(replace(one, model=model), world, *settings))
     return ready
 
 
@@ -248,7 +277,7 @@ def score(evaluators: Sequence[Evaluator], data: ImageData) -> dict[str, dict[st
     for one in evaluators:
         how: dict[str, Any] = {"normalise": one.preprocessing.normaliser(one.device), "amp_dtype": one.amp_dtype}
         how["present"] = present if len(present) < len(one.classes) else None
-        found = evaluate(one.model, one.load(data.val), len(one.classes), one.device, **how)
+        found = evaluate(one.answer, one.load(data.val), len(one.classes), one.device, **how)
         scores[one.name] = {metric: value for metric, value in found.items() if metric not in LEFT_OUT}
     return scores
 

@@ -119,7 +119,7 @@ def evaluations(found: RunRecord) -> list[dict[str, Any]]:
         columns = list(scores)[:4]
         flat = {column: dict(_flat(scores[column])) for column in columns}
         paths = list(dict.fromkeys(path for known in flat.values() for path in known if path[:1] != ("reliability",)))
-        about = {name: value for name in ("data", "checkpoint") if (value := evaluation.get(name)) is not None}
+        about = {name: value for name in ("data", "checkpoint", "tta") if (value := evaluation.get(name)) is not None}
         metrics = FIGURES.get(suite or "", METRICS | added_metrics())
         rows = []
         for path in paths[:MOST_SCORES]:

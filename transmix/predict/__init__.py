@@ -1,0 +1,1 @@
+"""Classes of image files, as a table and as a page."""
