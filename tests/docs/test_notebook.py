@@ -16,7 +16,7 @@ pytest.importorskip("timm")
 NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "folder.ipynb"
 SMALL = (
     "--init None --model vit_tiny_patch16_224 --model-options depth=1 embed_dim=48 num_heads=2 --image-size 64 "
-    "--epochs 1 --threads 1 --workers 0"
+    "--epochs 2 --threads 1 --workers 0"
 )
 
 

@@ -3,9 +3,8 @@
 import inspect
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import yaml
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 import transmix.recipes
 from transmix import AttentionReader, Mixer
 from transmix.cli.options import as_defaults, with_current_names
-from transmix.labels import RULES, AreaLabels, AttentionLabels
+from transmix.labels import AreaLabels, AttentionLabels
 from transmix.mixing import CutMix, Mixup
 from transmix.recipes import (
     Recipe,
@@ -508,19 +507,6 @@ mixing:
 )
 def test_a_command_line_of_before_means_what_it_meant_and_settings_of_several_places_add_up(words, meant):
     assert with_current_names(words.split()) == meant.split()
-
-
-def test_a_rule_that_needs_masks_is_refused_before_anything_is_made(monkeypatch):
-    @dataclass(frozen=True)
-    class ByObject:
-        needs: ClassVar = ("foreground",)
-
-        def __call__(self, mixed, evidence):
-            return mixed
-
-    monkeypatch.setitem(RULES, "object", ByObject)
-    with pytest.raises(RecipeError, match="labels 'object' need masks of the objects, which training does not load"):
-        check_recipe(changed(mix="cutmix", labels="object"))
 
 
 @pytest.mark.parametrize(
