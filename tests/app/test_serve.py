@@ -126,7 +126,7 @@ def test_a_run_without_its_data_shows_photographs_and_says_so(tmp_path, small_re
     loaded, data, notice = app._open(asked, {})
     assert (loaded.classes, len(data.val), notice) == (("dark", "light"), 8, "")
     page_model = PageModel(loaded, torch.device("cpu"), {}, data)
-    assert page_model.weights == "EMA of step 1 (last checkpoint), not evaluated"
+    assert page_model.weights == f"EMA of step 1 (last checkpoint), top-1 {100 * loaded.chosen.scores['top1']:.2f} %"
     own, partner = page_model.pair(0)
     assert {page_model.label(own), page_model.label(partner)} == {0, 1}
     assert page_model.pair(1) != page_model.pair(0)
