@@ -483,6 +483,10 @@ NEAREST = {
         class_folders_alone,
         f"PETS: these look like class folders (n02_cat, n09_dog), not divided into train and val; {HOLD_OUT}",
     ),
+    "parts to evaluate on alone": (
+        lambda root: folders(root, which=["val"]),
+        "PETS: no folder 'train', the images to train on; to evaluate on val: transmix evaluate RUN --data PETS",
+    ),
     "a list of all images": (
         one_list_of_all,
         "PETS: its label list labels.csv (columns image and label) is of all images, not divided into train and val; "
@@ -500,11 +504,19 @@ def test_a_refusal_ends_with_the_nearest_command_that_works(tmp_path, what):
     make, message = NEAREST[what]
     root = tree(tmp_path, make)
     assert refusal(root, Choice()).endswith(message)
+    if "transmix evaluate" in message:
+        assert len(open_part_of(str(root), Asked()).val) == 6
     if "transmix train" in message:
         with_fraction = FIFTH if "--val-fraction" in message else Choice()
         inside = root / "a" if make is deeper else root
         if make is not unlabelled:
             assert len(open_data(inside, choice=with_fraction).val)
+
+
+def test_classes_of_one_image_each_have_none_to_hold_out(tmp_path):
+    for name in CLASSES:
+        put(tmp_path / name / "0.png", ("train", name, 0))
+    assert refusal(tmp_path) == "PETS: no class has two images, so that none can be held out; add images"
 
 
 def test_a_part_that_is_given_alone_names_the_whole(tmp_path):

@@ -142,7 +142,10 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
         if choice.for_evaluation and train is None:
             train = held_out
     if train is None and (held_out is not None or not choice.for_evaluation):
-        raise DataError(f"{where}: no {what} {name.format('train')}, the images to train on")
+        there = (
+            f"; to evaluate on {held_out}: transmix evaluate RUN --data {shlex.quote(str(where))}" if held_out else ""
+        )
+        raise DataError(f"{where}: no {what} {name.format('train')}, the images to train on{there}")
     if held_out is None:
         raise DataError(_no_held_out(present, choice, where, f"{what} {name}"))
     assert train is not None

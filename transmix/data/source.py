@@ -57,6 +57,9 @@ def _published(name: str, folder: str, file: str) -> tuple[Callable[[Path], bool
 
 
 CLASS_FOLDERS = "class folders (train/<class>/)"
+DEEPEST = 5
+"""So many folders are looked into, if each holds only the next."""
+
 IMAGE_FILES = (CLASS_FOLDERS, "image files")
 """The layouts of single image files, with class folders or label lists."""
 
@@ -112,6 +115,8 @@ def open_data(
     data = _open(str(name_or_path), seed, download or data_dir, download is not None, choice)
     if choice.val_fraction is not None:
         data = hold_out(data, choice.val_fraction)
+        if not len(data.val):
+            raise DataError(f"{name_or_path}: no class has two images, so that none can be held out; add images")
         if choice.fingerprint not in (None, fingerprint(data.val, data.classes)):
             raise DataError(
                 f"{name_or_path}: its images are not those that the run began with: other images would be held out, "
@@ -157,13 +162,15 @@ def _open_folder(given: Path, choice: Choice) -> ImageData:
 def find_layout(given: Path, choice: Choice = USUAL) -> tuple[Path, str, Callable[[Path, Choice], ImageData]] | None:
     """Return the folder with the data set, its layout and what reads it; None if no layout is recognised.
 
-    The folder is the given one, else its only subfolder, where an archive was unpacked into one of its own.
+    The folder is the given one, else its only subfolder, and so on, where an archive was unpacked into its own.
 
     Raises:
         DataError: There is more than one data set.
     """
-    inside = data_folder(given)
-    for root in dict.fromkeys((inside if (given / CLS_LOC).is_dir() else given, inside, data_folder(inside))):
+    roots = [data_folder(given) if (given / CLS_LOC).is_dir() else given]
+    while len(roots) < DEEPEST and (inside := data_folder(roots[-1])) != roots[-1]:
+        roots.append(inside)
+    for root in roots:
         found = {layout: read for layout, (holds, read) in LAYOUTS.items() if holds(root)}
         if len(found) > 1:
             raise DataError(f"{root}: more than one data set: {' and '.join(found)}; move one away")
