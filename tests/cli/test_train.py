@@ -9,6 +9,7 @@ import timm
 from safetensors.torch import save_file
 
 from transmix.cli import main
+from transmix.cli import train as cli_train
 from transmix.cli.options import as_defaults
 from transmix.cli.train import recipe_name
 from transmix.recipes import RecipeError, dump_recipe, load_recipe
@@ -86,13 +87,13 @@ def test_a_better_epoch_before_the_last_is_named(images, small_recipe, tmp_path,
 
 
 def test_neither_data_nor_recipe_is_an_error_that_names_both_commands(tmp_path, says):
-    for words in (["--out", str(tmp_path / "x")], [], ["--out", str(tmp_path / "x"), "--resume"]):
+    for words in ([], ["--resume"], ["--recipe", "finetune"]):
         with says(
             RecipeError,
             "nothing says what to train: --data FOLDER fine-tunes a model on your images (transmix train --data FOLDER "
             "--out RUN), --recipe digits trains one on built-in digits (transmix train --recipe digits --out RUN)",
         ):
-            recipe_name(words)
+            cli_train.main([*words, "--out", str(tmp_path / "x")])
 
 
 def test_a_run_is_resumed_with_its_own_recipe(finetuned, capsys):

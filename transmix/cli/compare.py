@@ -12,7 +12,7 @@ import tyro
 
 from transmix.cli.help import help_text
 from transmix.cli.options import given_options, parse, split_options, with_current_names, with_given_start, words_of
-from transmix.cli.train import FINE_TUNING, recipe_name
+from transmix.cli.train import FINE_TUNING, check_asked, recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.label_twin import NO_TWIN
 from transmix.compare.train import lacks_twin, places, plan, train_missing
@@ -93,6 +93,7 @@ def main(arguments: list[str]) -> int:
     trained = parse(TrainAndCompare, "compare", rest, TrainAndCompare(recipe=recipe_name(arguments), settings=recipe))
     mixes = [mix_and_labels(recipe.mixing.mix, None)[0]] if mixes is None else mixes
     _check_asked(mixes, labels, trained, recipe)
+    check_asked(trained.recipe, trained.settings)
     fixed, slots = places(given_options(recipe, trained.settings), trained.at_once)
     planned = plan(fixed, mixes, trained.seeds, labels or (), own)
     return _train_and_compare(planned, slots, trained, arguments)
