@@ -158,3 +158,18 @@ def test_a_model_whose_weights_are_here_is_named_and_needs_no_hub(tmp_path, monk
         build.check_reachable(Model("deit_tiny_patch16_224", pretrained=True))
     model = build.build_model(Model(name, pretrained=True), 5, 224)
     assert model.blocks[3].attn.qkv.weight.equal(weights["blocks.3.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [([], "digits"), (["--data", "x"], "finetune"), (["--data", "x", "--recipe", "digits32"], "digits32")],
+)
+def test_a_comparison_fine_tunes_data_and_trains_digits_without(words, name, monkeypatch):
+    from transmix.cli import compare
+
+    def loaded(asked):
+        raise LookupError(asked)
+
+    monkeypatch.setattr(compare, "load_recipe", loaded)
+    with pytest.raises(LookupError, match=f"^{name}$"):
+        compare.main(["--mix", "cutmix", "transmix", *words])
