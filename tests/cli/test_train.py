@@ -9,6 +9,7 @@ import timm
 from safetensors.torch import save_file
 
 from transmix.cli import main
+from transmix.cli import train as cli_train
 from transmix.cli.options import as_defaults
 from transmix.cli.train import recipe_name
 from transmix.recipes import RecipeError, dump_recipe, load_recipe
@@ -86,13 +87,13 @@ def test_a_better_epoch_before_the_last_is_named(images, small_recipe, tmp_path,
 
 
 def test_neither_data_nor_recipe_is_an_error_that_names_both_commands(tmp_path, says):
-    for words in (["--out", str(tmp_path / "x")], [], ["--out", str(tmp_path / "x"), "--resume"]):
+    for words in ([], ["--resume"], ["--recipe", "finetune"]):
         with says(
             RecipeError,
             "nothing says what to train: --data FOLDER fine-tunes a model on your images (transmix train --data FOLDER "
             "--out RUN), --recipe digits trains one on built-in digits (transmix train --recipe digits --out RUN)",
         ):
-            recipe_name(words)
+            cli_train.main([*words, "--out", str(tmp_path / "x")])
 
 
 def test_a_run_is_resumed_with_its_own_recipe(finetuned, capsys):
@@ -157,3 +158,18 @@ def test_a_model_whose_weights_are_here_is_named_and_needs_no_hub(tmp_path, monk
         build.check_reachable(Model("deit_tiny_patch16_224", pretrained=True))
     model = build.build_model(Model(name, pretrained=True), 5, 224)
     assert model.blocks[3].attn.qkv.weight.equal(weights["blocks.3.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [([], "digits"), (["--data", "x"], "finetune"), (["--data", "x", "--recipe", "digits32"], "digits32")],
+)
+def test_a_comparison_fine_tunes_data_and_trains_digits_without(words, name, monkeypatch):
+    from transmix.cli import compare
+
+    def loaded(asked):
+        raise LookupError(asked)
+
+    monkeypatch.setattr(compare, "load_recipe", loaded)
+    with pytest.raises(LookupError, match=f"^{name}$"):
+        compare.main(["--mix", "cutmix", "transmix", *words])

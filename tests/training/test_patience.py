@@ -92,12 +92,13 @@ def test_an_evaluation_in_mid_epoch_because_of_max_steps_does_not_count(scripted
     assert train(recipe(patience=2), tmp_path / "run", resume=True)["step"] == 20
 
 
-def test_two_processes_stop_together(pair, images, small_recipe, tmp_path):
+def test_two_processes_choose_one_batch_size_and_stop_together(pair, images, small_recipe, tmp_path):
     still = {"lr": 0.0, "min_lr": 0.0, "warmup_lr": 0.0}  # the score never rises
-    recipe = small_recipe(images, epochs=5, patience=2, **still)
+    recipe = small_recipe(images, epochs=5, patience=2, batch_size=None, **still)
     assert pair("plain", recipe, tmp_path / "run")["codes"] == [0, 0]
     found = summary(tmp_path / "run")
-    assert (found["step"], found["finished"]) == (15, True)
+    assert (found["step"], found["finished"]) == (30, True)  # 10 steps an epoch, of 2 x 2 images
+    assert "batch_size: 4\n" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert "of epoch 1 in 2 evaluations" in found["stopped_early"]
 
 

@@ -12,7 +12,7 @@ import tyro
 
 from transmix.cli.help import help_text
 from transmix.cli.options import given_options, parse, split_options, with_current_names, with_given_start, words_of
-from transmix.cli.train import FINE_TUNING, recipe_name
+from transmix.cli.train import recipe_name
 from transmix.compare import compare_runs, read_run, write_comparison
 from transmix.compare.label_twin import NO_TWIN
 from transmix.compare.text import verdict
@@ -22,6 +22,9 @@ from transmix.printable import printable
 from transmix.recipes import Recipe, RecipeError, load_recipe
 from transmix.recipes.mixing import mix_and_labels, rule_name
 from transmix.runs.error import RunError
+
+WITHOUT_DATA = "digits"
+"""The recipe where neither recipe nor data are named."""
 
 TRAIN_FIRST = "train first, then compare"
 
@@ -62,8 +65,9 @@ class TrainAndCompare:
 
     seeds: Annotated[int, TRAIN_FIRST] = 3
     """Number of seeds per mix and label rule: 0, 1, ..."""
-    recipe: str = FINE_TUNING
-    """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file."""
+    recipe: str = WITHOUT_DATA
+    """Recipe to train: one that comes with the package (transmix recipes ls lists them), or a YAML file. With --data
+    and without --recipe: finetune."""
     out: Path | None = None
     """Folder of the runs and of compare.html, .md and .json; None: runs/compare-RECIPE."""
     baseline: str | None = None
@@ -84,14 +88,16 @@ def main(arguments: list[str]) -> int:
             raise RecipeError(f"--out is the page to write and ends in .html, got {asked.out}")
         _compare(asked.runs, asked.out, asked.baseline, arguments)
         return 0
-    recipe = with_given_start(load_recipe(recipe_name(arguments)), rest)
+    named = any(words_of(rest, option) is not None for option in ("--recipe", "--data"))
+    name = recipe_name(rest) if named else WITHOUT_DATA
+    recipe = with_given_start(load_recipe(name), rest)
     if wants_help:
         print(help_text("compare", {CompareRuns: None, Mixes: None, TrainAndCompare: TrainAndCompare(settings=recipe)}))
         return 0
     # Settings of the recipe's own label rule are for that rule alone; those on the command line for every rule.
     own = {rule_name(recipe.mixing): recipe.mixing.labels_options}
     recipe = replace(recipe, mixing=replace(recipe.mixing, labels_options={}))
-    trained = parse(TrainAndCompare, "compare", rest, TrainAndCompare(recipe=recipe_name(arguments), settings=recipe))
+    trained = parse(TrainAndCompare, "compare", rest, TrainAndCompare(recipe=name, settings=recipe))
     mixes = [mix_and_labels(recipe.mixing.mix, None)[0]] if mixes is None else mixes
     _check_asked(mixes, labels, trained, recipe)
     fixed, slots = places(given_options(recipe, trained.settings), trained.at_once)

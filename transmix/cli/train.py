@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
     recipe = as_defaults(load_recipe(name), arguments)
     parsed = parse(Train, "train", with_current_names(arguments), Train(out=tyro.MISSING, recipe=name, settings=recipe))
     settings = given_options(recipe, parsed.settings)
+    check_asked(name, settings)
     train(settings, parsed.out, parsed.resume, at_end=_end, name=name)
 
 
@@ -80,20 +81,23 @@ def _end(run: Path) -> None:
 def recipe_name(arguments: list[str]) -> str:
     """Return the value of --recipe. It is needed first, because the recipe gives the defaults of all other options.
 
-    Without it: a resumed run's own recipe, and for other data the one for fine-tuning.
-
-    Raises:
-        RecipeError: nothing says what to train.
+    Without it: a resumed run's own recipe, else the one for fine-tuning.
     """
     given = value_of(arguments, "--recipe")
     if given is not None:
         return given
     own = Path(value_of(arguments, "--out", "")) / "recipe.yaml"
-    if words_of(arguments, "--resume") is not None and own.is_file():
-        return str(own)
-    if words_of(arguments, "--data") is None and not {"-h", "--help"} & set(arguments):
+    return str(own) if words_of(arguments, "--resume") is not None and own.is_file() else FINE_TUNING
+
+
+def check_asked(name: str, recipe: Recipe) -> None:
+    """Check that a command line says what to train.
+
+    Raises:
+        RecipeError: it names neither data nor a recipe that brings some.
+    """
+    if name == FINE_TUNING and recipe.data.data is None:
         raise RecipeError(
             "nothing says what to train: --data FOLDER fine-tunes a model on your images (transmix train --data FOLDER "
             "--out RUN), --recipe digits trains one on built-in digits (transmix train --recipe digits --out RUN)"
         )
-    return FINE_TUNING

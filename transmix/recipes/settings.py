@@ -23,7 +23,7 @@ class Model:
     """The timm model, and how it runs."""
 
     model: str = "deit_small_patch16_224"
-    """Name of a timm model."""
+    """Name of a timm model; `transmix models` lists those that were measured."""
     model_options: dict[str, Option] = field(default_factory=dict)
     """More arguments for timm.create_model: patch_size, embed_dim, depth, depths=[2,2], ...
     On the command line they are added to the recipe's; NAME= removes one of the recipe's."""
