@@ -285,7 +285,7 @@ def test_the_report_of_the_doctor_holds_the_range(scans, tmp_path, capsys):
     root, _ = scans
     assert main(["doctor", str(root), "--json", str(tmp_path / "report.json")]) == 0
     line = "grey range 900 to 1399: becomes black to white in grey images of more than 8 bits"
-    assert capsys.readouterr().out.splitlines()[1] == line
+    assert line in capsys.readouterr().out.splitlines()[:4]
     assert json.loads((tmp_path / "report.json").read_text())["grey_range"] == [LOW, HIGH]
     assert main(["doctor", str(root), "--grey-range", "5", "5"]) == 2
     assert "grey_range needs two numbers, black below white, not 5 5" in capsys.readouterr().err

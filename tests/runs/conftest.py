@@ -206,6 +206,7 @@ def run(tmp_path, small_recipe):
         order=SimpleNamespace(steps_per_epoch=5),
         data=SimpleNamespace(train=range(40), classes=("dark", "light"), name="images", grey=None),
         best=None,
+        stale=0,
         reads=[],
         recipe=small_recipe("digits", keep_checkpoints=2),
         world=World(0, 1, 1, torch.device("cpu")),

@@ -157,7 +157,7 @@ def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
 
 
-def _erasing(settings: Augmentation, of_masks: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _erasing(settings: Augmentation, of_masks: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     """Return timm's random erasing, always on, for uint8: its noise is N(0, 1) of normalised pixels; 0 in masks."""
     from timm.data.random_erasing import RandomErasing
 
