@@ -57,7 +57,7 @@ BUDGETS = {
     "digits": Budget("digits", seeds=5, suites=WITH_MASKS),
     "digits32": Budget("digits32", seeds=5, suites=WITH_MASKS),
     "digits32_boxes": Budget("digits32", ("cutmix", "transmix"), 5, ("--mixup-alpha", "0"), WITH_MASKS),
-    "digits_methods": Budget("digits_vit", ALL_METHODS, suites=("calibration",)),
+    "digits_methods": Budget("digits_vit", ALL_METHODS),
     "cifar100_small": Budget("cifar100_small", LABEL_ALONE, suites=WITHOUT_MASKS),
     "cifar100_deit_tiny": Budget("cifar100_deit_tiny", LABEL_ALONE, suites=WITHOUT_MASKS),
     "imagenet_deit_small": Budget("imagenet_deit_small", LABEL_ALONE, suites=WITHOUT_MASKS),

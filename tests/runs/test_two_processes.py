@@ -27,7 +27,8 @@ def take_part(rank, port, folder, told):
 
     lines, saves = [], []
     run = SimpleNamespace(
-        bare=torch.nn.Linear(3, 2), average=None, step_number=3, order=SimpleNamespace(steps_per_epoch=5), best=None,
+        bare=torch.nn.Linear(3, 2), average=None, step_number=3, order=SimpleNamespace(steps_per_epoch=5),
+        best=None, stale=0,
         step=SimpleNamespace(optimizer=SimpleNamespace(state={}), scaler=torch.amp.GradScaler("cpu", enabled=False)),
         data=SimpleNamespace(train=range(40)), recipe=SimpleNamespace(run=SimpleNamespace(keep_checkpoints=2)),
         log=SimpleNamespace(sync=lambda: None, rows=0), reads=[], world=world, folder=folder, say=lines.append,
