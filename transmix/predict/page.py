@@ -145,7 +145,7 @@ def _attention(images: Sequence[Tensor], evaluator: Evaluator) -> tuple[list[Mar
     colours = tinted(np.full((1, 9, 3), 0.5), np.linspace(0, 1, 9)[None])[0]
     stops = ", ".join(f"rgb({' '.join(str(round(255 * part)) for part in colour)})" for colour in colours)
     scale = {"stops": stops, "end": f"{end:.3g}", "even": f"{100 / end:.1f}"}
-    return [_thumbnail(to_tensor(np.uint8(255 * one))) for one in overlays], scale, attention_notes(rows)
+    return [_thumbnail(to_tensor((255 * one).astype(np.uint8))) for one in overlays], scale, attention_notes(rows)
 
 
 def _thumbnail(pixels: Tensor) -> Markup:
