@@ -223,9 +223,9 @@ def test_heads_layers_and_blends(page, page_model, files):
     choose(page, "Layer", "3")
     until_it_shows(page, Setting(box, layer=3, head=1), *samples, page_model)
     until(page, lambda page: "layer 3, head 1" in page.locator("#attention").text_content(), True)
-    type_into(page, "#ratio", 0.4)
     choose(page, "Method", "mixup")
     until(page, lambda page: page.locator("#stage .tm-box").is_hidden(), True)
+    type_into(page, "#ratio", 0.4)  # of a box it would become the nearest that whole pixels allow
     until_it_shows(page, Setting(box, lam=0.4, method="mixup", layer=3, head=1), *samples, page_model)
     choose(page, "Method", "fmix")
     until_it_shows(page, Setting(box, method="fmix", layer=3, head=1), *samples, page_model)
