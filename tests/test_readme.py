@@ -1,5 +1,6 @@
 """What the README shows runs."""
 
+import csv
 import json
 import re
 import shlex
@@ -12,6 +13,8 @@ from torch import nn
 
 from transmix.cli.options import parse
 from transmix.cli.train import Train, recipe_name
+from transmix.labels.rules import RULES
+from transmix.methods import NAMED
 from transmix.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +48,15 @@ def test_its_costs_are_those_that_were_measured():
     ratios = {row["variant"]: f"{row['ratio']:.2f}" for row in measured if row["variant"] != "cutmix"}
     table = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) \|$", README, flags=re.MULTILINE)
     assert {name.lower(): cost for name, cost in table} == ratios
+
+
+def test_its_counts_are_those_of_the_tables():
+    assert len(NAMED) + 1 == 11  # TransMix beside them
+    assert len(RULES) == 9
+    assert "Eleven methods and nine label rules" in README
+    with (ROOT / "transmix" / "models" / "readable.csv").open(newline="") as file:
+        measured = sum(row["difference"] != "" for row in csv.DictReader(file))
+    assert f"[{measured} measured models]" in README
 
 
 def test_it_fits_a_screen_and_a_little():
