@@ -83,6 +83,7 @@ LAYOUTS = {
 SOURCES: dict[str, Callable[[int], ImageData]] = {
     "digits": lambda seed: digits_on_textures(seed),
     "digits48": lambda seed: digits_on_textures(seed, image_size=48, scale=(0.4, 0.65)),
+    "small_digits": lambda seed: digits_on_textures(seed, image_size=48, scale=(0.4, 0.65), val_copies=12),
 }
 """Data sets that need no files: name -> (seed) -> images, labels and class names. Installed packages may add more."""
 
