@@ -29,11 +29,11 @@ ARMS = {
 """Name -> label rule. All have the same mixed images; seed by seed they differ in the label alone."""
 
 SETTINGS = {
-    "unstable": {"linear_init": "timm", "lr": 2e-3, "warmup_epochs": 1.0},
-    "xavier": {},
-    "xavier-lr1": {"lr": 1e-3},
-    "xavier-warm3": {"warmup_epochs": 3.0},
-    "timm-lr1-warm3": {"linear_init": "timm", "lr": 1e-3, "warmup_epochs": 3.0},
+    "unstable": {"linear_init": "timm", "epochs": 13},
+    "lr1": {"lr": 1e-3},
+    "lr2": {},
+    "lr4": {"lr": 4e-3},
+    "lr4-warm2": {"lr": 4e-3, "warmup_epochs": 2.0},
 }
 """Name -> what differs from the recipe `digits_small_objects`."""
 
