@@ -15,9 +15,11 @@ from transmix.attention.find import unwrap
 from transmix.attention.guide import Guide, Look, Source
 from transmix.attention.maps import attention_maps
 from transmix.attention.reader import Attention, AttentionReader
+from transmix.attention.receptive_field import receptive_shift
 from transmix.attention.rollout import Rollout
 from transmix.labels.area import AreaLabels
 from transmix.labels.evidence import KINDS, Evidence, Rule
+from transmix.labels.patches import FROM_MODEL
 from transmix.labels.rules import RULES
 from transmix.losses import MixedCrossEntropy
 from transmix.mixing.mixed import Mixed
@@ -104,6 +106,7 @@ class TransMix:
         given = {"weight": weight, "downsample": downsample}
         options = {name: value for name, value in given.items() if value is not None} | dict(labels_options or {})
         self.name, self.rule = make_rule(labels, options)
+        self.rule = looking_at(self.rule, model if guide is None or "attention" in self.rule.needs else guide)
         if reason := why_nothing_changes(self.mixer, self.rule):
             raise ValueError(f"{title(self.name)} would change nothing: {reason}")
         place = {"module": module, "prefix_tokens": prefix_tokens, "grid": grid}
@@ -284,6 +287,20 @@ def make_rule(labels: str | Rule, options: Mapping[str, Any]) -> tuple[str, Rule
     if unknown := set(needs) - KINDS.keys():
         raise ValueError(f"{name} needs {', '.join(sorted(unknown))}; there is {', '.join(KINDS)}")
     return name, rule  # type: ignore[return-value]
+
+
+def looking_at(rule: Rule, model: Any) -> Rule:
+    """Return a rule whose shift is found from the model that it looks at, where it asks for that.
+
+    Raises:
+        AttentionError: it is not known where the model's tokens look.
+    """
+    if getattr(rule, "shift", 0) != FROM_MODEL:
+        return rule
+    model = getattr(model, "source", model)  # of a `Guide`
+    if not isinstance(model, nn.Module):
+        raise AttentionError("shift='model' needs a model that looks; where maps come from elsewhere, give pixels")
+    return replace(rule, shift=receptive_shift(model))  # type: ignore[type-var]
 
 
 def why_nothing_changes(mixer: Mixer, rule: Rule) -> str | None:

@@ -30,10 +30,11 @@ ARMS = {
 
 SETTINGS = {
     "unstable": {"linear_init": "timm", "epochs": 13},
-    "lr1": {"lr": 1e-3},
-    "lr2": {},
-    "lr4": {"lr": 4e-3},
-    "lr4-warm2": {"lr": 4e-3, "warmup_epochs": 2.0},
+    "lr1-epochs8": {"lr": 1e-3, "epochs": 8},
+    "lr2-epochs8": {"epochs": 8},
+    "lr4-epochs8": {"lr": 4e-3, "epochs": 8},
+    "lr4-warm2-epochs8": {"lr": 4e-3, "warmup_epochs": 2.0, "epochs": 8},
+    "stable": {},
 }
 """Name -> what differs from the recipe `digits_small_objects`."""
 
@@ -48,7 +49,11 @@ class Stage:
 
 
 STAGES = {
-    "pilot": Stage(("area",), tuple(SETTINGS), tuple(range(100, 104))),
+    "pilot": Stage(("area",), tuple(SETTINGS), (100, 101)),
+    "baseline": Stage(("area",), ("stable",), tuple(range(102, 122))),
+    "main": Stage(("area", "transmix", "oracle", "control"), ("stable",), tuple(range(16))),
+    "more": Stage(("line", "transmix-shifted", "clean-view", "clean-view-and-area"), ("stable",), tuple(range(16))),
+    "chance": Stage(("area", "transmix", "oracle", "control"), ("unstable",), tuple(range(16))),
 }
 """In the order in which they run. Seeds from 100 on serve to find the setting, and no result uses them."""
 

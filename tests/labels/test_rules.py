@@ -174,8 +174,14 @@ def law_pure(rule, mixed, evidence):
 LAWS = [law_weights, law_twice, law_permuted, law_pure]
 
 
-@pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("law", LAWS)
+OTHER_ROWS = ("control",)
+"""Null rules that give a row what belongs to another."""
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [(name, law) for name in RULES for law in LAWS if law is not law_permuted or name not in OTHER_ROWS],
+)
 def test_every_rule_keeps_every_law(name, law):
     @settings(max_examples=40, deadline=None)
     @given(batches())
@@ -265,7 +271,7 @@ NULL = ("line", "centre")
 """Rules with an opinion of their own, whatever the evidence."""
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if name not in NULL])
+@pytest.mark.parametrize("name", [name for name in RULES if name not in NULL + OTHER_ROWS])
 def test_evidence_alike_everywhere_gives_the_area_and_a_full_mask_the_partners_label(name):
     boxes = [(0, 0, 8, 15), (4, 5, 12, 20), (0, 0, 0, 0), (0, 0, 12, 20), (4, 5, 8, 10)]
     mixed = cutmix(torch.rand(5, 1, *SIZE), torch.arange(5), boxes)
@@ -311,6 +317,36 @@ def test_the_centres_prior_is_a_gaussian_pixel_by_pixel(sigma):
     for wrong in ({"sigma": 0}, {"weight": -0.1}):
         with pytest.raises(ValueError, match=r"must be above 0|share of the prior"):
             CentreLabels(**wrong)
+
+
+@given(batches())
+@settings(max_examples=40, deadline=None)
+def test_the_control_gives_each_row_the_deviation_of_the_next_by_area(mixed):
+    evidence = evidence_for(len(mixed.lam))
+    labelled, by_object = (RULES[name]()(mixed, evidence).lam.tolist() for name in ("control", "object"))
+    area = mixed.lam_area.tolist()
+    if mixed.mask is None:
+        assert labelled == area
+        return
+    masked = [row for row, mask in enumerate(mixed.mask.expand(len(area), -1, -1)) if mask.any()]
+    queue = sorted(masked, key=lambda row: area[row])  # stable, as the rule's
+    for row, giver in zip(queue, queue[1:] + queue[:1], strict=True):
+        deviation = by_object[giver] - area[giver] if len(queue) > 1 else 0
+        assert labelled[row] == pytest.approx(min(max(area[row] + deviation, 0), 1), abs=1e-5)
+
+
+def test_the_control_spreads_as_the_objects_do_and_knows_nothing_of_them():
+    rng = torch.Generator().manual_seed(0)
+    images, foreground = torch.rand(400, 1, *SIZE, generator=rng), torch.rand(400, *SIZE, generator=rng) > 0.8
+    foreground[:, :, :10] &= (torch.rand(400, generator=rng) > 0.5)[:, None, None]  # half have the object at the right
+    mixed = cutmix(images, torch.arange(400), (0, 0, 8, 12), torch.randperm(400, generator=rng))
+    area, control, by_object = (
+        RULES[name]()(mixed, Evidence(foreground=foreground)).lam.double() for name in ("area", "control", "object")
+    )
+    assert control.sort().values.tolist() == pytest.approx(by_object.sort().values.tolist(), abs=1e-6)
+    deviations = torch.stack([control - area, by_object - area])
+    assert abs(float(torch.corrcoef(deviations)[0, 1])) < 0.15
+    assert float(by_object.std()) > 0.1
 
 
 # --------------------------------------------------------------------------- rules in slow loops, row by row

@@ -370,7 +370,7 @@ def test_changed_settings_are_listed_old_and_new():
         "model_options: {} -> {'depth': 3}",
         "mix: cutmix -> mixup+cutmix",
         "labels: area -> attention",
-        "labels_options: {} -> {'weight': 0.5, 'downsample': 'nearest'}",
+        "labels_options: {} -> {'weight': 0.5, 'downsample': 'nearest', 'shift': 0}",
         "lr: 0.001 -> 0.002",
         "betas: (0.9, 0.999) -> (0.9, 0.95)",
     ]

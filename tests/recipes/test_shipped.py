@@ -29,7 +29,7 @@ def test_the_references_differ_from_deits_recipes_in_exactly_what_they_say():
 
 def test_the_recipes():
     assert " ".join(recipe_names()) == (
-        "cifar100_deit_tiny cifar100_small digits digits32 digits_vit finetune imagenet_deit_base "
+        "cifar100_deit_tiny cifar100_small digits digits32 digits_small_objects digits_vit finetune imagenet_deit_base "
         "imagenet_deit_base_reference imagenet_deit_small imagenet_deit_small_reference imagenet_deit_tiny"
     )
 

@@ -48,17 +48,17 @@ def test_a_forward_of_a_vit_keeps_as_much_as_its_backward_finds():
 @pytest.mark.parametrize(
     ("samples", "processes", "accumulate", "device", "expected"),
     [
-        (449, 1, 1, "cpu", 32),
-        (256, 1, 1, "cpu", 32),
-        (255, 1, 1, "cpu", 16),
+        (512, 1, 1, "cpu", 32),
+        (511, 1, 1, "cpu", 16),
+        (255, 1, 1, "cpu", 8),
         (40, 1, 1, "cpu", 4),
         (3, 1, 1, "cpu", 2),
-        (449, 2, 2, "cpu", 32),
-        (1000, 2, 1, "cpu", 64),
-        (1000, 1, 1, "meta", 64),
+        (449, 2, 2, "cpu", 16),
+        (1000, 2, 1, "cpu", 32),
+        (1024, 1, 1, "meta", 64),
     ],
 )
-def test_a_batch_leaves_eight_steps_to_an_epoch(
+def test_a_batch_leaves_sixteen_steps_to_an_epoch_where_it_can(
     samples, processes, accumulate, device, expected, images, small_recipe, model, monkeypatch
 ):
     monkeypatch.setattr("transmix.distributed.gather", lambda mine, world: [mine] * world.size)

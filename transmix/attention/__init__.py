@@ -4,6 +4,7 @@ from transmix.attention.error import AttentionError
 from transmix.attention.head import ClassAttentionHead, with_class_attention
 from transmix.attention.maps import attention_maps
 from transmix.attention.reader import Attention, AttentionReader
+from transmix.attention.receptive_field import receptive_shift
 
 __all__ = [
     "Attention",
@@ -11,5 +12,6 @@ __all__ = [
     "AttentionReader",
     "ClassAttentionHead",
     "attention_maps",
+    "receptive_shift",
     "with_class_attention",
 ]

@@ -9,8 +9,9 @@ class Data:
     """Where the images come from."""
 
     data: str | None = None
-    """Name or folder of the data set: digits, digits48; torchvision:NAME; hf:PATH; a folder with class folders,
-    label lists, Parquet files, tar shards, or the files of CIFAR, MNIST (idx) or Oxford-IIIT Pet; or a label list."""
+    """Name or folder of the data set: digits, digits48, small_digits; torchvision:NAME; hf:PATH; a folder with class
+    folders, label lists, Parquet files, tar shards, or the files of CIFAR, MNIST (idx) or Oxford-IIIT Pet; or a label
+    list."""
     image_size: int = 224
     """Side of the model's square input in pixels."""
     train_images: int | None = None

@@ -3,6 +3,7 @@
 from transmix.labels.area import AreaLabels
 from transmix.labels.attention import AttentionLabels, attention_labels
 from transmix.labels.centre import CentreLabels
+from transmix.labels.control import ControlLabels
 from transmix.labels.evidence import Evidence, Rollout
 from transmix.labels.line import LineLabels
 from transmix.labels.object import ObjectLabels, object_labels
@@ -17,6 +18,7 @@ __all__ = [
     "AreaLabels",
     "AttentionLabels",
     "CentreLabels",
+    "ControlLabels",
     "Evidence",
     "LineLabels",
     "ObjectLabels",

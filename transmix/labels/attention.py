@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from transmix.labels.evidence import Evidence, weigh
-from transmix.labels.patches import check_downsample, grid_of_maps, mask_on_patches
+from transmix.labels.patches import check_downsample, grid_of_maps, mask_on_patches, pixels_of
 from transmix.mixing.mixed import Mixed
 
 
@@ -17,6 +17,8 @@ class AttentionLabels:
     Args:
         weight: share of attention against area in the label; 0.5 is the paper's.
         downsample: how the mask comes down to patches, "nearest" (the paper) or "fraction".
+        shift: of "fraction", how many pixels above and left of its patch's middle a token looks; "model": `TransMix`
+            finds it from the model. Tokens of overlapping patches (XCiT's) look half a patch away.
 
     Raises:
         ValueError: a parameter out of its range.
@@ -26,19 +28,19 @@ class AttentionLabels:
 
     weight: float = 0.5
     downsample: str = "nearest"
+    shift: float | str = 0
 
     needs: ClassVar = ("attention",)
 
     def __post_init__(self) -> None:
-        check_parameters(self.weight, self.downsample)
+        check_parameters(self.weight, self.downsample, self.shift)
 
     def __call__(self, mixed: Mixed, evidence: Evidence) -> Mixed:
         """Weigh the labels by `evidence.attention`."""
         seen = evidence.attention
         assert seen is not None
-        return attention_labels(
-            mixed, seen.row, grid=seen.grid, weight=self.weight, downsample=self.downsample, extent=seen.extent
-        )
+        how = {"weight": self.weight, "downsample": self.downsample, "shift": pixels_of(self.shift)}
+        return attention_labels(mixed, seen.row, grid=seen.grid, extent=seen.extent, **how)  # type: ignore[arg-type]
 
 
 def attention_labels(
@@ -48,6 +50,7 @@ def attention_labels(
     grid: tuple[int, int] | None = None,
     weight: float = 0.5,
     downsample: str = "nearest",
+    shift: float = 0,
     extent: tuple[int, int] | None = None,
 ) -> Mixed:
     """Weigh labels by where the model looks: TransMix's rule.
@@ -66,6 +69,7 @@ def attention_labels(
         weight: share of attention against area; 0.5 is the paper's, 0 is plain CutMix.
         downsample: "nearest": a patch is pasted if its top left pixel is (the paper); "fraction": by the
             fraction of its pixels that are.
+        shift: of "fraction", how many pixels above and left of its patch's middle a token looks.
         extent: (height, width) in pixels that the grid covers, from the top left corner; None: the whole image. More
             than the image where the model pads it (padding belongs to neither image), less where it leaves a
             remainder out.
@@ -75,21 +79,28 @@ def attention_labels(
 
     Source: Chen et al., TransMix (CVPR 2022): the label by attention; its section 4.1 takes the mean of both.
     """
-    check_parameters(weight, downsample)
+    check_parameters(weight, downsample, shift)
     grid = grid_of_maps(mixed, attention, grid, "attention")
-    return weigh(mixed, "attention", weight, lambda mask: own_attention(mask, attention, grid, downsample, extent))
+    return weigh(
+        mixed, "attention", weight, lambda mask: own_attention(mask, attention, grid, downsample, extent, shift)
+    )
 
 
 def own_attention(
-    mask: Tensor, attention: Tensor, grid: tuple[int, int], downsample: str, extent: tuple[int, int] | None
+    mask: Tensor,
+    attention: Tensor,
+    grid: tuple[int, int],
+    downsample: str,
+    extent: tuple[int, int] | None,
+    shift: float = 0,
 ) -> Tensor:
     """Return the share of each row's attention that lies outside of its mask, (B,) float32; NaN where it has none."""
     row = attention.detach().float()
-    pasted = mask_on_patches(mask, grid, downsample, extent).flatten(1)
+    pasted = mask_on_patches(mask, grid, downsample, extent, shift).flatten(1)
     return (row * (1 - pasted)).sum(1) / row.sum(1)
 
 
-def check_parameters(weight: float, downsample: str) -> None:
+def check_parameters(weight: float, downsample: str, shift: float | str = 0) -> None:
     """Check the parameters of the rule.
 
     Raises:
@@ -97,4 +108,4 @@ def check_parameters(weight: float, downsample: str) -> None:
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight is the share of attention in [0, 1], not {weight}")
-    check_downsample(downsample)
+    check_downsample(downsample, shift)

@@ -3,6 +3,7 @@
 from transmix.labels.area import AreaLabels
 from transmix.labels.attention import AttentionLabels
 from transmix.labels.centre import CentreLabels
+from transmix.labels.control import ControlLabels
 from transmix.labels.line import LineLabels
 from transmix.labels.object import ObjectLabels
 from transmix.labels.progressive import ProgressiveLabels
@@ -20,5 +21,6 @@ RULES = {
     "source": SourceLabels,
     "semantic": SemanticLabels,
     "object": ObjectLabels,
+    "control": ControlLabels,
 }
 """Name -> rule, a frozen dataclass whose fields are its settings; see `transmix.labels.evidence.Rule`."""

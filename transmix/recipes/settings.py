@@ -69,7 +69,9 @@ class Mixing:
     switch_prob."""
     labels_options: dict[str, Option] = field(default_factory=dict)
     """Settings of the label rule, NAME=VALUE. attention: weight=0.5, the weight of attention against area, and
-    downsample=nearest or fraction, how the box mask is downsampled to patches. line: slope. centre: weight, sigma."""
+    downsample=nearest or fraction, how the box mask is downsampled to patches. With fraction, and of source: shift, how
+    many pixels above and left of its patch a token looks; shift=model finds it. source: weight. line: slope. centre:
+    weight, sigma."""
     mixup_alpha: float = 0.8
     """Beta(alpha, alpha) of Mixup; 0 disables it."""
     cutmix_alpha: float = 1.0

@@ -14,8 +14,11 @@ from transmix.recipes import Recipe
 LARGEST_ON_CPU, LARGEST = 32, 64
 """Images per micro-batch at most. More make an epoch hardly faster, and its steps fewer."""
 
-STEPS = 8
-"""Steps an epoch at least, if data allows it."""
+STEPS = 16
+"""Steps an epoch at least, down to batches of `FEW`: small sets need more steps, rather than larger ones."""
+
+FEW = 4
+"""Images per micro-batch that are enough to mix."""
 
 ROOM = 0.7
 """Fraction of the free memory that a step may take; the rest is for workspaces, fragments and other programs."""
@@ -51,7 +54,7 @@ def with_batch_size(recipe: Recipe, samples: int, model: nn.Module, world: World
     parts = world.size * recipe.optimization.accumulate
     for_memory = min(distributed.gather(_fits(recipe, model, most, world), world))
     batch = for_memory
-    while batch > 2 and samples < STEPS * batch * parts:  # of one image alone, nothing can be mixed
+    while batch > 2 and samples < (STEPS if batch > FEW else 1) * batch * parts:  # one image alone cannot be mixed
         batch //= 2
     per_step = batch * parts
     said = None
