@@ -230,7 +230,7 @@ def test_methods_and_a_loss_of_ones_own():
     expected = F.binary_cross_entropy_with_logits(logits, labelled.targets(CLASSES))
     assert float(tm.loss(logits, labelled).detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
     assert repr(tm) == (
-        "TransMix(CutMix, labels by AttentionLabels(weight=1.0, downsample='nearest'), reads 'attention')"
+        "TransMix(CutMix, labels by AttentionLabels(weight=1.0, downsample='nearest', shift=0), reads 'attention')"
     )
 
 

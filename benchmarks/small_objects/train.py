@@ -1,7 +1,7 @@
 """Train a stage of the experiment on small objects: docs/experiments.md.
 
-    python benchmarks/small_objects/run.py pilot                     into runs/small-objects
-    python benchmarks/small_objects/run.py main --out FOLDER --at-once 2
+    python benchmarks/small_objects/train.py pilot                     into runs/small-objects
+    python benchmarks/small_objects/train.py main --out FOLDER --at-once 2
 
 The same command goes on after a stop. Each run is a process of one thread.
 """

@@ -400,7 +400,7 @@ mixing:
 def test_a_section_of_before_means_what_it_meant(load):
     mixing = resolved(load(BEFORE)).mixing
     assert (mixing.mix, mixing.labels, mixing.prob, mixing.mode) == ("mixup+cutmix", "attention", 0.7, "elem")
-    assert mixing.labels_options == {"weight": 0.25, "downsample": "fraction"}
+    assert mixing.labels_options == {"weight": 0.25, "downsample": "fraction", "shift": 0}
     assert build_rule(mixing) == AttentionLabels(0.25, "fraction")
     mixer = build_mixer(mixing)
     assert (mixer.methods, mixer.prob, mixer.mode) == ((CutMix(), Mixup()), 0.7, "elem")
