@@ -3,11 +3,14 @@
     python benchmarks/methods.py                   DeiT-Tiny, 224 pixels, batch 8, on the CPU
     python benchmarks/methods.py --gpu             bf16: DeiT-Small, batch 256
     python benchmarks/methods.py --methods snapmix tlalign
+    python benchmarks/methods.py --methods cutmix switch clean-view --steps 8
 
 Each method trains a copy of one model, with the same images, by its three lines; they take turns within one run. The
 table gives the median step time, its ratio to CutMix's round by round, and the most that a step holds. `bound` is the
 ratio that a method may have: one forward more, a third of a step, where it looks at the clean images, and 10 % for all
-else.
+else. `switch` is Mixup or CutMix, half of the batches each, with labels by area; `clean-view` has the same batches, and
+labels by each source's own attention in its unmixed image (labels="source"): a forward more for every second step, so
+that a turn takes several steps.
 """
 
 import gc
@@ -25,10 +28,14 @@ from ways import SMOOTHING, batch_for
 from transmix import TransMix
 from transmix.methods import NAMED
 
-FORWARDS = {"smmix": 1, "tokenmix": 1, "attentivecutmix": 1, "snapmix": 1}
+FORWARDS = {"smmix": 1, "tokenmix": 1, "attentivecutmix": 1, "snapmix": 1, "clean-view": 0.5}
 """Forwards that a method adds to a step, all of them of the guide."""
 
+LABELS = {"cutmix": "area", "transmix": "attention", "switch": "area", "clean-view": "source"}
+"""Label rule of the ways that are not named methods."""
+
 METHODS = ("cutmix", "transmix", *NAMED)
+CHOICES = (*METHODS, "switch", "clean-view")
 
 
 class Step:
@@ -41,9 +48,9 @@ class Step:
             self.model = timm.create_model(arguments.model, img_size=arguments.side).train()
         self.name, self.device, self.bf16 = name, device, bf16
         settings: dict[str, Any] = {"smoothing": SMOOTHING, "generator": torch.Generator().manual_seed(0)}
-        if name in ("cutmix", "transmix"):
-            labels = "area" if name == "cutmix" else "attention"
-            self.transmix: TransMix = TransMix(self.model, mixup_alpha=0, labels=labels, **settings)
+        if name in LABELS:
+            mixing = {"mixup_alpha": 0.0} if name in METHODS else {"switch_prob": 0.5}
+            self.transmix: TransMix = TransMix(self.model, labels=LABELS[name], **mixing, **settings)
         else:
             self.transmix = NAMED[name](self.model, **settings)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
@@ -86,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm's name")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", type=int, default=224, help="of the images, in pixels")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=CHOICES)
     parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
     arguments = parse(parser, argv, {"model": "deit_small_patch16_224", "batch": 256, "steps": 5})
     if "cutmix" not in arguments.methods:
