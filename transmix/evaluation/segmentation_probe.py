@@ -154,8 +154,8 @@ def _patches(
             (index, *(one.gather(1, drawn[..., None].expand(-1, -1, one.shape[-1])).cpu() for one in of_image))
         )
     found = joined(parts, evaluator)
-    total = sum(one for of_process in gather(totals, evaluator.world) for one in of_process)
-    if not isinstance(total, Tensor):
+    total: Any = sum(one for of_process in gather(totals, evaluator.world) for one in of_process)
+    if not found:
         raise DataError(f"{data.name}: no training image can be read")
     if not (total.sum((0, 1)) > 0).all():
         raise DataError(f"{data.name}: the masks of the training images show no foreground, or no background")
