@@ -49,6 +49,24 @@ def _masked(samples=7):
     return ImageData("masked", data.classes, split, split)
 
 
+def _coloured(train=48, val=21, classes=CLASSES[:3], size=(16, 16), seed=5):
+    """Make images whose foreground, a rectangle, is bright in the colour of their class; training images apart."""
+    rng, (height, width) = np.random.default_rng(seed), size
+
+    def split(samples):
+        labels = rng.integers(0, len(classes), samples)
+        images = rng.integers(0, 90, (samples, height, width, 3), dtype=np.uint8)
+        masks = np.zeros((samples, height, width), dtype=bool)
+        for image, mask, label in zip(images, masks, labels, strict=True):
+            top, left = rng.integers(0, height - 8), rng.integers(0, width - 8)
+            mask[top : top + rng.integers(4, 9), left : left + rng.integers(4, 9)] = True
+            image[mask] += np.array([60, 80, 100], dtype=np.uint8)
+            image[..., label % 3] += 30
+        return Split(images, labels, masks)
+
+    return ImageData("coloured", tuple(classes), split(train), split(val))
+
+
 def _write_folders(root, counts, side=16):
     """Write `counts[name]` images of noise into root/<name>."""
     rng = np.random.default_rng(7)
@@ -81,6 +99,12 @@ def noise():
 def masked():
     """Make such a data set with masks, of noise too."""
     return _masked
+
+
+@pytest.fixture(scope="session")
+def coloured():
+    """Make a data set with masks that can be learnt, with training images apart from the others."""
+    return _coloured
 
 
 @pytest.fixture(scope="session")

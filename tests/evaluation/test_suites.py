@@ -10,11 +10,11 @@ from transmix.cli import main
 from transmix.cli.evaluate import print_scores, print_suite
 from transmix.data.dataset import DataError
 from transmix.evaluation import label_truth
-from transmix.evaluation.suites import SUITES, Settings, load_suite, run_suites
+from transmix.evaluation.suites import OF_FEATURES, SUITES, Settings, load_suite, run_suites
 from transmix.plugins import UnknownNameError
 
 OURS = ("calibration", "occlusion", "shuffle", "shifts")
-"""Those that need no masks."""
+"""Those that need neither masks nor many training images."""
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +150,24 @@ def test_no_more_than_five_lines_are_printed_of_a_suite(capsys):
     assert lines[4:] == ["5 more figures are in the JSON"]
 
 
+def test_suites_of_features_take_data_of_other_classes_and_say_so(weights, tmp_path, write_folders, capsys):
+    for part in ("train", "val"):
+        write_folders(tmp_path / "other" / part, {"cat": 4, "dog": 3, "ant": 3})
+    out = tmp_path / "found.json"
+    words = ["evaluate", str(weights), "--data", str(tmp_path / "other"), "--workers", "0"]
+    assert main([*words, "--suite", "knn", "linear-probe", "--knn-k", "3", "--out", str(out)]) == 0
+    said, found = capsys.readouterr().out, json.loads(out.read_text())
+    why = "other: the run has no class cat, dog; take their images out of the data, or call them as the run does"
+    assert f"only features are measured, not what the model answers: {why}; its classes are ant, bee\n" in said
+    assert found["scores"] == {}
+    assert 0 < found["knn"]["model"]["top1"] <= 1
+    assert main([*words, "--suite", "knn", "calibration"]) == 2
+    assert "other: the run has no class cat, dog" in capsys.readouterr().err
+    both = tmp_path / "both.json"  # of its own classes, the scores of its answers are there as ever
+    assert main([*command(weights, "--suite", "knn", "--knn-k", "2"), "--out", str(both)]) == 0
+    assert set(json.loads(both.read_text())["scores"]["model"]) >= {"top1", "loss"}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -166,6 +184,10 @@ def test_no_more_than_five_lines_are_printed_of_a_suite(capsys):
         (["--shift-data", "folder"], "are for the suite 'shifts'; ask for it: --suite shifts"),
         (["--suite", "calibration", "shifts", "--shift-data", "nowhere"], "nowhere: no such folder"),
         (["--suite", "all", "--shift-data", "nowhere"], "nowhere: no such folder"),
+        (["--suite", "knn"], "set: 20 neighbours of 3 training images; take fewer: --knn-k"),
+        (["--suite", "knn", "--split", "train"], "set: the suite 'knn' measures (train) images that it fits on"),
+        (["--suite", "linear-probe", "--probe-images", "0"], "probe_images must be at least 1, not 0"),
+        (["--suite", "segmentation-probe"], "set: no foreground masks. They come with"),
         (["--suite", "shuffle", "--shuffle-grids", "3"], "shuffle_grids [3] do not divide the image of 16 pixels"),
     ],
 )
@@ -184,7 +206,7 @@ RANK = """
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", LOCAL_RANK=str(rank))
     import torch
     import torch.distributed as dist
-    from conftest import _data, _masked, _opened
+    from conftest import _coloured, _data, _masked, _opened
     from transmix.cli import main
     from transmix.distributed import World
     from transmix.data.bad_images import BadImages
@@ -202,6 +224,8 @@ RANK = """
     label_truth.PAIRS = 21
     for suite, samples in (("attention-quality", 1), ("attention-quality", 7), ("label-truth", 7)):
         found[f"{suite} {samples}"] = dict(load_suite(suite)(_opened(world=world), _masked(samples), Settings()))
+    for suite, samples in (("knn", 21), ("linear-probe", 21), ("segmentation-probe", 21), ("knn", 1)):
+        found[f"{suite} {samples}"] = dict(load_suite(suite)(_opened(world=world), _coloured(val=samples), Settings()))
     bad = BadImages(3)
     bad.add([(f"{rank}{number}.png", "cut off") for number in range(2)])
     try:
@@ -216,7 +240,7 @@ RANK = """
 
 
 def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(
-    two_processes, weights, tmp_path, opened, noise, masked, monkeypatch
+    two_processes, weights, tmp_path, opened, noise, masked, coloured, monkeypatch
 ):
     """Of one image, and of two that are halved, the second process has none."""
     said = two_processes(RANK, *all_suites(weights, tmp_path / "both.json"))
@@ -228,7 +252,8 @@ def test_two_processes_give_the_result_of_one_with_uneven_shares_and_with_none(
         assert found.pop("bad").startswith("more than max_bad_images 3 images cannot be read: 00.png, 01.png, 10.png")
         for name, theirs in found.items():
             suite, samples = name.split()
-            data = (noise if suite in OURS else masked)(int(samples))
+            made = coloured(val=int(samples)) if suite in OF_FEATURES else None
+            data = made or (noise if suite in OURS else masked)(int(samples))
             assert_same(theirs, dict(load_suite(suite)(opened(), data, settings)))
 
     assert main(all_suites(weights, tmp_path / "alone.json")) == 0

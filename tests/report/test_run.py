@@ -210,7 +210,7 @@ def test_what_evaluate_wrote_is_shown_suites_and_all(small_recipe, images, tmp_p
     assert "left out, since it does not apply: shifts: " in said
     wrote = json.loads((run / "evaluation.json").read_text())
     suites = [name for name in wrote if name in SUITES]
-    assert suites == ["calibration", "occlusion", "shuffle"]
+    assert suites == ["calibration", "occlusion", "shuffle", "knn", "linear-probe"]
     tables = parsed(report(run)).tables
     for suite in suites:
         (title,) = [title for title in tables if title.endswith(f"Scores as they stand in evaluation.json: {suite}")]

@@ -16,7 +16,7 @@ from transmix.data.evaluated import Asked
 from transmix.evaluation.evaluate import Computing, Evaluator, prepare, score
 from transmix.evaluation.present import NAME as PRESENT
 from transmix.evaluation.present import class_gaps, own_accuracies
-from transmix.evaluation.suites import Settings, run_suites
+from transmix.evaluation.suites import OF_FEATURES, Settings, run_suites
 from transmix.metrics import METRICS, headlines
 from transmix.models.loaded import LoadedModel, load_with_data
 from transmix.printable import printable
@@ -40,7 +40,9 @@ class Evaluate:
     """Extra suites to run. calibration: calibration errors, AURRA, Brier score, temperature scaling; occlusion:
     accuracy without some of the patches; shuffle: accuracy on shuffled patches; shifts: scores on --shift-data and
     --outlier-data; attention-quality: class token's attention against masks; label-truth: mixed labels against masks;
-    all: every suite that fits the model and data. Installed packages may add more."""
+    knn: nearest training images by features; linear-probe: logistic regression on features; segmentation-probe: linear
+    layer on patch tokens against masks; all: every suite that fits the model and data. Installed packages may add more.
+    Asked for alone, those of features take data of any classes."""
     data: str | None = None
     """Data set to measure on, as for `transmix train`, or class folders or a label list not divided into parts.
     Default: the run's own data. Classes are matched by name; some of the run's are enough."""
@@ -83,7 +85,8 @@ def main(arguments: list[str]) -> None:
         raise RecipeError("--shift-data and --outlier-data are for the suite 'shifts'; ask for it: --suite shifts")
     options = {name: getattr(asked, name) for name in ("data", "model", "checkpoint", "grey_range")}
     places = Asked(asked.split, asked.image_column, asked.label_column, asked.download, asked.data_dir)
-    models, data = load_with_data(asked.target, **options, asked=places)
+    of_features = bool(asked.suite) and {*asked.suite} <= {*OF_FEATURES}
+    models, data = load_with_data(asked.target, **options, asked=places, any_classes=of_features)
     bad = BadImages(asked.max_bad_images if asked.on_bad_image == "skip" else 0)
     evaluators = prepare(models, bad=bad, **vars(asked.computing))
     try:
@@ -108,19 +111,17 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
             print(f"test-time augmentation: {evaluators[0].tta}, of every score below")
         if out is None:
             print("note: only the lines below are kept; --out FILE.json takes everything that is measured")
-    scores = score(evaluators, data)
+    scores = score(evaluators, data) if loaded.classes else {}
     about = {"target": asked.target, "data": data.name, "checkpoint": asked.checkpoint}
     about |= {"tta": evaluators[0].tta} if evaluators[0].tta != "none" else {}
     result = about | {"held_out": data.parts.held_out, "weights": weights, "scores": scores}
     if is_main:
         print(f"{printable(data.name)}: {len(data.val)} images ({printable(result['held_out'])})")
         print(*data.notes, sep="\n", end="\n" if data.notes else "")
-        print_scores(scores, data.classes)
-        model, ema = scores["model"], scores.get("ema", {})
-        both = {"top1": model["top1"], "ema_top1": ema.get("top1"), "val_images": model["images"]}
-        if ema_is_far_below(both):
-            print(f"warning: the EMA is far below the model: {gap(both)}")
-        result |= _of_present_classes(asked, loaded, data, scores)
+        if scores:
+            print_scores(scores, data.classes)
+            _warn_of_ema(scores)
+            result |= _of_present_classes(asked, loaded, data, scores)
     for suite, found in suites:
         result[suite] = found
         if is_main:
@@ -133,6 +134,13 @@ def _measure(asked: Evaluate, evaluators: list[Evaluator], data: ImageData, bad:
     if out is not None:
         out.write_text(_as_json(result))
         print(f"written to {out}")
+
+
+def _warn_of_ema(scores: dict[str, dict[str, Any]]) -> None:
+    model, ema = scores["model"], scores.get("ema", {})
+    both = {"top1": model["top1"], "ema_top1": ema.get("top1"), "val_images": model["images"]}
+    if ema_is_far_below(both):
+        print(f"warning: the EMA is far below the model: {gap(both)}")
 
 
 def _file_name(asked: Evaluate, data: ImageData) -> str:

@@ -1,7 +1,7 @@
 """All scores of a model on a data set in one pass; and a model on its device, with the loop of every suite."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -149,6 +149,7 @@ class Evaluator:
         bad: collects unreadable images and limits them; None: none allowed.
         threads: CPU threads of torch; None: chosen.
         tta: test-time augmentation of all answers.
+        kept: what a suite keeps for those that follow, by its key.
     """
 
     loaded: LoadedModel
@@ -159,6 +160,7 @@ class Evaluator:
     bad: BadImages | None = None
     threads: int | None = None
     tta: TTA = "none"
+    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:

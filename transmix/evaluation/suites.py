@@ -36,8 +36,14 @@ SUITES = {
     "shifts": "transmix.evaluation.shifts:shifts",
     "attention-quality": "transmix.evaluation.attention_quality:attention_quality",
     "label-truth": "transmix.evaluation.label_truth:label_truth",
+    "knn": "transmix.evaluation.knn:knn",
+    "linear-probe": "transmix.evaluation.linear_probe:linear_probe",
+    "segmentation-probe": "transmix.evaluation.segmentation_probe:segmentation_probe",
 }
 """Where each suite is: its module and the function in it, imported when it is asked for."""
+
+OF_FEATURES = ("knn", "linear-probe", "segmentation-probe")
+"""Suites that need no outputs of the model, so that its classes need not be those of the data."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ class Settings:
     """shifts: file that maps the names of class folders to the model's class names, JSON or CSV (folder,class)."""
     baseline_errors: str | None = None
     """shifts: JSON file of the baseline's error per corruption, in 0..1; default: AlexNet's."""
+    knn_k: int = 20
+    """knn: number of neighbours of the score that is printed; the JSON has it for 10, 20, 100 and 200 too."""
+    probe_images: int = 50_000
+    """knn, linear-probe, segmentation-probe: use at most this many training images, drawn with --suite-seed."""
 
 
 def load_suite(name: str) -> Suite:

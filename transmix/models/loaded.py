@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transmix.attention import AttentionError
 from transmix.data.augment import EvaluationCrop, to_tensor
-from transmix.data.dataset import ImageData
+from transmix.data.dataset import DataError, ImageData
 from transmix.data.decode import decode_image
 from transmix.data.evaluated import WHATEVER, Asked, open_part_of, open_part_of_run
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_grey
@@ -226,6 +226,7 @@ def load_with_data(
     weights: str | None = None,
     grey_range: GreyRange | None = None,
     asked: Asked = WHATEVER,
+    any_classes: bool = False,
 ) -> tuple[list[LoadedModel], ImageData]:
     """Load a model, and a data set whose labels are indices into the model's classes.
 
@@ -238,6 +239,8 @@ def load_with_data(
         grey_range: values for black and white in grey images of more than 8 bits; None: the model's own range, else
             minimum and maximum over the data's training images.
         asked: part of the data, columns and places.
+        any_classes: also take data of other classes, for those who need the model's features alone. Then labels are
+            indices into the data's own classes, the models' classes are None, and a note of the data says so.
 
     Returns:
         One model for each set of weights, and the data.
@@ -249,14 +252,32 @@ def load_with_data(
     every = weights is None and _kind(target) == "run"
     kept = kept_weights(Path(target), checkpoint) if every else [weights or "auto"]
     found = _open_data(target, data, asked)
-    options: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "data": found}
+    options: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "data": None if any_classes else found}
     models = [load_model(target, weights=name, **options) for name in kept]
     first = models[0]
-    found = in_classes(first.classes or found.classes, found)
+    why = _why_other_classes(first, found) if any_classes else None
+    if why is None:
+        found = in_classes(first.classes or found.classes, found)
+    else:
+        found = replace(found, notes=(*found.notes, f"only features are measured, not what the model answers: {why}"))
     found = scale_grey(found, grey_range or (FIND if first.classes is None else first.preprocessing.grey))
+    classes = found.classes if why is None else None
     return [
-        replace(one, classes=found.classes, preprocessing=replace(one.preprocessing, grey=found.grey)) for one in models
+        replace(one, classes=classes, preprocessing=replace(one.preprocessing, grey=found.grey)) for one in models
     ], found
+
+
+def _why_other_classes(loaded: LoadedModel, data: ImageData) -> str | None:
+    """Return why a model's outputs are not the classes of a data set; None if they are."""
+    if loaded.classes is None:
+        outputs: Any = loaded.model.num_classes
+        differ = f"{loaded.target} has {outputs or 'no'} outputs, {data.name} {len(data.classes)} classes"
+        return None if outputs == len(data.classes) else differ
+    try:
+        in_classes(loaded.classes, data)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:

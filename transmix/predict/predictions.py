@@ -3,19 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
-from torch import Tensor, nn
+from torch import Tensor
 
 from transmix.data.dataset import ImageData
 from transmix.data.loader import FileSamples, file_batches
 from transmix.evaluation.accumulators import finite_rows, top_classes
 from transmix.evaluation.confidence import Temperature
 from transmix.evaluation.evaluate import Evaluator
+from transmix.evaluation.features import classifier, inputs_of
 from transmix.models.loaded import LoadedModel
 from transmix.predict.labels import Labels
 from transmix.recipes import RecipeError
@@ -76,7 +76,7 @@ class Predictor:
         seen, pin = one.preprocessing, one.device.type == "cuda"
         normalise, samples = seen.normaliser(one.device), FileSamples(seen.read, seen.height_width)
         workers = one.choose_workers(in_memory=False)
-        with _inputs_of(classifier(one.model) if self.features else None) as inputs:
+        with inputs_of(classifier(one.model) if self.features else None) as inputs:
             for files, images, found in file_batches(paths, samples, one.batch_size, workers, pin):
                 inputs.clear()
                 logits = one.logits(normalise(images))
@@ -92,30 +92,6 @@ class Predictor:
                     vector = None if features is None or error else features[row]
                     label = None if labels is None else labels.of(file)
                     yield Prediction(file, label, names, shares[row][: len(names)], vector, images[row], error)
-
-
-def classifier(model: Any) -> nn.Linear:
-    """Return the layer of a timm model that makes its logits.
-
-    Raises:
-        RecipeError: it is not one linear layer.
-    """
-    layer = model.get_classifier()
-    if not isinstance(layer, nn.Linear):
-        raise RecipeError(f"{type(model).__name__} has no single linear classifier: leave --features out")
-    return layer
-
-
-@contextmanager
-def _inputs_of(layer: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Collect the input (B, D) of a layer in every forward; of None, nothing."""
-    seen: list[Tensor] = []
-    hook = layer and layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    try:
-        yield seen
-    finally:
-        if hook:
-            hook.remove()
 
 
 def class_names(loaded: LoadedModel) -> tuple[tuple[str, ...], str | None]:

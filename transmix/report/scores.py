@@ -141,7 +141,8 @@ def _measured(found: RunRecord) -> Iterator[tuple[str, str | None, dict[str, Any
     """Yield (file, suite or None, full content, weights -> name -> value) from the files of `transmix evaluate`."""
     for file, evaluation in found.evaluations.items():
         scores = evaluation.get("scores")
-        yield file, None, evaluation, scores if isinstance(scores, dict) else {}
+        if scores != {}:  # of other classes than the run's, suites of features alone
+            yield file, None, evaluation, scores if isinstance(scores, dict) else {}
         for name, value in evaluation.items():
             if name != "scores" and isinstance(value, dict) and all(isinstance(one, dict) for one in value.values()):
                 yield file, shorten(str(name), NAME), evaluation, value
