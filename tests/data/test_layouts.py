@@ -8,14 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from transmix.cli import main
 from transmix.data.dataset import DataError
-from transmix.data.evaluated import Asked, open_part_of
+from transmix.data.evaluated import Asked, open_part_of, open_part_of_run
 from transmix.data.parts import Choice
 from transmix.data.settings import Data
 from transmix.data.source import load_data, open_data
 from transmix.doctor import examine
+from transmix.recipes import dump_recipe
+from transmix.runs.folder import read_choice, read_recipe
 
 CLASSES = ("n02_cat", "n09_dog")
 COUNTS = {"train": 10, "val": 3}
@@ -36,8 +42,12 @@ def samples(*which):
 
 
 def put(path, sample, kind="PNG"):
+    put_bytes(path, encoded(*sample, kind))
+
+
+def put_bytes(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(*sample, kind))
+    path.write_bytes(content)
 
 
 def write_table(path, rows, mark=","):
@@ -524,3 +534,71 @@ def test_a_part_that_is_given_alone_names_the_whole(tmp_path):
     assert refusal(tmp_path / "train", Choice()).endswith(
         f"of one part of {tmp_path}; take all parts: --data {tmp_path}"
     )
+
+
+def bright_is_dog(weights, brightness):
+    """Return weights of a ViT of one block that says dog from a brightness on."""
+    made = {name: torch.full_like(one, float(".weight" in name and "norm" in name)) for name, one in weights.items()}
+    width, sign = len(made["norm.weight"]), torch.tensor([1.0, -1.0])
+    made["patch_embed.proj.weight"][:2] = sign.view(2, 1, 1, 1) / made["patch_embed.proj.weight"][0].numel()
+    made["patch_embed.proj.bias"][:2] = -sign * (brightness - 0.5) / 0.5
+    made["blocks.0.attn.qkv.weight"][2 * width :] = torch.eye(width)
+    made["blocks.0.attn.proj.weight"][:] = torch.eye(width)
+    made["head.weight"][0, 1] = made["head.weight"][1, 0] = 1
+    return made
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, small_recipe):
+    """A recipe of one step, and for each kind of tree weights that are wrong about some of its held-out images."""
+    folder = tmp_path_factory.mktemp("tiny")
+    options = {"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 1}
+    changes = {"image_size": 32, "model_options": options, "ema_decay": None, "max_steps": 1, "lr": 1e-9, "pad": 4}
+    changes |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "drop_path": 0.0, "batch_size": 4}
+    (folder / "tiny.yaml").write_text(dump_recipe(small_recipe("unset", **changes)))
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=2, **options)
+    for name, first_dog in (("divided", 21), ("undivided", 18)):
+        save_file(bright_is_dog(model.state_dict(), 5 * (first_dog - 0.5) / 255), folder / f"{name}.safetensors")
+    return folder
+
+
+def image_files(root, tmp_path):
+    """Return the image files of a tree, those in Parquet files written to files first."""
+    tables = sorted(root.glob("*.parquet"))
+    for number, encoded in enumerate(row for table in tables for row in pq.read_table(table)["image"].to_pylist()):
+        put_bytes(tmp_path / "taken out" / f"{number}.png", encoded)
+    every = [path for path in (tmp_path / "taken out" if tables else root).rglob("*") if path.is_file()]
+    return [
+        path for path in every if path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.read_bytes() != b"litter"
+    ]
+
+
+@pytest.mark.parametrize("make", DIVIDED + UNDIVIDED)
+def test_every_layout_goes_through_the_commands_of_the_readme(tmp_path, make, tiny, monkeypatch):
+    root, run = tree(tmp_path, make), tmp_path / "run"
+    if make is not folders:  # pictures take most of the time, and are the same for every layout
+        monkeypatch.setattr("transmix.training.loop.draw_boxes", lambda *_: None)
+        monkeypatch.setattr("transmix.report.run.write_report", lambda run: run)
+    cpu = ["--workers", "0", "--threads", "1", "--device", "cpu"]
+    fraction = [] if make in DIVIDED else ["--val-fraction", "0.2"]
+    weights = tiny / ("divided.safetensors" if make in DIVIDED else "undivided.safetensors")
+    recipe = ["--recipe", str(tiny / "tiny.yaml"), "--init", str(weights)]
+    assert main(["doctor", str(root), "--workers", "0", *fraction]) == 0
+    assert main(["train", "--data", str(root), "--out", str(run), *recipe, *fraction, *cpu]) == 0
+    assert main(["evaluate", str(run), *cpu]) == 0
+    files = image_files(root, tmp_path)
+    assert (
+        main(["predict", str(run), *map(str, files), "--labels", "none", "--out", str(tmp_path / "p.csv"), *cpu]) == 0
+    )
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row[f"class_{rank}"] for row in rows for rank in (1, 2)} == set(CLASSES)
+    predicted = {round(np.asarray(Image.open(row["image"])).mean() / 5): row["class_1"] for row in rows}
+    data = open_part_of_run(read_recipe(run).data, 0, read_choice(run), Asked())
+    held_out = found(data.val, data.classes)
+    assert held_out == expected("val") if make in DIVIDED else len(held_out) == 4
+    scores = json.loads((run / "evaluation.json").read_text())["scores"]["model"]
+    assert scores["images"] == len(held_out)
+    right = {name: [predicted[value] == label for label, value in held_out if label == name] for name in CLASSES}
+    assert scores["per_class_accuracy"] == [np.mean(right[name]) for name in CLASSES]
+    assert 0.5 <= scores["top1"] < 1  # so that other predictions would be seen
