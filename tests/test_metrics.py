@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from transmix.metrics import FIGURES, METRICS, TRAINING_METRICS, Metric, headlines, log_metrics
+from transmix.metrics import FIGURES, METRICS, TRAINING_METRICS, Metric, headlines, log_metrics, says_something
 
 PACKAGE = Path(__file__).parents[1] / "transmix"
 OURS = {**{("", name): one for name, one in (METRICS | TRAINING_METRICS).items()}}
@@ -80,6 +80,11 @@ def test_numbers_are_written_with_their_unit_and_what_is_none_in_words():
     shown = [METRICS["top1"].write(value) for value in (0.87654, None, math.nan, math.inf, True)]
     assert shown == ["87.65 %", "–", "not a number", "infinite", "–"]
     assert (speed.write(1234.4), speed.write(1234.4, unit=False)) == ("1,234 images/s", "1234")
+    assert [speed.write(one) for one in (0.0341, 4.26, 9.96, 12.4)] == [
+        f"{text} images/s" for text in ("0.034", "4.3", "10", "12")
+    ]
+    assert [says_something(name, 5) for name in ("top1", "top5", "ema_top5")] == [True, False, False]
+    assert says_something("top5", 6)
     assert (speed.heading, METRICS["top1"].difference_unit) == ("speed (images/s)", "points")
     assert [METRICS["top1"].write_difference(value) for value in (0.012, -0.003, None)] == ["+1.20", "−0.30", "–"]
 

@@ -41,6 +41,8 @@ class Accumulator(Protocol):
 class Metric:
     """Name and number format of a metric: multiplied by `factor`, with `decimals` and `unit`.
 
+    Without decimals, a fraction below 10 has two significant digits: 0.034, 4.3.
+
     Attributes:
         label: display name.
         factor: 100 to show a fraction in percent.
@@ -73,7 +75,9 @@ class Metric:
     def write(self, value: Any, unit: bool = True) -> str:
         """Format a value: 0.9194 -> '91.94 %', or '91.94' without unit; missing and non-finite values become words."""
         thousands = "," if unit else ""
-        text = written(value, lambda real: f"{self.factor * real:{thousands}.{self.decimals}f}")
+        few = not self.decimals and type(value) is float and 0 < abs(self.factor * value) < 9.95
+        digits = "#.2g" if few else f"{thousands}.{self.decimals}f"
+        text = written(value, lambda real: f"{self.factor * real:{digits}}")
         return f"{text} {self.unit}" if unit and self.unit and text[-1].isdigit() else text
 
     def write_difference(self, value: float | None) -> str:
@@ -117,6 +121,11 @@ def added_metrics() -> dict[str, Metric]:
         UnknownNameError: a metric cannot be imported, or its name is taken.
     """
     return {name: plugins.find("metric", METRICS, name) for name in plugins.added()["metric"]}
+
+
+def says_something(name: str, classes: int) -> bool:
+    """Whether a score can differ between models of so many classes: with five or fewer, top-5 is always 100 %."""
+    return not name.endswith("top5") or classes > 5
 
 
 def in_log(name: str) -> str:

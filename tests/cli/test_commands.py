@@ -184,6 +184,16 @@ def test_an_unknown_command_gives_the_nearest_and_help_exits_with_0(capsys):
     assert "--labels-options" in capsys.readouterr().out
 
 
+def test_an_interrupted_command_says_how_it_goes_on_where_it_can(monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    for verb, how in {"train": "; the same command with --resume continues the run", "doctor": ""}.items():
+        monkeypatch.setattr(f"transmix.cli.{verb}.main", interrupt)
+        assert main([verb]) == 130
+        assert capsys.readouterr().err == f"transmix: interrupted{how}\n"
+
+
 def test_the_module_runs_as_the_command_does():
     done = subprocess.run([sys.executable, "-m", "transmix", "--version"], capture_output=True, text=True)
     assert done.stdout.startswith("transmix ")

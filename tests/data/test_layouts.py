@@ -3,19 +3,27 @@
 import csv
 import io
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from transmix.cli import main
 from transmix.data.dataset import DataError
-from transmix.data.evaluated import Asked, open_part_of
+from transmix.data.evaluated import Asked, open_part_of, open_part_of_run
 from transmix.data.parts import Choice
 from transmix.data.settings import Data
 from transmix.data.source import load_data, open_data
 from transmix.doctor import examine
+from transmix.recipes import dump_recipe
+from transmix.runs.folder import read_choice, read_recipe
 
 CLASSES = ("n02_cat", "n09_dog")
 COUNTS = {"train": 10, "val": 3}
@@ -36,8 +44,12 @@ def samples(*which):
 
 
 def put(path, sample, kind="PNG"):
+    put_bytes(path, encoded(*sample, kind))
+
+
+def put_bytes(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(*sample, kind))
+    path.write_bytes(content)
 
 
 def write_table(path, rows, mark=","):
@@ -203,10 +215,24 @@ def hugging_face_json(root):
     hugging_face(root, as_json=True)
 
 
+def cub(root):
+    """As CUB-200: numbers of images and of classes, tied in files of their own."""
+    files = {name: [] for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes")}
+    for number, (split, name, one) in enumerate(reversed(samples()), start=1):
+        put(root / "CUB" / "images" / name / f"{split} {one}.jpg", (split, name, one), "JPEG")
+        values = (f"{name}/{split} {one}.jpg", 2 - CLASSES.index(name), int(split == "train"), "60.0 27.0 325.0 304.0")
+        for lines, value in zip(files.values(), values, strict=True):
+            lines.append(f"{number} {value}")
+    files["classes"] = [f"{2 - CLASSES.index(name)} {name}" for name in CLASSES]
+    for name, lines in files.items():
+        (root / "CUB" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    (root / "attributes.txt").write_text("1 has_bill_shape::curved\n")
+
+
 DIVIDED = [
     folders, intel, unpacked_with_litter, one_csv_with_a_column_of_splits, one_csv_with_paths, two_csv_without_suffixes,
     same_names_in_both_folders, tsv_without_header, text_lists, numbers_with_names, food101, imagenet_of_kaggle,
-    imagenet_with_devkit, imagenet_with_synsets, tiny_imagenet, hugging_face, hugging_face_json,
+    imagenet_with_devkit, imagenet_with_synsets, tiny_imagenet, hugging_face, hugging_face_json, cub,
 ]  # fmt: skip
 
 
@@ -239,6 +265,15 @@ def one_list_of_two_folders(root):
     write_table(root / "HAM_metadata.csv", [("lesion_id", "image_id", "dx", "dataset"), *rows])
 
 
+def one_hot(root):
+    """As ISIC's lists of the true classes."""
+    rows = []
+    for _, name, number in samples("train"):
+        put(root / "ISIC_input" / f"{name}_{number}.jpg", ("train", name, number), "JPEG")
+        rows.append((f"{name}_{number}", float(name == CLASSES[1]), float(name == CLASSES[0])))
+    write_table(root / "ISIC_GroundTruth.csv", [("image", *reversed(CLASSES)), *rows])
+
+
 def one_parquet_file(root):
     root.mkdir(exist_ok=True)
     table = {"image": [encoded(*one) for one in samples("train")], "label": [name for _, name, _ in samples("train")]}
@@ -246,7 +281,8 @@ def one_parquet_file(root):
 
 
 UNDIVIDED = [
-    only_train, class_folders_alone, class_folders_deeper, one_list_of_all, one_list_of_two_folders, one_parquet_file,
+    only_train, class_folders_alone, class_folders_deeper, one_list_of_all, one_list_of_two_folders, one_hot,
+    one_parquet_file,
 ]  # fmt: skip
 
 
@@ -286,7 +322,7 @@ def test_the_same_images_give_the_same_splits_and_labels_to_train_evaluate_and_d
     assert list(report.images.values()) == [20, 6]
     assert report.class_names == CLASSES
     assert report.layout == data.parts.layout != ""
-    assert ("the data set is in" in str(data.notes)) == (make in (unpacked_with_litter, imagenet_of_kaggle))
+    assert ("the data set is in" in str(data.notes)) == (make in (unpacked_with_litter, imagenet_of_kaggle, cub))
     assert report.sound, report.findings
 
 
@@ -295,7 +331,7 @@ def test_without_parts_a_fraction_is_held_out_the_same_in_every_layout(tmp_path,
     root = tree(tmp_path, make)
     data = open_data(root, choice=FIFTH)
     assert (data.classes, data.parts.held_out) == (CLASSES, "0.2 of train")
-    if make is not one_list_of_two_folders:  # where the order of the paths is another
+    if make not in (one_list_of_two_folders, one_hot):  # where the order of the paths is another
         assert found(data.val, data.classes) == HELD_OUT_FIFTH
     assert sorted(found(data.train, data.classes) + found(data.val, data.classes)) == expected("train")
     report = examine(root, progress=False, choice=FIFTH)
@@ -524,3 +560,123 @@ def test_a_part_that_is_given_alone_names_the_whole(tmp_path):
     assert refusal(tmp_path / "train", Choice()).endswith(
         f"of one part of {tmp_path}; take all parts: --data {tmp_path}"
     )
+
+
+def spoil_one_hot(root, *cells):
+    one_hot(root)
+    with (root / "ISIC_GroundTruth.csv").open("a") as file:
+        file.write(",".join(cells) + "\n")
+
+
+def test_columns_of_zeros_and_ones_are_classes_only_if_each_image_has_one(tmp_path):
+    for cells, what in {
+        ("n02_cat_1", "1", "1.0"): "n09_dog, n02_cat are all 1; images have one class each: take the line out",
+        ("n02_cat_1", "0.0", "0"): "no column is 1; images have one class each: take the line out",
+        ("n02_cat_1", "1"): "too few columns; write 3 in each line",
+    }.items():
+        spoil_one_hot(tmp_path, *cells)
+        assert refusal(tmp_path) == f"PETS/ISIC_GroundTruth.csv line 22: {what}"
+    spoil_one_hot(tmp_path, "n02_cat_1", "0.5", "0.5")
+    assert "which of image, n09_dog, n02_cat are the labels? Name" in refusal(tmp_path)
+
+
+def test_the_columns_of_classes_can_be_named_and_attributes_beside_class_folders_are_not_read(tmp_path):
+    one_hot(tmp_path / "pets")
+    path = tmp_path / "pets" / "ISIC_GroundTruth.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},patient", *(f"{row},p{number}" for number, row in enumerate(rows))]))
+    assert "which of image, n09_dog, n02_cat, patient are the labels? Name" in refusal(tmp_path / "pets")
+    named = replace(FIFTH, label_column="n09_dog,n02_cat")
+    data = open_data(tmp_path / "pets", choice=named)
+    assert (data.classes, data.parts.columns) == (CLASSES, ("image", "n09_dog,n02_cat"))
+    class_folders_alone(tmp_path / "folders")
+    rows = [(f"{name}/{number}.png", 1, int(number > 4)) for _, name, number in samples("train")]
+    write_table(tmp_path / "folders" / "attributes.csv", [("file", "indoors", "young"), *rows])
+    data = open_data(tmp_path / "folders", choice=FIFTH)
+    assert (data.classes, found(data.val, data.classes)) == (CLASSES, HELD_OUT_FIFTH)
+
+
+def test_files_of_cub_that_do_not_fit_are_refused_with_the_number(tmp_path):
+    cub(tmp_path)
+    root = tmp_path / "CUB"
+    for name in ("image_class_labels.txt", "train_test_split.txt", "classes.txt"):
+        lines = (root / name).read_text().splitlines()
+        (root / name).write_text("\n".join(lines[:-1]))
+        number = lines[-1].split()[0]
+        with pytest.raises(DataError) as refused:
+            open_data(root)
+        assert str(refused.value) == f"{root / name}: no line begins with {number}; fetch it again"
+        (root / name).write_text("\n".join(lines))
+    (root / "train_test_split.txt").unlink()
+    assert sorted(found((data := open_data(root, choice=FIFTH)).train, data.classes))
+    assert (data.parts.held_out, len(data.train) + len(data.val)) == ("0.2 of train", 26)
+    (root / "images.txt").write_text("001.jpg\n")
+    assert refusal(root) == "PETS/images.txt: 001.jpg is not a number and what it stands for; fetch it again"
+
+
+def bright_is_dog(weights, brightness):
+    """Return weights of a ViT of one block that says dog from a brightness on."""
+    made = {name: torch.full_like(one, float(".weight" in name and "norm" in name)) for name, one in weights.items()}
+    width, sign = len(made["norm.weight"]), torch.tensor([1.0, -1.0])
+    made["patch_embed.proj.weight"][:2] = sign.view(2, 1, 1, 1) / made["patch_embed.proj.weight"][0].numel()
+    made["patch_embed.proj.bias"][:2] = -sign * (brightness - 0.5) / 0.5
+    made["blocks.0.attn.qkv.weight"][2 * width :] = torch.eye(width)
+    made["blocks.0.attn.proj.weight"][:] = torch.eye(width)
+    made["head.weight"][0, 1] = made["head.weight"][1, 0] = 1
+    return made
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, small_recipe):
+    """A recipe of one step, and for each kind of tree weights that are wrong about some of its held-out images."""
+    folder = tmp_path_factory.mktemp("tiny")
+    options: Any = {"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 1}
+    changes = {"image_size": 32, "model_options": options, "ema_decay": None, "max_steps": 1, "lr": 1e-9, "pad": 4}
+    changes |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "drop_path": 0.0, "batch_size": 4}
+    (folder / "tiny.yaml").write_text(dump_recipe(small_recipe("unset", **changes)))
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=2, **options)
+    for name, first_dog in (("divided", 21), ("undivided", 18)):
+        save_file(bright_is_dog(model.state_dict(), 5 * (first_dog - 0.5) / 255), folder / f"{name}.safetensors")
+    return folder
+
+
+def image_files(root, tmp_path):
+    """Return the image files of a tree, those in Parquet files written to files first."""
+    tables = sorted(root.glob("*.parquet"))
+    for number, encoded in enumerate(row for table in tables for row in pq.read_table(table)["image"].to_pylist()):
+        put_bytes(tmp_path / "taken out" / f"{number}.png", encoded)
+    every = [path for path in (tmp_path / "taken out" if tables else root).rglob("*") if path.is_file()]
+    return [
+        path for path in every if path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.read_bytes() != b"litter"
+    ]
+
+
+@pytest.mark.parametrize("make", DIVIDED + UNDIVIDED)
+def test_every_layout_goes_through_the_commands_of_the_readme(tmp_path, make, tiny, monkeypatch):
+    root, run = tree(tmp_path, make), tmp_path / "run"
+    if make is not folders:  # pictures take most of the time, and are the same for every layout
+        monkeypatch.setattr("transmix.training.loop.draw_boxes", lambda *_: None)
+        monkeypatch.setattr("transmix.report.run.write_report", lambda run: run)
+    cpu = ["--workers", "0", "--threads", "1", "--device", "cpu"]
+    fraction = [] if make in DIVIDED else ["--val-fraction", "0.2"]
+    weights = tiny / ("divided.safetensors" if make in DIVIDED else "undivided.safetensors")
+    recipe = ["--recipe", str(tiny / "tiny.yaml"), "--init", str(weights)]
+    assert main(["doctor", str(root), "--workers", "0", *fraction]) == 0
+    assert main(["train", "--data", str(root), "--out", str(run), *recipe, *fraction, *cpu]) == 0
+    assert main(["evaluate", str(run), *cpu]) == 0
+    files = image_files(root, tmp_path)
+    assert (
+        main(["predict", str(run), *map(str, files), "--labels", "none", "--out", str(tmp_path / "p.csv"), *cpu]) == 0
+    )
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row[f"class_{rank}"] for row in rows for rank in (1, 2)} == set(CLASSES)
+    predicted = {round(np.asarray(Image.open(row["image"])).mean() / 5): row["class_1"] for row in rows}
+    data = open_part_of_run(read_recipe(run).data, 0, read_choice(run), Asked())
+    held_out = found(data.val, data.classes)
+    assert held_out == expected("val") if make in DIVIDED else len(held_out) == 4
+    scores = json.loads((run / "evaluation.json").read_text())["scores"]["model"]
+    assert scores["images"] == len(held_out)
+    right = {name: [predicted[value] == label for label, value in held_out if label == name] for name in CLASSES}
+    assert scores["per_class_accuracy"] == [np.mean(right[name]) for name in CLASSES]
+    assert 0.5 <= scores["top1"] < 1  # so that other predictions would be seen

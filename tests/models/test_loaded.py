@@ -252,6 +252,17 @@ def mislabelled(run, tmp_path):
     return tmp_path / "other.safetensors"
 
 
+def test_an_onnx_export_is_refused_with_the_export_that_is_read(tmp_path, says):
+    (tmp_path / "model.onnx").touch()
+    for target in (tmp_path, tmp_path / "model.onnx", "model.onnx"):
+        remedy = "give the run itself, or its export for timm: transmix export RUN --format timm"
+        with says(RunError, f"{target}: an ONNX export, which is for onnxruntime and not read here; {remedy}"):
+            load_model(target)
+    (tmp_path / "config.json").write_text("{}")  # beside the export for timm, it is this that is read
+    with pytest.raises(RunError, match="is not what transmix export --format timm writes"):
+        load_model(tmp_path)
+
+
 def test_preprocessing_of_another_size_is_not_equal():
     one = Preprocessing(16, 0.8, MEAN, STD)
     assert one.height_width == (16, 16)

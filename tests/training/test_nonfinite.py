@@ -69,8 +69,10 @@ def test_it_stops_with_the_step_its_images_and_what_replays_it(images, small_rec
         train(recipe, folder)
     dump = load_checkpoint(folder / "nonfinite" / "step-00000003")
     samples = [index for rank in dump.state["samples"] for index in rank]
+    paths = sorted((images / "train").rglob("*.png"))  # dark, then light
+    named = ", ".join(str(paths[index]) for index in samples[:3])
     assert str(error.value) == (
-        f"loss or gradient was not finite at step 3 (epoch 1; training images {', '.join(map(str, samples))}); it was "
+        f"loss or gradient was not finite at step 3 (epoch 1; training images {named} and 5 more); it was "
         f"skipped. transmix replay {folder} runs it again and says where. Train anew (another --out) with a lower "
         f"learning rate, clipped gradients, or bf16 instead of fp16; or --resume with --on-nonfinite skip"
     )

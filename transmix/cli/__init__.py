@@ -25,6 +25,12 @@ VERBS = {
     "recipes": "list, show or copy the recipes that come with the package",
 }
 
+CONTINUED = {
+    "train": "; the same command with --resume continues the run",
+    "compare": "; the same command continues where it stopped",
+}
+"""Command -> how it goes on after it was interrupted, of those that can."""
+
 EXTRAS = {
     "app": "gradio",
     "tensorboard": "tensorboard",
@@ -73,7 +79,7 @@ def _run(verb: str, rest: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        return complain("interrupted; continue a run with --resume", code=130)
+        return complain(f"interrupted{CONTINUED.get(verb, '')}", code=130)
     return 0
 
 

@@ -17,7 +17,7 @@ from transmix.evaluation.evaluate import Computing, Evaluator, prepare, score
 from transmix.evaluation.present import NAME as PRESENT
 from transmix.evaluation.present import class_gaps, own_accuracies
 from transmix.evaluation.suites import OF_FEATURES, Settings, run_suites
-from transmix.metrics import METRICS, headlines
+from transmix.metrics import METRICS, headlines, says_something
 from transmix.models.loaded import LoadedModel, load_with_data
 from transmix.printable import printable
 from transmix.recipes import RecipeError
@@ -195,8 +195,9 @@ def _as_json(value: Any) -> str:
 
 def print_scores(scores: dict[str, dict[str, Any]], classes: tuple[str, ...]) -> None:
     """Print a line per score; the first one also names the class with the lowest accuracy."""
-    lines = _lines(None, scores)
     weights, last = list(scores.items())[-1]
+    tells = lambda name: says_something(name, len(classes))  # noqa: E731
+    lines = _lines(None, {of: {name: one[name] for name in filter(tells, one)} for of, one in scores.items()})
     accuracies = zip(last["per_class_accuracy"], classes, strict=True)
     if seen := [(accuracy, name) for accuracy, name in accuracies if accuracy == accuracy]:  # not nan
         accuracy, name = min(seen)

@@ -11,8 +11,9 @@ import tyro
 
 from transmix.cli import VERBS
 from transmix.cli.options import as_defaults, given_options, parse, value_of, with_current_names, words_of
-from transmix.metrics import METRICS
+from transmix.metrics import METRICS, says_something
 from transmix.recipes import Recipe, RecipeError, load_recipe
+from transmix.runs.folder import read_classes
 from transmix.runs.weights import choose_weights
 from transmix.training.loop import train
 
@@ -62,8 +63,8 @@ def _end(run: Path) -> None:
     from transmix.report.run import write_report
 
     weights, best = choose_weights(run), json.loads((run / "summary.json").read_text(encoding="utf-8"))["best"]
-    shown = {name: weights.scores[name] for name in SCORES if name in weights.scores}
-    scores = ", ".join(f"{METRICS[name].label} {METRICS[name].write(value)}" for name, value in shown.items())
+    known = [name for name in SCORES if name in weights.scores and says_something(name, len(read_classes(run)))]
+    scores = ", ".join(f"{METRICS[name].label} {METRICS[name].write(weights.scores[name])}" for name in known)
     print(f"scores    {scores or 'not evaluated'}: {weights}", flush=True)
     if best and best["score"] > weights.scores.get("top1", math.inf):
         top1 = METRICS["top1"]

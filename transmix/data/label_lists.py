@@ -37,6 +37,9 @@ SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "dataset")
 OF_IMAGENET = re.compile(r"validation_(ground_truth|synset_labels)\.txt$", re.IGNORECASE)
 """Lists of ImageNet's validation images: a class a line, in the order of the numbers in the images' names."""
 
+CUB_LABELS, CUB_SPLIT, CUB_CLASSES = "image_class_labels.txt", "train_test_split.txt", "classes.txt"
+"""CUB-200's files beside images.txt: number of an image -> of its class; -> 1 if it is for training; class -> name."""
+
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in SUFFIXES)
 _IMAGE_FIRST = re.compile(rf"(.+?(?:{_SUFFIXES}))(?:[\s,;|]+(.*))?", re.IGNORECASE)
 _LIST_WORDS = {"label", "labels", "list", "index", "annotation", "annotations", "metadata", "images", "data"}
@@ -77,6 +80,8 @@ def may_be_list(path: Path, choice: Choice) -> bool:
     """Whether a file is a label list by its name and its first lines."""
     if path.suffix.lower() not in ENDINGS or path.name.startswith("."):
         return False
+    if path.name in (CUB_LABELS, CUB_SPLIT) and _of_cub(path.with_name("images.txt")):
+        return False  # read with images.txt
     if path.suffix.lower() == ".txt" and not (split_of(path.stem) or _LIST_WORDS & set(_words(path.stem))):
         return False
     try:
@@ -89,8 +94,8 @@ def read_list(path: Path, choice: Choice, first_only: bool = False) -> LabelList
     """Read a label list; None if the file is something else.
 
     A file is a list if columns of images and labels are found by name or asked for, or if its lines begin with the name
-    of an image file, or if its lines are `class/name`. Where there is no label column, the label is the name of the
-    image's folder.
+    of an image file, or if its lines are `class/name`. Where there is no label column, the label is the column of 0 and
+    1 that has the 1, or the name of the image's folder.
 
     Args:
         path: The file.
@@ -102,6 +107,8 @@ def read_list(path: Path, choice: Choice, first_only: bool = False) -> LabelList
     """
     if OF_IMAGENET.search(path.name):
         return _of_imagenet(path)
+    if _of_cub(path):
+        return _read_cub(path)
     text = _text(path, first_only)
     rows = _json_rows(path, text) if path.suffix.lower() == ".jsonl" else _rows(path, text)
     if rows is None or not rows.cells:
@@ -109,6 +116,8 @@ def read_list(path: Path, choice: Choice, first_only: bool = False) -> LabelList
     if rows.header is None:
         return _without_header(path, rows)
     found = columns_of(rows.header, choice)
+    if found[0] is not None and found[1] is None:  # of columns of attributes, the first lines can look like classes
+        return read_list(path, choice) if first_only else _one_hot(path, rows, rows.header, found[0], choice)
     if None in found:
         return None
     image, label = (rows.header.index(str(name)) for name in found)
@@ -133,6 +142,37 @@ def columns_of(header: Sequence[str], choice: Choice) -> tuple[str | None, str |
 
     label = column(choice.label_column, LABEL_COLUMNS, choice.image_column)
     return column(choice.image_column, IMAGE_COLUMNS, label), label
+
+
+def _one_hot(path: Path, rows: _Rows, header: list[str], image: str, choice: Choice) -> LabelList | None:
+    """Read a list with a column of 0 and 1 for each class (ISIC); None if the other columns are something else.
+
+    Where more than a tenth of the lines have no 1, or several, the columns are attributes and not classes.
+
+    Raises:
+        DataError: A line is too short, has no 1, or several.
+    """
+    names = [name for name in header if name != image and _plain(name) not in SPLIT_COLUMNS]
+    names = names if choice.label_column is None else choice.label_column.split(",")
+    at = [header.index(name) for name in names if header.count(name) == 1 and "," not in name]
+    if len(names) < 2 or len(at) < len(names):
+        return None
+    if short := next((line for line, cells in zip(rows.lines, rows.cells, strict=True) if len(cells) <= max(at)), None):
+        raise DataError(f"{path} line {short}: too few columns; write {len(header)} in each line")
+    values = [[cells[column].strip() for column in at] for cells in rows.cells]
+    if not {value for row in values for value in row} <= {"0", "1", "0.0", "1.0"}:
+        return None
+    labels = [[name for name, value in zip(names, row, strict=True) if value[0] == "1"] for row in values]
+    wrong = [(line, ones) for line, ones in zip(rows.lines, labels, strict=True) if len(ones) != 1]
+    if 10 * len(wrong) > len(labels):
+        return None
+    for line, ones in wrong:
+        what = f"{listing(map(printable, ones), 3)} are all 1" if ones else "no column is 1"
+        raise DataError(f"{path} line {line}: {what}; images have one class each: take the line out")
+    position = header.index(image)
+    images = [cells[position].strip() for cells in rows.cells]
+    splits = _splits(rows, {position, *at})
+    return LabelList(path, images, [one for (one,) in labels], rows.lines, splits, (image, ",".join(names)))
 
 
 def _words(name: str) -> list[str]:
@@ -285,3 +325,35 @@ def _synsets(path: Path) -> dict[int, str]:
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
     except Exception as error:  # scipy lets through whatever damaged files make of its readers
         raise DataError(f"{meta}: cannot read the synsets ({printable(str(error))}); fetch it again") from error
+
+
+def _of_cub(path: Path) -> bool:
+    """Whether a file is CUB-200's list of images."""
+    return path.name == "images.txt" and path.is_file() and path.with_name(CUB_LABELS).is_file()
+
+
+def _read_cub(path: Path) -> LabelList:
+    """Read CUB-200's list of images with the files beside it, all of lines `number value`.
+
+    Raises:
+        DataError: A line is something else, or an image has no class or no split.
+    """
+    images, label_of = _numbered(path), _numbered(path.with_name(CUB_LABELS))
+    there = [path.with_name(name).is_file() for name in (CUB_SPLIT, CUB_CLASSES)]
+    trained = _numbered(path.with_name(CUB_SPLIT)) if there[0] else None
+    names = _numbered(path.with_name(CUB_CLASSES)) if there[1] else {number: number for number in label_of.values()}
+    checked = [(images, label_of, CUB_LABELS), (label_of.values(), names, CUB_CLASSES)]
+    for numbers, known, file in [*checked, *([] if trained is None else [(images, trained, CUB_SPLIT)])]:
+        if missing := list(dict.fromkeys(number for number in numbers if number not in known)):
+            raise DataError(f"{path.with_name(file)}: no line begins with {listing(missing, 3)}; fetch it again")
+    labels = [names[label_of[number]] for number in images]
+    splits = None if trained is None else ["train" if trained[number] == "1" else "test" for number in images]
+    return LabelList(path, list(images.values()), labels, range(1, len(images) + 1), splits)
+
+
+def _numbered(path: Path) -> dict[str, str]:
+    """Read lines `number value`."""
+    lines = [line.split(maxsplit=1) for line in _text(path, first_only=False).splitlines() if line.strip()]
+    if wrong := next((line for line in lines if len(line) < 2 or not line[0].isdecimal()), None):
+        raise DataError(f"{path}: {printable(' '.join(wrong))} is not a number and what it stands for; fetch it again")
+    return {number: value.strip() for number, value in lines}

@@ -13,7 +13,7 @@ from transmix import __version__
 from transmix.export.check import ExportError, check_huggingface
 from transmix.export.onnx import write_onnx
 from transmix.export.timm import write_timm
-from transmix.metrics import METRICS, TRAINING_METRICS, in_log
+from transmix.metrics import METRICS, TRAINING_METRICS, in_log, says_something
 from transmix.models.loaded import LoadedModel, load_model
 from transmix.recipes.mixing import title
 from transmix.runs.error import RunError
@@ -106,7 +106,7 @@ def card(loaded: LoadedModel, formats: Sequence[str]) -> str:
         scores=[
             f"{metric.label} {metric.write(scores[in_log(name)])}"
             for name, metric in METRICS.items()
-            if in_log(name) in scores and (name != "top5" or len(classes) > 5)
+            if in_log(name) in scores and says_something(name, len(classes))
         ],
         version=__version__,
     )

@@ -284,12 +284,16 @@ def _kind(target: str | Path) -> Literal["run", "export", "file", "timm"]:
     """Return the kind of a target.
 
     Raises:
-        RunError: the folder is missing, or is neither a run nor an export.
+        RunError: the folder is missing, is neither a run nor an export, or holds an ONNX export alone.
     """
     if is_run(target):
         return "run"
+    has_config = (Path(target) / CONFIG).exists()
+    if str(target).lower().endswith(".onnx") or (not has_config and any(Path(target).glob("*.onnx"))):
+        remedy = "give the run itself, or its export for timm: transmix export RUN --format timm"
+        raise RunError(f"{target}: an ONNX export, which is for onnxruntime and not read here; {remedy}")
     if Path(target).is_dir():
-        if not (Path(target) / CONFIG).exists():
+        if not has_config:
             raise RunError(f"{target} is neither a run (no recipe.yaml) nor exported for timm (no {CONFIG})")
         return "export"
     if str(target).endswith(".safetensors"):

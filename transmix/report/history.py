@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
 from transmix.data.bad_images import LIST
-from transmix.metrics import log_metrics
+from transmix.metrics import TRAINING_METRICS, log_metrics
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import mix_and_labels
 from transmix.recipes.settings import meanings
@@ -122,7 +123,8 @@ def cost(found: RunRecord) -> list[tuple[str, str, str]]:
     batch = number(found.setting("optimization", "batch_size"))
     walls, speeds = (_numbers(found.epochs, name) for name in ("seconds", "images_per_second"))
     speeds, memory = list(filter(None, speeds)), _numbers(found.rows, "peak_memory")
-    spread = f"median of the epochs; {whole(min(speeds))} to {whole(max(speeds))}" if speeds else ""
+    written = partial(TRAINING_METRICS["images_per_second"].write, unit=False)
+    spread = f"median of the epochs; {written(min(speeds))} to {written(max(speeds))}" if speeds else ""
     in_steps = "images ÷ images per second; start-up, evaluation and saving are not in it"
     weights = found.folder / "model.safetensors"
     table = [
@@ -132,7 +134,7 @@ def cost(found: RunRecord) -> list[tuple[str, str, str]]:
             in_steps,
         ),
         ("time of the epochs", walls and duration(sum(walls)), "with evaluation and saving"),
-        ("images per second", speeds and whole(median(speeds)), spread),
+        ("images per second", speeds and written(median(speeds)), spread),
         ("optimizer steps", step is not None and whole(step), f"of {whole(batch)} images each" if batch else ""),
         ("training images seen", step is not None and batch and whole(step * batch), "each as often as it was shown"),
         ("peak memory of the device", memory and size(max(memory)), "as torch counts it"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from transmix.metrics import FIGURES, METRICS, NONE, TRAINING_METRICS, Metric, added_metrics
+from transmix.metrics import FIGURES, METRICS, NONE, TRAINING_METRICS, Metric, added_metrics, says_something
 from transmix.report.format import decimal, duration, percent, score, whole
 from transmix.report.page import NO_BREAK, shorten
 from transmix.runs.read import RunRecord, number
@@ -29,7 +29,9 @@ def result(found: RunRecord) -> dict[str, Any]:
     row, ema, facts, weights = last_scores(found), keeps_ema(found), [], shown_weights(found)
     if row is None:
         return {"facts": []}
-    for name in SHOWN:
+    classes = len(found.confusion.images) if found.confusion else None
+    shown = [name for name in SHOWN if classes is None or says_something(name, classes)]
+    for name in shown:
         of = {"model": score(name, row.get(name)), "ema": score(name, row.get(f"ema_{name}"))}
         other = "model" if weights == "ema" else "ema"
         beside = f"; {NAMES[other]} {of[other]}" if ema else ""
@@ -42,7 +44,7 @@ def result(found: RunRecord) -> dict[str, Any]:
         facts.append((TRAINING_METRICS["seconds"].label, duration(seconds), beside))
     return {
         "facts": facts,
-        "meanings": [(METRICS[name].label, METRICS[name].meaning) for name in SHOWN],
+        "meanings": [(METRICS[name].label, METRICS[name].meaning) for name in shown],
         "measure": METRICS["top1"].label,
         "epoch": whole(row.get("epoch")),
         "ema": ema,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from transmix import distributed
 from transmix.attention import AttentionReader
-from transmix.data.dataset import ImageData
+from transmix.data.dataset import ImageData, listing
 from transmix.data.sampler import EpochSampler
 from transmix.distributed import World, cut_like, gather_whole
 from transmix.error import one_line
@@ -32,7 +32,7 @@ from transmix.training.batches import Batches
 from transmix.training.optimizer import WeightAverage
 from transmix.training.step import TrainingStep
 
-SHOWN = 8
+SHOWN = 3
 """More samples than these are in a dump, not in its message."""
 
 MAX_FAILED_SAVES = 3
@@ -286,8 +286,7 @@ def write_dump(run: RunState, step: int) -> str:
     if run.world.is_main:
         about = {"step": step, "samples": samples, "processes": run.world.size, "accumulate": accumulate}
         save_checkpoint(run.folder / "nonfinite", Checkpoint(tensors, about, {}))
-    flat = [index for rank in samples for index in rank]
-    shown = ", ".join(map(str, flat[:SHOWN])) + (f" and {len(flat) - SHOWN} more" if len(flat) > SHOWN else "")
+    shown = listing((run.data.train.where(index) for rank in samples for index in rank), SHOWN)
     epoch = (step - 1) // run.order.steps_per_epoch + 1
     return (
         f"loss or gradient was not finite at step {step} (epoch {epoch}; training images {shown}); it was skipped. "

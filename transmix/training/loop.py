@@ -284,7 +284,7 @@ def _end_epoch(run: RunState, watch: Watch, progress: Progress, epoch: int, imag
     row, settings = {"epoch": epoch + 1, **_epoch_means(run)}, run.recipe.run
     last, better = run.step_number == run.last_step, False
     if images_per_second is not None:
-        row["images_per_second"] = round(images_per_second, 1)
+        row["images_per_second"] = round(images_per_second, 1 if images_per_second > 100 else 4)
     if last or (epoch + 1) % settings.eval_every == 0:
         try:
             row |= _evaluate(run, watch)
