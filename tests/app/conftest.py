@@ -41,6 +41,15 @@ def run_model(small_recipe, images, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def digits_model(small_recipe, tmp_path_factory):
+    """The model of a short run on the built-in digits, which have masks of the objects."""
+    run = tmp_path_factory.mktemp("app") / "run"
+    train(small_recipe("digits", train_images=40, image_size=32, rand_augment=None, random_erasing=0.0), run)
+    (loaded,), data = load_with_data(run, weights="auto")
+    return PageModel(loaded, torch.device("cpu"), {}, data)
+
+
+@pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """Name -> image file of that kind; red above, blue below, 60 x 40 pixels (height x width) when upright."""
     folder = tmp_path_factory.mktemp("files")

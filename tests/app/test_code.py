@@ -10,12 +10,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from transmix import TransMix
+from transmix import TransMix, cutmix
 from transmix.app.model import PageModel
 from transmix.app.parts import classes_part, shares_part, write_code
 from transmix.app.picture import SAMPLES, sample
 from transmix.app.values import Setting, class_names, show
-from transmix.labels import RULES
+from transmix.labels import RULES, Evidence
 from transmix.mixing import METHODS, Mixer
 from transmix.models.loaded import load_model
 
@@ -42,7 +42,8 @@ def check(setting, own, partner, page_model):
     """Check that the program prints the labels and classes that the page shows; return its lines."""
     lines = printed(write_code(setting, own, partner, page_model))
     images = [page_model.image(one) for one in (own, partner)]
-    shown = show(setting, *images, page_model, (page_model.label(own), page_model.label(partner)))
+    classes, foreground = (page_model.label(own), page_model.label(partner)), page_model.foreground((own, partner))
+    shown = show(setting, *images, page_model, classes, foreground)
     rules = dict.fromkeys(("area", "attention", "trained", setting.rule))
     assert [line.split()[0] for line in lines[: len(rules)]] == list(rules)
     names = class_names((own, partner), page_model)
@@ -75,7 +76,8 @@ def test_it_draws_what_the_page_drew(method, run_model):
 def test_labels_are_those_of_the_three_lines(rule, run_model):
     """`TransMix` on the same draw, as a training step has it, gives the label that the page shows."""
     if rule in run_model.no_rules:
-        assert (rule, run_model.no_rules[rule]) == ("object", "it needs masks of the objects")
+        reasons = {"object": "no foreground masks. They come with 'digits'", "control": "one pair has no other row"}
+        assert reasons[rule] in run_model.no_rules[rule]
         return
     own, partner = run_model.pair(0)
     classes = run_model.label(own), run_model.label(partner)
@@ -95,6 +97,23 @@ def test_labels_are_those_of_the_three_lines(rule, run_model):
     theirs = 1 - mixed.lam if mixed.lam_partner is None else mixed.lam_partner
     name = "trained" if rule == "attention" else rule  # on the page "attention" is attention alone
     assert shown.labels[name] == pytest.approx((mixed.lam[0].item(), theirs[0].item()), abs=1e-5)
+
+
+def test_where_the_data_has_masks_labels_are_by_object(digits_model):
+    own, partner = digits_model.pair(0)
+    setting = Setting((3, 5, 20, 24), rule="object")
+    check(setting, own, partner, digits_model)
+    images, foreground = [digits_model.image(one) for one in (own, partner)], digits_model.foreground((own, partner))
+    masks = torch.tensor(digits_model.data.val.masks[[own, partner]])
+    assert torch.equal(foreground[0], masks)
+    shown = show(setting, *images, digits_model, (0, 1), foreground)
+    mixed = cutmix(torch.stack(images), torch.tensor([0, 1]), [(3, 5, 20, 24), (0, 0, 0, 0)])
+    expected = RULES["object"]()(mixed, Evidence(foreground=masks)).lam[0].item()
+    assert shown.labels["object"] == pytest.approx((expected, 1 - expected), abs=1e-6)
+    assert abs(expected - mixed.lam_area[0].item()) > 0.01
+
+    unknown = show(setting, *images, digits_model, (0, 1), digits_model.foreground((own, "a file")))
+    assert unknown.reasons["object"] == "it needs masks of the objects, which only the validation images have"
 
 
 def test_without_classes_the_rule_that_needs_them_says_so(run_model):

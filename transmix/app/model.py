@@ -1,12 +1,13 @@
 """The model of the page: on its device, with cached results and the code that loads it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from transmix.attention.eval_mode import eval_mode
 from transmix.attention.guide import Guide
 from transmix.attention.reader import Attention
 from transmix.attention.rollout import Rollout
-from transmix.data.dataset import ImageData
+from transmix.data.dataset import DataError, ImageData
+from transmix.data.masks import open_foregrounds
 from transmix.metrics import METRICS
 from transmix.mixing import Mixed, Mixer
 from transmix.mixing.mixer import looks_at
@@ -26,6 +28,7 @@ from transmix.models.loaded import RANDOM, LoadedModel
 from transmix.recipes.settings import Mixing
 from transmix.runs.weights import NAMES
 from transmix.visual.boxes import draw_boxes
+from transmix.visual.labels import NO_MASKS
 from transmix.visual.look import layer_rows, look
 
 LAST, MEAN = -1, -1
@@ -108,7 +111,8 @@ class PageModel:
         mixing = loaded.recipe.mixing if loaded.recipe else Mixing()
         self.methods, self.no_methods = find_methods(self._model, mixing)
         self.rules, self.notes = find_rules(mixing)
-        self.no_rules, self._rolls = unserved(self._model, self.rules)
+        self._foreground, no_masks = _foregrounds(data, loaded.preprocessing.crop)
+        self.no_rules, self._rolls = unserved(self._model, self.rules, no_masks)
         self._lock = Lock()
         self._seen, self._mapped = lru_cache(maxsize=8)(self._see), lru_cache(maxsize=8)(self._map)
 
@@ -145,6 +149,18 @@ class PageModel:
     def label(self, one: Image) -> int | None:
         """Return the class number of an image; None: not known."""
         return int(self.data.val.labels[one]) if isinstance(one, int) and self.data is not None else None
+
+    def foreground(self, given: Sequence[Image]) -> tuple[Tensor | None, str]:
+        """Return where the objects of images are, (N, H, W) bool; or None, and why it is not known."""
+        if self._foreground is None:
+            return None, NO_MASKS
+        numbers = [one for one in given if isinstance(one, int)]
+        if len(numbers) < len(given):
+            return None, f"{NO_MASKS}, which only the validation images have"
+        try:
+            return torch.stack([self._foreground(one) for one in numbers]), ""
+        except DataError as error:
+            return None, str(error)
 
     def pair(self, number: int) -> tuple[int, int] | None:
         """Return the positions of two validation images of different classes; None: there are none to show."""
@@ -210,6 +226,18 @@ class PageModel:
     def attention(self, rows: Tensor) -> Attention:
         """Return rows (B, P) with their grid, as rules take them."""
         return Attention(rows, self.grid, self.extent)
+
+
+def _foregrounds(
+    data: ImageData | None, crop: Callable[[np.ndarray], Tensor]
+) -> tuple[Callable[[int], Tensor] | None, str]:
+    """Return validation image -> where its object is; or None, and why it is not known."""
+    if data is None:
+        return None, NO_MASKS
+    try:
+        return open_foregrounds(data, crop), ""
+    except DataError as error:
+        return None, str(error)
 
 
 def _imagenet_names(model: nn.Module) -> tuple[str, ...] | None:

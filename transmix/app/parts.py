@@ -99,11 +99,11 @@ def write_code(setting: Setting, own: Image, partner: Image, model: PageModel) -
     names = class_names((own, partner), model)
     classes = model.label(own), model.label(partner)
     chosen = dict.fromkeys(("area", "attention", "trained", setting.rule))
-    known = None not in classes
+    known, no_masks = None not in classes, model.foreground((own, partner))[1]
     rules = {
         name: setting.rule_of(name, model)
         for name in chosen
-        if name not in model.no_rules and not why_not(model.rules[name], known)
+        if name not in model.no_rules and not why_not(model.rules[name], known, no_masks)
     }
     method = None if setting.method in ("cutmix", "mixup") else model.methods[setting.method]
     mean = setting.head == MEAN
@@ -113,6 +113,7 @@ def write_code(setting: Setting, own: Image, partner: Image, model: PageModel) -
         device=str(model.device),
         loads=model.code(with_data=len(files) < 2),
         with_data=len(files) < 2,
+        numbers=(own, partner),
         images=[_reads(one, model.loaded.preprocessing.grey) for one in (own, partner)],
         given=not all(map(is_sample, files)),  # whether one of the files is the app's own copy
         classes=list(classes) if known else [0, 1],

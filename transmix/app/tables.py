@@ -54,9 +54,15 @@ def find_rules(mixing: Mixing) -> tuple[dict[str, Rule], dict[str, str]]:
     return rules, notes | ({"transmix": "50% attention"} if "transmix" in rules else {})
 
 
-def unserved(model: nn.Module, rules: dict[str, Rule]) -> tuple[dict[str, str], bool]:
-    """Return rule -> why it is not served for any image, and whether labels can be followed from block to block."""
-    never = {name: reason for name, rule in rules.items() if (reason := why_not(rule, classes=True))}
+def unserved(model: nn.Module, rules: dict[str, Rule], no_masks: str) -> tuple[dict[str, str], bool]:
+    """Return rule -> why it is not served for any image, and whether labels can be followed from block to block.
+
+    Args:
+        model: The model.
+        rules: Name -> rule.
+        no_masks: Why there are no masks of the objects; empty if there are.
+    """
+    never = {name: reason for name, rule in rules.items() if (reason := why_not(rule, True, no_masks))}
     try:
         AttentionReader(model, training=False, every_block=True).detach()
     except AttentionError as error:

@@ -18,7 +18,7 @@ from transmix.labels.evidence import Evidence, Rule
 from transmix.labels.patches import mask_on_patches
 from transmix.mixing import Mixed, cutmix, mixup
 from transmix.mixing.box import Box, box_area
-from transmix.visual.labels import label, why_not
+from transmix.visual.labels import NO_MASKS, label, why_not
 
 UNKNOWN = (None, None)
 """Class numbers of two images whose classes are not known."""
@@ -179,7 +179,8 @@ def answer(controls: Controls, model: PageModel) -> Answer:
     names, shown = class_names(given, model), None
     if own is not None and partner is not None:
         known = [None if one is None else model.label(one) for one in given]
-        shown = show(setting, own, partner, model, (known[0], known[1]))
+        both = [one for one in given if one is not None]
+        shown = show(setting, own, partner, model, (known[0], known[1]), model.foreground(both))
         ratio = shown.lam_area
     remarks = shown.remarks if shown else (remark,) if missing else ()
     return Answer(setting, anchor, ratio, given, names, (own, partner), shown, tuple(errors), remarks)
@@ -228,6 +229,7 @@ def show(
     partner: Tensor,
     model: PageModel,
     classes: tuple[int | None, int | None] = UNKNOWN,
+    foreground: tuple[Tensor | None, str] = (None, NO_MASKS),
     most: int = 3,
 ) -> Outcome:
     """Mix image A with image B, run the model, and compute the label weights by every rule.
@@ -238,13 +240,14 @@ def show(
         partner: Image B, (3, H, W) uint8.
         model: The model.
         classes: Class numbers of both; None: not known.
+        foreground: Where the objects of both are, (2, H, W) bool; or None, and why it is not known.
         most: Maximum number of classes shown.
     """
     images = torch.stack([own, partner])
     inputs = model.normalise(images)
     mixed = mix(setting, inputs, classes, model)
     seen, row = model.see(mixed.images[0]), model.row(mixed.images[0], setting.layer, setting.head)
-    labels, reasons = label_by_rules(setting, mixed, inputs, seen, row, model, None not in classes)
+    labels, reasons = label_by_rules(setting, mixed, inputs, seen, row, model, (None not in classes, *foreground))
     found = seen.logits.softmax(0).topk(min(most, len(seen.logits)))
     picture = mixed.to("cpu").apply(images.float())[0].round().byte()
     mask = None if mixed.mask is None else mixed.mask[0].cpu()
@@ -265,7 +268,13 @@ def mix(setting: Setting, inputs: Tensor, classes: tuple[int | None, int | None]
 
 
 def label_by_rules(
-    setting: Setting, mixed: Mixed, inputs: Tensor, seen: Seen, row: Tensor, model: PageModel, known: bool
+    setting: Setting,
+    mixed: Mixed,
+    inputs: Tensor,
+    seen: Seen,
+    row: Tensor,
+    model: PageModel,
+    known: tuple[bool, Tensor | None, str],
 ) -> tuple[dict[str, Label], dict[str, str]]:
     """Return the labels by rule, and why the other rules give none.
 
@@ -279,19 +288,21 @@ def label_by_rules(
         seen: The model's forward on row 0.
         row: (P,) attention to use, perhaps of another layer or head.
         model: The model.
-        known: Whether the classes are known.
+        known: Whether the classes are known; where the objects are, (2, H, W) bool or None; why not.
     """
+    with_classes, foreground, no_masks = known
     clean = torch.stack([model.see(image).attention for image in inputs])
     evidence = Evidence(
         attention=model.attention(row.expand(2, -1)),
         logits=seen.logits.expand(2, -1),
         clean=model.attention(clean),
+        foreground=foreground,
         rollout=seen.rollout,
     )
     labels, reasons, both, first = {}, dict(model.no_rules), mixed.to("cpu"), _first_row(mixed)
     for name in model.rules.keys() - reasons.keys():
         rule = setting.rule_of(name, model)
-        if reason := why_not(rule, known):
+        if reason := why_not(rule, with_classes, no_masks):
             reasons[name] = reason
             continue
         if "maps" in rule.needs:

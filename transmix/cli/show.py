@@ -13,8 +13,10 @@ from torch import Tensor
 from transmix import distributed
 from transmix.attention import AttentionError
 from transmix.cli.options import parse
-from transmix.data.dataset import Split
+from transmix.data.dataset import DataError, ImageData, Split
 from transmix.data.loader import choose_workers, evaluation_batches
+from transmix.data.masks import open_foregrounds
+from transmix.labels.evidence import Rule
 from transmix.mixing.box import check_box
 from transmix.models.loaded import LoadedModel, load_model, load_with_data
 from transmix.recipes import RecipeError
@@ -24,7 +26,7 @@ from transmix.runs.weights import is_run
 from transmix.visual.attention import heads_figure, layers_figure, rollout_figure, spaced
 from transmix.visual.boxes import PastedBox, draw_boxes, judge, most_disputed, pairs_of, rule_labels
 from transmix.visual.curves import curves_figure, read_curves
-from transmix.visual.labels import trained_rule, why_not
+from transmix.visual.labels import NO_MASKS, trained_rule, why_not
 from transmix.visual.look import head_rows, layer_rows, look, rollout
 from transmix.visual.page import FORMATS, save_figure
 from transmix.visual.pairs import pairs_figure, trained_note
@@ -122,10 +124,14 @@ class _Scene:
     image: Callable[[int], Tensor]  # position -> (3, H, W) uint8
     name: Callable[[int], str]
     number: int  # of images
-    split: Split | None = None
+    data: ImageData | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
         return self.loaded.preprocessing.normaliser(self.device)(images)
+
+    @property
+    def split(self) -> Split | None:
+        return None if self.data is None else self.data.val
 
     @property
     def mixing(self) -> Mixing:
@@ -154,7 +160,7 @@ def _scene(asked: Show) -> _Scene:
     def name(one: int) -> str:
         return classes[int(split.labels[one])]
 
-    return _Scene(loaded, device, lambda one: crop(split.image(one)), name, len(split), split)
+    return _Scene(loaded, device, lambda one: crop(split.image(one)), name, len(split), data)
 
 
 def _boxes(asked: Show, scene: _Scene, count: int) -> list[PastedBox]:
@@ -186,15 +192,26 @@ def _pairs(asked: Show) -> Figure:
 def _trained(scene: _Scene, boxes: list[PastedBox]) -> tuple[list[float] | None, str]:
     """Return the labels of pairs as the run trains them, and a note on its rule; None and why where that cannot be."""
     rule, name, split = trained_rule(scene.mixing), rule_name(scene.mixing), scene.split
-    reason = why_not(rule, classes=split is not None)
+    foreground, no_masks = _foregrounds(scene, rule)
+    reason = why_not(rule, split is not None, no_masks)
     classes = (lambda _: 0) if split is None else (lambda one: int(split.labels[one]))
     if not reason:
         try:
-            labels = rule_labels(scene.loaded.model, rule, boxes, scene.image, scene.normalise, classes)
+            labels = rule_labels(scene.loaded.model, rule, boxes, scene.image, scene.normalise, classes, foreground)
             return labels, trained_note(getattr(rule, "weight", None), name)
         except AttentionError as error:
             reason = str(error)
     return None, f"trained: labels by {name}, not drawn: {reason}"
+
+
+def _foregrounds(scene: _Scene, rule: Rule) -> tuple[Callable[[int], Tensor] | None, str]:
+    """Return where the objects of the scene's images are, if a rule needs it; or None, and why it is not known."""
+    if scene.data is None or "foreground" not in rule.needs:
+        return None, NO_MASKS
+    try:
+        return open_foregrounds(scene.data, scene.loaded.preprocessing.crop), ""
+    except DataError as error:
+        return None, str(error)
 
 
 def _chosen(asked: Show, count: int) -> tuple[_Scene, Tensor, list[str]]:

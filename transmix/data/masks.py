@@ -86,6 +86,17 @@ def crop_mask(mask: np.ndarray, crop: Callable[[np.ndarray], Tensor]) -> Tensor:
     return crop(covers.astype(np.uint8) * 255).argmax(dim=0).to(torch.uint8)
 
 
+def open_foregrounds(data: ImageData, crop: Callable[[np.ndarray], Tensor]) -> Callable[[int], Tensor]:
+    """Return a function from an index of the validation split to where the object is, (H', W') bool.
+
+    Args:
+        data: As for `open_masks`; errors too.
+        crop: As for `crop_mask`.
+    """
+    masks = open_masks(data)
+    return lambda index: crop_mask(masks(index), crop) == FOREGROUND
+
+
 def drawn(mask: np.ndarray) -> np.ndarray:
     """Draw a mask's foreground white on black, (H, W, 3) uint8: the form that `TrainingAugmentation` moves."""
     return np.repeat((mask == FOREGROUND)[..., None] * np.uint8(255), 3, axis=2)

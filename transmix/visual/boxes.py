@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,6 +142,7 @@ def rule_labels(
     image: Callable[[int], Tensor],
     normalise: Callable[[Tensor], Tensor],
     classes: Callable[[int], int] = lambda _: 0,
+    foreground: Callable[[int], Tensor] | None = None,
 ) -> list[float]:
     """Return the weight of image A's label by a rule for each of n boxes.
 
@@ -153,9 +155,11 @@ def rule_labels(
         image: As in `judge`.
         normalise: As in `judge`.
         classes: Index -> class number, for rules that look at the classes.
+        foreground: Index -> (H, W) bool, where the object is, for rules that need masks.
 
     Raises:
         AttentionError: The model does not give what the rule needs.
+        DataError: A mask cannot be read.
     """
     both = [one for side in ("own", "partner") for one in (getattr(box, side) for box in boxes)]
     images, count = torch.stack([image(one) for one in both]), len(boxes)
@@ -166,7 +170,11 @@ def rule_labels(
     draw = Draw(height, width, partner, lam, places)
     inputs = normalise(images)
     mixed = draw.apply(inputs, torch.tensor([classes(one) for one in both], device=inputs.device))
-    found = label(mixed, rule, gather(model, rule.needs, mixed.images, inputs))
+    evidence = gather(model, rule.needs, mixed.images, inputs)
+    if foreground is not None and "foreground" in rule.needs:
+        masks = torch.stack([foreground(one) for one in both])
+        evidence = replace(evidence, foreground=masks.to(inputs.device))
+    found = label(mixed, rule, evidence)
     return own_share(found)[:count].tolist()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transmix.attention import AttentionReader, attention_maps
 from transmix.attention.eval_mode import eval_mode
 from transmix.attention.rollout import Rollout
+from transmix.labels import ControlLabels
 from transmix.labels.evidence import Evidence, Rule
 from transmix.mixing import Mixed
 from transmix.recipes.mixing import build_rule
@@ -31,16 +32,21 @@ def smoothed(rule: Rule, mixing: Mixing) -> Rule:
     return replace(rule, smoothing=mixing.smoothing)  # type: ignore[type-var]
 
 
-def why_not(rule: Rule, classes: bool, masks: bool = False) -> str:
+NO_MASKS = "it needs masks of the objects"
+
+
+def why_not(rule: Rule, classes: bool, no_masks: str = NO_MASKS) -> str:
     """Return why a rule cannot label images that are only looked at; empty if it can.
 
     Args:
         rule: the rule.
         classes: whether the classes of both images are known.
-        masks: whether masks of the objects are at hand.
+        no_masks: why there are no masks of the objects; empty if there are.
     """
-    if "foreground" in rule.needs and not masks:
-        return "it needs masks of the objects"
+    if isinstance(rule, ControlLabels):
+        return "it gives a row what belongs to another, and one pair has no other row"
+    if "foreground" in rule.needs and no_masks:
+        return no_masks
     if "logits" in rule.needs and not classes:
         return "it compares the prediction with the classes of both images, which are not known"
     return ""
