@@ -212,12 +212,7 @@ def weigh(
             pasted = boxes_mask(boxes, own.shape[-2], own.shape[-1])
             indices = [pairs[number][side] for side in (0, 1) for number in numbers]
             both = _paste(own, partner, pasted, torch.tensor([int(split.labels[index]) for index in indices]))
-            logits, attention = looks.of(both.images[: len(numbers)])
-            twice = attention._replace(row=attention.row.repeat(2, 1))
-            evidence = Evidence(attention=twice, logits=logits.repeat(2, 1))
-            if clean:
-                looks(dict(zip(indices, torch.cat([own, partner]), strict=True)))
-                evidence = replace(evidence, clean=looks.clean(indices))
+            evidence = _evidence(looks, both, indices if clean else None, torch.cat([own, partner]))
             lam = [rule(both, evidence).lam[: len(numbers)] for rule in rules.values()]
             shown = [own_mask & ~pasted, partner_mask & pasted, own_mask, partner_mask]
             pixels = [of_image.flatten(1).sum(1) for of_image in shown]
@@ -282,6 +277,16 @@ def _values(weighed: PairLabels, by: str, pairs: int, suffix: str) -> Iterator[t
         for name, (value, low, high) in found.items():
             yield f"{name}_{rule}{suffix}", value
             yield f"{name}_{rule}{suffix}_interval", [low, high]
+
+
+def _evidence(looks: _Looks, both: Mixed, indices: Sequence[int] | None, images: Tensor) -> Evidence:
+    """Return what rules look at, twice the n mixed rows; with `indices` (2n) of the clean images (2n, 3, H, W) too."""
+    logits, attention = looks.of(both.images[: len(images) // 2])
+    evidence = Evidence(attention=attention._replace(row=attention.row.repeat(2, 1)), logits=logits.repeat(2, 1))
+    if indices is None:
+        return evidence
+    looks(dict(zip(indices, images, strict=True)))
+    return replace(evidence, clean=looks.clean(indices))
 
 
 def _paste(own: Tensor, partner: Tensor, pasted: Tensor, labels: Tensor) -> Mixed:
