@@ -21,11 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from label_truth import rules_with, write
+from label_truth import write
 
 from transmix.data.masks import open_masks
 from transmix.evaluation.evaluate import prepare
-from transmix.evaluation.label_truth import PairLabels, draw_pairs, mean_interval, weigh
+from transmix.evaluation.label_pairs import PairLabels, draw_pairs
+from transmix.evaluation.label_scores import mean_interval
+from transmix.evaluation.label_truth import RULES, weigh
+from transmix.labels import AttentionLabels
 from transmix.models.loaded import load_with_data
 
 
@@ -70,7 +73,9 @@ def main() -> None:
     evaluators = prepare(loaded, device=asked.device)
     masks, size = open_masks(data), evaluators[0].preprocessing.height_width
     pairs = draw_pairs(asked.boxes, data.val.labels, size, asked.seed)
-    rules = {name: rule for name, rule in rules_with(asked.shift).items() if name.startswith("attention")}
+    rules = {name: rule for name, rule in RULES.items() if name.startswith("attention")}
+    if asked.shift is not None:
+        rules["attention_shifted"] = AttentionLabels(1.0, "fraction", asked.shift)
     models = {}
     for one in evaluators:  # unsure pixels count as the object: what is called empty is
         weighed = weigh(one, data.val, lambda index: (masks(index) > 0).astype(np.uint8), pairs, rules)

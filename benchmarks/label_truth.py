@@ -4,54 +4,34 @@
     python benchmarks/label_truth.py WEIGHTS.safetensors --data PETS
 
 The truth is the share of foreground that each image contributes, by the data set's masks, as in
-`transmix.evaluation.label_truth`. The table gives for each rule the mean of |lam - truth|, half its 95 % interval,
-and the rank correlation of both. A run keeps its last checkpoints and the best; train with --keep-checkpoints 1000 to
-see every epoch.
-
---shift weighs once more with the mask moved down and right by some pixels, as a token sees it whose receptive field is
-centred that much above and left of the middle of its patch. Where patches overlap, as in convolutional stems (XCiT), it
-is centred on the patch's upper left pixel: half a patch.
+`transmix.evaluation.label_truth`, whose rules these are: rules that look, and null rules that do not. For each the
+table gives the mean of |lam - truth| with half its 95 % interval, in the evaluation crop and in the run's training
+crops; where one image is a ghost; and the correlation with what is specific to the images, which is 0 for a rule that
+does not look at them. A run keeps its last checkpoints and the best; train with --keep-checkpoints 1000 to see every
+epoch.
 """
 
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from timing import where
-from torch import Tensor
-from torch.nn import functional as F
 
 from transmix.data.dataset import ImageData
 from transmix.data.masks import open_masks
 from transmix.evaluation.evaluate import Evaluator, prepare
-from transmix.evaluation.label_truth import RULES, Pair, Rule, agreement, draw_pairs, true_lam, weigh
-from transmix.mixing import Mixed
+from transmix.evaluation.label_pairs import PER_BOX, Pair, draw_pairs
+from transmix.evaluation.label_scores import judged, scores, true_lam
+from transmix.evaluation.label_truth import evaluation_view, training_view, weigh_all
 from transmix.models.loaded import load_with_data
 from transmix.runs.checkpoint import list_checkpoints, read_state, read_tensors
 
-
-def moved(rule: Rule, pixels: int) -> Rule:
-    """Return a rule that sees the mask moved down and right by some pixels; the border's values come in."""
-
-    def weigh_moved(mixed: Mixed, attention: Tensor, grid: tuple[int, int]) -> Mixed:
-        assert mixed.mask is not None
-        whole = F.pad(mixed.mask[:, None].float(), (pixels, 0, pixels, 0), mode="replicate")[:, 0] > 0
-        height, width = mixed.mask.shape[-2:]
-        return rule(replace(mixed, mask=whole[:, :height, :width]), attention, grid=grid)
-
-    return weigh_moved
-
-
-def rules_with(shift: int | None) -> dict[str, Rule]:
-    """Return the suite's rules, and two with the moved mask if asked for."""
-    if shift is None:
-        return dict(RULES)
-    return {**RULES, **{f"{name}_shifted": moved(RULES[f"{name}_fraction"], shift) for name in ("attention", "mean")}}
+COLUMNS = ("error", "error_in_training", "ghost_error", "image_specific")
+"""What is printed; the file holds more."""
 
 
 def each_epoch(target: str, evaluators: Sequence[Evaluator]) -> Iterator[int | None]:
@@ -66,19 +46,20 @@ def each_epoch(target: str, evaluators: Sequence[Evaluator]) -> Iterator[int | N
         yield None
 
 
-def measure(
-    one: Evaluator, data: ImageData, pairs: Sequence[Pair], rules: dict[str, Rule], by: str
-) -> dict[str, dict[str, Any]]:
-    """Return rule -> error, error over area and rank correlation, each with its interval; and the pairs that count."""
-    weighed = weigh(one, data.val, open_masks(data), pairs, rules)
-    truth = true_lam(weighed.seen, weighed.whole, by)
-    known = ~np.isnan(truth)
+def measure(one: Evaluator, data: ImageData, pairs: Sequence[Pair], seed: int, by: str) -> dict[str, dict[str, Any]]:
+    """Return rule -> its scores, each with its interval, and the pairs that count."""
+    masks = open_masks(data)
+    views = {"": evaluation_view(one, data.val, masks), "_in_training": training_view(one, data.val, masks, seed)}
     found: dict[str, dict[str, Any]] = {}
-    for rule, lam in weighed.lam.items():
-        scores = agreement(lam[known], truth[known], weighed.lam_area[known])
-        found[rule] = {"pairs": int(known.sum())} | {
-            name: [round(value, 5) for value in estimate] for name, estimate in scores.items()
-        }
+    for suffix, view in views.items():
+        if view is None:
+            continue
+        weighed = judged(weigh_all(one, data.val, masks, pairs, seed, view), by)
+        counted = int((~np.isnan(true_lam(weighed.seen, weighed.whole, by))).sum())
+        for rule, of in scores(weighed, by).items():
+            of_rule = found.setdefault(rule, {})
+            of_rule[f"pairs{suffix}"] = counted
+            of_rule |= {f"{name}{suffix}": [round(value, 5) for value in estimate] for name, estimate in of.items()}
     return found
 
 
@@ -90,7 +71,6 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="decides pairs and boxes")
     parser.add_argument("--by", choices=["object", "pixel"], default="object", help="what counts as true")
-    parser.add_argument("--shift", type=int, help="pixels to move the mask by")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--label", help="what the file calls the model; its path if not given")
@@ -98,22 +78,22 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
 
-    rules = rules_with(asked.shift)
     models, data = load_with_data(asked.target, asked.data)
     evaluators = prepare(models, device=asked.device)
-    pairs = draw_pairs(asked.pairs, data.val.labels, evaluators[0].preprocessing.height_width, asked.seed)
-    print(f"{'epoch':>5} {'model':<6}" + "".join(f"{rule:>26}" for rule in rules))
+    size = evaluators[0].preprocessing.height_width
+    pairs = draw_pairs(asked.pairs, data.val.labels, size, asked.seed, per_box=PER_BOX)
     truth = []
     for epoch in each_epoch(asked.target, evaluators):
         for one in evaluators:
-            found = measure(one, data, pairs, rules, asked.by)
+            found = measure(one, data, pairs, asked.seed, asked.by)
             truth.append({"epoch": epoch, "model": one.name, "by": asked.by, "rules": found})
-            cells = [
-                f"{error[0]:.3f} +- {error[2] - error[0]:.3f}, r {score['rank_correlation'][0]:.3f}"
-                for score in found.values()
-                for error in [score["error"]]
-            ]
-            print(f"{epoch or '-':>5} {one.name:<6}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
+            print(f"\n{one.name}{'' if epoch is None else f', epoch {epoch}'}")
+            print(f"{'rule':<20}" + "".join(f"{name:>24}" for name in COLUMNS))
+            for rule, of in found.items():
+                cells = (
+                    f"{of[name][0]:.3f} +- {of[name][2] - of[name][0]:.3f}" if name in of else "-" for name in COLUMNS
+                )
+                print(f"{rule:<20}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
     write(asked, "label_truth", {"data": data.name, "truth": truth})
 
 

@@ -7,33 +7,57 @@ from shown import cell, origin, table
 
 from transmix.runs.weights import NAMES
 
-RULES = {"area": "area (CutMix)", "attention": "attention alone", "mean": "mean of both (TransMix)"}
-HOW = {"fraction": "box by covered fraction", "shifted": "covered fraction of the box moved"}
+RULES = {
+    "area": "area (CutMix)",
+    "line": "line in the area",
+    "centre": "prior at the centre",
+    "mean_map": "the model's mean map",
+    "attention": "attention alone",
+    "attention_fraction": "attention alone, box by covered fraction",
+    "attention_shifted": "attention alone, covered fraction of the box moved",
+    "mean": "area and attention (TransMix)",
+    "mean_fraction": "TransMix, box by covered fraction",
+    "mean_shifted": "TransMix, box moved to where tokens look",
+    "progressive": "attention and area by the prediction (MixPro)",
+    "clean_view": "clean view of each source",
+    "clean_view_mean": "area and clean view",
+    "clean_view_centre": "clean view and prior at the centre",
+}
+"""How rules are called, in the order in which they are shown: those that look at nothing first."""
+
+COLUMNS = {
+    "error": "error",
+    "error_in_training": "in training crops",
+    "ghost_error": "where one is a ghost",
+    "image_specific": "specific to the images",
+}
 BOXES = {"empty": "background alone", "in between": "in between", "on object": "on the object"}
 
 
 def label_truth(name: str, found: dict[str, Any]) -> str:
     """Show how far mixed labels are from what is visible, after the last epoch, by rule."""
-    last = max(one["epoch"] for one in found["truth"])
+    last = max((one["epoch"] or 0) for one in found["truth"])
     parts = [
         f"## Label truth: {name.removeprefix('label_truth_').removesuffix('.json')}\n\n",
         "How far a mixed label is from the share of the visible foreground that each image has, over "
         f"{found['settings']['pairs']} pairs of validation images with a box, by {found['settings']['by']}: mean "
-        f"absolute error and rank correlation, with 95 % intervals. {_moved(found)}Run: `{found['model']}`.\n\n",
+        "absolute error in the evaluation crop and in training crops; where less than a tenth of one object is "
+        "visible; and the correlation with what is specific to the images, beyond what the box says, which is 0 for "
+        "a rule that looks at nothing. The first four rules look at no image. In brackets 95 % intervals, over pairs "
+        f"for errors and over boxes for the correlation. Run: `{found['model']}`.\n\n",
     ]
     for one in found["truth"]:
-        if one["epoch"] == last:
+        if (one["epoch"] or 0) == last:
+            names = [rule for rule in RULES if rule in one["rules"]]
             lines = [
                 [
-                    _rule(rule),
-                    _spread(value["error"]),
-                    _spread(value["error_over_area"], signed=True),
-                    _spread(value["rank_correlation"]),
+                    RULES[rule],
+                    *(_spread(one["rules"][rule][key]) if key in one["rules"][rule] else "" for key in COLUMNS),
                 ]
-                for rule, value in one["rules"].items()
+                for rule in names
             ]
-            heads = [f"{_weights(one['model'])}, epoch {last}", "error", "error over area's", "rank correlation"]
-            parts += [table(heads, lines), "\n"]
+            epoch = f", epoch {last}" if last else ""
+            parts += [table([f"{_weights(one['model'])}{epoch}", *COLUMNS.values()], lines), "\n"]
     return "".join(parts) + _origin(name, found)
 
 
@@ -48,7 +72,7 @@ def empty_boxes(name: str, found: dict[str, Any]) -> str:
     for model, rows in found["models"].items():
         lines = [
             [
-                _rule(row["rule"]),
+                RULES.get(row["rule"], cell(row["rule"])),
                 BOXES.get(row["box"], cell(row["box"])),
                 row["boxes"],
                 _spread([row["difference"], *row["interval"]], signed=True),
@@ -68,11 +92,6 @@ def _moved(found: dict[str, Any]) -> str:
         f"Once more with the box moved down and right by {shift} pixels, as a token sees it whose receptive field is "
         f"centred that much above and left of the middle of its patch. "
     )
-
-
-def _rule(name: str) -> str:
-    rule, _, how = name.partition("_")
-    return RULES.get(rule, cell(rule)) + (f", {HOW.get(how, cell(how))}" if how else "")
 
 
 def _weights(name: str) -> str:

@@ -7,6 +7,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,14 +15,17 @@ from transmix.attention import AttentionError
 from transmix.data.bad_images import BadImages
 from transmix.data.dataset import DataError, ImageData, Split, UnreadableImageError
 from transmix.data.masks import UNSURE, open_masks
+from transmix.data.settings import Augmentation
 from transmix.distributed import World
 from transmix.evaluation import label_truth as truth
 from transmix.evaluation.evaluate import Evaluator
-from transmix.evaluation.label_truth import agreement, mean_interval, rank_correlation
+from transmix.evaluation.label_pairs import PER_BOX, half_of, image_halves
+from transmix.evaluation.label_scores import agreement, image_specific, judged, mean_interval, rank_correlation, scores
 from transmix.evaluation.suites import Settings, load_suite
 from transmix.mixing import Mixer
 from transmix.mixing.box import box_area
 from transmix.models.loaded import LoadedModel, Preprocessing
+from transmix.recipes import load_recipe
 
 HEIGHT, WIDTH, PATCH = 16, 24, 4
 SIZE = HEIGHT, WIDTH
@@ -39,7 +43,7 @@ class LooksAtBright(nn.Module):
         self.blocks = nn.ModuleList([nn.ModuleDict({"attn": Looks()})])
 
     def forward(self, images):
-        return self.blocks[0]["attn"](self.patch_embed(images)).expand(-1, 2)
+        return self.blocks[0]["attn"](self.patch_embed(images)).expand(-1, 3)
 
 
 class Looks(nn.Module):
@@ -189,10 +193,10 @@ def test_attention_on_the_foreground_alone_gives_the_truth_by_pixel():
 def test_a_weight_of_the_wrong_image_is_far_from_the_truth():
     data = bright_data()
 
-    def swapped(mixed, attention, grid):
-        lam = truth.RULES["attention"](mixed, attention, grid=grid).lam
-        return replace(mixed, lam=1 - lam)
+    def swapped(mixed, evidence):
+        return replace(mixed, lam=1 - truth.RULES["attention"](mixed, evidence).lam)
 
+    swapped.needs = ("attention",)
     found = errors(weigh(data, draw(data), {"attention": truth.RULES["attention"], "swapped": swapped}))
     assert found["attention"] < 0.2 < 0.4 < found["swapped"]
 
@@ -283,7 +287,8 @@ def test_the_suite_yields_both_truths_with_intervals(monkeypatch):
     monkeypatch.setattr(truth, "PAIRS", 80)
     data = bright_data(empty=(0, 1, 2, 3, 4, 5))
     found = dict(load_suite("label-truth")(open_model(), data, Settings()))
-    weighed = weigh(data, draw(data, 80))
+    pairs = truth.draw_pairs(80, data.val.labels, SIZE, 0, per_box=PER_BOX)
+    weighed = weigh(data, pairs)
     for by, suffix in (("object", ""), ("pixel", "_by_pixel")):
         true = truth.true_lam(weighed.seen, weighed.whole, by)
         assert found[f"pairs{suffix}"] == np.isfinite(true).sum()
@@ -296,6 +301,144 @@ def test_the_suite_yields_both_truths_with_intervals(monkeypatch):
     assert found["left_out"] > found["left_out_by_pixel"]  # by object, both images must have foreground
     assert found["error_over_area_mean"] == pytest.approx(found["error_mean"] - found["error_area"])
     assert "error_over_area_area" not in found
+    assert not any(name.endswith("_in_training") for name in found)  # training crops are square
+
+
+def test_boxes_are_crossed_with_pairs_of_one_half():
+    labels = np.arange(40) % 3
+    pairs, halves = truth.draw_pairs(64, labels, SIZE, 3, per_box=8), image_halves(40, 3)
+    assert sorted(halves[0] + halves[1]) == list(range(40))
+    assert len(halves[0]) == len(halves[1]) == 20
+    for start in range(0, 64, 8):
+        block = pairs[start : start + 8]
+        assert len({pair.box for pair in block}) == 1
+        assert {index for pair in block for index in pair[:2]} <= set(halves[start // 8 % 2])
+        assert len({pair[:2] for pair in block}) > 4
+    assert len({pair.box for pair in pairs}) == 8
+    assert pairs[:20] == truth.draw_pairs(20, labels, SIZE, 3, per_box=8)
+    assert all(labels[pair.own] != labels[pair.partner] for pair in pairs)
+    assert truth.draw_pairs(9, [0, 1], SIZE, 3, per_box=8)  # of two images, both halves are all
+
+
+def some_weights(boxes=60, per_box=8, seed=0):
+    rng = np.random.default_rng(seed)
+    box = np.repeat(np.arange(boxes), per_box)
+    of_box, of_images = rng.random(boxes)[box], rng.normal(0, 0.1, len(box))
+    return rng, box, of_box, of_images
+
+
+def test_what_is_specific_to_the_images_is_the_correlation_of_residuals_on_the_boxes():
+    rng, box, of_box, of_images = some_weights()
+    keep = rng.random(len(box)) > 0.3  # boxes have different numbers of pairs
+    lam, true, box = (
+        (of_box + of_images / 2 + rng.normal(0, 0.1, len(box)))[keep],
+        (of_box + of_images)[keep],
+        box[keep],
+    )
+    dummies = np.eye(60)[box]
+    residuals = [
+        values - LinearRegression(fit_intercept=False).fit(dummies, values).predict(dummies) for values in (lam, true)
+    ]
+    value, low, high = image_specific(lam, true, box)
+    assert value == pytest.approx(np.corrcoef(*residuals)[0, 1], abs=1e-9)
+    assert low < value < high < low + 0.3
+
+
+def test_the_measure_cannot_be_fooled_by_the_box_and_sees_what_a_rule_knows():
+    rng, box, of_box, of_images = some_weights(boxes=400)
+    true = of_box + of_images
+    assert image_specific(true, true, box) == pytest.approx((1, 1, 1))
+    assert image_specific(of_box, true, box) == (0, 0, 0)
+    assert image_specific(0.9 * of_box + 1e-12 * rng.random(len(box)), true, box) == (0, 0, 0)
+    half_known = image_specific(of_box + of_images + rng.normal(0, 0.1, len(box)), true, box)
+    assert half_known[0] == pytest.approx(2**-0.5, abs=0.03)
+    blocks = true.reshape(-1, 8)
+    for wrong in (np.roll(blocks, 1, axis=1).ravel(), of_box + rng.permutation(of_images)):
+        value, low, high = image_specific(wrong, true, box)
+        assert low < 0.05
+        assert abs(value) < 0.2 < 0.7 < half_known[0]
+        assert high > value > low
+    assert image_specific(np.empty(0), np.empty(0), np.empty(0, dtype=int)) == (0, 0, 0)
+
+
+def test_the_line_is_fitted_on_the_other_half():
+    data = bright_data(30)
+    pairs = truth.draw_pairs(160, data.val.labels, SIZE, 0, per_box=PER_BOX)
+    weighed = weigh(data, pairs, {"area": truth.RULES["area"]})
+    true, half = truth.true_lam(weighed.seen, weighed.whole), half_of(weighed.pairs, PER_BOX)
+    line = judged(weighed, "object").lam["line"]
+    for scored in (0, 1):
+        fitted = (half != scored) & ~np.isnan(true)
+        model = LinearRegression().fit(weighed.lam_area[fitted, None], true[fitted])
+        expected = np.clip(model.predict(weighed.lam_area[half == scored, None]), 0, 1)
+        assert line[half == scored] == pytest.approx(expected, abs=1e-9)
+    other = replace(weighed, seen=np.where((half == 1)[:, None], weighed.seen[:, ::-1], weighed.seen))
+    moved = judged(other, "object").lam["line"]
+    assert np.array_equal(moved[half == 1], line[half == 1])
+    assert not np.allclose(moved[half == 0], line[half == 0], atol=0.01)
+
+
+def test_clean_views_and_mean_maps_are_those_of_explicit_loops():
+    data, model = bright_data(12), LooksAtBright(1.5)
+    pairs = truth.draw_pairs(32, data.val.labels, SIZE, 0, per_box=PER_BOX)
+    evaluator, masks = open_model(model), open_masks(data)
+    view = truth.evaluation_view(evaluator, data.val, masks)
+    found = judged(truth.weigh_all(evaluator, data.val, masks, pairs, 0, view), "object")
+
+    def clean(index):
+        light = data.val.masks[index].reshape(4, PATCH, 6, PATCH).mean((1, 3))
+        row = np.exp(1.5 * (2 * light - 1))
+        return row / row.sum()
+
+    halves = image_halves(12, 0)
+    means = [np.mean([clean(index) for index in half], axis=0) for half in halves]
+    for number, (own, partner, (top, left, bottom, right)) in enumerate(pairs):
+        pasted = np.zeros(SIZE)
+        pasted[top:bottom, left:right] = 1
+        pasted = pasted.reshape(4, PATCH, 6, PATCH).mean((1, 3))
+        kept, shown = (clean(own) * (1 - pasted)).sum(), (clean(partner) * pasted).sum()
+        assert found.lam["clean_view"][number] == pytest.approx(kept / (kept + shown), abs=1e-5)
+        mean_map = means[1 - half_of(number, PER_BOX)]
+        assert found.lam["mean_map"][number] == pytest.approx((mean_map * (1 - pasted)).sum(), abs=1e-5)
+        assert found.lam["clean_view_mean"][number] == pytest.approx(
+            (found.lam["clean_view"][number] + found.lam_area[number]) / 2, abs=1e-5
+        )
+        assert found.lam["clean_view_centre"][number] == pytest.approx(
+            (found.lam["clean_view"][number] + found.lam["centre"][number]) / 2, abs=1e-6
+        )
+    by_rule = scores(found, "object")
+    assert all(by_rule[rule]["image_specific"] == (0, 0, 0) for rule in truth.NULL)
+    assert by_rule["clean_view"]["image_specific"][0] > 0.4
+    ghost = [
+        min(seen / whole for seen, whole in zip(*pair, strict=True)) < 0.1
+        for pair in zip(found.seen, found.whole, strict=True)
+    ]
+    known = np.isfinite(truth.true_lam(found.seen, found.whole)) & ghost
+    error = np.abs(found.lam["mean"] - truth.true_lam(found.seen, found.whole))[known]
+    assert 0 < known.sum() < 32
+    assert by_rule["mean"]["ghost_error"][0] == pytest.approx(error.mean())
+
+
+def test_training_crops_move_image_and_mask_alike():
+    data, half = bright_data(20), (0.5,) * 3
+    recipe = replace(
+        load_recipe("digits"), augmentation=Augmentation(rand_augment=None, random_erasing=0.0, color_jitter=0.0)
+    )
+    loaded = LoadedModel("random", LooksAtBright().eval(), ("a", "b", "c"), Preprocessing((16, 16), 1.0, half, half))
+    evaluator = Evaluator(replace(loaded, recipe=recipe), World(0, 1, 1, torch.device("cpu")), 8, 0)
+    masks = open_masks(data)
+    view = truth.training_view(evaluator, data.val, masks, 0)
+    assert truth.training_view(open_model(), data.val, masks, 0) is None
+    evaluation, differ = truth.evaluation_view(evaluator, data.val, masks), 0
+    for index in range(20):
+        pixels, mask = view(index)
+        assert torch.equal(view(index)[0], pixels)
+        assert ((pixels[0] >= 128) == mask).float().mean() > 0.98  # white on the object
+        differ += not torch.equal(mask, evaluation(index)[1])
+    assert differ > 10
+    pairs = truth.draw_pairs(16, data.val.labels, (16, 16), 0, per_box=PER_BOX)
+    found = truth.weigh(evaluator, data.val, masks, pairs, {"area": truth.RULES["area"]}, view)
+    assert found.whole[:, 0].tolist() == [int(view(pair.own)[1].sum()) for pair in pairs]
 
 
 def test_it_is_refused_before_anything_is_measured(noise, small_vit, opened):
