@@ -67,7 +67,7 @@ def test_the_figures_of_the_readme_are_what_the_files_say(tmp_path):
     assert text == results.put_into(text, results.RESULTS), "make them again: python benchmarks/compare/results.py"
     copy = tmp_path / "results"
     shutil.copytree(results.RESULTS, copy)
-    changes = {"step_overhead_cpu": ('"ratio": ', '"ratio": 1'), "label_truth_pets3": ("0.1", "0.2")}
+    changes = {"step_overhead_cpu": ('"ratio": ', '"ratio": 1'), "label_truth_pets3": ("0.0", "0.3")}
     for name, (old, new) in changes.items():
         path = copy / f"{name}.json"
         path.write_text(path.read_text().replace(old, new))
@@ -149,10 +149,7 @@ def test_the_first_screen_is_what_the_comparisons_say():
         wanted.append(f"| {100 * one['scores']['ema_top1']['mean']:+.2f} (".replace("-", "−"))
     assert [one for one in wanted if one not in first] == []
     assert "more than noise in 0 of 5 comparisons" in first
-    assert (
-        "in 1 of 2 models. Mean error, pets3: area 0.097, TransMix 0.087, best of the rules that look at nothing"
-        in first
-    )
+    assert "in 1 of 2 models. Mean error, pets3: area 0.097, TransMix 0.086, best of the rules that look at" in first
     headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)[:-1]  # the last lists further files
     assert re.findall(r"\[([^]]+)\]\(#", first) == [heading.replace("_", r"\_") for heading in headings]
     assert len(first.splitlines()) < 30

@@ -1,5 +1,7 @@
 """Where a patch's token looks: the middle of the pixels that it is computed from, against the middle of its patch."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -37,19 +39,17 @@ def receptive_shift(model: nn.Module) -> float:
             f"{type(bare).__name__} makes its patches in several modules, so it is not known where a token looks: give "
             f"the rule's shift in pixels"
         )
-    embedding = cutter_of(embedding)
-    stride = embedding.stride if isinstance(embedding, nn.Conv2d) else embedding.patch_size  # type: ignore[union-attr]
+    cutter: Any = cutter_of(embedding)
+    stride = cutter.stride if isinstance(cutter, nn.Conv2d) else cutter.patch_size
     down, across = (stride, stride) if isinstance(stride, int) else stride
-    size = getattr(embedding, "img_size", None) or (CELLS * down, CELLS * across)
+    size = getattr(cutter, "img_size", None) or (CELLS * down, CELLS * across)
     height, width = (size, size) if isinstance(size, int) else size
     # Two images: of a batch of one, torch 2.15's batch norm gives wrong gradients for tokens (B, P, D) on a CPU.
     images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     images = images.to(weight.device, torch.float64).requires_grad_()
-    exact = {
-        name: value.detach().double() for name, value in embedding.state_dict().items() if value.is_floating_point()
-    }
-    with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False), eval_mode(embedding):
-        token, grid = _middle_token(functional_call(embedding, exact, (images,)), height, width)
+    exact = {name: value.detach().double() for name, value in cutter.state_dict().items() if value.is_floating_point()}
+    with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False), eval_mode(cutter):
+        token, grid = _middle_token(functional_call(cutter, exact, (images,)), height, width)
         (gradient,) = torch.autograd.grad(token.square().sum(), images)
     strength = gradient[0].abs().sum(0)
     seen = strength > NOISE * strength.max()

@@ -152,7 +152,7 @@ def _open(asked: Predict) -> tuple[Predictor, Labels | None, dict[str, str]]:
 def _output(asked: Predict, predictor: Predictor, about: dict[str, str]) -> AbstractContextManager[Write]:
     if asked.out is None:
         return lines()
-    features = classifier(predictor.evaluator.model).in_features if asked.features else None
+    features = int(classifier(predictor.evaluator.model).in_features) if asked.features else None  # type: ignore[arg-type]
     return writer(asked.out, predictor.top, features, about)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ MAPS = 400
 View = Callable[[int], tuple[Tensor, Tensor]]
 """Index of an image -> its pixels (3, H, W) uint8 as the model gets them, and its foreground (H, W) bool."""
 
-RULES: Mapping[str, Rule] = {
+RULES: Mapping[str, Any] = {
     "area": AreaLabels(),
     "centre": CentreLabels(),
     "attention": AttentionLabels(1.0),
@@ -87,7 +87,7 @@ class MapLabels:
         return attention_labels(mixed, row.expand(len(mixed.lam), -1), grid=grid, weight=1.0, **how)  # type: ignore[arg-type]
 
 
-def rules_of(model: torch.nn.Module) -> dict[str, Rule]:
+def rules_of(model: torch.nn.Module) -> dict[str, Any]:
     """Return `RULES` for a model: clean views where its tokens look, and TransMix so where that is not their patch."""
     shift = 0.0
     with suppress(AttentionError):
