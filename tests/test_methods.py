@@ -197,7 +197,7 @@ def test_any_method_goes_with_any_rule(method, rule):
     model, (images, labels) = a_model(), a_batch()
     mixer = Mixer(methods=[METHODS[method]()], generator=torch.Generator().manual_seed(0))
     tm = TransMix(model, mixer=mixer, labels=rule)
-    foreground = {"foreground": images[:, 0] > 0} if rule == "object" else {}
+    foreground = {"foreground": images[:, 0] > 0} if "foreground" in RULES[rule].needs else {}
     mixed = tm.mix(images, labels, **foreground)
     logits = model(mixed.images)
     again = tm.relabel(mixed, logits=logits)
