@@ -97,8 +97,8 @@ def test_two_processes_choose_one_batch_size_and_stop_together(pair, images, sma
     recipe = small_recipe(images, epochs=5, patience=2, batch_size=None, **still)
     assert pair("plain", recipe, tmp_path / "run")["codes"] == [0, 0]
     found = summary(tmp_path / "run")
-    assert (found["step"], found["finished"]) == (30, True)  # 10 steps an epoch, of 2 x 2 images
-    assert "batch_size: 4\n" in (tmp_path / "run" / "recipe.yaml").read_text()
+    assert (found["step"], found["finished"]) == (15, True)  # 5 steps an epoch, of 2 x 4 images
+    assert "batch_size: 8\n" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert "of epoch 1 in 2 evaluations" in found["stopped_early"]
 
 
