@@ -224,7 +224,7 @@ def test_a_step_that_is_not_finite_is_held_back_and_stops_the_run(images, small_
     run.step.normalise = lambda batch: normalise(batch) * float("nan")
     with pytest.raises(
         NotFiniteError,
-        match=r"not finite at step 1 \(epoch 1; training images .*\.png, .* and 5 more\); it was skipped\. transmix replay",
+        match=r"not finite at step 1 \(epoch 1; training images .*\.png, .* and 5 more\); it was skipped\. transmix",
     ):
         finish(run, Watch(world))
     assert all(tensor.equal(before[name]) for name, tensor in run.bare.state_dict().items())
