@@ -43,8 +43,8 @@ def label_truth(name: str, found: dict[str, Any]) -> str:
         f"{found['settings']['pairs']} pairs of validation images with a box, by {found['settings']['by']}: mean "
         "absolute error in the evaluation crop and in training crops; where less than a tenth of one object is "
         "visible; and the correlation with what is specific to the images, beyond what the box says, which is 0 for "
-        "a rule that looks at nothing. The first four rules look at no image. In brackets 95 % intervals, over pairs "
-        f"for errors and over boxes for the correlation. Run: `{found['model']}`.\n\n",
+        "a rule that looks at nothing. The first four rules look at no image. In brackets 95 % intervals over "
+        f"boxes. Run: `{found['model']}`.\n\n",
     ]
     for one in found["truth"]:
         if (one["epoch"] or 0) == last:

@@ -49,7 +49,7 @@ class Stage:
 
 
 STAGES = {
-    "pilot": Stage(("area",), tuple(SETTINGS), (100, 101)),
+    "pilot": Stage(("area",), tuple(name for name in SETTINGS if name != "stable"), (100,)),
     "baseline": Stage(("area",), ("stable",), tuple(range(102, 122))),
     "main": Stage(("area", "transmix", "oracle", "control"), ("stable",), tuple(range(16))),
     "more": Stage(("line", "transmix-shifted", "clean-view", "clean-view-and-area"), ("stable",), tuple(range(16))),

@@ -7,14 +7,13 @@ FOLDER holds runs of `train.py`; there may be several, and unfinished runs in th
 """
 
 import json
-import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "compare"))
+from arms import ARMS, SETTINGS
 from suites import measure
 
 from transmix.compare.statistics import Difference, difference, holm
@@ -22,11 +21,11 @@ from transmix.runs.read import RunRecord, read_run
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiment_small_objects.json"
 
-RUN = re.compile(
-    r"(?P<setting>.+?)-(?P<arm>area|transmix-shifted|transmix|oracle|control|line|clean-view(?:-and-area)?)"
-)
 HALF, LEFT_CHANCE = 0.5, 0.2
 """EMA top-1 that a run is timed to, and that a run which has left chance level (0.1) has at the end."""
+
+NAMES = {f"{setting}-{arm}": (setting, arm) for setting in SETTINGS for arm in ARMS}
+"""Start of a run folder's name -> its setting and arm."""
 
 OUTCOMES = ("top1", "nll")
 PRIMARY = {
@@ -41,9 +40,8 @@ WITHIN = {"top1": 0.005, "nll": 0.01}
 
 def outcome(run: RunRecord) -> dict[str, Any]:
     """Return the outcomes of one run: its name's parts, and if it is finished, scores of the EMA."""
-    name = RUN.match(run.folder.name)
-    assert name is not None, run.folder.name
-    found: dict[str, Any] = {**name.groupdict(), "seed": run.seed, "finished": run.finished}
+    setting, arm = NAMES[run.folder.name.rpartition("-seed")[0]]
+    found: dict[str, Any] = {"setting": setting, "arm": arm, "seed": run.seed, "finished": run.finished}
     if not run.finished:
         return found
     curve = [row["ema_top1"] for row in run.epochs]
@@ -128,12 +126,6 @@ def share(count: int, of: int) -> tuple[float, float, float]:
     return count / of, float(interval.low), float(interval.high)
 
 
-def median(values: Sequence[float]) -> float:
-    """Return the median of at least one value."""
-    ordered, middle = sorted(values), len(values) // 2
-    return ordered[middle] if len(values) % 2 else math.fsum(ordered[middle - 1 : middle + 1]) / 2
-
-
 def main(folders: Sequence[str]) -> int:
     """Collect the outcomes of all runs in folders."""
     runs, environments = [], []
@@ -145,14 +137,14 @@ def main(folders: Sequence[str]) -> int:
     kept = ("python", "packages", "system", "device", "cores", "threads")
     about: dict[str, Any] = {key: environments[0].get(key) for key in kept} if environments else {}
     about["commit"] = sorted({str(one.get("commit"))[:12] for one in environments})
-    text = {
+    found = {
         "benchmark": "small_objects",
         "kind": "experiment",
         "command": "python benchmarks/small_objects/train.py pilot, baseline, main, more, chance; then outcomes.py",
         **about,
         "runs": sorted(runs, key=lambda run: (run["setting"], run["seed"], run["arm"])),
     }
-    RESULTS.write_text(json.dumps(text, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{sum(run['finished'] for run in runs)} of {len(runs)} runs are finished; written to {RESULTS}")
     return 0
 

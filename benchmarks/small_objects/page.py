@@ -8,10 +8,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from arms import SETTINGS, STAGES
-from outcomes import LEFT_CHANCE, OUTCOMES, PRIMARY, RESULTS, compared, median, of_arms, share, signed_rank, stops, wins
+from outcomes import LEFT_CHANCE, OUTCOMES, PRIMARY, RESULTS, compared, of_arms, share, signed_rank, stops, wins
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "compare"))
 from shown import origin, table
@@ -61,17 +62,19 @@ def pilot(runs: Sequence[Mapping[str, Any]]) -> str:
 def stage(runs: Sequence[Mapping[str, Any]], name: str) -> str:
     """Show one stage: means, the tested differences, what is secondary, and what the rules written before say."""
     planned = STAGES[name]
-    arms = ["area", *planned.arms] if name == "more" else list(planned.arms)
+    done = ["area", *planned.arms] if name == "more" else list(planned.arms)
     values = {one: of_arms(runs, "stable", one) for one in (*OUTCOMES, "steps_to_half", "left_chance")}
-    done = [arm for arm in arms if values["top1"].get(arm)]
-    if not set(planned.arms) & set(done) - {"area"}:
-        return ""
+    trained = sum(len(values["top1"].get(arm, {})) for arm in planned.arms)
+    of = len(planned.arms) * len(planned.seeds)
+    title = f"\n### {'Stage 1' if name == 'main' else 'Stage 2'}\n\n"
+    if trained < of:  # nothing is looked at before all is there
+        return f"{title}Not complete: {trained} of {of} runs are trained. No verdict yet.\n" if trained else ""
     means = [
         [
             arm,
             len(values["top1"][arm]),
             *(_mean(values[one][arm], METRICS[one]) for one in OUTCOMES),
-            f"{median(list(values['steps_to_half'][arm].values())):.0f}",
+            f"{median(values['steps_to_half'][arm].values()):.0f}",
             f"{sum(values['left_chance'][arm].values()):.0f}",
         ]
         for arm in done
@@ -97,10 +100,6 @@ def stage(runs: Sequence[Mapping[str, Any]], name: str) -> str:
         "\n",
         table(columns, tests),
     ]
-    complete = all(len(values["top1"].get(arm, {})) == len(planned.seeds) for arm in planned.arms)
-    if not complete:
-        parts.append(f"\nNot complete: {len(planned.seeds)} seeds of each arm are planned. No verdict yet.\n")
-        return "".join(parts)
     tested = [arm for arm, baseline in PRIMARY[name] if baseline == "area"]
     winners = [arm for arm in tested if wins(found, arm)]
     parts.append(

@@ -134,8 +134,6 @@ def test_steps_and_shares(modules):
     outcomes = modules["outcomes"]
     assert outcomes.steps_to(0.5, [0.1, 0.5, 0.6], [10, 20, 30]) == 20
     assert outcomes.steps_to(0.5, [0.1, 0.2, 0.3], [10, 20, 30]) == 31
-    assert outcomes.median([3, 1, 2]) == 2
-    assert outcomes.median([4, 1, 2, 3]) == 2.5
     assert outcomes.share(0, 16) == pytest.approx((0, 0, 1 - 0.025 ** (1 / 16)))
     of, low, high = outcomes.share(5, 16)
     assert (of, low, high) == pytest.approx((5 / 16, stats.beta.ppf(0.025, 5, 12), stats.beta.ppf(0.975, 6, 11)))

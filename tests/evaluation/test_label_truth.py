@@ -20,7 +20,15 @@ from transmix.distributed import World
 from transmix.evaluation import label_truth as truth
 from transmix.evaluation.evaluate import Evaluator
 from transmix.evaluation.label_pairs import PER_BOX, half_of, image_halves
-from transmix.evaluation.label_scores import agreement, image_specific, judged, mean_interval, rank_correlation, scores
+from transmix.evaluation.label_scores import (
+    agreement,
+    ghosts,
+    image_specific,
+    judged,
+    mean_interval,
+    rank_correlation,
+    scores,
+)
 from transmix.evaluation.suites import Settings, load_suite
 from transmix.mixing import Mixer
 from transmix.mixing.box import box_area
@@ -28,6 +36,7 @@ from transmix.models.loaded import LoadedModel, Preprocessing
 from transmix.recipes import load_recipe
 
 HEIGHT, WIDTH, PATCH = 16, 24, 4
+NULL = ("area", "line", "centre", "mean_map")  # look at no image
 SIZE = HEIGHT, WIDTH
 
 
@@ -295,7 +304,7 @@ def test_the_suite_yields_both_truths_with_intervals(monkeypatch):
         assert found[f"left_out{suffix}"] == 80 - found[f"pairs{suffix}"] > 0
         for rule, lam in weighed.lam.items():
             known = np.isfinite(true)
-            expected = agreement(lam[known], true[known], weighed.lam_area[known])
+            expected = agreement(lam[known], true[known], weighed.lam_area[known], weighed.pairs[known] // PER_BOX)
             assert found[f"error_{rule}{suffix}"] == pytest.approx(expected["error"][0])
             assert found[f"error_{rule}{suffix}_interval"] == pytest.approx(list(expected["error"][1:]))
     assert found["left_out"] > found["left_out_by_pixel"]  # by object, both images must have foreground
@@ -361,6 +370,36 @@ def test_the_measure_cannot_be_fooled_by_the_box_and_sees_what_a_rule_knows():
     assert image_specific(np.empty(0), np.empty(0), np.empty(0, dtype=int)) == (0, 0, 0)
 
 
+def test_intervals_know_that_pairs_share_a_box():
+    _, box, of_box, of_images = some_weights(boxes=200)
+    values = of_box + of_images
+    mean, low, high = mean_interval(values, box)
+    drawn = np.random.default_rng(1).integers(0, 200, (2000, 200))
+    means = values.reshape(200, 8).mean(1)[drawn].mean(1)
+    assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.006)
+    assert mean == pytest.approx(values.mean())
+    alone = mean_interval(values)
+    assert high - low > 2 * (alone[2] - alone[1])  # pairs for independent: far too narrow
+    assert mean_interval(values, np.arange(len(values))) == pytest.approx(alone)
+    assert math.isnan(mean_interval(values, np.zeros(len(values)))[1])
+
+
+def test_an_image_without_an_object_is_no_ghost():
+    seen, whole = np.array([[5.0, 0], [0, 5], [5, 5]]), np.array([[10.0, 0], [10, 9], [100, 9]])
+    some = truth.PairLabels(np.arange(3), {}, np.ones(3), seen, whole)
+    assert ghosts(some).tolist() == [False, True, True]
+
+
+def test_images_that_cannot_be_read_count_for_the_mean_maps_too():
+    data = bright_data()
+    broken = replace(data.val, bad={3: UnreadableImageError("three.png", "cut off")})
+    evaluator = open_model()
+    view = truth.evaluation_view(evaluator, broken, open_masks(data))
+    with pytest.raises(DataError, match=r"three\.png: cannot read the image"):
+        truth.mean_maps(evaluator, broken, view, 0)
+    assert len(truth.mean_maps(open_model(bad=BadImages(1)), broken, view, 0)) == 2
+
+
 def test_the_line_is_fitted_on_the_other_half():
     data = bright_data(30)
     pairs = truth.draw_pairs(160, data.val.labels, SIZE, 0, per_box=PER_BOX)
@@ -407,7 +446,7 @@ def test_clean_views_and_mean_maps_are_those_of_explicit_loops():
             (found.lam["clean_view"][number] + found.lam["centre"][number]) / 2, abs=1e-6
         )
     by_rule = scores(found, "object")
-    assert all(by_rule[rule]["image_specific"] == (0, 0, 0) for rule in truth.NULL)
+    assert all(by_rule[rule]["image_specific"] == (0, 0, 0) for rule in NULL)
     assert by_rule["clean_view"]["image_specific"][0] > 0.4
     ghost = [
         min(seen / whole for seen, whole in zip(*pair, strict=True)) < 0.1

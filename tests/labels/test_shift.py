@@ -125,5 +125,5 @@ def test_transmix_finds_the_shift_from_the_model_that_looks():
 
 def test_a_model_that_cuts_in_several_modules_says_so():
     model = timm.create_model("vit_tiny_r_s16_p8_224", img_size=64, embed_dim=32, depth=1, num_heads=2, patch_size=1)
-    with pytest.raises(AttentionError, match=r"makes its patches in several modules.*give the rule's shift in pixels"):
+    with pytest.raises(AttentionError, match=r"by one module that gets the images\. Give the rule's shift in pixels"):
         receptive_shift(model)

@@ -15,7 +15,7 @@ CELLS = 16
 """Patches along a side of the image that is tried, where the patch embedding asks for no size."""
 
 NOISE = 1e-9
-"""Gradients below this share of the largest are rounding: fast convolutions leave some everywhere."""
+"""Gradients below this share of the largest count as rounding."""
 
 
 def receptive_shift(model: nn.Module) -> float:
@@ -29,35 +29,41 @@ def receptive_shift(model: nn.Module) -> float:
         model: any ViT that `AttentionReader` can read.
 
     Raises:
-        AttentionError: the model's attention cannot be read, or no single module of it makes the patches.
+        AttentionError: the model's attention cannot be read, or it is not known where its tokens look.
     """
     bare = unwrap(model)
     embedding = find_class_attention(bare).grid_from
-    weight = None if embedding is None else next(embedding.parameters(), None)
-    if embedding is None or weight is None:
-        raise AttentionError(
-            f"{type(bare).__name__} makes its patches in several modules, so it is not known where a token looks: give "
-            f"the rule's shift in pixels"
-        )
-    cutter: Any = cutter_of(embedding)
-    stride = cutter.stride if isinstance(cutter, nn.Conv2d) else cutter.patch_size
+    cutter: Any = None if embedding is None else cutter_of(embedding)
+    stride = cutter.stride if isinstance(cutter, nn.Conv2d) else getattr(cutter, "patch_size", None)
+    if stride is None:
+        raise AttentionError(_unknown(bare, "its patches are not made by one module that gets the images"))
     down, across = (stride, stride) if isinstance(stride, int) else stride
     size = getattr(cutter, "img_size", None) or (CELLS * down, CELLS * across)
     height, width = (size, size) if isinstance(size, int) else size
-    # Two images: of a batch of one, torch 2.15's batch norm gives wrong gradients for tokens (B, P, D) on a CPU.
-    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    images = images.to(weight.device, torch.float64).requires_grad_()
-    exact = {name: value.detach().double() for name, value in cutter.state_dict().items() if value.is_floating_point()}
-    with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False), eval_mode(cutter):
-        token, grid = _middle_token(functional_call(cutter, exact, (images,)), height, width)
-        (gradient,) = torch.autograd.grad(token.square().sum(), images)
+    # On the CPU, since not every device has float64. Two images: of a batch of one, torch 2.15's batch norm gives wrong
+    # gradients for tokens (B, P, D).
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = {name: value.detach().cpu() for name, value in cutter.state_dict().items()}
+    exact = {name: value.double() if value.is_floating_point() else value for name, value in exact.items()}
+    try:
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False), eval_mode(cutter):
+            token, grid = _middle_token(functional_call(cutter, exact, (images.requires_grad_(),)), height, width)
+            (gradient,) = torch.autograd.grad(token.square().sum(), images)
+    except TypeError as error:  # a module that is given more than images
+        raise AttentionError(_unknown(bare, f"{type(cutter).__name__} makes no patches of images alone")) from error
     strength = gradient[0].abs().sum(0)
     seen = strength > NOISE * strength.max()
+    if not seen.any():
+        raise AttentionError(_unknown(bare, f"the patches of {type(cutter).__name__} do not depend on the image"))
     shifts = [
         (cells // 2 + 0.5) * side / cells - _middle(seen.any(1 - axis))
         for axis, (cells, side) in enumerate(zip(grid, (height, width), strict=True))
     ]
     return sum(shifts) / 2
+
+
+def _unknown(model: nn.Module, why: str) -> str:
+    return f"it is not known where the tokens of {type(model).__name__} look: {why}. Give the rule's shift in pixels"
 
 
 def _middle_token(output: Tensor | tuple, height: int, width: int) -> tuple[Tensor, tuple[int, int]]:

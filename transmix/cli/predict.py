@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from torch import nn
 from tqdm import tqdm
 
 from transmix.cli.options import parse
 from transmix.data.bad_images import BadImages, allowed_bad
 from transmix.data.dataset import DataError
 from transmix.evaluation.evaluate import Computing, prepare
+from transmix.evaluation.features import classifier
 from transmix.metrics import METRICS
 from transmix.models.loaded import load_model, load_with_data
 from transmix.predict.images import STDIN, check_words, image_paths
 from transmix.predict.labels import Labels
 from transmix.predict.page import Gallery, write_gallery
-from transmix.predict.predictions import Predictor, class_names, classifier, fit_temperature
+from transmix.predict.predictions import Predictor, class_names, fit_temperature
 from transmix.predict.write import FORMATS, Write, lines, writer
 from transmix.printable import printable
 from transmix.recipes import RecipeError
@@ -152,8 +154,10 @@ def _open(asked: Predict) -> tuple[Predictor, Labels | None, dict[str, str]]:
 def _output(asked: Predict, predictor: Predictor, about: dict[str, str]) -> AbstractContextManager[Write]:
     if asked.out is None:
         return lines()
-    features = int(classifier(predictor.evaluator.model).in_features) if asked.features else None  # type: ignore[arg-type]
-    return writer(asked.out, predictor.top, features, about)
+    layer = classifier(predictor.evaluator.model) if asked.features else None
+    if isinstance(layer, nn.Identity):
+        raise RecipeError(f"{asked.target} has no classifier, and so no predictions to write features beside")
+    return writer(asked.out, predictor.top, layer and layer.in_features, about)
 
 
 def _count(asked: Predict) -> int | None:

@@ -72,21 +72,21 @@ def scores(weighed: PairLabels, by: str, per_box: int = PER_BOX) -> dict[str, di
 
     A ghost shows less than `GHOST` of its object.
     """
-    truth = true_lam(weighed.seen, weighed.whole, by)
+    truth, box = true_lam(weighed.seen, weighed.whole, by), weighed.pairs // per_box
     known = ~np.isnan(truth)
     ghost = known & ghosts(weighed)
     found = {}
     for rule, lam in weighed.lam.items():
-        found[rule] = agreement(lam[known], truth[known], weighed.lam_area[known])
-        found[rule]["image_specific"] = image_specific(lam[known], truth[known], weighed.pairs[known] // per_box)
-        found[rule]["ghost_error"] = mean_interval(np.abs(lam - truth)[ghost])
+        found[rule] = agreement(lam[known], truth[known], weighed.lam_area[known], box[known])
+        found[rule]["image_specific"] = image_specific(lam[known], truth[known], box[known])
+        found[rule]["ghost_error"] = mean_interval(np.abs(lam - truth)[ghost], box[ghost])
     return found
 
 
 def ghosts(weighed: PairLabels) -> np.ndarray:
-    """Return (n,) bool: pairs with an image of whose object less than `GHOST` is visible."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.nanmin(weighed.seen / np.maximum(weighed.whole, 1), axis=1) < GHOST
+    """Return (n,) bool: pairs with an image of whose object, if it has one, less than `GHOST` is visible."""
+    shown = np.where(weighed.whole > 0, weighed.seen / np.maximum(weighed.whole, 1), 1)
+    return shown.min(axis=1) < GHOST
 
 
 def image_specific(lam: np.ndarray, truth: np.ndarray, box: np.ndarray, draws: int = 400) -> Estimate:
@@ -116,12 +116,21 @@ def image_specific(lam: np.ndarray, truth: np.ndarray, box: np.ndarray, draws: i
     return float(found[0]), float(low), float(high)
 
 
-def mean_interval(values: np.ndarray) -> Estimate:
-    """Return the mean of (n,) values with its normal interval; nan without values; no interval (nan) for one."""
+def mean_interval(values: np.ndarray, box: np.ndarray | None = None) -> Estimate:
+    """Return the mean of (n,) values with its normal interval; nan without values; no interval (nan) for one.
+
+    Args:
+        values: (n,).
+        box: (n,) number of each pair's box, if pairs share boxes: their values then vary together, and the variance is
+            that of the sums over boxes, G / (G - 1) * sum_g (sum of deviations in g)^2 / n^2 of G boxes.
+    """
     if len(values) == 0:
         return math.nan, math.nan, math.nan
     mean = float(np.mean(values))
-    half = Z * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    group = np.unique(np.arange(len(values)) if box is None else box, return_inverse=True)[1]
+    sums = np.bincount(group, values - mean)
+    of = len(sums)
+    half = Z * math.sqrt(of / (of - 1) * float(sums @ sums)) / len(values) if of > 1 else math.nan
     return mean, mean - half, mean + half
 
 
@@ -143,8 +152,12 @@ def rank_correlation(values: np.ndarray, truth: np.ndarray) -> Estimate:
     return found, math.tanh(math.atanh(found) - half), math.tanh(math.atanh(found) + half)
 
 
-def agreement(lam: np.ndarray, truth: np.ndarray, baseline: np.ndarray) -> dict[str, Estimate]:
+def agreement(
+    lam: np.ndarray, truth: np.ndarray, baseline: np.ndarray, box: np.ndarray | None = None
+) -> dict[str, Estimate]:
     """Compare the weights (n,) of a rule with the truth (n,), and with the weights (n,) of a baseline, pair by pair.
+
+    Intervals of errors know the boxes (n,) that pairs share; that of the correlation takes pairs for independent.
 
     Returns:
         'error', the mean of |lam - truth|; 'error_over_area', the mean of |lam - truth| - |baseline - truth|;
@@ -152,7 +165,7 @@ def agreement(lam: np.ndarray, truth: np.ndarray, baseline: np.ndarray) -> dict[
     """
     error = np.abs(lam - truth)
     return {
-        "error": mean_interval(error),
-        "error_over_area": mean_interval(error - np.abs(baseline - truth)),
+        "error": mean_interval(error, box),
+        "error_over_area": mean_interval(error - np.abs(baseline - truth), box),
         "rank_correlation": rank_correlation(lam, truth),
     }

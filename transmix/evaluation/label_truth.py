@@ -67,9 +67,6 @@ RULES: Mapping[str, Any] = {
 of it and the area, both also with the fraction of each patch that the box covers; MixPro's labels; what is shown of
 each source's own clean attention, and its mean with the area. `judged` adds more."""
 
-NULL = ("area", "line", "centre", "mean_map")
-"""Rules that look at no image: their correlation with what is specific to the image is 0."""
-
 
 @dataclass(frozen=True, eq=False)
 class MapLabels:
@@ -152,16 +149,23 @@ class _Looks:
 
 
 def mean_maps(evaluator: Evaluator, split: Split, view: View, seed: int) -> list[Attention]:
-    """Return the mean of the model's clean attention over `MAPS` images of each half, as rows (P,)."""
+    """Return the mean of the model's clean attention over `MAPS` images of each half, as rows (P,).
+
+    Raises:
+        DataError: More images are unreadable than `evaluator.bad` allows, or all of a half.
+    """
     found = []
     with AttentionReader(evaluator.model, training=False, eval=True) as reader:
         for half in image_halves(len(split), seed):
-            looks = _Looks(evaluator, reader)
+            looks, images = _Looks(evaluator, reader), {}
             for index in half[:MAPS]:
-                with suppress(UnreadableImageError):
-                    looks({index: view(index)[0]})
-            if not looks.rows:
+                try:
+                    images[index] = view(index)[0]
+                except UnreadableImageError as error:
+                    (evaluator.bad or BadImages()).add([(error.where, error.reason)])
+            if not images:
                 raise DataError("no image can be read to make a mean map of")
+            looks(images)
             row = torch.stack(list(looks.rows.values())).mean(0)
             found.append(Attention(row, looks.grid, looks.extent))
     return found
