@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transmix import TransMix, cutmix
-from transmix.attention import Attention, AttentionError, receptive_shift
+from transmix.attention import Attention, AttentionError, receptive_shift, with_class_attention
 from transmix.labels import AttentionLabels, Evidence, SourceLabels, attention_labels, source_labels
 from transmix.labels.patches import fractions_on_patches, mask_on_patches
 
@@ -123,7 +123,18 @@ def test_transmix_finds_the_shift_from_the_model_that_looks():
         )
 
 
-def test_a_model_that_cuts_in_several_modules_says_so():
-    model = timm.create_model("vit_tiny_r_s16_p8_224", img_size=64, embed_dim=32, depth=1, num_heads=2, patch_size=1)
+@pytest.mark.parametrize("name", ["hybrid", "class-attention head", "tnt"])
+def test_a_model_that_does_not_cut_images_in_one_module_says_so(name):
+    if name == "hybrid":
+        model = timm.create_model(
+            "vit_tiny_r_s16_p8_224", img_size=64, embed_dim=32, depth=1, num_heads=2, patch_size=1
+        )
+    elif name == "tnt":  # its patch embedding is given more than images
+        model = timm.create_model("tnt_s_legacy_patch16_224", img_size=32, depth=1)
+        with pytest.raises(AttentionError, match="PixelEmbed makes no patches of images alone"):
+            receptive_shift(model)
+        return
+    else:
+        model = with_class_attention(timm.create_model("resnet10t", num_classes=2))
     with pytest.raises(AttentionError, match=r"by one module that gets the images\. Give the rule's shift in pixels"):
         receptive_shift(model)
