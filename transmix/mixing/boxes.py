@@ -50,6 +50,6 @@ def mix_boxes(
     record = Mixed(images, labels, partner, lam, lam, mask, box=sides.expand(whole), interpolation=interpolation)
     if sources is not None:
         record = replace(record, source_box=as_sources(sources, images.device).expand(whole))
-    elif len(boxes) == 1:  # nothing of (B, C, H, W) but the result is written
-        return replace(record, images=paste(images, boxes[0], partner))
+    elif len(boxes) == 1 or images.device.type == "cpu":  # nothing of (B, C, H, W) but the result is written
+        return replace(record, images=paste(images, boxes, partner))
     return replace(record, images=mix_pixels(record, images))

@@ -93,14 +93,15 @@ class Draw:
             mask = self._with_shapes(mask, images.device)
         how = {"box": box, "source_box": source_box, "interpolation": self.interpolation}
         record = Mixed(images, labels, partner, lam, lam, mask, blend=blended, **how)
-        if len(self.lam) > 1 or any(self.source_boxes) or any(self.shapes):
+        if any(self.source_boxes) or any(self.shapes):
             pixels = mix_pixels(record, images)
-        # One box, or one weight, for the whole batch is faster than the general way: nothing of (B, C, H, W) but the
-        # result is written, and a number goes to the device with the kernel.
-        elif self.boxes[0]:
-            pixels = paste(images, self.boxes[0], partner)
-        else:
+        elif any(self.boxes) and (len(self.boxes) == 1 or images.device.type == "cpu"):
+            whole = None if blended is None else blend(images, blended, partner)
+            pixels = paste(images, [one or EMPTY for one in self.boxes], partner, onto=whole)
+        elif len(self.lam) == 1 and mask is None:  # a number goes to the device with the kernel
             pixels = blend(images, weights[0], partner) if weights[0] < 1 else images.clone()
+        else:
+            pixels = mix_pixels(record, images)
         return replace(record, images=pixels)
 
     @property

@@ -11,11 +11,25 @@ INTERPOLATIONS = ("nearest", "bilinear", "bilinear corners")
 """How a source box is resized: as torch's interpolate of "nearest", "bilinear", "bilinear" with align_corners=True."""
 
 
-def paste(images: Tensor, box: Box, partner: Tensor) -> Tensor:
-    """Return images (B, C, H, W) with one box, the same in each row, filled from the row's partner."""
-    top, left, bottom, right = box
-    pasted = images.clone()  # keeps channels_last
-    pasted[..., top:bottom, left:right] = images[..., top:bottom, left:right][partner]
+def paste(images: Tensor, boxes: Sequence[Box], partner: Tensor, onto: Tensor | None = None) -> Tensor:
+    """Return images (B, C, H, W) with a box of each row filled from the row's partner.
+
+    No more is read and written than the boxes. But of one box per row each is a copy of its own: on a CPU faster than
+    `on_mask`, on a GPU slower.
+
+    Args:
+        images: (B, C, H, W).
+        boxes: one for all rows, or one per row.
+        partner: (B,) int64.
+        onto: (B, C, H, W), what they are pasted on, in place; None: a copy of the images.
+    """
+    pasted = images.clone() if onto is None else onto  # keeps channels_last
+    if len(boxes) == 1:
+        top, left, bottom, right = boxes[0]
+        pasted[..., top:bottom, left:right] = images[..., top:bottom, left:right][partner]
+        return pasted
+    for row, (other, (top, left, bottom, right)) in enumerate(zip(partner.tolist(), boxes, strict=True)):
+        pasted[row, ..., top:bottom, left:right] = images[other, ..., top:bottom, left:right]
     return pasted
 
 
@@ -42,7 +56,8 @@ def blend(images: Tensor, lam: float | Tensor, partner: Tensor) -> Tensor:
     if isinstance(lam, Tensor):
         lam = lam.to(exact).view(-1, *(1,) * (images.ndim - 1))
     blended = images[partner].to(exact).lerp_(images.to(exact), lam)  # in place: indexing has made a copy
-    if isinstance(lam, Tensor):  # a row that is not mixed takes nothing of its partner, not even a NaN
+    # A row that is not mixed takes nothing of its partner, not even a NaN.
+    if isinstance(lam, Tensor) and (lam.device.type != "cpu" or torch.compiler.is_compiling() or (lam == 1).any()):
         blended = torch.where(lam == 1, images.to(exact), blended)
     return blended.round_().to(images.dtype) if not images.is_floating_point() else blended.to(images.dtype)
 
