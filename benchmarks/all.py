@@ -2,7 +2,7 @@
 
     python benchmarks/all.py                        the CPU set (make bench), about five minutes on two idle cores
     python benchmarks/all.py --gpu --out FOLDER     the GPU set, under nine minutes
-    python benchmarks/all.py --timm-checkout TIMM   and the trainer against timm's train.py (see trainer.py)
+    python benchmarks/all.py --timm-checkout TIMM   also against timm's train.py and validate.py
 
 Each script runs as a process of its own and writes FOLDER/NAME_cpu.json (or _gpu). What has not ended by --minutes is
 stopped, and the tables it had finished count. For other sizes run the scripts one by one.
@@ -96,14 +96,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for the JSON files")
     parser.add_argument("--minutes", type=float, help="stop after so many (CPU 30, GPU 8.7)")
     parser.add_argument("--only", nargs="+", choices=sorted({*CPU, *GPU}), help="these scripts alone")
-    parser.add_argument("--timm-checkout", type=Path, help="also run trainer.py against this checkout")
+    parser.add_argument(
+        "--timm-checkout", type=Path, help="also run trainer.py and evaluation.py against this checkout"
+    )
     arguments = parser.parse_args(argv)
     scripts = dict(GPU if arguments.gpu else CPU)
     if arguments.only:
         scripts = {name: words for name, words in scripts.items() if name in arguments.only}
     if arguments.timm_checkout:
         flag = ["--gpu"] if arguments.gpu else []
-        scripts["trainer"] = [*flag, "--timm-checkout", str(arguments.timm_checkout)]
+        for name in ("trainer", "evaluation"):
+            scripts[name] = [*flag, "--timm-checkout", str(arguments.timm_checkout)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     paths = {name: arguments.out / f"{name}_{'gpu' if arguments.gpu else 'cpu'}.json" for name in scripts}
     for path in paths.values():

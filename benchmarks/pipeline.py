@@ -12,12 +12,14 @@ to normalised float32 batches on the device:
     full        JPEG files
 
 timm: its transforms, fast collate and prefetching loader. torchvision: ImageFolder, transforms v2, torch's DataLoader.
+DALI, where it is installed: its CPU path (dali_loader.py). cores_for_8000 is how many such cores feed 8,000 images/s.
 RandAugment differs: transmix and timm run rand-m9-mstd0.5-inc1 (2 of 15 operations), torchvision its own (2 of 14,
 strength 9). transmix and torchvision erase in "augment", which for torchvision also normalises; timm's loader erases a
 normalised batch on the device.
 """
 
 import io
+import math
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dali_loader import dali_epoch
 from photographs import write_folders
 from PIL import Image
 from timing import Report, flags, parse, rows, take_turns
@@ -48,6 +51,8 @@ CLASSES = 2
 POLICY, ERASING = "rand-m9-mstd0.5-inc1", 0.25
 MEAN, STD = Augmentation.mean, Augmentation.std
 BICUBIC = v2.InterpolationMode.BICUBIC
+RATES = 1000, 8000, 16000
+"""Images per second that GPUs take in training: a small one, and large ones with DeiT-Small and DeiT-Tiny."""
 
 
 class Decoded(Dataset):
@@ -160,7 +165,7 @@ def loaders(data: Path, arguments: Namespace) -> dict[str, dict[str, Callable[[]
     lying = lying.pin_memory() if on_gpu else lying
     mean, std = (torch.tensor(values, device=device).mul(255)[:, None, None] for values in (MEAN, STD))
     transform = torchvision_transform(size)
-    return {
+    found: dict[str, dict[str, Callable[[], object]]] = {
         "synthetic": {
             "transmix": lambda: drain(normalise(lying) for _ in range(count)),
             "timm": lambda: drain(timm_normalise(lying.to(device, non_blocking=True), mean, std) for _ in range(count)),
@@ -176,6 +181,9 @@ def loaders(data: Path, arguments: Namespace) -> dict[str, dict[str, Callable[[]
             "torchvision": torchvisions(ImageFolder(str(data / "train"), transform)),
         },
     }
+    if dali := dali_epoch(data / "train", size, batch, max(1, workers), MEAN, STD):
+        found["full"]["DALI"] = dali
+    return found
 
 
 def drain(batches: Iterable[object]) -> None:
@@ -219,7 +227,13 @@ def measure(
     times = take_turns(turns, arguments.rounds, warm_up=1, device=arguments.device)
     peer = "timm" if "timm" in turns else "transmix"
     made = [row | {"images_per_second": 1e3 * images / row["median_ms"]} for row in rows(case, times, peer)]
-    report.add(made, {"images_per_second": ".0f"})
+    shown = {"images_per_second": ".0f"}
+    if "loader" in case:
+        cores = max(1, arguments.workers)
+        for row in made:
+            row |= {f"cores_for_{rate}": math.ceil(cores * rate / row["images_per_second"]) for rate in RATES}
+        shown |= {f"cores_for_{rate}": "d" for rate in RATES}
+    report.add(made, shown)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ TINY = {
     "loss": ["--batch", "4", "--classes", "10", "--calls", "1", "--dtypes", "float32", "bf16"],
     "methods": ["--model", "vit_tiny_patch16_224", "--batch", "2", "--side", "64"],
     "pipeline": ["--images", "4", "--batch", "4", "--side", "16", "--stored", "20", "24"],
+    "evaluation": [
+        "--images", "4", "--batch", "4", "--stored", "20", "24", "--workers", "0", "--model", "vit_tiny_patch16_224",
+    ],
     "on_device": ["--images", "4", "--batch", "2", "--size", "8"],
     "scaling": [
         "--depth", "1", "--classes", "3", "5", "--tokens", "4", "--batches", "2", "--processes",
@@ -121,6 +124,14 @@ def test_pipeline(rows_of):
     loaders = [f"{kind} loader, 0 workers" for kind in ("synthetic", "cached", "full")]
     assert list(dict.fromkeys(case for case, _ in rows)) == stages + loaders
     assert all(row["images_per_second"] > 0 for row in rows.values())
+    for (case, _), row in rows.items():  # a whole number of cores, and one fewer would not do
+        if "loader" in case:
+            cores = row["cores_for_8000"]
+            assert (cores - 1) * row["images_per_second"] < 8000 <= cores * row["images_per_second"]
+
+
+def test_evaluation(rows_of):
+    assert list(rows_of("evaluation")) == [("vit_tiny_patch16_224, batch 4", "transmix")]
 
 
 def test_all_normalisations_give_the_same_pixels(script):
