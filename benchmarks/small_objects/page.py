@@ -110,7 +110,18 @@ def stage(runs: Sequence[Mapping[str, Any]], name: str) -> str:
     steps = values["steps_to_half"]
     ranks = "; ".join(f"{arm} {show_p(signed_rank(steps[arm], steps['area']))}" for arm in done if arm != "area")
     parts.append(f".\n\nSecondary: steps to 50 % against area, p of Wilcoxon's signed-rank test: {ranks}.\n")
+    parts.append(every_run(values, done))
     return "".join(parts)
+
+
+def every_run(values: Mapping[str, Mapping[str, Mapping[int, float]]], arms: Sequence[str]) -> str:
+    """Show both outcomes of every run, a line a seed."""
+    lines = [
+        [seed, *(METRICS[one].write(values[one][arm][seed], unit=False) for one in OUTCOMES for arm in arms)]
+        for seed in sorted(values["top1"]["area"])
+    ]
+    heads = [f"{arm}: {METRICS[one].heading}" for one in OUTCOMES for arm in arms]
+    return f'\n<details markdown="1"><summary>Every run</summary>\n\n{table(["seed", *heads], lines)}\n</details>\n'
 
 
 def chance(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -109,7 +109,12 @@ def test_the_rules_written_before(modules):
     found = outcomes.compared(better, "main")
     assert [outcomes.wins(found, arm) for arm in ("oracle", "transmix")] == [True, False]
     assert not outcomes.stops(found)
-    assert "oracle beats area; the stop rule does not hold" in page.stage(better, "main")
+    shown = page.stage(better, "main")
+    assert "oracle beats area; the stop rule does not hold" in shown
+    every = shown.partition("<summary>Every run</summary>")[2]
+    assert [line.split(" ")[1] for line in every.splitlines() if line.startswith("| ")] == [
+        "seed", "---", *map(str, range(16))
+    ]  # fmt: skip
 
     alike = made(arms, seeds, lambda arm, seed: noise("", seed) + 0.01 * (noise(arm, seed) - 0.8))
     found = outcomes.compared(alike, "main")
