@@ -12,8 +12,10 @@ from PIL import Image
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from transmix.data import augment
-from transmix.data.augment import EvaluationCrop, TrainingAugmentation, fit, shift
+from transmix.data import augment, augment_1
+from transmix.data.augment import EvaluationCrop, TrainingAugmentation
+from transmix.data.fit import fit, shift, to_tensor
+from transmix.data.policy import posterize
 from transmix.data.seeding import global_generators
 from transmix.data.settings import Augmentation
 
@@ -211,15 +213,15 @@ def test_erased_pixels_are_timms_of_the_normalised_image(side):
     """timm erases floats that are normalised already; images travel as bytes here."""
     settings = Augmentation(random_erasing=1.0)
     mean, std = (torch.tensor(values)[:, None, None] for values in (settings.mean, settings.std))
-    theirs, ours = RandomErasing(probability=1.0, mode="pixel", device="cpu"), augment._erasing(settings)
+    theirs, ours = RandomErasing(probability=1.0, mode="pixel", device="cpu"), augment_1._erasing(settings)
     for seed in range(20):
         image = noise(side, side, seed)
         with global_generators(seed):
-            normalised = theirs((augment.to_tensor(image).float() / 255 - mean) / std)
+            normalised = theirs((to_tensor(image).float() / 255 - mean) / std)
         with global_generators(seed):
             found = ours(image)
         expected = ((normalised * std + mean) * 255).round().clamp(0, 255).byte()
-        assert torch.equal(augment.to_tensor(found), expected)
+        assert torch.equal(to_tensor(found), expected)
 
 
 # Settings.
@@ -241,7 +243,7 @@ def test_posterizing_to_no_bits_makes_the_image_black_and_raises_nothing():
 def test_posterizing_to_some_bits_keeps_the_upper_ones():
     image = noise(9, 14)
     for bits in (1, 3, 8):
-        kept = np.asarray(augment._posterize(Image.fromarray(image), bits, fillcolor=0))
+        kept = np.asarray(posterize(Image.fromarray(image), bits, fillcolor=0))
         assert np.array_equal(kept, image // 2 ** (8 - bits) * 2 ** (8 - bits))
 
 

@@ -219,7 +219,7 @@ def ellipse(height=50, width=70):
 def moved_as_an_image(settings, picture, key):
     """Give the mask to the augmentation of images as if it were one; nothing changes its colours."""
     plain = TrainingAugmentation(replace(settings, mean=(0.0, 0.0, 0.0), color_jitter=0.0), 32)
-    for operation in plain.pixel_level[-1].ops if settings.rand_augment else ():
+    for operation in plain.policy.ops if settings.rand_augment else ():
         if operation.name.startswith(tuple(COLOURS)):
             operation.aug_fn = lambda image, *_, **__: image
     return plain(picture, key)

@@ -87,7 +87,7 @@ def test_the_images_it_names_are_those_the_step_saw(images, small_recipe, tmp_pa
     monkeypatch.setattr(
         TrainingSamples,
         "readable",
-        lambda self, epoch, index: seen.append(index) or readable(self, epoch, index),
+        lambda self, epoch, index, *read: seen.append(index) or readable(self, epoch, index, *read),
     )
     poison(monkeypatch, {7})
     with pytest.raises(NotFiniteError):

@@ -1,21 +1,31 @@
-"""Augmentation of a single image: (H, W, 3) uint8 in, (3, S, S) uint8 out; and of its mask, to the same geometry."""
+"""Augmentation of a single image: (H, W, 3) uint8 in, (3, S, S) uint8 out; and of its mask, to the same geometry.
 
-import math
+An image stays an array: only RandAugment and colour jitter, which are Pillow's, make an image of it for a while.
+"""
+
 import random
 from collections.abc import Callable
-from functools import partial, reduce
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from transmix.data.seeding import global_generators
+from transmix.data.augment_1 import FirstAugmentation
+from transmix.data.batch_augment import noise_levels
+from transmix.data.boxes import Box, crop_box, erased_box, whole_box
+from transmix.data.fit import EvaluationCrop as EvaluationCrop
+from transmix.data.fit import fit, shift, to_tensor
+from transmix.data.policy import rand_augment_policy
+from transmix.data.seeding import python_generator
 from transmix.data.settings import Augmentation
 
-GEOMETRIC = "Rotate", "Shear", "Translate"
-"""How the names of those operations of RandAugment begin that move pixels; the others change colours."""
+ChooseBox = Callable[[int, int], Box]
+"""Height and width of an image -> the part of it that is needed."""
+
+JITTER = ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
 
 
 class TrainingAugmentation:
@@ -32,148 +42,92 @@ class TrainingAugmentation:
     """
 
     def __init__(self, settings: Augmentation, size: int, of_masks: bool = False):
-        self.settings = settings
-        self.size = size
-        self.pixel_level = _library_transforms(settings, size, of_masks)
-        self.erase = _erasing(settings, of_masks) if settings.random_erasing > 0 else None
+        self.settings, self.size, self.of_masks = settings, size, of_masks
+        self.first = FirstAugmentation(settings, size, of_masks) if settings.pixel_version == 1 else None
+        self.policy = None
+        if settings.rand_augment is not None:
+            self.policy = rand_augment_policy(settings.rand_augment, settings.mean, size, of_masks, fast=True)
+        self.levels = noise_levels(settings.mean, settings.std).numpy()
 
     def __call__(self, image: np.ndarray, key: int) -> Tensor:
         """Augment an (H, W, 3) uint8 array; the same image and key give the same (3, S, S) uint8 tensor."""
+        if self.first is not None:
+            return self.first(image, key)
+        return self.read(lambda choose: choose(*image.shape[:2]).cut(image), key)
+
+    def read(self, part: Callable[[ChooseBox], np.ndarray], key: int) -> Tensor:
+        """Augment an image of which only the part that is needed is decoded; with pixel_version 2.
+
+        Args:
+            part: a function from height and width to the box that is needed -> those pixels, (h, w, 3) uint8.
+            key: of the sample.
+        """
         rng = random.Random(key)
-        if self.settings.crop == "pad":
-            image = shift(fit(image, self.size), self.settings.pad, rng)
-        elif self.settings.crop == "none":
-            image = fit(image, self.size)
-        if self.pixel_level:
-            with global_generators(rng.getrandbits(62)):
-                image = np.asarray(reduce(lambda seen, change: change(seen), self.pixel_level, Image.fromarray(image)))
+        image = self._fitted(part(partial(self._box, rng)), rng)
+        if self.policy is not None:
+            image = self._rand_augmented(image, rng)
+        elif self.settings.color_jitter > 0 and not self.of_masks:
+            image = self._jittered(image, random.Random(rng.getrandbits(62)))
         if rng.random() < self.settings.flip:
             image = image[:, ::-1]
-        if self.erase is not None and rng.random() < self.settings.random_erasing:
-            with global_generators(rng.getrandbits(62)):
-                image = self.erase(image)
+        if self.settings.random_erasing > 0 and rng.random() < self.settings.random_erasing:
+            image = self._erased(image, rng)
         return to_tensor(image)
 
+    def _box(self, rng: random.Random, height: int, width: int) -> Box:
+        settings = self.settings
+        if settings.crop == "random-resized":
+            return crop_box(rng, height, width, settings.crop_scale, settings.crop_ratio, self.size)
+        return whole_box(height, width, self.size)
 
-class EvaluationCrop:
-    """Deterministic evaluation crop: resize the shorter side to size / crop, bicubic, then crop the centre.
+    def _fitted(self, part: np.ndarray, rng: random.Random) -> np.ndarray:
+        """Bring the part of an image to (S, S, 3)."""
+        match self.settings.crop:
+            case "pad":
+                return shift(fit(part, self.size), self.settings.pad, rng)
+            case "none":
+                return fit(part, self.size)
+        return resized(part, self.size)
 
-    Args:
-        size: S.
-        crop: fraction of the resized image's side that is kept (DeiT: 0.875).
-    """
+    def _rand_augmented(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
+        """Apply timm's RandAugment. Its operations draw from Python's global generator, so that one is lent to them."""
+        policy, drawn = self.policy, Image.fromarray(image)
+        assert policy is not None
+        if policy.choice_weights is None:
+            operations = rng.choices(policy.ops, k=policy.num_layers)
+        else:  # none of them twice then, as in timm
+            generator = np.random.default_rng(rng.getrandbits(62))
+            operations = generator.choice(policy.ops, policy.num_layers, replace=False, p=policy.choice_weights)
+        with python_generator(rng.getrandbits(62)):
+            for operation in operations:
+                drawn = operation(drawn)
+        return np.asarray(drawn)
 
-    def __init__(self, size: int, crop: float):
-        self.size = size
-        self.resized = math.floor(size / crop)
+    def _jittered(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
+        """Change brightness, contrast and saturation, in any order and as much as torchvision's ColorJitter does."""
+        strength, drawn = self.settings.color_jitter, Image.fromarray(image)
+        for enhance in rng.sample(JITTER, len(JITTER)):
+            drawn = enhance(drawn).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
+        return np.asarray(drawn)
 
-    def __call__(self, image: np.ndarray) -> Tensor:
-        """Crop an (H, W, 3) uint8 array to a (3, S, S) uint8 tensor."""
-        return to_tensor(centre(resize_shorter_side(image, self.resized), self.size))
-
-
-def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Return an image of size x size: itself, or its resized centre."""
-    return image if image.shape[:2] == (size, size) else centre(resize_shorter_side(image, size), size)
-
-
-def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize (H, W, 3) so that its shorter side has `side` pixels, bicubic.
-
-    An image more than 16 times as long as wide is cropped to its middle first: one of 1 x 50,000 pixels would fill the
-    memory, and its ends are never in the centre crop.
-    """
-    shorter = min(image.shape[:2])
-    most = 16 * shorter
-    top, left = (max(0, length - most) // 2 for length in image.shape[:2])
-    image = image[top : top + most, left : left + most]
-    height, width = image.shape[:2]
-    if shorter == side:
-        return image
-    size = (width * side // shorter, height * side // shorter)  # rounded down, as in torchvision
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def centre(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the size x size pixels in the middle of (H, W, 3)."""
-    top, left = (round((length - size) / 2) for length in image.shape[:2])  # a half to even, as in torchvision
-    return image[top : top + size, left : left + size]
-
-
-def shift(image: np.ndarray, pad: int, rng: random.Random) -> np.ndarray:
-    """Shift the image by up to `pad` pixels in each direction; the border is filled by reflection."""
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    top, left = rng.randint(0, 2 * pad), rng.randint(0, 2 * pad)
-    return padded[top : top + height, left : left + width]
-
-
-def to_tensor(image: np.ndarray) -> Tensor:
-    """Copy (H, W, 3) uint8 to a (3, H, W) tensor."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _library_transforms(settings: Augmentation, size: int, of_masks: bool) -> list[Callable]:
-    """Return what timm and torchvision do to a PIL image, one after the other; with the same draws for its mask."""
-    steps: list[Callable] = []
-    if settings.crop == "random-resized":
-        from torchvision.transforms import InterpolationMode, RandomResizedCrop
-
-        bicubic = InterpolationMode.BICUBIC
-        steps.append(RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio, interpolation=bicubic))
-    if settings.rand_augment is not None:
-        from timm.data.auto_augment import rand_augment_transform
-
-        hparams = {
-            "translate_const": int(size * 0.45),
-            "img_mean": (0, 0, 0) if of_masks else tuple(round(255 * mean) for mean in settings.mean),
-            "interpolation": Image.Resampling.BICUBIC,
-        }
-        try:
-            policy = rand_augment_transform(settings.rand_augment, hparams)
-        except (AssertionError, ValueError) as error:
-            raise ValueError(f"timm does not know the policy rand_augment {settings.rand_augment!r}") from error
-        for operation in policy.ops:
-            if operation.name.startswith("Posterize"):
-                operation.aug_fn = _posterize
-            if of_masks and not operation.name.startswith(GEOMETRIC):
-                operation.aug_fn = partial(_without_change, operation.aug_fn)
-        steps.append(policy)
-    elif settings.color_jitter > 0 and not of_masks:  # it comes last, so nothing after it misses its draws
-        from torchvision.transforms import ColorJitter
-
-        steps.append(ColorJitter(*[settings.color_jitter] * 3))
-    return steps
-
-
-def _without_change(operation: Callable, image: Image.Image, *args: Any, **kwargs: Any) -> Image.Image:
-    """Return the image itself; the operation runs all the same, because it may draw random numbers."""
-    operation(image, *args, **kwargs)
-    return image
-
-
-def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keep the upper bits of each pixel, none of them at timm's full strength: Pillow once gave black, 13 raises."""
-    return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
-
-
-def _erasing(settings: Augmentation, of_masks: bool = False) -> Callable[[np.ndarray], np.ndarray]:
-    """Return timm's random erasing, always on, for uint8: its noise is N(0, 1) of normalised pixels; 0 in masks."""
-    from timm.data.random_erasing import RandomErasing
-
-    erasing = RandomErasing(probability=1.0, mode="pixel", device="cpu")
-    mean, std = (torch.tensor(values)[:, None, None] for values in (settings.mean, settings.std))
-
-    def erase(image: np.ndarray) -> np.ndarray:
-        noise = erasing(torch.full((3, *image.shape[:2]), torch.nan))  # on no image: what is erased is then known
-        erased = np.isfinite(noise[0].numpy())
-        rows, columns = (np.flatnonzero(erased.any(axis)) for axis in (1, 0))
-        if len(rows) == 0:
+    def _erased(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
+        """Erase a rectangle, as timm does: its noise is N(0, 1) of normalised pixels; 0 in masks."""
+        box = erased_box(rng, self.size)
+        if box is None:
             return image
-        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        pixels = (noise[:, *box] * std + mean) * 255
-        image = image.copy()
-        image[box] = 0 if of_masks else pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        top, left, height, width = box
+        image, noise = image.copy(), np.uint8(0)
+        if not self.of_masks:
+            draws = np.random.default_rng(rng.getrandbits(62)).integers(65536, size=(3, height, width), dtype=np.uint16)
+            noise = np.stack([levels[draw] for levels, draw in zip(self.levels, draws, strict=True)], axis=-1)
+        image[top : top + height, left : left + width] = noise
         return image
 
-    return erase
+
+def resized(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize (h, w, 3) to (size, size, 3), bicubic and antialiased; at most one level from Pillow's resize."""
+    if image.shape[:2] == (size, size):
+        return image
+    # torch's kernel for bytes takes a third of Pillow's time; from_numpy wants memory that it may write to
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+    return interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()

@@ -158,10 +158,10 @@ def crop_boxes(tried: Tensor, source: Size, scale: Range, ratio: Range, aspects:
     height, width = source
     columns, rows = _sides(tried, source, scale, aspects)
     fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
-    return _first(tried, (rows, columns), source, fits, _central(source, ratio))
+    return _first(tried, (rows, columns), source, fits, central_box(source, ratio))
 
 
-def _central(source: Size, ratio: Range) -> tuple[int, int, int, int]:
+def central_box(source: Size, ratio: Range) -> tuple[int, int, int, int]:
     """Return the box that torchvision takes where none of its tries fits."""
     height, width = source
     rows, columns = height, width

@@ -1,11 +1,12 @@
 """Types for data sets: images, labels and class names, and the error for unusable data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from transmix.data.boxes import Box
 from transmix.data.grey import Grey
 from transmix.error import TransMixError
 from transmix.printable import printable as printable
@@ -78,9 +79,29 @@ class Split:
         Raises:
             UnreadableImageError: It cannot be read.
         """
+        self._check(index)
+        return self.images[index]
+
+    def part(self, index: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+        """Return the part of an image that is needed, (h, w, 3) uint8; a JPEG may be decoded at a reduced size.
+
+        Args:
+            index: of the image.
+            choose: height and width of the image -> the part of it.
+
+        Raises:
+            UnreadableImageError: It cannot be read.
+        """
+        self._check(index)
+        part = getattr(self.images, "part", None)
+        if part is not None:
+            return part(index, choose)
+        image = self.images[index]
+        return choose(*image.shape[:2]).cut(image)
+
+    def _check(self, index: int) -> None:
         if index in self.bad:
             raise UnreadableImageError(self.bad[index].where, self.bad[index].reason)
-        return self.images[index]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Encoded images on disk, decoded on indexing: the result of every file reader."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from transmix.data.decode import decode_image, image_size
+from transmix.data.boxes import Box
+from transmix.data.decode import decode_image, decode_part, image_size
 from transmix.data.formats import SHALLOW
 from transmix.data.grey import Grey
 
@@ -48,6 +49,10 @@ class EncodedImages:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return decode_image(self.source(index), where=self.where(index), grey=self.grey)
+
+    def part(self, index: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+        """Decode a part of an image, as `decode_part`: (h, w, 3) uint8."""
+        return decode_part(self.source(index), self.where(index), choose, self.grey)
 
     def size(self, index: int) -> tuple[int, int]:
         """Read the (height, width) of an image from its header."""

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from transmix.data.augment import TrainingAugmentation
 from transmix.data.bad_images import BadImages, Found
 from transmix.data.dataset import DataError, Split, UnreadableImageError, too_many
 from transmix.data.sampler import EpochSampler, SampleKey
@@ -54,7 +56,8 @@ class TrainingSamples(_Samples):
 
     Args:
         split: N images.
-        augment: (H, W, 3) uint8 array and key -> (3, S, S) uint8 tensor.
+        augment: (H, W, 3) uint8 array and key -> (3, S, S) uint8 tensor. `TrainingAugmentation` is asked first which
+            part of an image it needs.
         seed: run seed.
         foreground: index of an image and key -> its mask (S, S) bool, augmented like the image; None: without masks.
     """
@@ -65,17 +68,31 @@ class TrainingSamples(_Samples):
     def load(self, sample: SampleKey) -> Sample:
         """Return an image, its label, its foreground if there are masks, and the unreadable images it replaces."""
         epoch, index, repeat = sample
-        image, source, found = self.readable(epoch, index)
         key = derive_seed(self.seed, "augment", epoch, index, repeat)
+        image, source, found = self.readable(epoch, index, partial(self._augmented, key))
         mask = () if self.foreground is None else (self.foreground(source, key),)
-        return self.augment(image, key), int(self.split.labels[source]), *mask, found
+        return image, int(self.split.labels[source]), *mask, found
 
-    def readable(self, epoch: int, index: int) -> tuple[np.ndarray, int, Found]:
-        """Return a readable image, its index, and the unreadable images tried before it."""
+    def _augmented(self, key: int, source: int) -> Tensor:
+        if isinstance(self.augment, TrainingAugmentation) and self.augment.first is None:
+            return self.augment.read(partial(self.split.part, source), key)
+        return self.augment(self.split.image(source), key)
+
+    def readable(
+        self, epoch: int, index: int, read: Callable[[int], Tensor] | None = None
+    ) -> tuple[Tensor | np.ndarray, int, Found]:
+        """Return a readable image, its index, and the unreadable images tried before it.
+
+        Args:
+            epoch: counted from 0.
+            index: the image to try first.
+            read: index -> image; None: as it is stored.
+        """
+        read = self.split.image if read is None else read
         source, found = index, []
         for attempt in range(TRIES):
             try:
-                return self.split.image(source), source, tuple(found)
+                return read(source), source, tuple(found)
             except UnreadableImageError as error:
                 found.append((error.where, error.reason))
                 source = derive_seed(self.seed, "instead", epoch, index, attempt) % len(self.split)

@@ -34,3 +34,14 @@ def global_generators(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
+
+
+@contextmanager
+def python_generator(seed: int) -> Iterator[None]:
+    """Seed Python's global generator from a key, and restore it afterwards; for timm's operations of RandAugment."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

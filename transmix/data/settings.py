@@ -84,3 +84,6 @@ class Augmentation:
     """Mean of each colour channel in 0..1, subtracted from pixels."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of each colour channel, divides pixels."""
+    pixel_version: Literal[1, 2] = 2
+    """How training images become pixels. 2: large JPEG files are decoded at a reduced size that is at least the crop's
+    output, and draws and resizing are faster. 1: as in runs before there was a version 2; these resume with it."""

@@ -59,7 +59,7 @@ MAY_CHANGE = (
 the others do not change what is trained."""
 
 
-YOUNGER = {"ema_warmup": False}
+YOUNGER = {"ema_warmup": False, "pixel_version": 1}
 """Settings that are younger than some runs, and what runs did before there was such a setting."""
 
 
@@ -70,9 +70,10 @@ def read_recipe(folder: Path) -> Recipe:
         RecipeError: the folder has no recipe, or it cannot be read.
     """
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    if recipe.optimization.ema_decay is not None:  # else the two are the same run, and are compared as such
-        recipe = load_recipe(str(folder / "recipe.yaml"), absent=YOUNGER)
-    return resolved(recipe)
+    # where a setting changes nothing, a run with and one without it are the same run, and are compared as such
+    matters = {"ema_warmup": recipe.optimization.ema_decay is not None, "pixel_version": not recipe.data.on_device}
+    absent = {name: value for name, value in YOUNGER.items() if matters[name]}
+    return resolved(load_recipe(str(folder / "recipe.yaml"), absent=absent))
 
 
 def as_started(folder: Path, recipe: Recipe) -> Recipe:
@@ -85,14 +86,17 @@ def as_started(folder: Path, recipe: Recipe) -> Recipe:
     """
     if not os.path.isfile(folder / "recipe.yaml"):
         return recipe
-    run, optimization, model = read_recipe(folder), recipe.optimization, recipe.model
+    run, augmentation = read_recipe(folder), recipe.augmentation
+    optimization, model = recipe.optimization, recipe.model
     if not run.optimization.ema_warmup:
         optimization = replace(optimization, ema_warmup=False)
+    if run.augmentation.pixel_version == 1:
+        augmentation = replace(augmentation, pixel_version=1)
     if optimization.batch_size is None:
         optimization = replace(optimization, batch_size=run.optimization.batch_size)
     if model.amp == "auto":
         model = replace(model, amp=run.model.amp)
-    return replace(recipe, optimization=optimization, model=model)
+    return replace(recipe, augmentation=augmentation, optimization=optimization, model=model)
 
 
 def check_run(folder: Path, recipe: Recipe, resume: bool) -> dict[str, tuple[Any, Any]]:
