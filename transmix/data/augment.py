@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from transmix.data.rand_augment import timm_policy
 from transmix.data.seeding import global_generators
 from transmix.data.settings import Augmentation
 
@@ -122,17 +123,7 @@ def _library_transforms(settings: Augmentation, size: int, of_masks: bool) -> li
         bicubic = InterpolationMode.BICUBIC
         steps.append(RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio, interpolation=bicubic))
     if settings.rand_augment is not None:
-        from timm.data.auto_augment import rand_augment_transform
-
-        hparams = {
-            "translate_const": int(size * 0.45),
-            "img_mean": (0, 0, 0) if of_masks else tuple(round(255 * mean) for mean in settings.mean),
-            "interpolation": Image.Resampling.BICUBIC,
-        }
-        try:
-            policy = rand_augment_transform(settings.rand_augment, hparams)
-        except (AssertionError, ValueError) as error:
-            raise ValueError(f"timm does not know the policy rand_augment {settings.rand_augment!r}") from error
+        policy = timm_policy(settings, size, of_masks)
         for operation in policy.ops:
             if operation.name.startswith("Posterize"):
                 operation.aug_fn = _posterize
