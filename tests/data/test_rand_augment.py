@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageFilter
 from scipy import stats
 
-from transmix.data import batch_operations
+from transmix.data import batch_augment
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.batch_augment import BatchAugmentation
 from transmix.data.batch_operations import moved, moved_alone, operated, smooth
@@ -232,10 +232,11 @@ def test_pieces_and_batches_do_not_change_the_pixels(monkeypatch):
     batch = BatchAugmentation(settings("rand-m9-n3-p1-mstd0.5-inc1"), (SIZE, SIZE), SIZE, 0, "cpu")
     keys = torch.stack([torch.zeros(40), torch.arange(40), torch.zeros(40)], 1).long()
     images, draws = planes(*pictures() * 8), batch.draw(keys)
-    whole = batch.apply(images, draws)
+    whole, masks = batch.apply(images, draws), batch.apply_to_masks(images, draws)
     assert not whole.equal(images)
-    monkeypatch.setattr(batch_operations, "PIECE", {"cpu": SIZE * SIZE, "cuda": 7 * SIZE * SIZE})
+    monkeypatch.setattr(batch_augment, "PIECE", {"cpu": SIZE * SIZE, "cuda": 7 * SIZE * SIZE})
     assert batch.apply(images, draws).equal(whole)
+    assert batch.apply_to_masks(images, draws).equal(masks)
     assert batch.apply(images[7:9], batch.draw(keys[7:9])).equal(whole[7:9])
     assert batch.apply(images[:0], draws[:0]).shape == (0, 3, SIZE, SIZE)
 

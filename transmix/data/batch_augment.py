@@ -4,6 +4,7 @@ Draws are integers, or lookup tables indexed by integers. They have the same dis
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -44,6 +45,9 @@ ORDERS = (0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)
 
 STEPS = 4096
 """Jitter's factors are multiples of 1/4096: a factor times a difference of pixels is then exact in float32."""
+
+PIECE = {"cpu": 1 << 19, "cuda": 1 << 22}
+"""Pixels that are worked on at once: what fits a CPU's cache, and what a GPU has memory for."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,14 @@ class BatchAugmentation:
         return Draws(samples, shift, crop, operations, arguments, order, factors, flipped, erased)
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Apply drawn augmentations to images (n, 3, H, W) uint8; return a new tensor (n, 3, S, S) uint8."""
+        """Apply drawn augmentations to images (n, 3, H, W) uint8; return (n, 3, S, S) uint8."""
+        return _by_pieces(self._apply, images, draws)
+
+    def apply_to_masks(self, masks: Tensor, draws: Draws) -> Tensor:
+        """Move masks (n, C, H, W) uint8, 255 on the foreground, as `apply` moves images; what is erased becomes 0."""
+        return _by_pieces(self._apply_to_masks, masks, draws)
+
+    def _apply(self, images: Tensor, draws: Draws) -> Tensor:
         images = self._placed(images, draws)
         if draws.operations is not None and draws.arguments is not None:
             images = operated(images, draws.operations, draws.arguments, self.fill)
@@ -138,8 +149,7 @@ class BatchAugmentation:
         some = erase(images[rows], draws.erased[rows], draws.samples[rows], self.keys, self.noise)
         return images.index_copy(0, rows, some)
 
-    def apply_to_masks(self, masks: Tensor, draws: Draws) -> Tensor:
-        """Move masks (n, C, H, W) uint8, 255 on the foreground, as `apply` moves images; what is erased becomes 0."""
+    def _apply_to_masks(self, masks: Tensor, draws: Draws) -> Tensor:
         masks = self._placed(masks, draws)
         if draws.operations is not None and draws.arguments is not None:
             masks = moved_alone(masks, draws.operations, draws.arguments)
@@ -158,6 +168,15 @@ class BatchAugmentation:
         if draws.crop is not None:
             return resized_crop(images, draws.crop, self.size)
         return images if draws.shift is None else shifted(images, draws.shift)
+
+
+def _by_pieces(change: Callable[[Tensor, Draws], Tensor], images: Tensor, draws: Draws) -> Tensor:
+    """Return `change` of all images, some at a time; compiled code needs no memory for the steps in between."""
+    rows = max(1, PIECE.get(images.device.type, PIECE["cuda"]) // (images.shape[2] * images.shape[3]))
+    if torch.compiler.is_compiling() or len(images) <= rows:
+        return change(images, draws)
+    pieces = [slice(start, start + rows) for start in range(0, len(images), rows)]
+    return torch.cat([change(images[one], draws[one]) for one in pieces])
 
 
 def _flipped(images: Tensor, draws: Draws) -> Tensor:

@@ -26,9 +26,6 @@ from transmix.data.rand_augment import (
     UNIT,
 )
 
-PIECE = {"cpu": 1 << 18, "cuda": 1 << 22}
-"""Pixels that are worked on at once: what fits a CPU's cache, and what a GPU has memory for."""
-
 PLACE_BITS, WEIGHT_BITS = 10, 11
 """Places are multiples of 2**-10 pixels, so that their cubes fit int32; weights of 2**-11, so that two of them and a
 pixel do."""
@@ -41,7 +38,7 @@ SOLARIZE_ADD_BELOW = 128
 
 
 def operated(images: Tensor, operations: Tensor, arguments: Tensor, fill: Tensor) -> Tensor:
-    """Apply each sample's operations, layer by layer; return a new tensor.
+    """Apply each sample's operations, layer by layer.
 
     Args:
         images: (n, 3, H, W) uint8.
@@ -49,26 +46,6 @@ def operated(images: Tensor, operations: Tensor, arguments: Tensor, fill: Tensor
         arguments: (n, L, 6) int64, as in `rand_augment.Policy`.
         fill: (3,) uint8, what comes in from outside.
     """
-    return _by_pieces(_operated, images, operations, arguments, fill)
-
-
-def moved_alone(masks: Tensor, operations: Tensor, arguments: Tensor) -> Tensor:
-    """Move masks (n, C, H, W) uint8 as `operated` moves their images; what comes in from outside is 0."""
-    outside = torch.zeros(masks.shape[1], dtype=torch.uint8, device=masks.device)
-    return _by_pieces(_moved_alone, masks, operations, arguments, outside)
-
-
-def _by_pieces(change: Callable[..., Tensor], images: Tensor, operations: Tensor, arguments: Tensor, fill: Tensor):
-    """Return `change` of all images, a piece at a time: compiled code needs no memory for steps in between."""
-    if torch.compiler.is_compiling():
-        return change(images, operations, arguments, fill)
-    pixels = images.shape[2] * images.shape[3]
-    rows = max(1, PIECE.get(images.device.type, PIECE["cuda"]) // pixels)
-    pieces = [slice(start, start + rows) for start in range(0, max(1, len(images)), rows)]
-    return torch.cat([change(images[one], operations[one], arguments[one], fill) for one in pieces])
-
-
-def _operated(images: Tensor, operations: Tensor, arguments: Tensor, fill: Tensor) -> Tensor:
     for operation, argument in zip(operations.unbind(1), arguments.unbind(1), strict=True):
         by_table = (operation > MOVE) & (operation < COLOUR)
         images = _changed(images, operation == MOVE, partial(moved, fill=fill), argument)
@@ -77,9 +54,11 @@ def _operated(images: Tensor, operations: Tensor, arguments: Tensor, fill: Tenso
     return images
 
 
-def _moved_alone(masks: Tensor, operations: Tensor, arguments: Tensor, fill: Tensor) -> Tensor:
+def moved_alone(masks: Tensor, operations: Tensor, arguments: Tensor) -> Tensor:
+    """Move masks (n, C, H, W) uint8 as `operated` moves their images; what comes in from outside is 0."""
+    outside = torch.zeros(masks.shape[1], dtype=torch.uint8, device=masks.device)
     for operation, argument in zip(operations.unbind(1), arguments.unbind(1), strict=True):
-        masks = _changed(masks, operation == MOVE, partial(moved, fill=fill), argument)
+        masks = _changed(masks, operation == MOVE, partial(moved, fill=outside), argument)
     return masks
 
 
