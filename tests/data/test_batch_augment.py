@@ -1,5 +1,7 @@
 """What is drawn for a batch has the distribution of what is drawn image by image, and follows from the keys alone."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ KINDS = {
     "pad": {"crop": "pad", "pad": 3, "flip": 0.5, "random_erasing": 0.5},
     "random-resized": {"crop": "random-resized", "flip": 0.5, "color_jitter": 0.4, "random_erasing": 0.5},
     "none": {"flip": 1.0, "color_jitter": 0.2},
+    "rand_augment": {"rand_augment": "rand-m9-n3-mstd0.5-inc1", "flip": 0.5, "random_erasing": 0.5},
 }
 
 
@@ -172,6 +175,11 @@ def test_colours_are_jittered_as_often_and_as_much_as_by_torchvision():
     assert len(set(names[0])) == 6
 
 
+def test_colours_are_jittered_only_where_there_is_no_rand_augment():
+    assert batch_augmentation(color_jitter=0.4, rand_augment="rand-m9").draw(samples(2)).order is None
+    assert batch_augmentation(color_jitter=0.4).draw(samples(2)).operations is None
+
+
 def test_a_strength_above_1_draws_no_factor_below_0():
     factors = batch_augmentation(color_jitter=1.5).draw(samples(2000)).factors
     assert factors is not None
@@ -207,7 +215,7 @@ def test_draws_by_place_in_the_batch_would_be_noticed():
     )
 
 
-@pytest.mark.parametrize("kind", ["pad", "random-resized"])
+@pytest.mark.parametrize("kind", ["pad", "random-resized", "rand_augment"])
 def test_seed_epoch_and_repeat_each_give_other_pixels(kind):
     images = noise(1).expand(16, -1, -1, -1)
 
@@ -224,7 +232,7 @@ def test_nothing_asked_is_nothing_done():
     augment = batch_augmentation()
     draws = augment.draw(samples(5))
     assert [
-        name for name in ("shift", "crop", "order", "factors", "flip", "erased") if getattr(draws, name) is not None
+        field.name for field in fields(draws) if field.name != "samples" and getattr(draws, field.name) is not None
     ] == []
     assert augment.apply(noise(5), draws).equal(noise(5))
 

@@ -1,6 +1,5 @@
-"""A run whose images lie on the device: it trains, resumes to the bit, replays, and refuses what it cannot do."""
+"""A run whose images lie on the device, or are augmented there: it trains, resumes to the bit, and replays."""
 
-import json
 import shutil
 
 import pytest
@@ -8,8 +7,13 @@ import torch
 
 from transmix.cli import main
 from transmix.data import batch_augment
-from transmix.recipes import RecipeError, check_recipe, dump_recipe
-from transmix.runs.folder import RunError
+from transmix.data.bad_images import BadImages
+from transmix.data.device_batches import AugmentedBatches, DeviceAugmentation
+from transmix.data.settings import Augmentation
+from transmix.data.source import load_data
+from transmix.distributed import World
+from transmix.recipes import dump_recipe
+from transmix.runs.folder import RunError, read_recipe
 from transmix.training import batches as loading
 from transmix.training import loop, replay
 from transmix.training.loop import train
@@ -17,7 +21,12 @@ from transmix.training.step import TrainingStep
 
 # 2 epochs of 5 steps of 2 micro-batches; checkpoints at steps 3, 5, 6, 9 and 10.
 SETTINGS = {"on_device": True, "rand_augment": None, "checkpoint_every": 3, "accumulate": 2}
-CROPS = {"pad": {}, "random-resized": {"crop": "random-resized", "color_jitter": 0.3, "repeats": 2}}
+STREAM = {"on_device": False, "augment_on": "device", "rand_augment": "rand-m9-mstd0.5-inc1"}
+KINDS = {
+    "pad": {"rand_augment": STREAM["rand_augment"]},
+    "random-resized": {"crop": "random-resized", "color_jitter": 0.3, "repeats": 2},
+    "stream": STREAM | {"crop": "random-resized", "repeats": 2},
+}
 
 
 class Died(BaseException):
@@ -40,11 +49,11 @@ def die_at(monkeypatch, recipe, folder, step):
             train(recipe, folder)
 
 
-@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_dead_in_mid_epoch_and_resumed_everything_is_bit_identical_but_with_other_draws(
-    crop, chaos, images, small_recipe, tmp_path, monkeypatch
+    kind, chaos, images, small_recipe, tmp_path, monkeypatch
 ):
-    recipe = small_recipe(images, **SETTINGS, **CROPS[crop])
+    recipe = small_recipe(images, **SETTINGS | KINDS[kind])
     train(recipe, tmp_path / "undisturbed")
     die_at(monkeypatch, recipe, tmp_path / "run", step=9)
     shutil.copytree(tmp_path / "run", tmp_path / "control")
@@ -86,9 +95,9 @@ def test_a_replay_makes_the_batches_that_the_run_saw(images, small_recipe, tmp_p
     monkeypatch.setattr(TrainingStep, "__call__", watched)
     runs, finish = [], loop.finish
     monkeypatch.setattr(loop, "finish", lambda run, watch: runs.append(run) or finish(run, watch))
-    for name, on_device in (("device", True), ("loader", False)):
+    for name, change in (("device", {}), ("loader", {"on_device": False}), ("stream", STREAM)):
         steps.clear()
-        train(small_recipe(images, **{**SETTINGS, "on_device": on_device, "max_steps": 3}), tmp_path / name)
+        train(small_recipe(images, **SETTINGS | change, max_steps=3), tmp_path / name)
         run = runs[-1]
         run.order.start_at(0)
         load = replay._loader(run.recipe, run.data, torch.device("cpu"))
@@ -98,26 +107,57 @@ def test_a_replay_makes_the_batches_that_the_run_saw(images, small_recipe, tmp_p
         assert all(one.equal(other) for again, seen in pairs for one, other in zip(again, seen, strict=True))
 
 
-def test_rand_augment_is_refused_with_what_to_do(images, small_recipe, tmp_path, capsys):
-    recipe = small_recipe(images, on_device=True)
-    with pytest.raises(RecipeError) as error:
-        check_recipe(recipe)
-    assert str(error.value) == (
-        "on_device augments whole batches, which rand_augment cannot; give --rand-augment None, or leave "
-        "--on-device out"
-    )
-    check_recipe(small_recipe(images, on_device=True, rand_augment=None))
+def test_a_policy_that_batches_lack_is_refused_before_the_run_is_made(images, small_recipe, tmp_path, capsys):
     file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(recipe))
-    assert main(["train", "--recipe", str(file), "--out", str(tmp_path / "run")]) == 2
-    assert str(error.value) in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-    remedy = ["--rand-augment", "None", "--max-steps", "1"]
-    assert main(["train", "--recipe", str(file), "--out", str(tmp_path / "run"), *remedy]) == 0
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["step"] == 1
+    file.write_text(dump_recipe(small_recipe(images, rand_augment="rand-m9-t3a")))
+    for asked in (["--on-device"], ["--augment-on", "device"]):
+        assert main(["train", "--recipe", str(file), "--out", str(tmp_path / "run"), *asked]) == 2
+        assert "rand_augment 'rand-m9-t3a' has the operation Desaturate, which batches" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+def test_masks_move_with_images_that_the_device_augments(with_masks, small_recipe, tmp_path, monkeypatch):
+    seen, forward = [], TrainingStep.forward
+    watched = lambda self, step, micro, *batch: seen.append(batch) or forward(self, step, micro, *batch)  # noqa: E731
+    monkeypatch.setattr(TrainingStep, "forward", watched)
+    black = {"mean": (0.0, 0.0, 0.0), "mix": "objectmix", "random_erasing": 0.0, "max_steps": 3}
+    train(small_recipe(with_masks, **STREAM | black), tmp_path / "run")
+    white, foreground = (torch.cat(one) for one in zip(*[(i[:, 0] >= 128, f) for i, _, f in seen], strict=True))
+    assert foreground.shape == (24, 16, 16)
+
+    def shown(masks):
+        """Images that show a mask, or its negative where colours were inverted."""
+        same = (white == masks).flatten(1).double().mean(1)
+        return int((torch.maximum(same, 1 - same) > 0.97).sum())
+
+    assert shown(foreground) > 12  # of the others a colour went past the half
+    assert shown(foreground.roll(1, 0)) < 6
+
+
+def test_a_gpu_gets_the_rest_of_the_augmentation_compiled_where_the_model_is(images, small_recipe, monkeypatch):
+    asked, on_cpu = [], DeviceAugmentation(Augmentation(rand_augment=None), 16, 0, torch.device("cpu"))
+    monkeypatch.setattr(on_cpu, "compile", lambda: asked.append((device, compile)))
+    monkeypatch.setattr(loading, "device_augmentation", lambda recipe, device: on_cpu)
+    for device in ("cpu", "cuda"):
+        for compile in (False, True):
+            recipe = small_recipe(images, **STREAM, compile=compile)
+            data = load_data(recipe.data, 0)
+            found = loading.prepare_batches(recipe, data, BadImages(), World(0, 1, 1, torch.device(device)))
+            assert isinstance(found.training, AugmentedBatches)
+    assert asked == [("cuda", True)]
 
 
 def test_a_resumed_run_cannot_change_who_augments(images, small_recipe, tmp_path):
     train(small_recipe(images, **SETTINGS, max_steps=1), tmp_path / "run")
     with pytest.raises(RunError, match=r"was trained with other settings: on_device: True -> False\. Resume with"):
         train(small_recipe(images, **{**SETTINGS, "on_device": False}), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match=r"was trained with other settings: augment_on: cpu -> device\. Resume with"):
+        train(small_recipe(images, **SETTINGS, augment_on="device"), tmp_path / "run", resume=True)
+
+
+def test_a_run_of_before_augments_where_it_did(images, small_recipe, tmp_path):
+    train(small_recipe(images, **SETTINGS, max_steps=1), tmp_path / "run")
+    file = tmp_path / "run" / "recipe.yaml"
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if "augment_on" not in line))
+    assert read_recipe(tmp_path / "run").augmentation.augment_on == "cpu"
+    assert train(small_recipe(images, **SETTINGS, max_steps=2), tmp_path / "run", resume=True)["step"] == 2

@@ -4,13 +4,28 @@ Draws are integers, or lookup tables indexed by integers. They have the same dis
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from transmix.data.batch_operations import moved_alone, operated
 from transmix.data.batch_pixels import erase, jittered, resized_crop, shifted
-from transmix.data.philox import BOX, CROP, JITTER, PLACE, below, chance, fraction, middle_fractions, seed_keys, words
+from transmix.data.philox import (
+    BOX,
+    CROP,
+    JITTER,
+    LAYER,
+    PLACE,
+    below,
+    chance,
+    fraction,
+    middle_fractions,
+    seed_keys,
+    words,
+)
+from transmix.data.rand_augment import batch_policy, fill_of
 from transmix.data.settings import Augmentation
 
 Size = tuple[int, int]
@@ -31,6 +46,9 @@ ORDERS = (0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)
 STEPS = 4096
 """Jitter's factors are multiples of 1/4096: a factor times a difference of pixels is then exact in float32."""
 
+PIECE = {"cpu": 1 << 19, "cuda": 1 << 22}
+"""Pixels that are worked on at once: what fits a CPU's cache, and what a GPU has memory for."""
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -40,6 +58,8 @@ class Draws:
         samples: (n, 3) int64, (epoch, index, repeat), the key of the erasing noise.
         shift: (n, 2) int64, shift in rows (up) and columns (left).
         crop: (n, 4) int64, top, left, height and width in the stored image.
+        operations: (n, L) int64, RandAugment's operation in each layer, as `rand_augment` numbers them; 0: none.
+        arguments: (n, L, 6) int64, of the operations.
         order: (n, 3) int64, permutation of brightness 0, contrast 1 and saturation 2.
         factors: (n, 3) float32, of brightness, contrast and saturation.
         flip: (n,) bool.
@@ -49,6 +69,8 @@ class Draws:
     samples: Tensor
     shift: Tensor | None = None
     crop: Tensor | None = None
+    operations: Tensor | None = None
+    arguments: Tensor | None = None
     order: Tensor | None = None
     factors: Tensor | None = None
     flip: Tensor | None = None
@@ -60,14 +82,17 @@ class Draws:
 
 
 class BatchAugmentation:
-    """Crop, flip, colour jitter and erasing of a batch; all random choices follow from the samples' keys.
+    """Crop, RandAugment or colour jitter, flip and erasing of a batch; all random choices follow from samples' keys.
 
     Args:
-        settings: augmentation settings; `rand_augment` is ignored.
+        settings: augmentation settings.
         source: height and width of the input; (S, S) except for crop 'random-resized'.
         size: S, side of the output in pixels.
         seed: run seed.
         device: device of the images.
+
+    Raises:
+        RecipeError: a RandAugment policy that timm does not know, or that batches lack.
     """
 
     def __init__(self, settings: Augmentation, source: Size, size: int, seed: int, device: torch.device | str):
@@ -76,18 +101,22 @@ class BatchAugmentation:
         self.crop_aspects = log_uniform(*settings.crop_ratio).to(device)
         self.noise = noise_levels(settings.mean, settings.std).to(device)
         self.orders = torch.tensor(ORDERS, device=device)
+        self.policy = None if settings.rand_augment is None else batch_policy(settings, size, device)
+        self.fill = torch.tensor(fill_of(settings), dtype=torch.uint8, device=device)
 
     def draw(self, samples: Tensor) -> Draws:
         """Decide what is done to samples (n, 3) int64, (epoch, index, repeat) a row, on their device."""
         settings, size = self.settings, (self.size, self.size)
         rows, columns, flip, erase = words(samples, self.keys, PLACE)[:, 0].unbind(1)
-        shift = crop = order = factors = erased = None
+        shift = crop = operations = arguments = order = factors = erased = None
         if settings.crop == "pad":
             shift = torch.stack([below(one, 2 * settings.pad + 1) - settings.pad for one in (rows, columns)], 1)
         elif settings.crop == "random-resized":
             tried = words(samples, self.keys, CROP, TRIES)
             crop = crop_boxes(tried, self.source, settings.crop_scale, settings.crop_ratio, self.crop_aspects)
-        if settings.color_jitter > 0:
+        if self.policy is not None:
+            operations, arguments = self.policy.draw(words(samples, self.keys, LAYER, self.policy.layers))
+        elif settings.color_jitter > 0:
             which, *strengths = words(samples, self.keys, JITTER)[:, 0].unbind(1)
             order = self.orders[below(which, len(ORDERS))]
             factors = jitter_factors(torch.stack(strengths, 1), settings.color_jitter)
@@ -95,18 +124,23 @@ class BatchAugmentation:
             boxes = erased_boxes(words(samples, self.keys, BOX, TRIES), size, self.aspects)
             erased = boxes * chance(erase, settings.random_erasing)[:, None]
         flipped = chance(flip, settings.flip) if settings.flip > 0 else None
-        return Draws(samples, shift, crop, order, factors, flipped, erased)
+        return Draws(samples, shift, crop, operations, arguments, order, factors, flipped, erased)
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Apply drawn augmentations to images (n, 3, H, W) uint8; return a new tensor (n, 3, S, S) uint8."""
-        if draws.crop is not None:
-            images = resized_crop(images, draws.crop, self.size)
-        elif draws.shift is not None:
-            images = shifted(images, draws.shift)
+        """Apply drawn augmentations to images (n, 3, H, W) uint8; return (n, 3, S, S) uint8."""
+        return _by_pieces(self._apply, images, draws)
+
+    def apply_to_masks(self, masks: Tensor, draws: Draws) -> Tensor:
+        """Move masks (n, C, H, W) uint8, 255 on the foreground, as `apply` moves images; what is erased becomes 0."""
+        return _by_pieces(self._apply_to_masks, masks, draws)
+
+    def _apply(self, images: Tensor, draws: Draws) -> Tensor:
+        images = self._placed(images, draws)
+        if draws.operations is not None and draws.arguments is not None:
+            images = operated(images, draws.operations, draws.arguments, self.fill)
         if draws.order is not None and draws.factors is not None:
             images = jittered(images, draws.order, draws.factors)
-        if draws.flip is not None:
-            images = torch.where(draws.flip[:, None, None, None], images.flip(3), images)
+        images = _flipped(images, draws)
         if draws.erased is None:
             return images
         if images.device.type != "cpu" or torch.compiler.is_compiling():
@@ -115,17 +149,38 @@ class BatchAugmentation:
         some = erase(images[rows], draws.erased[rows], draws.samples[rows], self.keys, self.noise)
         return images.index_copy(0, rows, some)
 
-    def apply_to_masks(self, masks: Tensor, draws: Draws) -> Tensor:
-        """Move masks (n, C, H, W) uint8, 255 on the foreground, as `apply` moves images; what is erased becomes 0."""
-        moved = self.apply(masks, replace(draws, order=None, factors=None, erased=None))
+    def _apply_to_masks(self, masks: Tensor, draws: Draws) -> Tensor:
+        masks = self._placed(masks, draws)
+        if draws.operations is not None and draws.arguments is not None:
+            masks = moved_alone(masks, draws.operations, draws.arguments)
+        masks = _flipped(masks, draws)
         if draws.erased is None:
-            return moved
+            return masks
         sides = torch.arange(self.size, device=masks.device)
         top, left, height, width = draws.erased.T[..., None]
         rows, columns = (
             (sides >= start) & (sides < start + length) for start, length in ((top, height), (left, width))
         )
-        return moved * ~(rows[:, None, :, None] & columns[:, None, None, :])
+        return masks * ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+    def _placed(self, images: Tensor, draws: Draws) -> Tensor:
+        """Crop or shift images as drawn."""
+        if draws.crop is not None:
+            return resized_crop(images, draws.crop, self.size)
+        return images if draws.shift is None else shifted(images, draws.shift)
+
+
+def _by_pieces(change: Callable[[Tensor, Draws], Tensor], images: Tensor, draws: Draws) -> Tensor:
+    """Return `change` of all images, some at a time; compiled code needs no memory for the steps in between."""
+    rows = max(1, PIECE.get(images.device.type, PIECE["cuda"]) // (images.shape[2] * images.shape[3]))
+    if torch.compiler.is_compiling() or len(images) <= rows:
+        return change(images, draws)
+    pieces = [slice(start, start + rows) for start in range(0, len(images), rows)]
+    return torch.cat([change(images[one], draws[one]) for one in pieces])
+
+
+def _flipped(images: Tensor, draws: Draws) -> Tensor:
+    return images if draws.flip is None else torch.where(draws.flip[:, None, None, None], images.flip(3), images)
 
 
 def log_uniform(low: float, high: float) -> Tensor:

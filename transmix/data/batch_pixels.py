@@ -84,14 +84,32 @@ def jittered(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
         factors: (n, 3) float32, multiples of 1/4096, of brightness, contrast and saturation.
     """
     for kind in order.unbind(1):
-        red, green, blue = images.int().unbind(1)
-        grey = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).float()[:, None]
-        mean = (grey.mean((1, 2, 3), dtype=torch.float64) + 0.5).floor().float()[:, None, None, None]
-        kind = kind[:, None, None, None]
-        lesser = torch.where(kind == 0, 0.0, torch.where(kind == 1, mean, grey))
-        factor = factors.take_along_dim(kind[:, :, 0, 0], 1)[:, :, None, None]
-        images = (lesser + factor * (images - lesser)).clamp(0, 255).byte()
+        grey, kind = greys(images), kind[:, None, None, None]
+        lesser = torch.where(kind == 0, 0.0, torch.where(kind == 1, mean_of(grey), grey))
+        images = blended(images, lesser, factors.take_along_dim(kind[:, :, 0, 0], 1)[:, :, None, None])
     return images
+
+
+def greys(images: Tensor) -> Tensor:
+    """Return images (n, 3, H, W) uint8 in grey as Pillow converts them, (n, 1, H, W) float32."""
+    red, green, blue = images.int().unbind(1)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).float()[:, None]
+
+
+def mean_of(grey: Tensor) -> Tensor:
+    """Return the mean grey of (n, 1, H, W), rounded: (n, 1, 1, 1) float32."""
+    return (grey.mean((1, 2, 3), dtype=torch.float64) + 0.5).floor().float()[:, None, None, None]
+
+
+def blended(images: Tensor, lesser: Tensor, factor: Tensor) -> Tensor:
+    """Return (n, 3, H, W) uint8 between `lesser` (factor 0) and `images` (factor 1) or beyond, cut off as in Pillow.
+
+    Args:
+        images: (n, 3, H, W) uint8.
+        lesser: whole numbers in float32, of a shape that broadcasts.
+        factor: (n, 1, 1, 1) float32, multiples of 1/4096.
+    """
+    return (lesser + factor * (images - lesser)).clamp(0, 255).byte()
 
 
 def erase(images: Tensor, boxes: Tensor, samples: Tensor, keys: tuple[int, int], levels: Tensor) -> Tensor:

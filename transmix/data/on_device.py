@@ -129,7 +129,7 @@ class TrainingImages:
 
     Args:
         split: N images.
-        settings: the augmentation, without `rand_augment`.
+        settings: the augmentation.
         size: S.
         seed: run seed.
         device: target device.

@@ -17,7 +17,7 @@ ROUNDS = 10
 PLACES = 1 << 24
 """Blocks of four words that a stream has for each sample."""
 
-PLACE, JITTER, CROP, BOX, NOISE = range(5)
+PLACE, JITTER, CROP, BOX, NOISE, LAYER = range(6)
 """Streams: what words are for. Those of one say nothing about those of another."""
 
 

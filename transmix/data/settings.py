@@ -26,9 +26,8 @@ class Data:
     cache_gb: float = 4.0
     """Decode a split once and keep it in memory if it takes at most this many GB (per process)."""
     on_device: bool = False
-    """Keep all images decoded on the device, and augment whole batches there. For small images, without rand_augment.
-    The random draws differ from those of the loader, with the same distribution. On a GPU --compile compiles this
-    too."""
+    """Keep all images decoded on the device, and augment whole batches there. For small images. The random draws
+    differ from those of the loader, with the same distribution. On a GPU --compile compiles this too."""
     download: str | None = None
     """Folder to download a torchvision:NAME data set to, unless its files exist there."""
     data_dir: str | None = None
@@ -72,6 +71,10 @@ class Augmentation:
     """Probability of a horizontal flip."""
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     """timm's RandAugment policy string; None: off."""
+    augment_on: Literal["cpu", "device"] = "cpu"
+    """'device': loader workers decode and crop, and the device does the rest of the augmentation, a batch at a time;
+    for a GPU that waits for its workers. The random draws differ from those of the CPU, with the same distribution.
+    With --compile it is compiled too. Data kept on the device (on_device) is always augmented there."""
     color_jitter: float = 0.0
     """Strength of brightness, contrast and saturation jitter; used if rand_augment is None."""
     random_erasing: float = 0.25

@@ -63,8 +63,6 @@ def _contradictions(recipe: Recipe) -> dict[str, bool]:
     bce = mixing.loss == "bce"
     unused = mixing.bce_threshold is not None and not bce
     return {
-        "on_device augments whole batches, which rand_augment cannot; give --rand-augment None, or leave "
-        "--on-device out": recipe.data.on_device and recipe.augmentation.rand_augment is not None,
         f"warmup_epochs {warmup} exceeds epochs {epochs}": warmup > epochs,
         f"{mixing.mix}_alpha 0 turns off what --mix {mixing.mix} asks for": not alphas.get(mixing.mix, True),
         "mixup_alpha and cutmix_alpha are both 0: nothing to mix with; use --mix none": nothing,

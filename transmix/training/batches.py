@@ -11,6 +11,7 @@ from transmix.data.augment import EvaluationCrop, TrainingAugmentation
 from transmix.data.bad_images import BadImages
 from transmix.data.balance import check_balance, class_weights
 from transmix.data.dataset import DataError, ImageData
+from transmix.data.device_batches import AugmentedBatches, CroppedSamples, DeviceAugmentation
 from transmix.data.loader import (
     TrainingBatches,
     TrainingSamples,
@@ -73,22 +74,54 @@ def prepare_batches(recipe: Recipe, data: ImageData, bad: BadImages, world: Worl
         torch.set_num_threads(choose_threads(recipe.run.threads, workers, world.local))
     batch, share = per_step // (world.size * accumulate), (world.rank, world.size)
     try:
-        augment = TrainingAugmentation(settings, size)
+        TrainingAugmentation(settings, size)  # timm's policy is known, before data is read
         order = build_order(recipe, data, batch, share)
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    masks = training_masks(recipe, data)
     crop, pin = EvaluationCrop(size, settings.eval_crop), world.device.type == "cuda"
     filled = recipe.run.shard and world.size > 1
     if recipe.data.on_device:
-        training, kept = hold_on_device(data, settings, order, crop, world.device, bad, filled, masks)
+        training, kept = hold_on_device(
+            data, settings, order, crop, world.device, bad, filled, training_masks(recipe, data)
+        )
         if recipe.model.compile and world.device.type != "cpu":
             training.images.compile()
         return Batches(order, training, partial(iter, kept), crop, bad)
-    samples = TrainingSamples(data.train, augment, recipe.run.seed, augmented_masks(masks, settings, size))
-    training = TrainingBatches(samples, order, workers, pin, bad)
+    training: Iterable[tuple[Tensor, ...]] = TrainingBatches(training_samples(recipe, data), order, workers, pin, bad)
+    if settings.augment_on == "device":
+        finish = device_augmentation(recipe, world.device)
+        if recipe.model.compile and world.device.type != "cpu":
+            finish.compile()
+        training = AugmentedBatches(training, finish)
     validation = partial(evaluation_batches, data.val, crop, batch, workers, pin, share, bad, filled)
     return Batches(order, training, validation, crop, bad)
+
+
+def training_samples(recipe: Recipe, data: ImageData) -> TrainingSamples:
+    """Return the samples that a run's loader gives: augmented, or cropped alone where the device does the rest.
+
+    Raises:
+        DataError: a label rule that needs masks which the data set lacks.
+    """
+    settings, size, seed, masks = (
+        recipe.augmentation,
+        recipe.data.image_size,
+        recipe.run.seed,
+        training_masks(recipe, data),
+    )
+    if settings.augment_on == "device":
+        return CroppedSamples(data.train, settings, size, seed, masks)
+    augment = TrainingAugmentation(settings, size)
+    return TrainingSamples(data.train, augment, seed, augmented_masks(masks, settings, size))
+
+
+def device_augmentation(recipe: Recipe, device: torch.device) -> DeviceAugmentation:
+    """Return what the device does to batches of `training_samples`.
+
+    Raises:
+        RecipeError: the device or the policy cannot do it.
+    """
+    return DeviceAugmentation(recipe.augmentation, recipe.data.image_size, recipe.run.seed, device)
 
 
 def build_order(recipe: Recipe, data: ImageData, batch: int, share: tuple[int, int]) -> EpochSampler:

@@ -12,18 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from transmix import distributed
-from transmix.data.augment import TrainingAugmentation
 from transmix.data.bad_images import BadImages, allowed_bad
 from transmix.data.dataset import ImageData
-from transmix.data.loader import TrainingSamples
-from transmix.data.masks import augmented_masks
 from transmix.data.on_device import TrainingImages
 from transmix.models.build import build_model, normaliser
 from transmix.recipes import Recipe
 from transmix.recipes.mixing import mixes_in
 from transmix.runs.checkpoint import load_checkpoint, newest_checkpoint, set_random_state
 from transmix.runs.folder import RunError, read_recipe
-from transmix.training.batches import build_order, loss_weights, training_masks
+from transmix.training.batches import build_order, device_augmentation, loss_weights, training_masks, training_samples
 from transmix.training.loop import load_run_data
 from transmix.training.optimizer import a_copy, build_optimizer
 from transmix.training.step import TrainingStep, build_transmix
@@ -74,13 +71,12 @@ def replay(folder: Path, device: str = "auto") -> Iterator[str]:
 def _loader(recipe: Recipe, data: ImageData, device: torch.device) -> Callable[[list], tuple[Tensor, ...]]:
     """Return a function from sample keys to a batch, as in the run."""
     settings, size, seed = recipe.augmentation, recipe.data.image_size, recipe.run.seed
-    masks = training_masks(recipe, data)
     if recipe.data.on_device:
-        met = BadImages(allowed_bad(recipe.data))
+        met, masks = BadImages(allowed_bad(recipe.data)), training_masks(recipe, data)
         return TrainingImages(data.train, settings, size, seed, device, met, masks=masks).batch
-    foreground = augmented_masks(masks, settings, size)
-    samples = TrainingSamples(data.train, TrainingAugmentation(settings, size), seed, foreground)
-    return lambda wanted: default_collate([samples[one] for one in wanted])
+    samples = training_samples(recipe, data)
+    finish = device_augmentation(recipe, device) if settings.augment_on == "device" else lambda *batch: batch
+    return lambda wanted: finish(*default_collate([samples[one] for one in wanted]))
 
 
 def _what_is_not_finite(run: Callable[[], Tensor], model: nn.Module, images_from: list[str]) -> str:
