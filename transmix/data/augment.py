@@ -46,7 +46,7 @@ class TrainingAugmentation:
         self.first = FirstAugmentation(settings, size, of_masks) if settings.pixel_version == 1 else None
         self.policy = None
         if settings.rand_augment is not None:
-            self.policy = rand_augment_policy(settings.rand_augment, settings.mean, size, of_masks, fast=True)
+            self.policy = rand_augment_policy(settings, size, of_masks, fast=True)
         self.levels = noise_levels(settings.mean, settings.std).numpy()
 
     def __call__(self, image: np.ndarray, key: int) -> Tensor:

@@ -51,7 +51,7 @@ def _library_transforms(settings: Augmentation, size: int, of_masks: bool) -> li
         bicubic = InterpolationMode.BICUBIC
         steps.append(RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio, interpolation=bicubic))
     if settings.rand_augment is not None:
-        steps.append(rand_augment_policy(settings.rand_augment, settings.mean, size, of_masks))
+        steps.append(rand_augment_policy(settings, size, of_masks))
     elif settings.color_jitter > 0 and not of_masks:  # it comes last, so nothing after it misses its draws
         from torchvision.transforms import ColorJitter
 

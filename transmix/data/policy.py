@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from transmix.data.rand_augment import timm_policy
+from transmix.data.settings import Augmentation
+
 GEOMETRIC = "Rotate", "Shear", "Translate"
 """How the names of those operations of RandAugment begin that move pixels; the others change colours."""
 
 
-def rand_augment_policy(
-    name: str, mean: tuple[float, ...], size: int, of_masks: bool = False, fast: bool = False
-) -> Any:
+def rand_augment_policy(settings: Augmentation, size: int, of_masks: bool = False, fast: bool = False) -> Any:
     """Return timm's RandAugment for PIL images of size x size.
 
     Args:
-        name: timm's policy string.
-        mean: of the pixels in 0..1, the colour of what comes in from outside; black for masks.
+        settings: augmentation settings.
         size: S in pixels.
         of_masks: colours stay as they are; what an operation draws is drawn all the same.
         fast: shear and translate with `shift_rows`.
@@ -27,17 +27,7 @@ def rand_augment_policy(
     Raises:
         ValueError: timm does not know the policy.
     """
-    from timm.data.auto_augment import rand_augment_transform
-
-    hparams = {
-        "translate_const": int(size * 0.45),
-        "img_mean": (0, 0, 0) if of_masks else tuple(round(255 * value) for value in mean),
-        "interpolation": Image.Resampling.BICUBIC,
-    }
-    try:
-        policy = rand_augment_transform(name, hparams)
-    except (AssertionError, ValueError) as error:
-        raise ValueError(f"timm does not know the policy rand_augment {name!r}") from error
+    policy = timm_policy(settings, size, of_masks)
     for operation in policy.ops:
         if operation.name.startswith("Posterize"):
             operation.aug_fn = posterize
