@@ -40,6 +40,8 @@ class Pack:
     """Pack foreground masks where the data set has any, in the size of their images."""
     shard_mb: int = 1000
     """Begin a new file after so many MB of images."""
+    workers: int | None = None
+    """Number of worker processes; None: chosen from the CPU cores. The files do not depend on it."""
     held_out: Annotated[str | None, "parts and columns"] = None
     """Part for validation, as for `transmix train`."""
     val_fraction: float | None = None
@@ -56,8 +58,6 @@ class Pack:
     """'error': name all of them and stop; 'skip': leave them out and list them in OUT/bad_images.txt."""
     max_bad_images: int = 100
     """Maximum number of skipped images; more are an error."""
-    workers: Annotated[int | None, "speed"] = None
-    """Number of worker processes; None: chosen from the CPU cores. The files do not depend on it."""
 
 
 def main(arguments: list[str]) -> None:
