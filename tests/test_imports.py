@@ -14,7 +14,7 @@ LEVELS = (
     ("recipes", "runs"),
     ("models",),
     ("evaluation", "visual", "training"),
-    ("report", "compare", "app", "export", "integrations", "doctor", "predict", "cli"),
+    ("report", "compare", "app", "export", "integrations", "doctor", "pack", "predict", "cli"),
 )
 """Folders and files at the top, from what knows nothing of the others upwards. A level knows those below it, and
 itself without going round in circles."""

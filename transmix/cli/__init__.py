@@ -12,6 +12,7 @@ from transmix.printable import printable
 VERBS = {
     "train": "train a Vision Transformer as a recipe says",
     "doctor": "check every image of a data set before training",
+    "pack": "resize a data set once, to files that are read fast",
     "evaluate": "measure a run, a timm model or a weights file",
     "predict": "predict the classes of image files, as a table and as a page",
     "app": "serve a page to this computer: drag a box over two images, see what the label becomes",
@@ -28,6 +29,7 @@ VERBS = {
 CONTINUED = {
     "train": "; the same command with --resume continues the run",
     "compare": "; the same command continues where it stopped",
+    "pack": "; the same command continues where it stopped",
 }
 """Command -> how it goes on after it was interrupted, of those that can."""
 

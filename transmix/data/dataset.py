@@ -111,6 +111,7 @@ class Parts:
     Attributes:
         held_out: Name on disk of the held-out part.
         unused: Other parts that could be held out instead.
+        others: All other parts whose names say val or test.
         columns: Image column and label column of Parquet files and label lists.
         val_fraction: Fraction of the training images that is held out; None: a separate part is.
         layout: How the files are arranged, in words.
@@ -118,6 +119,7 @@ class Parts:
 
     held_out: str = "val"
     unused: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     columns: tuple[str, str] | None = None
     val_fraction: float | None = None
     layout: str = ""

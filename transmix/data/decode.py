@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from math import ceil
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,6 +24,10 @@ from transmix.error import one_line
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, as on paper and on most web pages."""
+
+GAP = 2.0
+"""An image that is made smaller is decoded and averaged to no less than so many times its new size before resampling,
+as Pillow's thumbnails are."""
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -360,3 +365,63 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         pixels = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", pixels.size, BACKGROUND), pixels)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_encoded(source: os.PathLike[str] | bytes, where: str) -> bytes:
+    """Return an image's encoded bytes.
+
+    Args:
+        source: The path of its file, or its bytes.
+        where: Where the image comes from, for the message.
+
+    Raises:
+        UnreadableImageError, DataError: As `decode_image`, for the file.
+    """
+    if isinstance(source, bytes):
+        return source
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):
+            raise OSError("not a regular file")
+        with open(source, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise _unreadable(where, error, source) from error
+
+
+def decode_larger(content: bytes, where: str, short_side: int) -> tuple[Image.Image, tuple[int, int]] | None:
+    """Decode an image to be made smaller, at a half, a quarter or an eighth of its size where a JPEG allows it.
+
+    The result has at least `GAP` times the asked size then. Otherwise as `decode_image`, but greyscale stays grey.
+
+    Args:
+        content: The encoded image.
+        where: Where the image comes from, for the message.
+        short_side: The shorter side that it will get, in pixels.
+
+    Returns:
+        The upright image in mode RGB or L, and the (width, height) to resize it to. None if its shorter side is not
+        longer than `short_side`, or if it has more than 8 bits per channel.
+
+    Raises:
+        UnreadableImageError, DataError: As `decode_image`.
+    """
+    with _opened(content, where) as image:
+        if min(image.size) <= short_side or _is_deep_grey(image) or ";16" in stored_as(image):
+            return None
+        width, height = image.size
+        is_grey = image.mode in ("1", "L", "LA")
+        if isinstance(image, JpegImageFile):
+            factor = GAP * short_side / min(width, height)
+            image.draft(image.mode, (ceil(width * factor), ceil(height * factor)))
+        _check_tiles(image)
+        _scale_transparent_colour(image)
+        image.load()
+        _check_rows(image, content)
+        turn = _UPRIGHT_BY.get(orientation(image))
+        shallow = _shallow(image, where, None)
+        upright = _to_rgb(shallow.transpose(turn) if turn is not None else shallow)
+    if (upright.shape[1] < upright.shape[0]) != (width < height):
+        width, height = height, width
+    shorter = min(width, height)
+    size = round(width * short_side / shorter), round(height * short_side / shorter)
+    return Image.fromarray(upright[..., 0] if is_grey else upright), size

@@ -13,7 +13,7 @@ from transmix.data.dataset import DataError, ImageData, Parts, Split, listing, p
 from transmix.data.encoded import image_files
 from transmix.data.formats import has_suffix, looks_like_an_image
 from transmix.data.listed_images import CLS_LOC, ListedImages, columns_remedy, find_lists
-from transmix.data.parts import USUAL, WHOLE, Choice, affixed, choose_parts, remedy, split_of
+from transmix.data.parts import USUAL, WHOLE, Choice, NoHeldOutError, affixed, choose_parts, remedy, split_of
 from transmix.data.tree import (
     below_own_name,
     entries_of,
@@ -170,7 +170,7 @@ def read_folder(root: str | os.PathLike[str], choice: Choice = USUAL, given: Pat
 def read_parts(root: Path, found: FolderParts, choice: Choice) -> ImageData:
     """Read the training part and the held-out part of a folder; errors as `read_folder`."""
     if [*found.parts] == [WHOLE] and choice.val_fraction is None and not choice.for_evaluation:
-        raise DataError(_undivided(root, found.parts[WHOLE]))
+        raise NoHeldOutError(_undivided(root, found.parts[WHOLE]))
     train, parts = choose_parts(found.parts, choice, root, "folder '{}'")
     used = {name: found.parts[name] for name in dict.fromkeys((train, parts.held_out))}
     for name, part in used.items():
@@ -230,8 +230,10 @@ def _about(root: Path, found: FolderParts, used: dict[str, FolderPart], parts: P
     """Return the parts with the layout, the columns of the training list, and unused parts that have labels."""
     columns = next((part.listed.source.columns for part in used.values() if part.listed is not None), None)
     labelled = lambda part: part.listed is not None or bool(subfolders(part.folder))  # noqa: E731
-    unused = tuple(name for name in parts.unused if labelled(found.parts[name]))
-    return replace(parts, unused=unused, columns=columns, layout=layout_of(root, used))
+    unused, others = (
+        tuple(name for name in names if labelled(found.parts[name])) for names in (parts.unused, parts.others)
+    )
+    return replace(parts, unused=unused, others=others, columns=columns, layout=layout_of(root, used))
 
 
 def _notes(root: Path, found: FolderParts, used: dict[str, FolderPart]) -> tuple[str, ...]:

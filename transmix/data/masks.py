@@ -14,8 +14,9 @@ from transmix.data.augment import TrainingAugmentation
 from transmix.data.dataset import DataError, ImageData, listing
 from transmix.data.encoded import EncodedImages, ImageFiles
 from transmix.data.formats import FORMATS
+from transmix.data.packed import PackedFiles
 from transmix.data.settings import Augmentation
-from transmix.data.tables import ArrowFiles
+from transmix.data.tables import ArrowFiles, ParquetRows
 from transmix.error import one_line
 
 BACKGROUND, FOREGROUND, UNSURE = 0, 1, 2
@@ -27,6 +28,11 @@ TRIMAP = {1: FOREGROUND, 2: BACKGROUND, 3: UNSURE}
 COLUMN = "mask"
 """The column of Parquet files that holds encoded masks."""
 
+
+class NoMasksError(DataError):
+    """A data set without foreground masks."""
+
+
 Masks = Callable[[int], np.ndarray]
 """Position of an image in a split -> its mask (H, W) uint8, in the image's own size."""
 
@@ -34,9 +40,9 @@ Masks = Callable[[int], np.ndarray]
 def open_masks(data: ImageData, of: Literal["train", "val"] = "val") -> Masks:
     """Find the foreground masks of the images of a data set's split.
 
-    They come with the built-in digits; with Parquet files that have a column `mask` of encoded images; and with
-    Oxford-IIIT Pet where `annotations/trimaps` is unpacked. Encoded masks are trimaps (1 foreground, 2 background, 3
-    not classified), or 0 for background and 1 or 255 for foreground.
+    They come with the built-in digits; with Parquet files that have a column `mask` of encoded images; with what
+    `transmix pack` makes of such data sets; and with Oxford-IIIT Pet where `annotations/trimaps` is unpacked. Encoded
+    masks are trimaps (1 foreground, 2 background, 3 not classified), or 0 for background and 1 or 255 for foreground.
 
     Args:
         data: from `open_data`, or from `load_data`.
@@ -47,7 +53,8 @@ def open_masks(data: ImageData, of: Literal["train", "val"] = "val") -> Masks:
         another size than the image.
 
     Raises:
-        DataError: The data set has no masks.
+        NoMasksError: The data set has no masks.
+        DataError: Some files of it have none, or the column cannot be read.
     """
     split = data.train if of == "train" else data.val
     images: Any = split.images if split.encoded is None else split.encoded
@@ -55,13 +62,17 @@ def open_masks(data: ImageData, of: Literal["train", "val"] = "val") -> Masks:
     if masks is not None:
         return lambda index: np.asarray(masks[index], dtype=np.uint8)
     match images.files if isinstance(images, EncodedImages) else None:
-        case ArrowFiles(files=(path, *_) as paths) if path.endswith(".parquet"):
+        case ArrowFiles(files=(path, *_) as paths) | ParquetRows(files=(path, *_) as paths) if path.endswith(
+            ".parquet"
+        ):
             encoded = _column(paths)
             stored = lambda index: (encoded[int(images.rows[index])].as_py(), f"{COLUMN} of {images.where(index)}")  # noqa: E731
+        case PackedFiles(masks=packed) if packed is not None:
+            stored = lambda index: (packed[int(images.rows[index])].as_py(), f"{COLUMN} of {images.where(index)}")  # noqa: E731
         case ImageFiles(folder=folder) if (trimaps := folder.parent / "annotations" / "trimaps").is_dir():
             stored = lambda index: _content(trimaps / f"{Path(images.where(index)).stem}.png")  # noqa: E731
         case _:
-            raise DataError(
+            raise NoMasksError(
                 f"{data.name}: no foreground masks. They come with 'digits', with Parquet files that have a column "
                 f"{COLUMN!r}, and with Oxford-IIIT Pet where annotations/trimaps is unpacked"
             )
@@ -129,7 +140,8 @@ def _column(files: tuple[str, ...]) -> Any:
             with pq.ParquetFile(path) as file:
                 if COLUMN not in file.schema_arrow.names:
                     columns = listing(file.schema_arrow.names)
-                    raise DataError(f"{path}: no foreground masks: no column {COLUMN!r} among {columns}")
+                    kind = DataError if chunks else NoMasksError
+                    raise kind(f"{path}: no foreground masks: no column {COLUMN!r} among {columns}")
                 table = file.read([COLUMN]).flatten()
                 name = COLUMN if COLUMN in table.column_names else f"{COLUMN}.bytes"
                 chunks += table[name].cast(pa.large_binary()).chunks

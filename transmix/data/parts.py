@@ -30,6 +30,10 @@ _KIND = {word: kind for kind, words in SPLITS.items() for word in words}
 _LIKE_VALIDATION = {*SPLITS["val"], "minival", "holdout"}
 
 
+class NoHeldOutError(DataError):
+    """A data set without a part to validate on."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which parts and columns of a data set to use.
@@ -43,6 +47,7 @@ class Choice:
         fingerprint: What `subset.fingerprint` gave for the images held out by `val_fraction` when the run began; None:
             do not compare.
         for_evaluation: Only the held-out part is used. The training part may be missing, and may lack classes.
+        in_order: Images are read once, one after the other: those of Parquet files are not kept in memory.
     """
 
     held_out: tuple[str, ...] = HELD_OUT
@@ -51,6 +56,7 @@ class Choice:
     val_fraction: float | None = None
     fingerprint: str | None = None
     for_evaluation: bool = False
+    in_order: bool = False
 
 
 USUAL = Choice()
@@ -147,10 +153,11 @@ def choose_parts(present: Iterable[str], choice: Choice, where: object, form: st
         )
         raise DataError(f"{where}: no {what} {name.format('train')}, the images to train on{there}")
     if held_out is None:
-        raise DataError(_no_held_out(present, choice, where, f"{what} {name}"))
+        raise NoHeldOutError(_no_held_out(present, choice, where, f"{what} {name}"))
     assert train is not None
     unused = sorted(one for one in present if one != held_out and _words(one) & _LIKE_VALIDATION)
-    return train, Parts(held_out, tuple(unused))
+    others = sorted(one for one in present if one not in (train, held_out) and split_of(one) in ("val", "test"))
+    return train, Parts(held_out, tuple(unused), tuple(others))
 
 
 def _no_held_out(present: list[str], choice: Choice, where: object, form: str) -> str:

@@ -14,6 +14,7 @@ from transmix.data.cifar import folders_with, holds_cifar, read_cifar
 from transmix.data.class_names import class_name, positions
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, keep_decoded, listing, printable
 from transmix.data.digits import digits_on_textures
+from transmix.data.encoded import EncodedImages
 from transmix.data.folder import data_folder, find_parts, holds_class_folders, read_folder, read_parts
 from transmix.data.grey import Grey
 from transmix.data.grey_range import FIND, scale_grey
@@ -21,6 +22,7 @@ from transmix.data.idx import holds_idx, read_idx_files
 from transmix.data.label_lists import ENDINGS
 from transmix.data.listed_images import CLS_LOC, folder_of
 from transmix.data.no_data import no_data, no_folder
+from transmix.data.packed import INDEX, PackedFiles, holds_packed, read_packed
 from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, TRAIN, USUAL, Choice, unused_note
 from transmix.data.settings import Data
 from transmix.data.subset import choose, fingerprint, hold_out
@@ -65,6 +67,7 @@ IMAGE_FILES = (CLASS_FOLDERS, "image files")
 
 _PETS = "annotations/trainval.txt"
 LAYOUTS = {
+    f"packed images ({INDEX})": (holds_packed, read_packed),
     "Parquet files (train-*.parquet)": (holds_parquet, read_parquet),
     "CIFAR's binary files (data_batch_1.bin or train.bin)": (holds_cifar, _fixed(read_cifar)),
     "CIFAR-10's python files (data_batch_1)": _published("CIFAR10", "cifar-10-batches-py", "data_batch_1"),
@@ -233,9 +236,18 @@ def load_data(settings: Data, seed: int, grey: Grey | Literal["find"] = FIND, ke
     """
     data = open_own(settings, seed, kept)
     data = scale_grey(data, settings.grey_range or FIND if grey == FIND else grey)
+    data = replace(data, notes=(*data.notes, *_too_small(data, settings.image_size)))
     limit, bad = int(settings.cache_gb * 1e9), allowed_bad(settings)
     train = data.train if settings.train_images is None else choose(data.train, settings.train_images)
     return replace(data, train=keep_decoded(train, limit, bad), val=keep_decoded(data.val, limit, bad))
+
+
+def _too_small(data: ImageData, image_size: int) -> Iterator[str]:
+    """Return a note on training images that were packed smaller than the model's input."""
+    files = data.train.images.files if isinstance(data.train.images, EncodedImages) else None
+    if isinstance(files, PackedFiles) and (short_side := files.part.short_side) is not None and short_side < image_size:
+        remedy = f"transmix pack --short-side {round(image_size / 0.778)} keeps more"
+        yield f"{data.name} is packed to a shorter side of {short_side}, below image_size {image_size}: {remedy}"
 
 
 def in_classes(expected: Sequence[str], data: ImageData) -> ImageData:

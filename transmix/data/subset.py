@@ -9,6 +9,7 @@ import numpy as np
 
 from transmix.data.dataset import DataError, ImageData, Images, Parts, Split
 from transmix.data.encoded import EncodedImages, ImageFiles
+from transmix.data.packed import PackedFiles
 from transmix.data.seeding import derive_seed
 
 
@@ -71,22 +72,29 @@ def hold_out(data: ImageData, fraction: float) -> ImageData:
         some = min(max(round(fraction * count), 1), count - 1)
         held_out[np.flatnonzero(data.train.labels == label)[shuffled[: max(some, 0)]]] = True
     train, val = (take(data.train, np.flatnonzero(which)) for which in (~held_out, held_out))
-    parts = Parts(f"{fraction:g} of train", (), data.parts.columns, fraction, data.parts.layout)
+    parts = Parts(f"{fraction:g} of train", (), data.parts.others, data.parts.columns, fraction, data.parts.layout)
     return replace(data, train=train, val=val, parts=parts)
 
 
 def fingerprint(split: Split, classes: Sequence[str]) -> str:
     """Return a text that differs where a split has other images or labels: 32 hexadecimal digits.
 
-    Images in files are told apart by their paths below the part's folder, others by their position.
+    Images in files are told apart by their paths below the part's folder, others by their position; packed ones as in
+    the data set that was packed.
     """
     digest = hashlib.blake2b("\n".join(classes).encode("utf-8", "surrogateescape"), digest_size=16)
     digest.update(np.ascontiguousarray(split.labels).data)
     images = split.encoded if split.encoded is not None else split.images
     if isinstance(images, EncodedImages):
-        files = isinstance(images.files, ImageFiles)
-        names = images.files.paths[images.rows].tolist() if files else images.rows.tolist()  # type: ignore[union-attr]
-        digest.update(repr(names).encode())
+        match images.files:
+            case ImageFiles(paths=paths):
+                names = paths[images.rows].tolist()
+            case PackedFiles() as packed:
+                names = packed.names(images.rows)
+            case _:
+                names = images.rows.tolist()
+        if names is not None:
+            digest.update(repr(names).encode())
     return digest.hexdigest()
 
 

@@ -34,12 +34,14 @@ class Table:
         schema: pyarrow schema with Hugging Face's metadata.
         read: function from column names to a pyarrow Table.
         has_paths: whether an image without bytes is read from the file in its `path`.
+        groups: rows of each row group of a Parquet file whose images are read in order; None: they are kept in memory.
     """
 
     where: str
     schema: Any
     read: Callable[[list[str]], Any]
     has_paths: bool = False
+    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +67,7 @@ class ArrowFiles:
 
     def where(self, row: int) -> str:
         """Name the file and row of an image; rows are counted from 0 within each file."""
-        file = int(np.searchsorted(self.first_rows, row, side="right")) - 1
-        return f"{self.files[file]} row {row - self.first_rows[file]}"
+        return _row_of(self.files, self.first_rows, row)
 
     def may_be_deep(self) -> np.ndarray:
         """Return which images may have more than 8 bits per channel, judging by their first bytes."""
@@ -76,13 +77,69 @@ class ArrowFiles:
         return np.array([start not in (b"\xff\xd8\xff", b"RIF", b"GIF") for start in starts], dtype=bool)
 
 
+def _row_of(files: tuple[str, ...], first_rows: np.ndarray, row: int) -> str:
+    file = int(np.searchsorted(first_rows, row, side="right")) - 1
+    return f"{files[file]} row {row - first_rows[file]}"
+
+
+@dataclass(eq=False)
+class ParquetRows:
+    """Encoded images in Parquet files, with one row group in memory: fast only in order.
+
+    Attributes:
+        files: The files, in order.
+        column: The column of images.
+        first_rows: (len(files),) the index of each file's first image.
+        groups: For each row group, the index of its first image, its file, and its number there: (G, 3) int64.
+    """
+
+    files: tuple[str, ...]
+    column: str
+    first_rows: np.ndarray
+    groups: np.ndarray
+    _held: tuple[int, Any] = (-1, None)
+
+    def source(self, row: int) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            DataError: It is null, or the file cannot be read.
+        """
+        at = int(np.searchsorted(self.groups[:, 0], row, side="right")) - 1
+        if self._held[0] != at:
+            self._held = at, self._read(at)
+        content = self._held[1][row - int(self.groups[at, 0])].as_py()
+        if content is None:
+            raise DataError(f"{self.where(row)}: the image is null; fill it in or drop the row")
+        return content
+
+    def where(self, row: int) -> str:
+        """Name the file and row of an image; rows are counted from 0 within each file."""
+        return _row_of(self.files, self.first_rows, row)
+
+    def may_be_deep(self) -> np.ndarray:
+        """Return which images may have more than 8 bits per channel: any, since none is read."""
+        import pyarrow.parquet as pq
+
+        return np.ones(sum(pq.read_metadata(path).num_rows for path in self.files), dtype=bool)
+
+    def _read(self, at: int) -> Any:
+        import pyarrow.parquet as pq
+
+        _, file, group = self.groups[at]
+        path = Path(self.files[file])
+        found = _readable(path, lambda: pq.ParquetFile(path).read_row_group(int(group), [self.column]))
+        return _images(found[self.column], f"{path}: column {printable(self.column)}")[0]
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Content of a table.
 
     Attributes:
         where: its location.
-        images: N binary values, a pyarrow ChunkedArray.
+        images: N binary values, a pyarrow ChunkedArray; if they are read in order, only their column's name and the
+            rows of each row group.
         paths: N paths, if images may be files; else None.
         labels: (N,) int64, indices into the names.
         names: class names; None if labels are numbers without names.
@@ -147,13 +204,16 @@ def _read(table: Table, columns: tuple[str, str]) -> _Part:
             among = listing(map(printable, names))
             remedy = f"every file needs it, or name another: --{what}-column NAME"
             raise DataError(f"{where}: no column {printable(column)} among {among}; {remedy}")
-    found = table.read(list(columns))
+    in_order = table.groups is not None
+    found = table.read([columns[1]] if in_order else list(columns))
     if found.num_rows == 0:
         raise DataError(f"{where}: no rows; remove the file or fetch it again")
-    images, paths = _images(found[columns[0]], f"{where}: column {printable(columns[0])}")
+    shown = table.schema.empty_table() if in_order else found
+    images, paths = _images(shown[columns[0]], f"{where}: column {printable(columns[0])}")
     paths = paths if table.has_paths else None
     labels = found[columns[1]]
     without = np.asarray(images.is_null()) & (True if paths is None else np.asarray(paths.is_null()))
+    images = (columns[0], table.groups) if in_order else images
     for what, missing in (("image", without), ("label", np.asarray(labels.is_null()))):
         _require_no_row(where, missing, f"the {what} is null; fill it in or drop the row")
     listed = _listed_names(table.schema, where).get(columns[1])
@@ -247,10 +307,19 @@ def _split(tables: list[_Part], classes: tuple[str, ...]) -> Split:
 
     labels = np.concatenate([_positions(part, classes) for part in tables])
     first_rows = np.cumsum([0, *(len(part.labels) for part in tables[:-1])])
+    names = tuple(part.where for part in tables)
+    if isinstance(tables[0].images, tuple):
+        groups = [
+            (first + start, file, group)
+            for file, (first, part) in enumerate(zip(first_rows, tables, strict=True))
+            for group, start in enumerate(np.cumsum([0, *part.images[1]])[:-1])
+        ]
+        rows = ParquetRows(names, tables[0].images[0], first_rows, np.array(groups))
+        return Split(EncodedImages(rows, np.arange(len(labels))), labels)
     kinds = {part.images.type for part in tables}
     images = [part.images if len(kinds) == 1 else part.images.cast(pa.large_binary()) for part in tables]
     encoded = pa.chunked_array([chunk for some in images for chunk in some.chunks])
-    files = ArrowFiles(encoded, tuple(part.where for part in tables), first_rows, tables[0].paths)
+    files = ArrowFiles(encoded, names, first_rows, tables[0].paths)
     return Split(EncodedImages(files, np.arange(len(labels))), labels)
 
 
@@ -284,7 +353,7 @@ def read_parquet(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageD
     the other split is the first of `val`, `valid`, `validation`, ..., `test` that exists. Files of one other name are
     all images, not divided into parts. `read_tables` describes the columns.
 
-    The encoded bytes of all images are kept in memory; they are decoded on indexing.
+    The encoded bytes of all images are kept in memory, unless they are read in order; they are decoded on indexing.
 
     Args:
         root: The folder with the files.
@@ -296,7 +365,7 @@ def read_parquet(root: str | os.PathLike[str], choice: Choice = USUAL) -> ImageD
     """
     root = Path(root)
     present = _parts(root)
-    tables_of = lambda part: [_parquet_table(path) for path in _whole(present[part], part)]  # noqa: E731
+    tables_of = lambda part: [_parquet_table(path, choice.in_order) for path in _whole(present[part], part)]  # noqa: E731
     return read_tables(root.resolve().name, present, tables_of, choice, root, "files {}-*.parquet")
 
 
@@ -322,11 +391,14 @@ def _whole(files: list[Path], split: str) -> list[Path]:
     return files
 
 
-def _parquet_table(path: Path) -> Table:
+def _parquet_table(path: Path, in_order: bool) -> Table:
     import pyarrow.parquet as pq
 
     schema = _readable(path, lambda: pq.read_schema(path))
-    return Table(str(path), schema, lambda columns: _readable(path, lambda: pq.ParquetFile(path).read(columns)))
+    about = _readable(path, lambda: pq.read_metadata(path))
+    rows = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+    read = lambda columns: _readable(path, lambda: pq.ParquetFile(path).read(columns))  # noqa: E731
+    return Table(str(path), schema, read, groups=np.array(rows, dtype=np.int64) if in_order else None)
 
 
 def _readable(path: Path, read: Callable[[], Any]) -> Any:

@@ -26,6 +26,7 @@ from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_range
 from transmix.data.grey_range import check_levels, deep_values_of, leaves, leaving_notes, range_of, with_grey
 from transmix.data.listed_images import folder_of
 from transmix.data.loader import choose_workers
+from transmix.data.packed import PackedFiles, damaged_shards
 from transmix.data.parts import USUAL, Choice, unused_note
 from transmix.data.source import IMAGE_FILES, find_layout, open_data
 from transmix.doctor.folders import list_folders
@@ -77,7 +78,7 @@ def examine(
                 findings += [Finding(kind, (where,), detail) for kind, detail in look.oddities]
                 if look.pixels is not None:
                     seen.append(Picture(look.pixels, name, classes[split.labels[index]], where))
-    findings += same_pixels(seen)
+    findings += same_pixels(seen) + _damage(splits, progress)
     order = [*PROBLEMS, *NOTES]
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.places))
     images = {name: len(split) for name, split in splits.items()}
@@ -128,6 +129,19 @@ def _about(data: ImageData) -> list[Finding]:
     if absent := classes_without(data.val.labels, data.classes):
         findings.append(Finding("class-not-held-out", (held_out,), listing(absent)))
     return findings
+
+
+def _damage(splits: dict[str, Split], progress: bool) -> list[Finding]:
+    """Return the files of a packed data set that are not what was packed; nothing for another layout."""
+    images: Any = splits["train"].images if "train" in splits else None
+    if not isinstance(images, EncodedImages) or not isinstance(images.files, PackedFiles):
+        return []
+    found = []
+    with tqdm(unit="B", unit_scale=True, disable=None if progress else True) as bar:
+        for path, problem, size in damaged_shards(images.files.root):
+            bar.update(size)
+            found += [Finding("damaged-file", (path.name,), problem)] if problem else []
+    return found
 
 
 def find_grey(

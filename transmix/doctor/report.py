@@ -10,6 +10,7 @@ from transmix.printable import printable
 
 PROBLEMS = {
     "refused": "training refuses the data set as a whole",
+    "damaged-file": "files that are not what transmix pack wrote; restore them, or pack again",
     "unreadable": "cannot be decoded; replace or remove them, or train with --on-bad-image skip",
     "truncated": "the file ends too early; replace or remove them, or train with --on-bad-image skip",
     "empty-file": "zero bytes; replace or remove them, or train with --on-bad-image skip",
