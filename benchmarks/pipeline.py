@@ -9,7 +9,8 @@ to normalised float32 batches on the device:
 
     synthetic   uint8 batches lie in memory: to the device and normalise alone
     cached      decoded images lie in memory
-    full        JPEG files
+    full        JPEG files; "packed": the same set as `transmix pack` writes it, its shorter side 288 pixels; "crop
+                alone": what is left to the CPU with --augment-on device
 
 timm: its transforms, fast collate and prefetching loader. torchvision: ImageFolder, transforms v2, torch's DataLoader.
 DALI, where it is installed: its CPU path (dali_loader.py). cores_for_8000 is how many such cores feed 8,000 images/s.
@@ -41,11 +42,13 @@ from torchvision.transforms import v2
 
 from transmix.data.augment import TrainingAugmentation
 from transmix.data.decode import decode_image
+from transmix.data.device_batches import CroppedSamples
 from transmix.data.loader import TrainingBatches, TrainingSamples
 from transmix.data.sampler import EpochSampler
 from transmix.data.settings import Augmentation, Data
 from transmix.data.source import load_data
 from transmix.models.build import normaliser
+from transmix.pack import pack
 
 CLASSES = 2
 POLICY, ERASING = "rand-m9-mstd0.5-inc1", 0.25
@@ -136,14 +139,19 @@ def loaders(data: Path, arguments: Namespace) -> dict[str, dict[str, Callable[[]
     on_gpu = device.type == "cuda"
     split = load_data(Data(data=str(data), cache_gb=0), seed=0).train
     cached = load_data(Data(data=str(data), cache_gb=64), seed=0).train
+    pack(data, data.parent / "packed", workers=workers, progress=False)
+    packed = load_data(Data(data=str(data.parent / "packed"), cache_gb=0), seed=0).train
     pictures = [Image.fromarray(one) for one in cached.images]
     normalise = normaliser(MEAN, STD, device, channels_last=False)
     augment = TrainingAugmentation(Augmentation(rand_augment=POLICY, random_erasing=ERASING), size)
 
-    def ours(split: Any) -> Callable[[], object]:
+    def ours(split: Any, crop_alone: bool = False) -> Callable[[], object]:
         order = EpochSampler(len(split), 0, batch, batch)
-        loader = TrainingBatches(TrainingSamples(split, augment, seed=0), order, workers, pin=on_gpu)
-        return lambda: drain(normalise(images) for images, _ in loader)
+        samples = TrainingSamples(split, augment, seed=0)
+        if crop_alone:
+            samples = CroppedSamples(split, augment.settings, size, seed=0)
+        loader = TrainingBatches(samples, order, workers, pin=on_gpu)
+        return lambda: drain(normalise(images) for images, *_ in loader)
 
     def theirs(dataset: Any) -> Callable[[], object]:
         loader = create_loader(
@@ -177,6 +185,9 @@ def loaders(data: Path, arguments: Namespace) -> dict[str, dict[str, Callable[[]
         },
         "full": {
             "transmix": ours(split),
+            "transmix, crop alone": ours(split, crop_alone=True),
+            "transmix packed": ours(packed),
+            "transmix packed, crop alone": ours(packed, crop_alone=True),
             "timm": theirs(ImageDataset(str(data / "train"))),
             "torchvision": torchvisions(ImageFolder(str(data / "train"), transform)),
         },
@@ -208,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = Report(__file__, arguments, argv)
     height, width = arguments.stored
     with tempfile.TemporaryDirectory() as folder:
-        data = write_folders(Path(folder), arguments.images, classes=CLASSES, height=height, width=width)
+        data = write_folders(Path(folder, "photographs"), arguments.images, classes=CLASSES, height=height, width=width)
         if "stages" in arguments.parts:
             files = sorted((data / "train").rglob("*.jpg"))[: max(96, arguments.batch)]
             for stage, turns in stages(files, arguments.side, arguments.batch, arguments.device).items():
