@@ -80,7 +80,9 @@ def recorded(rank, recipe, folder):
         return finish(run, watch)
 
     loop.finish = note
-    TrainingSamples.readable = lambda self, epoch, index, *read: seen.append(index) or readable(self, epoch, index, *read)
+    TrainingSamples.readable = lambda self, epoch, index, *read: (
+        seen.append(index) or readable(self, epoch, index, *read)
+    )
     code = command(recipe, folder, "--resume")
     torch.save(seen, f"{folder}-seen-{rank}.pt")
     return code
@@ -408,7 +410,9 @@ def test_a_run_of_two_processes_goes_on_from_the_same_bits_and_images_in_one(
 
     monkeypatch.setattr(loop, "finish", note)
     monkeypatch.setattr(
-        TrainingSamples, "readable", lambda self, epoch, index, *read: seen.append(index) or readable(self, epoch, index, *read)
+        TrainingSamples,
+        "readable",
+        lambda self, epoch, index, *read: seen.append(index) or readable(self, epoch, index, *read),
     )
     loop.train(shards(recipe, WAYS[before]), folder, resume=True)
     saved = load_checkpoint(runs / before / "checkpoints" / "step-00000007").tensors
