@@ -116,7 +116,8 @@ def _jpeg_part(image: JpegImageFile, source: ImageSource, choose: Callable[[int,
     turn = _UPRIGHT_BY.get(orientation(image))
     box = choose(*_upright_size(image))
     if box.reduce == 1 and turn is None:
-        with suppress(RuntimeError), _file(source) as file:  # of damaged files Pillow says what is wrong
+        # Pillow says what is wrong with a damaged file, and reads all where torchvision has given its decoder up
+        with suppress(ImportError, RuntimeError), _file(source) as file:
             return box.cut(_whole_jpeg(file.read()))
     stored, step = image.size, box.reduce
     if turn is None or not any(side % step for side in stored):  # else the last, incomplete step would come first
