@@ -10,8 +10,8 @@ class Data:
 
     data: str | None = None
     """Name or folder of the data set: digits, digits48, small_digits; torchvision:NAME; hf:PATH; a folder with class
-    folders, label lists, Parquet files, tar shards, or the files of CIFAR, MNIST (idx) or Oxford-IIIT Pet; or a label
-    list."""
+    folders, label lists, Parquet files, tar shards, packed images, or the files of CIFAR, MNIST (idx) or Oxford-IIIT
+    Pet; or a label list."""
     image_size: int = 224
     """Side of the model's square input in pixels."""
     train_images: int | None = None
