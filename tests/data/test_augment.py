@@ -187,7 +187,7 @@ def test_a_large_file_and_its_pixels_in_memory_are_cropped_alike(tmp_path):
     assert max(box.reduce for box in boxes) >= 4
     files = np.stack([change.read(partial(split.part, 0), key) for key in range(12)]).astype(int)
     memory = np.stack([change(split.image(0), key) for key in range(12)])
-    assert np.abs(files - memory).mean() < 3.0
+    assert np.abs(files - memory).mean() < 5.0
     assert np.abs(files - np.roll(memory, 1, axis=0)).mean() > 20.0
 
 
