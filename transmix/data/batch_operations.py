@@ -1,7 +1,8 @@
 """RandAugment's operations on a batch, each sample with its own; the pixels are those of Pillow and timm.
 
 Everything is computed in integers, or in float32 that is exact: results are bit-identical on every device, compiled or
-not, and for any batch size. Tables differ from Pillow's by at most one level, moved pixels by one where both round.
+not, and for any batch size. They differ from Pillow's by at most one level; but a pixel whose place is on
+the image's very edge may be filled in one and not in the other.
 """
 
 from collections.abc import Callable

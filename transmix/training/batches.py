@@ -103,12 +103,8 @@ def training_samples(recipe: Recipe, data: ImageData) -> TrainingSamples:
     Raises:
         DataError: a label rule that needs masks which the data set lacks.
     """
-    settings, size, seed, masks = (
-        recipe.augmentation,
-        recipe.data.image_size,
-        recipe.run.seed,
-        training_masks(recipe, data),
-    )
+    settings, size, seed = recipe.augmentation, recipe.data.image_size, recipe.run.seed
+    masks = training_masks(recipe, data)
     if settings.augment_on == "device":
         return CroppedSamples(data.train, settings, size, seed, masks)
     augment = TrainingAugmentation(settings, size)
