@@ -78,9 +78,7 @@ class TrainingSamples(_Samples):
             return self.augment.read(partial(self.split.part, source), key)
         return self.augment(self.split.image(source), key)
 
-    def readable(
-        self, epoch: int, index: int, read: Callable[[int], Tensor] | None = None
-    ) -> tuple[Tensor | np.ndarray, int, Found]:
+    def readable(self, epoch: int, index: int, read: Callable[[int], Any] | None = None) -> tuple[Any, int, Found]:
         """Return a readable image, its index, and the unreadable images tried before it.
 
         Args:
@@ -88,11 +86,11 @@ class TrainingSamples(_Samples):
             index: the image to try first.
             read: index -> image; None: as it is stored.
         """
-        read = self.split.image if read is None else read
+        load = read or self.split.image
         source, found = index, []
         for attempt in range(TRIES):
             try:
-                return read(source), source, tuple(found)
+                return load(source), source, tuple(found)
             except UnreadableImageError as error:
                 found.append((error.where, error.reason))
                 source = derive_seed(self.seed, "instead", epoch, index, attempt) % len(self.split)
