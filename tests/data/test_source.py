@@ -44,7 +44,7 @@ def test_a_missing_folder_is_an_error(tmp_path):
 
 def test_a_folder_of_something_else_is_an_error_that_says_what_was_looked_for_and_found(tmp_path):
     message = (
-        "no data set; looked for Parquet files (train-*.parquet), "
+        "no data set; looked for packed images (packed.json), Parquet files (train-*.parquet), "
         "CIFAR's binary files (data_batch_1.bin or train.bin), CIFAR-10's python files (data_batch_1), "
         "CIFAR-100's python files (train), "
         "idx files (train-images-idx3-ubyte), tar shards (train-*.tar or train/*.tar), "
