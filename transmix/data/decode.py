@@ -132,7 +132,7 @@ def _whole_jpeg(content: bytes) -> np.ndarray:
     """Decode a JPEG with torchvision, which takes three quarters of Pillow's time for the same pixels."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    pixels: Any = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
     return pixels.permute(1, 2, 0).numpy()
 
 
