@@ -18,10 +18,10 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from transmix.data import augment, augment_1
 from transmix.data.augment import EvaluationCrop, TrainingAugmentation, resized
 from transmix.data.boxes import crop_box
-from transmix.data.dataset import Split
+from transmix.data.dataset import Split, keep_decoded
 from transmix.data.encoded import image_files
 from transmix.data.fit import fit, shift, to_tensor
-from transmix.data.policy import _moved, posterize
+from transmix.data.image_operations import _moved, posterize
 from transmix.data.seeding import global_generators
 from transmix.data.settings import Augmentation
 from transmix.recipes import Recipe
@@ -189,6 +189,11 @@ def test_a_large_file_and_its_pixels_in_memory_are_cropped_alike(tmp_path):
     memory = np.stack([change(split.image(0), key) for key in range(12)])
     assert np.abs(files - memory).mean() < 5.0
     assert np.abs(files - np.roll(memory, 1, axis=0)).mean() > 20.0
+    kept = keep_decoded(split, 10**9, max_bad=0)
+    assert isinstance(kept.images, np.ndarray)
+    again = np.stack([change.read(partial(kept.part, 0), key) for key in range(12)])
+    assert np.array_equal(again, files)
+    assert not np.array_equal(memory, files)
 
 
 # Shift.

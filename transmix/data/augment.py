@@ -18,7 +18,7 @@ from transmix.data.batch_augment import noise_levels
 from transmix.data.boxes import Box, crop_box, erased_box, whole_box
 from transmix.data.fit import EvaluationCrop as EvaluationCrop
 from transmix.data.fit import fit, shift, to_tensor
-from transmix.data.policy import rand_augment_policy
+from transmix.data.image_operations import rand_augment_policy
 from transmix.data.seeding import python_generator
 from transmix.data.settings import Augmentation
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from transmix.data.fit import fit, shift, to_tensor
-from transmix.data.policy import rand_augment_policy
+from transmix.data.image_operations import rand_augment_policy
 from transmix.data.seeding import global_generators
 from transmix.data.settings import Augmentation
 

@@ -97,7 +97,10 @@ class Split:
         if part is not None:
             return part(index, choose)
         image = self.images[index]
-        return choose(*image.shape[:2]).cut(image)
+        box = choose(*image.shape[:2])
+        if box.reduce > 1 and self.encoded is not None and self.encoded.is_jpeg(index):  # type: ignore[attr-defined]
+            return self.encoded.part(index, lambda *_: box)  # type: ignore[attr-defined]  # the pixels of a stream
+        return box.cut(image)
 
     def _check(self, index: int) -> None:
         if index in self.bad:

@@ -10,7 +10,7 @@ import numpy as np
 
 from transmix.data.boxes import Box
 from transmix.data.decode import decode_image, decode_part, image_size
-from transmix.data.formats import SHALLOW
+from transmix.data.formats import JPEG, SHALLOW
 from transmix.data.grey import Grey
 
 
@@ -53,6 +53,17 @@ class EncodedImages:
     def part(self, index: int, choose: Callable[[int, int], Box]) -> np.ndarray:
         """Decode a part of an image, as `decode_part`: (h, w, 3) uint8."""
         return decode_part(self.source(index), self.where(index), choose, self.grey)
+
+    def is_jpeg(self, index: int) -> bool:
+        """Whether an image is a JPEG, by its first bytes; False if it cannot be read."""
+        source = self.source(index)
+        if isinstance(source, bytes):
+            return source.startswith(JPEG)
+        try:
+            with open(source, "rb") as file:
+                return file.read(len(JPEG)) == JPEG
+        except OSError:
+            return False
 
     def size(self, index: int) -> tuple[int, int]:
         """Read the (height, width) of an image from its header."""

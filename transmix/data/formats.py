@@ -48,7 +48,10 @@ PICTURES = frozenset(Image.registered_extensions()) - {".h5", ".hdf", ".pdf", ".
 _TEXT = frozenset([".txt", ".json", ".xml", ".csv", ".yaml", ".yml", ".md", ".html", ".cls"])
 """What often lies beside each image: not opened to see whether it is one."""
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5\n", b"P6\n")
+JPEG = b"\xff\xd8\xff"
+"""What a JPEG file begins with."""
+
+_SIGNATURES = (JPEG, b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5\n", b"P6\n")
 
 
 def has_suffix(name: str) -> bool:

@@ -21,7 +21,7 @@ from transmix.data.class_names import odd_names
 from transmix.data.dataset import DataError, ImageData, Split, classes_without, listing
 from transmix.data.decode import decode_image, orientation, stored_as
 from transmix.data.encoded import EncodedImages, ImageFiles
-from transmix.data.formats import FORMAT_OF, FORMATS
+from transmix.data.formats import FORMAT_OF, FORMATS, JPEG
 from transmix.data.grey import EACH_IMAGE, Grey, GreyRange, as_range
 from transmix.data.grey_range import check_levels, deep_values_of, leaves, leaving_notes, range_of, with_grey
 from transmix.data.listed_images import folder_of
@@ -264,7 +264,7 @@ def _refusal(content: bytes, error: DataError) -> tuple[str, str]:
 
 def _ends_early(content: bytes) -> bool:
     """Whether the end marker is missing, or the file is shorter than its header says."""
-    if content.startswith(b"\xff\xd8\xff"):
+    if content.startswith(JPEG):
         return b"\xff\xd9" not in content[-64:]
     if content.startswith(b"\x89PNG"):
         return b"IEND" not in content[-64:]
