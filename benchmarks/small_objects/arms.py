@@ -75,6 +75,7 @@ def changed(recipe: Recipe, arm: Arm, setting: Mapping[str, Any], seed: int) -> 
         "mixing": {"labels": arm.labels, "labels_options": dict(arm.options), "guide": arm.guide},
         "run": {"seed": seed, "threads": 1, "device": "cpu"},
         "data": {"workers": 0},
+        "augmentation": {"pixel_version": 1},  # that of the first runs: arms are paired by seed
     }
     for name, value in setting.items():
         of = next(of for of in ("model", "optimization", "mixing") if hasattr(getattr(recipe, of), name))
