@@ -22,7 +22,11 @@ def dali_epoch(folder: Path, size: int, batch: int, threads: int, mean: Any, std
     except ImportError:
         return None
 
-    @pipeline_def(enable_conditionals=True, batch_size=batch, num_threads=threads, device_id=None, seed=0)
+    # Not asynchronous: batches made ahead would take their time from the loader whose turn is next.
+    @pipeline_def(
+        enable_conditionals=True, batch_size=batch, num_threads=threads, device_id=None, seed=0,
+        exec_async=False, exec_pipelined=False,
+    )  # fmt: skip
     def training() -> Any:
         files, labels = fn.readers.file(file_root=str(folder), random_shuffle=True, name="files")
         images = fn.decoders.image_random_crop(files, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3])
