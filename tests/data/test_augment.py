@@ -196,6 +196,25 @@ def test_a_large_file_and_its_pixels_in_memory_are_cropped_alike(tmp_path):
     assert not np.array_equal(memory, files)
 
 
+def test_arrays_that_a_library_reads_are_cropped_alike_in_memory():
+    class Pictures:  # as torchvision's sets of one large file
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return smooth(300, 420)
+
+        def size(self, index):
+            return 300, 420
+
+    split = Split(Pictures(), np.zeros(1, dtype=np.int64))
+    kept = keep_decoded(split, 10**9)
+    assert isinstance(kept.images, np.ndarray)
+    change = augmentation(32, crop="random-resized")
+    for key in range(4):
+        assert change.read(partial(kept.part, 0), key).equal(change.read(partial(split.part, 0), key))
+
+
 # Shift.
 
 

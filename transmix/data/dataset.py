@@ -98,8 +98,9 @@ class Split:
             return part(index, choose)
         image = self.images[index]
         box = choose(*image.shape[:2])
-        if box.reduce > 1 and self.encoded is not None and self.encoded.is_jpeg(index):  # type: ignore[attr-defined]
-            return self.encoded.part(index, lambda *_: box)  # type: ignore[attr-defined]  # the pixels of a stream
+        encoded: Any = self.encoded  # what a library reads as arrays has no files to look into
+        if box.reduce > 1 and hasattr(encoded, "is_jpeg") and encoded.is_jpeg(index):
+            return encoded.part(index, lambda *_: box)  # the same pixels as without the memory
         return box.cut(image)
 
     def _check(self, index: int) -> None:
