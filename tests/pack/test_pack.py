@@ -571,6 +571,7 @@ def test_a_run_trains_from_it_and_is_evaluated_on_it_and_on_the_source_alike(
     many, whole, small_recipe, tmp_path, capsys
 ):
     from transmix.recipes import dump_recipe
+    from transmix.runs.folder import RunError, check_packed
 
     recipe, run = tmp_path / "small.yaml", tmp_path / "run"
     recipe.write_text(dump_recipe(small_recipe(whole, max_steps=2, crop="random-resized")))
@@ -583,6 +584,16 @@ def test_a_run_trains_from_it_and_is_evaluated_on_it_and_on_the_source_alike(
         )
         scores.append(json.loads((tmp_path / "e.json").read_text())["scores"])
     assert scores[0] == scores[1]
+
+    order = ["train", "--recipe", str(recipe), "--data", str(many), "--out", str(run), "--resume", "--max-steps", "3"]
+    assert main(order) != 0
+    assert "was trained on packed images, and many is not packed: other pixels; resume" in capsys.readouterr().err
+    about = json.loads((run / "data.json").read_text())
+    assert about.pop("packed") is True
+    (run / "data.json").write_text(json.dumps(about))  # as runs wrote it before there were packed images
+    check_packed(run, open_data(many))
+    with pytest.raises(RunError, match="was trained on images that are not packed, and out is packed: other pixels"):
+        check_packed(run, open_data(whole))
 
 
 # Memory

@@ -114,6 +114,7 @@ def test_a_run_keeps_and_reports_its_held_out_part_and_what_that_lacks(without_d
     assert about == {
         "held_out": "valid",
         "columns": None,
+        "packed": False,
         "images": {"train": 40, "held_out": 4},
         "classes_not_held_out": ["dark"],
         "notes": [said],

@@ -21,6 +21,9 @@ from transmix.error import one_line
 INDEX = "packed.json"
 """The file in a packed folder that says what is in the others; it is replaced after each whole shard."""
 
+LAYOUT = f"packed images ({INDEX})"
+"""What this layout is called."""
+
 VERSION = 1
 
 IMAGE, LABEL, MASK = "image", "label", "mask"

@@ -22,7 +22,8 @@ from transmix.data.idx import holds_idx, read_idx_files
 from transmix.data.label_lists import ENDINGS
 from transmix.data.listed_images import CLS_LOC, folder_of
 from transmix.data.no_data import no_data, no_folder
-from transmix.data.packed import INDEX, PackedFiles, holds_packed, read_packed
+from transmix.data.packed import LAYOUT as PACKED
+from transmix.data.packed import PackedFiles, holds_packed, read_packed
 from transmix.data.parts import HELD_OUT, HELD_OUT_BEFORE, TRAIN, USUAL, Choice, unused_note
 from transmix.data.settings import Data
 from transmix.data.subset import choose, fingerprint, hold_out
@@ -67,7 +68,7 @@ IMAGE_FILES = (CLASS_FOLDERS, "image files")
 
 _PETS = "annotations/trainval.txt"
 LAYOUTS = {
-    f"packed images ({INDEX})": (holds_packed, read_packed),
+    PACKED: (holds_packed, read_packed),
     "Parquet files (train-*.parquet)": (holds_parquet, read_parquet),
     "CIFAR's binary files (data_batch_1.bin or train.bin)": (holds_cifar, _fixed(read_cifar)),
     "CIFAR-10's python files (data_batch_1)": _published("CIFAR10", "cifar-10-batches-py", "data_batch_1"),

@@ -39,6 +39,7 @@ from torch import Tensor
 from transmix import plugins
 from transmix.data.dataset import ImageData, classes_without
 from transmix.data.grey import EACH_IMAGE, Grey, as_grey
+from transmix.data.packed import LAYOUT as PACKED
 from transmix.data.parts import HELD_OUT_BEFORE, Choice
 from transmix.data.source import SOURCES
 from transmix.data.subset import fingerprint
@@ -201,6 +202,7 @@ def write_start(folder: Path, recipe: Recipe, data: ImageData, world: World, sta
         about = {
             "held_out": data.parts.held_out,
             "columns": data.parts.columns,
+            "packed": data.parts.layout == PACKED,
             **(
                 {}
                 if fraction is None
@@ -233,6 +235,25 @@ def read_choice(folder: Path) -> Choice:
         image_column, label_column = found["columns"] or (None, None)
         fraction, seen = found.get("val_fraction"), found.get("fingerprint")
         return Choice((found["held_out"],), image_column, label_column, fraction, seen)
+
+
+def check_packed(folder: Path, data: ImageData) -> None:
+    """Check that a resumed run's images are packed if they were when it began: others have other pixels.
+
+    Raises:
+        RunError: they are not, or were not; or data.json cannot be read.
+    """
+    path, packed = folder / "data.json", data.parts.layout == PACKED
+    before = False  # as of a run older than packed images
+    if path.exists():
+        with _reading(f"{path} does not say whether the images are packed"):
+            before = json.loads(path.read_text(encoding="utf-8")).get("packed", False)
+    if before != packed:
+        was, now = ("packed images", "not packed") if before else ("images that are not packed", "packed")
+        raise RunError(
+            f"{folder} was trained on {was}, and {data.name} is {now}: other pixels; resume on the run's own data, or "
+            "start a new run"
+        )
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:

@@ -142,6 +142,7 @@ def load_run_data(recipe: Recipe, folder: Path, resumed: bool) -> ImageData:
     if not resumed:
         return load_data(settings, seed)
     data = load_data(settings, seed, run_folder.read_grey_range(folder), run_folder.read_choice(folder))
+    run_folder.check_packed(folder, data)
     classes = run_folder.read_classes(folder)
     if sorted(map(class_name, classes)) != sorted(map(class_name, data.classes)):
         raise run_folder.RunError(f"{data.name} has other classes than the run in {folder}; resume on its data")
