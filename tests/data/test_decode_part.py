@@ -1,6 +1,7 @@
 """A part of an image is what decoding all of it would show there, at the reduced size where a JPEG allows it."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from transmix.data.boxes import Box
 from transmix.data.dataset import UnreadableImageError
-from transmix.data.decode import decode_image, decode_part
+from transmix.data.decode import _whole_jpeg, decode_image, decode_part
 
 HEIGHT, WIDTH = 160, 240
 
@@ -39,13 +40,22 @@ def averaged(pixels, step):
     return blocks.mean((1, 3))
 
 
-@pytest.mark.parametrize("more", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
+@pytest.mark.parametrize("more", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"keep_rgb": True}])
 @pytest.mark.parametrize("orientation", [1, *range(2, 9)])
 def test_an_unreduced_part_has_the_very_pixels(orientation, more):
     content, box = encoded(scene(), orientation, **more), Box(7, 11, 60, 90)
     whole = decode_image(content, "x.jpg")
     assert np.array_equal(part(content, box), box.cut(whole))
     assert not np.array_equal(part(content, box), Box(7, 12, 60, 90).cut(whole))
+
+
+def test_pillow_gives_the_same_pixels_where_torchvision_decodes_no_more(monkeypatch):
+    content, box = encoded(scene()), Box(7, 11, 60, 90)
+    found = part(content, box)
+    monkeypatch.setitem(sys.modules, "torchvision.io", None)
+    with pytest.raises(ImportError):
+        _whole_jpeg(content)
+    assert np.array_equal(part(content, box), found)
 
 
 @pytest.mark.parametrize("step", [2, 4, 8])

@@ -117,7 +117,7 @@ def _jpeg_part(image: JpegImageFile, source: ImageSource, choose: Callable[[int,
     box = choose(*_upright_size(image))
     if box.reduce == 1 and turn is None:
         # Pillow says what is wrong with a damaged file, and reads all where torchvision has given its decoder up
-        with suppress(ImportError, RuntimeError), _file(source) as file:
+        with suppress(ImportError, RuntimeError, DeprecationWarning), _file(source) as file:
             return box.cut(_whole_jpeg(file.read()))
     stored, step = image.size, box.reduce
     if turn is None or not any(side % step for side in stored):  # else the last, incomplete step would come first
@@ -414,13 +414,7 @@ def decode_larger(content: bytes, where: str, short_side: int) -> tuple[Image.Im
         if isinstance(image, JpegImageFile):
             factor = GAP * short_side / min(width, height)
             image.draft(image.mode, (ceil(width * factor), ceil(height * factor)))
-        _check_tiles(image)
-        _scale_transparent_colour(image)
-        image.load()
-        _check_rows(image, content)
-        turn = _UPRIGHT_BY.get(orientation(image))
-        shallow = _shallow(image, where, None)
-        upright = _to_rgb(shallow.transpose(turn) if turn is not None else shallow)
+        upright = _pixels(image, content, where, None)
     if (upright.shape[1] < upright.shape[0]) != (width < height):
         width, height = height, width
     shorter = min(width, height)
